@@ -1,0 +1,51 @@
+# The only door: each target sets up what it needs, from a fresh clone.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
+export DAGSTER_HOME := $(CURDIR)
+
+.PHONY: help demo test test-fast test-slow check ui fmt clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "batch-assets needs Python 3.11 or newer, got $$($(PYTHON) --version)."; \
+		  echo "Name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## score a week of real nights, and look one flight up
+	@$(BIN)/batch-assets demo
+
+test: $(READY) ## the whole test suite, the fast part first
+	$(BIN)/pytest -m "not slow" --quiet
+	$(BIN)/pytest -m slow --quiet
+
+test-fast: $(READY) ## the fast part alone
+	$(BIN)/pytest -m "not slow" --quiet
+
+check: $(READY) ## format, lint, types, import contracts, definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/dg check toml
+	$(BIN)/dg check defs
+
+ui: $(READY) ## the Dagster UI on the same data, at http://localhost:3000
+	$(BIN)/dg dev
+
+fmt: $(READY) ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the nights and Dagster left; the set-up stays
+	rm -rf data/lake data/models data/snapshots history logs schedules storage .nux \
+		.telemetry .logs_queue .tmp_dagster_home_*
