@@ -1,0 +1,1 @@
+"""What lies on disk: sources, parts, tables and their books. It knows no model."""

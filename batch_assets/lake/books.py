@@ -1,0 +1,102 @@
+"""The books of a day: what must agree, and whether it does. It reads no file.
+
+A tally counts rows and sums their keys' hashes (`shards.checksum`): equal counts alone
+can hide one row lost and another doubled. Every part carries its tally in its receipt;
+the books of a day are the sums of its parts, per shard.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import pyarrow as pa
+
+from batch_assets.errors import BooksError
+from batch_assets.lake.shards import WORD_MASK, checksum, hash_keys
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many rows, and the order-independent checksum of their keys."""
+
+    rows: int = 0
+    keys: int = 0
+
+    @classmethod
+    def of(cls, keys: pa.Array | pa.ChunkedArray) -> Self:
+        """The tally of a key column."""
+        return cls(len(keys), checksum(hash_keys(keys)))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(self.rows + other.rows, (self.keys + other.keys) & WORD_MASK)
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} rows, keys {self.keys:016x}"
+
+
+def total(tallies: Iterable[Tally]) -> Tally:
+    """The sum of tallies."""
+    return sum(tallies, Tally())
+
+
+@dataclass(frozen=True)
+class Page:
+    """The five tallies of one shard, or of a whole day."""
+
+    raw: Tally = field(default_factory=Tally)
+    validated: Tally = field(default_factory=Tally)
+    quarantined: Tally = field(default_factory=Tally)
+    scored: Tally = field(default_factory=Tally)
+    dead: Tally = field(default_factory=Tally)
+
+    @property
+    def validation_closes(self) -> bool:
+        return self.raw == self.validated + self.quarantined
+
+    @property
+    def scoring_closes(self) -> bool:
+        return self.validated == self.scored + self.dead
+
+
+@dataclass(frozen=True)
+class Books:
+    """The pages of one day, by shard."""
+
+    day: str
+    pages: Mapping[int, Page]
+
+    @property
+    def total(self) -> Page:
+        """The whole day on one page."""
+        pages = self.pages.values()
+        return Page(
+            total(p.raw for p in pages),
+            total(p.validated for p in pages),
+            total(p.quarantined for p in pages),
+            total(p.scored for p in pages),
+            total(p.dead for p in pages),
+        )
+
+    def open_after_validation(self) -> list[int]:
+        """The shards in which raw is not validated plus quarantined."""
+        return [s for s, page in self.pages.items() if not page.validation_closes]
+
+    def open_after_scoring(self) -> list[int]:
+        """The shards in which validated is not scored plus dead."""
+        return [s for s, page in self.pages.items() if not page.scoring_closes]
+
+
+def must_close(day: str, shard: int, whole: Tally, **sides: Tally) -> None:
+    """Refuse a shard whose sides don't add up to the whole.
+
+    Raises:
+        BooksError: with every tally named.
+    """
+    if whole == total(sides.values()):
+        return
+    named = "; ".join(f"{name}: {tally}" for name, tally in sides.items())
+    msg = (
+        f"the books of {day} don't close in shard {shard}: {whole} came in, but "
+        f"{named} went out. Nothing was committed; what is served stays."
+    )
+    raise BooksError(msg)

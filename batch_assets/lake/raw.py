@@ -1,0 +1,128 @@
+"""Copy a day's source into `raw_features`: shard by shard, in one commit.
+
+A row's shard is decided here and stays. Memory holds one batch of the source and one
+row group per shard. It knows the columns that it is told to take, not what they mean.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch_assets.errors import EmptySourceError, SourceError
+from batch_assets.lake.books import Tally, total
+from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.shards import hash_keys, shard_of
+from batch_assets.lake.sources import Source
+from batch_assets.lake.tables import Lake
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What a copy left: the job, its parts, and whether it was there already."""
+
+    job: str
+    parts: list[Part]
+    unchanged: bool
+
+    @property
+    def tally(self) -> Tally:
+        return total(part.receipt.tally for part in self.parts)
+
+
+def copy_day(
+    lake: Lake,
+    source: Source,
+    day: str,
+    *,
+    base: Path,
+    project: Path,
+    key: str,
+    schema: pa.Schema,
+    check: Callable[[pa.Schema], None],
+    shards: int,
+    row_group_rows: int,
+    allow_empty: bool = False,
+    guard: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Copied:
+    """Copy a day of a source into the lake.
+
+    Args:
+        lake: the pipeline's tables.
+        source: where the rows come from.
+        day: the day to copy.
+        base: the folder of the YAML, which a query's file is relative to.
+        project: the folder of the project, which data files are relative to.
+        key: the key column.
+        schema: the columns to write, in order.
+        check: judges the source's columns before a row is read; raises to stop.
+        shards: how many shards to cut the rows into.
+        row_group_rows: rows of a row group.
+        allow_empty: a day without rows is no error.
+        guard: raises if this run may not commit any more.
+        progress: called with the number of rows of each batch.
+
+    Raises:
+        SourceError, EmptySourceError: the source can't be read, or has no rows.
+        ContractError: from `check`.
+    """
+    identity = source.identity(day, base, project)
+    job = job_of(day, identity, shards, row_group_rows, schema)
+    table = lake.raw_features
+    if table.job(day) == job:
+        return Copied(job, table.parts(day), unchanged=True)
+    with ExitStack() as stack:
+        reader = stack.enter_context(source.read(day, base, project))
+        check(reader.schema)
+        writers = [
+            stack.enter_context(
+                PartWriter(
+                    table.part_path(day, shard, job, 0),
+                    schema,
+                    row_group_rows=row_group_rows,
+                )
+            )
+            for shard in range(shards)
+        ]
+        tallies = [Tally()] * shards
+        for batch in _batches(reader, day):
+            rows = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            shard_numbers = shard_of(hash_keys(rows[key]), shards)
+            for shard in np.unique(shard_numbers):
+                mine = rows.filter(pa.array(shard_numbers == shard))
+                writers[shard].write(mine)
+                tallies[shard] += Tally.of(mine[key])
+            progress(len(rows))
+        if not total(tallies).rows and not allow_empty:
+            msg = (
+                f"the source has no rows for {day}. Nothing was committed. If that is "
+                "right for this pipeline, say `allow_empty: true` in its YAML."
+            )
+            raise EmptySourceError(msg)
+        parts = [
+            writer.finish(Receipt(table.name, day, shard, 0, job, tallies[shard], {}))
+            for shard, writer in enumerate(writers)
+        ]
+    table.commit_day(day, parts, schema, {"job": job, "source": identity}, guard=guard)
+    return Copied(job, parts, unchanged=False)
+
+
+def job_of(day: str, *inputs: Any) -> str:
+    """The id of a job: a hash of the day and of everything that changes its output."""
+    text = json.dumps([day, *inputs], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _batches(reader: pa.RecordBatchReader, day: str) -> Any:
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        msg = f"the source of {day} broke off: {error}. Nothing was committed."
+        raise SourceError(msg) from error

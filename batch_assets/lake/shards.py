@@ -1,0 +1,134 @@
+"""Which shard a key belongs to, and the checksum of a set of keys.
+
+This is the one definition, and it must never change: files, books and served data of
+all past days are aligned by it. It knows nothing of files or tables.
+
+    mix(z)      z ^= z >> 30;  z *= 0xBF58476D1CE4E5B9
+                z ^= z >> 27;  z *= 0x94D049BB133111EB
+                z ^= z >> 31                            (the splitmix64 finaliser)
+    integer k   mix(uint64(k) + 0x9E3779B97F4A7C15)     two's complement
+    string s    h = mix(len + 0x9E3779B97F4A7C15), len = bytes of the UTF-8 form;
+                for each 8 bytes, little-endian, the last padded with zeros:
+                    h = mix(h ^ word) + 0x9E3779B97F4A7C15;
+                the result is mix(h)
+    null        0
+    shard       hash modulo the shard count
+    checksum    sum of the hashes modulo 2**64
+
+All arithmetic is modulo 2**64. The checksum is a sum, not an exclusive or, so that it
+does not depend on the order and yet notices a key that is there twice.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+GOLDEN_RATIO = 0x9E3779B97F4A7C15
+WORD_MASK = (1 << 64) - 1
+
+
+def hash_keys(keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The 64-bit hashes of a key column.
+
+    Args:
+        keys: n keys, integers or strings; nulls are allowed.
+
+    Returns:
+        n hashes as uint64.
+
+    Raises:
+        TypeError: the keys are neither integers nor strings.
+    """
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks() if keys.num_chunks != 1 else keys.chunk(0)
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
+    if pa.types.is_integer(keys.type):
+        hashes = _hash_integers(keys)
+    elif _is_string(keys.type):
+        hashes = _hash_strings(keys.cast(pa.large_string()))
+    else:
+        msg = f"a key is an integer or a string, got {keys.type}"
+        raise TypeError(msg)
+    if keys.null_count:
+        hashes[pc.is_null(keys).to_numpy(zero_copy_only=False)] = 0
+    return hashes
+
+
+def hash_key(key: int | str) -> int:
+    """The hash of one key: the same number as `hash_keys` gives, without an array."""
+    if isinstance(key, str):
+        data = key.encode()
+        h = _mix_int(len(data) + GOLDEN_RATIO)
+        for start in range(0, len(data), 8):
+            word = int.from_bytes(data[start : start + 8], "little")
+            h = (_mix_int(h ^ word) + GOLDEN_RATIO) & WORD_MASK
+        return _mix_int(h)
+    return _mix_int(int(key) + GOLDEN_RATIO)
+
+
+def shard_of(hashes: np.ndarray, shards: int) -> np.ndarray:
+    """The shard of each hash, as int32."""
+    return (hashes % np.uint64(shards)).astype(np.int32)
+
+
+def checksum(hashes: np.ndarray) -> int:
+    """The order-independent checksum of a set of keys, in 0 .. 2**64-1."""
+    return int(np.add.reduce(hashes, dtype=np.uint64)) if len(hashes) else 0
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _mix_int(z: int) -> int:
+    z &= WORD_MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & WORD_MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & WORD_MASK
+    return z ^ (z >> 31)
+
+
+def _is_string(dtype: pa.DataType) -> bool:
+    return (
+        pa.types.is_string(dtype)
+        or pa.types.is_large_string(dtype)
+        or pa.types.is_string_view(dtype)
+    )
+
+
+def _hash_integers(keys: pa.Array) -> np.ndarray:
+    signed = not pa.types.is_unsigned_integer(keys.type)
+    filled = keys.fill_null(0) if keys.null_count else keys
+    values = filled.to_numpy(zero_copy_only=False)
+    wide = values.astype(np.int64 if signed else np.uint64).view(np.uint64)
+    return _mix(wide + np.uint64(GOLDEN_RATIO))
+
+
+def _hash_strings(keys: pa.Array) -> np.ndarray:
+    n = len(keys)
+    _, offsets_buffer, data_buffer = keys.buffers()
+    if n == 0:
+        return np.empty(0, dtype=np.uint64)
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)
+    offsets = offsets[keys.offset : keys.offset + n + 1]
+    begin, end = int(offsets[0]), int(offsets[-1])
+    data = np.zeros(end - begin + 8, dtype=np.uint8)  # 8 more: the last word's padding
+    if end > begin:
+        data[:-8] = np.frombuffer(data_buffer, dtype=np.uint8)[begin:end]
+    # The 8 bytes that begin at each byte, read as one little-endian word.
+    words = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
+    starts = offsets[:-1] - begin
+    lengths = np.diff(offsets)
+    h = _mix(lengths.astype(np.uint64) + np.uint64(GOLDEN_RATIO))
+    rows = np.arange(n)
+    for at in range(0, int(lengths.max()), 8):
+        rows = rows[lengths[rows] > at]
+        left = np.minimum(lengths[rows] - at, 8).astype(np.uint64)
+        # Bytes past the end of the string belong to its neighbour: cut them off.
+        word = words[starts[rows] + at] & (
+            np.uint64(WORD_MASK) >> (np.uint64(64) - left * np.uint64(8))
+        )
+        h[rows] = _mix(h[rows] ^ word) + np.uint64(GOLDEN_RATIO)
+    return _mix(h)

@@ -1,0 +1,264 @@
+"""The Delta tables of a pipeline, and the one act that changes them: commit a day.
+
+Workers only write parts; a day becomes visible, whole, in one transaction. The books
+of a day are read back from the receipts of its committed parts. It knows no model.
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from batch_assets.errors import CommitError, LakeError
+from batch_assets.lake.books import Books, Page, Tally, total
+from batch_assets.lake.parts import Part, open_part
+
+ATTEMPTS = 20
+# The log is the history of what was served: keep its entries for ten years.
+CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
+
+
+@dataclass(frozen=True)
+class DayCommit:
+    """A day of a table as it was last committed: its version, time and facts."""
+
+    version: int
+    at: datetime
+    facts: dict[str, Any]
+
+
+class Table:
+    """One Delta table, partitioned by day and shard."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+
+    def part_path(self, day: str, shard: int, job: str, chunk: int) -> Path:
+        """Where a part lies: its name holds its job, so no two jobs share a file."""
+        name = f"{job[:16]}-{chunk:05d}.parquet"
+        return self.path / f"day={day}" / f"shard={shard}" / name
+
+    def parts(self, day: str) -> list[Part]:
+        """The committed parts of a day, by shard and chunk; none if not committed.
+
+        Raises:
+            CorruptPartError: a part is not what was committed.
+        """
+        return [open_part(path)[0] for path in self.paths(day)]
+
+    def paths(self, day: str) -> list[Path]:
+        """The files of a day's committed parts, by shard and chunk."""
+        table = self._open()
+        if table is None:
+            return []
+        uris = table.file_uris(file_pruning_predicate=[("day", "=", day)])
+        return sorted(
+            (Path(unquote(uri.removeprefix("file://"))) for uri in uris),
+            key=lambda path: (int(path.parent.name.split("=")[1]), path.name),
+        )
+
+    def job(self, day: str) -> str | None:
+        """The job that committed the day, or None."""
+        paths = self.paths(day)
+        return open_part(paths[0])[0].receipt.job if paths else None
+
+    def rows_by_day(self) -> dict[str, int]:
+        """The committed row count of each day, from the log alone."""
+        table = self._open()
+        if table is None:
+            return {}
+        actions = pa.table(table.get_add_actions(flatten=True))
+        if not len(actions):
+            return {}
+        days = pa.TableGroupBy(actions, "partition.day").aggregate(
+            [("num_records", "sum")]
+        )
+        names = days["partition.day"].to_pylist()
+        return dict(zip(names, days["num_records_sum"].to_pylist(), strict=True))
+
+    def last_commit(self, day: str) -> DayCommit | None:
+        """The newest commit of a day, from the log."""
+        table = self._open()
+        if table is None:
+            return None
+        for entry in table.history():
+            facts = json.loads(entry.get("batch_assets", "null"))
+            if facts and facts["day"] == day:
+                at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
+                return DayCommit(entry["version"], at, facts)
+        return None
+
+    def commit_day(
+        self,
+        day: str,
+        parts: list[Part],
+        schema: pa.Schema,
+        facts: dict[str, Any],
+        *,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Replace a day by these parts, in one transaction.
+
+        Args:
+            day: the day.
+            parts: its parts; none empties the day.
+            schema: the columns of the parts, without day and shard.
+            facts: what the commit records beside the files.
+            guard: called before each attempt; raises if this run may not commit.
+
+        Raises:
+            CommitError: other writers won each time; the day is as it was.
+            LakeError: a column has another type than in the days before.
+        """
+        table = self._open()
+        if table is None and not parts:
+            return
+        table = table or self._create(schema)
+        actions: list[AddAction | RemoveAction] = [
+            self._action(day, part) for part in parts
+        ]
+        properties = CommitProperties(
+            custom_metadata={"batch_assets": json.dumps({"day": day, **facts})}
+        )
+        for attempt in range(ATTEMPTS):
+            guard()
+            if not parts and not table.file_uris(
+                file_pruning_predicate=[("day", "=", day)]
+            ):
+                return
+            self._add_columns(table, schema)
+            try:
+                table.create_write_transaction(
+                    actions,
+                    mode="overwrite",
+                    schema=table.schema(),
+                    partition_by=[name for name, _ in PARTITIONS],
+                    partition_filters=[("day", "=", day)],
+                    commit_properties=properties,
+                )
+            except CommitFailedError:
+                # Another day was replaced meanwhile. Look again, then try again.
+                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+                table = DeltaTable(self.path)
+            else:
+                return
+        msg = (
+            f"{self.name} {day} could not be committed in {ATTEMPTS} attempts: other "
+            "writers were faster each time. The table is as it was; run the day again."
+        )
+        raise CommitError(msg)
+
+    def _open(self) -> DeltaTable | None:
+        try:
+            return DeltaTable(self.path)
+        except TableNotFoundError:
+            return None
+
+    def _create(self, schema: pa.Schema) -> DeltaTable:
+        whole = pa.schema(
+            list(schema.remove_metadata()) + [pa.field(n, t) for n, t in PARTITIONS]
+        )
+        self.path.mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            self.path,
+            whole,
+            mode="ignore",
+            partition_by=[name for name, _ in PARTITIONS],
+            configuration=CONFIGURATION,
+        )
+        return DeltaTable(self.path)
+
+    def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
+        """Let the table grow by new columns; refuse a column that changes its type."""
+        there = pa.schema(table.schema().to_arrow())
+        retyped = [
+            f"'{f.name}', got: {f.type}, expected: {there.field(f.name).type}"
+            for f in schema
+            if f.name in there.names and not _same(there.field(f.name).type, f.type)
+        ]
+        if retyped:
+            msg = (
+                f"{self.name} can't take columns of another type than in the days "
+                f"before: {'; '.join(retyped)}. Name the new column differently, or "
+                "score it in a pipeline of its own."
+            )
+            raise LakeError(msg)
+        new = [f for f in schema if f.name not in there.names]
+        if new:
+            fields = pa.schema([f.with_nullable(True) for f in new])
+            table.alter.add_columns(_delta_fields(fields))
+
+    def _action(self, day: str, part: Part) -> AddAction:
+        return AddAction(
+            path=part.path.relative_to(self.path).as_posix(),
+            size=part.size,
+            partition_values={"day": day, "shard": str(part.receipt.shard)},
+            modification_time=int(part.path.stat().st_mtime * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": part.receipt.tally.rows}),
+        )
+
+
+class Lake:
+    """The tables of one pipeline under a root."""
+
+    def __init__(self, root: Path, pipeline: str) -> None:
+        self.pipeline = pipeline
+        self.folder = root / "lake" / pipeline
+        self.raw_features = Table(self.folder / "raw_features")
+        self.validated_features = Table(self.folder / "validated_features")
+        self.quarantined_rows = Table(self.folder / "quarantined_rows")
+        self.predictions = Table(self.folder / "predictions")
+        self.dead_letters = Table(self.folder / "dead_letters")
+
+    def books(self, day: str) -> Books:
+        """The books of a day, from the receipts of every committed part."""
+        tallies = {
+            side: _by_shard(table.parts(day))
+            for side, table in {
+                "raw": self.raw_features,
+                "validated": self.validated_features,
+                "quarantined": self.quarantined_rows,
+                "scored": self.predictions,
+                "dead": self.dead_letters,
+            }.items()
+        }
+        shards = sorted({shard for side in tallies.values() for shard in side})
+        return Books(
+            day,
+            {
+                shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
+                for shard in shards
+            },
+        )
+
+
+def _by_shard(parts: list[Part]) -> dict[int, Tally]:
+    shards = {part.receipt.shard for part in parts}
+    return {
+        shard: total(p.receipt.tally for p in parts if p.receipt.shard == shard)
+        for shard in shards
+    }
+
+
+def _same(one: pa.DataType, other: pa.DataType) -> bool:
+    strings = {pa.string(), pa.large_string(), pa.string_view()}
+    return one == other or {one, other} <= strings
+
+
+def _delta_fields(schema: pa.Schema) -> list[Any]:
+    from deltalake import Schema
+
+    return list(Schema.from_arrow(schema).fields)
