@@ -1,0 +1,1 @@
+"""Models: what they expect, what they are made of, and who allowed their use."""

@@ -1,0 +1,204 @@
+"""What a model expects of a day: the key, each feature, and what it gives back.
+
+`check_schema` raises on a wrong column (bad schema stops); the rules that single rows
+must keep are applied in `quality.validation` (bad rows wait). It knows no file, and
+not where the rows come from.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batch_assets.errors import ContractError
+
+KEY_TYPES = {"int64": pa.int64(), "string": pa.string()}
+FEATURE_TYPES = {
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "int8": pa.int8(),
+    "int16": pa.int16(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+}
+OUTPUT_TYPES = {
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+}
+# Columns that the lake adds to its tables beside those of the contract.
+RESERVED = frozenset(
+    {"day", "shard", "rules", "reason", "stage", "model_name", "model_version"}
+)
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Strict(BaseModel):
+    """A frozen model without room for misspelt fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeySpec(Strict):
+    """The column that names who or what is scored."""
+
+    name: Name
+    dtype: Literal["int64", "string"]
+
+
+class Feature(Strict):
+    """One input of the model, in the unit and type in which the source gives it.
+
+    `min` and `max` are inclusive. `categories` are the allowed strings; the model gets
+    the position in that list. A null is allowed only where `nullable`, and reaches the
+    model as NaN; NaN and infinity in the source are never allowed.
+    """
+
+    name: Name
+    dtype: Literal[
+        "float32", "float64", "int8", "int16", "int32", "int64", "bool", "string"
+    ]
+    nullable: bool = False
+    min: float | None = None
+    max: float | None = None
+    categories: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _bounds_fit_the_type(self) -> Self:
+        if (self.dtype == "string") != (self.categories is not None):
+            msg = f"feature '{self.name}': categories go with dtype 'string', and only"
+            raise ValueError(msg)
+        if self.dtype in ("string", "bool") and (self.min, self.max) != (None, None):
+            msg = f"feature '{self.name}': a {self.dtype} has no min or max"
+            raise ValueError(msg)
+        if self.min is not None and self.max is not None and self.min > self.max:
+            msg = f"feature '{self.name}': min {self.min} is above max {self.max}"
+            raise ValueError(msg)
+        if self.categories is not None and len(set(self.categories)) != len(
+            self.categories
+        ):
+            msg = f"feature '{self.name}': a category is listed twice"
+            raise ValueError(msg)
+        return self
+
+
+class Output(Strict):
+    """One column that the model gives back for each row, with its inclusive range."""
+
+    name: Name
+    dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
+    min: float | None = None
+    max: float | None = None
+
+
+class Contract(Strict):
+    """The key, the features in the order in which the model gets them, the outputs."""
+
+    key: KeySpec
+    features: tuple[Feature, ...] = Field(min_length=1)
+    outputs: tuple[Output, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique_and_free(self) -> Self:
+        for side in (self.feature_names, self.output_names):
+            names = [self.key.name, *side]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            taken = sorted(RESERVED.intersection(names))
+            if twice:
+                msg = f"columns named twice: {quoted(twice)}"
+                raise ValueError(msg)
+            if taken:
+                msg = f"columns with a name that the lake uses itself: {quoted(taken)}"
+                raise ValueError(msg)
+        return self
+
+    @property
+    def feature_names(self) -> list[str]:
+        return [f.name for f in self.features]
+
+    @property
+    def output_names(self) -> list[str]:
+        return [o.name for o in self.outputs]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what this contract asks of the rows: the key and features."""
+        asks = self.model_dump(mode="json", include={"key", "features"})
+        return hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()
+
+    def raw_schema(self) -> pa.Schema:
+        """The columns that a source must deliver, in any order."""
+        return pa.schema(
+            [(self.key.name, KEY_TYPES[self.key.dtype])]
+            + [(f.name, FEATURE_TYPES[f.dtype]) for f in self.features]
+        )
+
+    def feature_schema(self) -> pa.Schema:
+        """The columns of validated features: the key, then float32 in model order."""
+        return pa.schema(
+            [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
+            + [(f.name, pa.float32()) for f in self.features]
+        )
+
+    def prediction_schema(self) -> pa.Schema:
+        """The columns of predictions: key, outputs, and the release of every row."""
+        return pa.schema(
+            [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
+            + [(o.name, OUTPUT_TYPES[o.dtype]) for o in self.outputs]
+            + [("model_name", pa.string()), ("model_version", pa.string())]
+        )
+
+    def check_schema(self, schema: pa.Schema, what: str) -> None:
+        """Compare a source's columns with the contract; their order is free.
+
+        Args:
+            schema: the columns that are there.
+            what: how the error names the source.
+
+        Raises:
+            ContractError: a column is missing, extra or retyped; all are listed.
+        """
+        expected = self.raw_schema()
+        missing = [n for n in expected.names if n not in schema.names]
+        extra = [n for n in schema.names if n not in expected.names]
+        retyped = [
+            f"'{n}', got: {schema.field(n).type}, expected: {expected.field(n).type}"
+            for n in expected.names
+            if n in schema.names
+            and plain_type(schema.field(n).type) != expected.field(n).type
+        ]
+        twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
+        if not (missing or extra or retyped or twice):
+            return
+        lines = [f"{what} does not keep the contract; nothing was read or written."]
+        if missing:
+            lines.append(f"- {len(missing)} missing: {quoted(missing)}")
+        if extra:
+            lines.append(f"- {len(extra)} extra: {quoted(extra)}")
+        if twice:
+            lines.append(f"- {len(twice)} there twice: {quoted(twice)}")
+        lines += [f"- retyped: {line}" for line in retyped]
+        lines.append(
+            "Mend the source, or approve a release whose contract has these columns."
+        )
+        raise ContractError("\n".join(lines))
+
+
+def plain_type(dtype: pa.DataType) -> pa.DataType:
+    """The type without its encoding: every kind of string column is a string."""
+    if pa.types.is_dictionary(dtype):
+        return plain_type(dtype.value_type)
+    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+        return pa.string()
+    return dtype
+
+
+def quoted(names: list[str]) -> str:
+    """Names for an error message: 'a', 'b'."""
+    return ", ".join(f"'{name}'" for name in names)
