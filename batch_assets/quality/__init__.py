@@ -1,0 +1,1 @@
+"""Judging: rows against the contract, a day against its limits. It serves nothing."""

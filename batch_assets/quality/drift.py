@@ -1,0 +1,62 @@
+"""The gate on drift: is what the model says today unlike what it was approved on?
+
+What is unlike is learned from the release: its reference holds how far each of its own
+days was from the whole, and a night is judged by that. The limits of the YAML are the
+least that it takes. It reads no file.
+"""
+
+import statistics
+
+from batch_assets.lake.parts import Part
+from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
+from batch_assets.models.release import Manifest
+from batch_assets.quality.verdict import Verdict
+from batch_assets.spec import Gates
+
+GATE = "predictions_are_distributed_like_the_reference"
+
+
+def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Verdict:
+    """The outputs are distributed like those that the release was approved on.
+
+    Warns above the 95th percentile of the reference's own days, blocks above their mean
+    and three standard deviations; neither below the pipeline's limits, nor below what
+    chance explains.
+    """
+    numbers: dict[str, float] = {}
+    shut: list[str] = []
+    warned: list[str] = []
+    for name, reference in manifest.reference.items():
+        chunks = [part.receipt.facts["outputs"][name] for part in parts]
+        rows = sum(chunk["rows"] for chunk in chunks)
+        if not rows:
+            continue
+        counts = add_counts([chunk["counts"] for chunk in chunks])
+        index = psi(reference.counts, counts)
+        chance = psi_noise(reference.counts, counts)
+        warn, block = limits(reference, gates)
+        warn, block = max(warn, chance), max(block, chance)
+        numbers |= {
+            f"{name}_psi": index,
+            f"{name}_ks": ks(reference.counts, counts),
+            f"{name}_mean": sum(chunk["sum"] for chunk in chunks) / rows,
+            f"{name}_warns_above": warn,
+            f"{name}_blocks_above": block,
+        }
+        line = f"PSI of '{name}' is {index:.3f}, warns above {warn:.3f}, blocks above {block:.3f}"
+        if index > block:
+            shut.append(line)
+        elif index > warn:
+            warned.append(line)
+    why = "; ".join(shut or warned) or "no output is further off than usual"
+    return Verdict(GATE, not (shut or warned), why, numbers, blocks=bool(shut))
+
+
+def limits(reference: Reference, gates: Gates) -> tuple[float, float]:
+    """From which index a night warns, and from which it blocks."""
+    usual = reference.daily_psi
+    if len(usual) < 2:
+        return gates.warn_psi, gates.max_psi
+    high = statistics.quantiles(usual, n=20)[-1]
+    far = statistics.fmean(usual) + 3 * statistics.stdev(usual)
+    return max(gates.warn_psi, high), max(gates.max_psi, far)

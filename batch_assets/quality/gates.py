@@ -1,0 +1,255 @@
+"""The gates of a night: each judges the evidence of one day and says what it saw.
+
+The checks in Dagster show these verdicts; the scorer and the publisher ask for them
+again, from the files, because nothing that happened upstream is taken on trust. It
+knows neither Dagster nor how a day is served.
+"""
+
+import statistics
+
+import duckdb
+
+from batch_assets.errors import LakeError, ReleaseError
+from batch_assets.lake.books import Books
+from batch_assets.lake.parts import Part
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import Manifest
+from batch_assets.quality.drift import prediction_drift
+from batch_assets.quality.verdict import Verdict
+from batch_assets.spec import Gates
+
+
+def validation_closes(books: Books) -> Verdict:
+    """Raw rows are validated or quarantined, each once."""
+    page, bad = books.total, books.open_after_validation()
+    return Verdict(
+        "raw_is_validated_plus_quarantined",
+        not bad and bool(books.pages),
+        _closing("raw", "validated plus quarantined", bad, books),
+        {
+            "raw_rows": float(page.raw.rows),
+            "validated_rows": float(page.validated.rows),
+            "quarantined_rows": float(page.quarantined.rows),
+            "open_shards": float(len(bad)),
+        },
+    )
+
+
+def scoring_closes(books: Books) -> Verdict:
+    """Validated rows are scored or dead, each once."""
+    page, bad = books.total, books.open_after_scoring()
+    return Verdict(
+        "validated_is_scored_plus_dead",
+        not bad and bool(books.pages),
+        _closing("validated", "scored plus dead", bad, books),
+        {
+            "validated_rows": float(page.validated.rows),
+            "scored_rows": float(page.scored.rows),
+            "dead_letters": float(page.dead.rows),
+            "open_shards": float(len(bad)),
+        },
+    )
+
+
+def quarantine_share(books: Books, gates: Gates) -> Verdict:
+    """Few enough rows are in quarantine."""
+    page = books.total
+    return _share(
+        "quarantine_share_is_within_limit",
+        "quarantined",
+        page.quarantined.rows,
+        page.raw.rows,
+        gates.max_quarantine_share,
+    )
+
+
+def dead_letter_share(books: Books, gates: Gates) -> Verdict:
+    """Few enough rows are dead letters."""
+    page = books.total
+    return _share(
+        "dead_letter_share_is_within_limit",
+        "dead letters",
+        page.dead.rows,
+        page.validated.rows,
+        gates.max_dead_letter_share,
+    )
+
+
+def coverage(books: Books, gates: Gates) -> Verdict:
+    """Enough of the raw rows are scored."""
+    page = books.total
+    share = page.scored.rows / page.raw.rows if page.raw.rows else 1.0
+    return Verdict(
+        "coverage_is_within_limit",
+        share >= gates.min_coverage,
+        f"{page.scored.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f}, "
+        f"expected at least {gates.min_coverage}",
+        {"coverage": share, "limit": gates.min_coverage},
+    )
+
+
+def volume(day: str, rows_by_day: dict[str, int], gates: Gates) -> Verdict:
+    """The day has about as many raw rows as the days before it; only warns."""
+    rows = rows_by_day.get(day, 0)
+    before = [rows_by_day[d] for d in sorted(rows_by_day) if d < day]
+    trailing = before[-gates.volume_days :]
+    numbers = {"raw_rows": float(rows), "trailing_days": float(len(trailing))}
+    gate = "volume_is_like_the_days_before"
+    if not trailing:
+        why = f"{rows:,} raw rows; no day before it to compare with"
+        return Verdict(gate, passed=True, why=why, numbers=numbers, blocks=False)
+    median = statistics.median(trailing)
+    change = abs(rows - median) / median if median else float(rows > 0)
+    return Verdict(
+        gate,
+        change <= gates.max_volume_change,
+        f"{rows:,} raw rows, {change:.0%} off the median {median:,.0f} of the "
+        f"{len(trailing)} days before, expected at most {gates.max_volume_change:.0%}",
+        numbers
+        | {
+            "trailing_median": float(median),
+            "change": change,
+            "limit": gates.max_volume_change,
+        },
+        blocks=False,
+    )
+
+
+def one_release(
+    lake: Lake, registry: Registry, day: str, graph_digest: str | None = None
+) -> Verdict:
+    """One approved release, with one digest, in registry, commit, files and rows.
+
+    Args:
+        lake: the pipeline's tables.
+        registry: the models.
+        day: the day.
+        graph_digest: the data version that Dagster recorded for the model, if any.
+    """
+    gate = "one_approved_release_on_every_row"
+    parts = lake.predictions.parts(day)
+    commit = lake.predictions.last_commit(day)
+    rows = _releases_of_rows(parts)
+    names = {name for name, _ in rows}
+    stamped = {part.receipt.facts["release"] for part in parts}
+    digests = {
+        "rows": {digest for _, digest in rows},
+        "files": stamped,
+        "commit": {commit.facts.get("release")} if commit else {None},
+    }
+    if graph_digest is not None:
+        digests["graph"] = {graph_digest}
+    facts = {
+        where: ", ".join(map(str, sorted(map(str, found))))
+        for where, found in digests.items()
+    }
+    numbers = {"releases": float(len(set().union(*digests.values()) - {None}))}
+    if not stamped:
+        return Verdict(gate, passed=False, why=f"{day} is not committed", facts=facts)
+    # A day without rows is stamped by its files alone.
+    expected = stamped if len(stamped) == 1 else set()
+    wrong = {
+        where: found
+        for where, found in digests.items()
+        if found != expected and not (where == "rows" and not found)
+    }
+    if wrong or len(names) > 1:
+        why = f"expected one digest everywhere, got {facts}"
+        return Verdict(gate, passed=False, why=why, numbers=numbers, facts=facts)
+    digest = next(iter(expected))
+    name = commit.facts["model"] if commit else next(iter(names))
+    try:
+        release = registry.require(name, digest, "batch")
+    except ReleaseError as error:
+        return Verdict(gate, passed=False, why=str(error), numbers=numbers, facts=facts)
+    why = f"release {release.name} {release.short}, approved for batch, on every row"
+    return Verdict(gate, passed=True, why=why, numbers=numbers, facts=facts)
+
+
+def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
+    """Every output is finite and in its declared range, read from the rows."""
+    numbers: dict[str, float] = {}
+    bad_rows = 0
+    for output in contract.outputs:
+        column = f'"{output.name}"'
+        outside = [f"{column} IS NULL", f"NOT isfinite({column}::DOUBLE)"]
+        if output.min is not None:
+            outside.append(f"{column} < {output.min!r}")
+        if output.max is not None:
+            outside.append(f"{column} > {output.max!r}")
+        low, high, bad = _query(
+            f"SELECT min({column}), max({column}), "
+            f"count(*) FILTER (WHERE {' OR '.join(outside)}) FROM rows",
+            parts,
+        )[0]
+        bad_rows += bad
+        if low is not None:
+            numbers[f"{output.name}_min"] = float(low)
+            numbers[f"{output.name}_max"] = float(high)
+        numbers[f"{output.name}_outside"] = float(bad)
+    return Verdict(
+        "scores_are_finite_and_in_range",
+        bad_rows == 0,
+        f"{bad_rows:,} values are not finite or out of the declared range, expected 0",
+        numbers,
+    )
+
+
+def after_validation(lake: Lake, day: str, gates: Gates) -> list[Verdict]:
+    """What must hold of a day before it is scored."""
+    books = lake.books(day)
+    return [validation_closes(books), quarantine_share(books, gates)]
+
+
+def after_scoring(
+    lake: Lake, registry: Registry, manifest: Manifest, day: str, gates: Gates
+) -> list[Verdict]:
+    """What must hold of a day before it is served."""
+    books, parts = lake.books(day), lake.predictions.parts(day)
+    return [
+        validation_closes(books),
+        quarantine_share(books, gates),
+        scoring_closes(books),
+        dead_letter_share(books, gates),
+        coverage(books, gates),
+        one_release(lake, registry, day),
+        scores_in_range(parts, manifest.contract),
+        prediction_drift(parts, manifest, gates),
+    ]
+
+
+def _closing(whole: str, sides: str, bad: list[int], books: Books) -> str:
+    if not books.pages:
+        return f"{books.day} is not committed"
+    if not bad:
+        return f"{whole} = {sides} in each of {len(books.pages)} shards"
+    return f"{whole} is not {sides} in {len(bad)} shards: {bad[:10]}"
+
+
+def _share(gate: str, what: str, part: int, whole: int, limit: float) -> Verdict:
+    share = part / whole if whole else 0.0
+    return Verdict(
+        gate,
+        share <= limit,
+        f"{part:,} of {whole:,} rows are {what}: {share:.4f}, expected at most {limit}",
+        {"share": share, "limit": limit},
+    )
+
+
+def _releases_of_rows(parts: list[Part]) -> list[tuple[str, str]]:
+    return _query("SELECT DISTINCT model_name, model_version FROM rows", parts)
+
+
+def _query(sql: str, parts: list[Part]) -> list[tuple]:
+    if not parts:
+        return []
+    paths = [str(part.path) for part in parts]
+    with duckdb.connect() as connection:
+        try:
+            connection.read_parquet(paths).create_view("rows")
+            return connection.execute(sql).fetchall()
+        except duckdb.Error as error:
+            msg = f"the committed predictions can't be read: {error}"
+            raise LakeError(msg) from error

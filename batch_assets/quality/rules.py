@@ -1,0 +1,144 @@
+"""The row rules of a contract, and rows as the model gets them. It reads no file.
+
+dataframely applies the rules; here they only get names that a person can act on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import dataframely as dy
+import polars as pl
+
+from batch_assets.models.contract import Contract, Feature
+
+# No feature can bear a name with a space.
+UNIQUE = "key is unique"
+NAMES = {
+    "nullability": "is null",
+    "nan": "is NaN",
+    "inf": "is infinite",
+    "min": "is below min",
+    "max": "is above max",
+    "category": "is an unknown category",
+    "once": "is there more than once",
+}
+RULES = "rules"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A batch cut in two: rows for the model, and rows to quarantine with `rules`."""
+
+    good: pl.DataFrame
+    bad: pl.DataFrame
+    counts: dict[str, int]
+
+
+class RowRules:
+    """The rules that each row of a day must keep."""
+
+    def __init__(self, contract: Contract) -> None:
+        self._contract = contract
+        columns: dict[str, dy.Column] = {f.name: _column(f) for f in contract.features}
+        columns[contract.key.name] = _key_column(contract)
+        columns[UNIQUE] = dy.Bool(check={"once": lambda column: column})
+        self._schema: type[dy.Schema] = type("RowRules", (dy.Schema,), columns)
+
+    def split(self, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
+        """Cut a batch of raw rows in two.
+
+        Args:
+            rows: raw rows with the contract's columns.
+            duplicated: the keys that the day has more than once; each row of them goes
+                to quarantine, because nobody can tell which one is right.
+        """
+        key = self._contract.key.name
+        marked = rows.with_columns(
+            (~pl.col(key).is_in(duplicated.implode()))
+            .fill_null(value=True)
+            .alias(UNIQUE)
+        )
+        good, failure = self._schema.filter(marked)
+        details = failure.details()
+        broken = [c for c in details.columns if c not in marked.columns]
+        bad = details.select(
+            *rows.columns,
+            pl.concat_list([self._named(details, rule) for rule in broken])
+            .list.drop_nulls()
+            .alias(RULES),
+        )
+        counts = bad[RULES].explode().value_counts() if len(bad) else None
+        return Split(
+            self.to_features(good.drop(UNIQUE)),
+            bad,
+            dict(sorted(counts.iter_rows())) if counts is not None else {},
+        )
+
+    def to_features(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Good rows as the model gets them: the key, then float32 in contract order.
+
+        A category becomes its position in the contract's list, a null becomes NaN.
+        """
+        return rows.select(
+            self._contract.key.name,
+            *(_as_float32(feature) for feature in self._contract.features),
+        )
+
+    def _named(self, details: pl.DataFrame, rule: str) -> pl.Expr:
+        column, _, kind = rule.partition("|")
+        kind = kind.removeprefix("check__")
+        broken = pl.col(rule) == "invalid"
+        if kind in ("min", "max"):
+            # NaN and infinity are out of any range: name the cause once.
+            for cause in (f"{column}|nan", f"{column}|inf"):
+                if cause in details.columns:
+                    broken &= pl.col(cause) != "invalid"
+        name = self._contract.key.name if column == UNIQUE else column
+        return pl.when(broken).then(pl.lit(f"{name} {NAMES[kind]}"))
+
+
+def _key_column(contract: Contract) -> dy.Column:
+    if contract.key.dtype == "int64":
+        return dy.Int64(nullable=False)
+    return dy.String(nullable=False)
+
+
+def _column(feature: Feature) -> dy.Column:
+    null, low, high = feature.nullable, feature.min, feature.max
+    match feature.dtype:
+        case "string":
+            known = list(feature.categories or ())
+            is_known: Callable[[pl.Expr], pl.Expr] = lambda c: c.is_in(known)  # noqa: E731
+            return dy.String(nullable=null, check={"category": is_known})
+        case "bool":
+            return dy.Bool(nullable=null)
+        case "float32":
+            return dy.Float32(
+                nullable=null, min=low, max=high, allow_inf=False, allow_nan=False
+            )
+        case "float64":
+            return dy.Float64(
+                nullable=null, min=low, max=high, allow_inf=False, allow_nan=False
+            )
+        case _:
+            integers: dict[str, Any] = {
+                "int8": dy.Int8,
+                "int16": dy.Int16,
+                "int32": dy.Int32,
+                "int64": dy.Int64,
+            }
+            checks: dict[str, Callable[[pl.Expr], pl.Expr]] = {}
+            # dataframely's own bounds must fit the integer type; a contract's need not.
+            if low is not None:
+                checks["min"] = lambda c: c >= low
+            if high is not None:
+                checks["max"] = lambda c: c <= high
+            return integers[feature.dtype](nullable=null, check=checks or None)
+
+
+def _as_float32(feature: Feature) -> pl.Expr:
+    column = pl.col(feature.name)
+    if feature.categories is not None:
+        column = column.cast(pl.Enum(list(feature.categories))).to_physical()
+    return column.cast(pl.Float32).fill_null(float("nan"))

@@ -1,0 +1,126 @@
+"""The YAML's types: what a data team declares of a pipeline. It runs nothing."""
+
+import re
+from datetime import date
+from typing import Literal, Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, field_validator, model_validator
+
+from batch_assets.lake.sources import Declared, Source
+
+
+class Model(Declared):
+    """Which model scores: the release that the registry has approved last for it."""
+
+    name: str = Field(description="The model's name in the registry.")
+
+
+class Gates(Declared):
+    """The limits that a night is judged by; shares are between 0 and 1."""
+
+    max_quarantine_share: float = Field(
+        default=0.02, ge=0, le=1, description="Quarantined rows over raw rows."
+    )
+    max_dead_letter_share: float = Field(
+        default=0.001, ge=0, le=1, description="Dead letters over validated rows."
+    )
+    min_coverage: float = Field(
+        default=0.99, ge=0, le=1, description="Scored rows over raw rows."
+    )
+    max_volume_change: float = Field(
+        default=0.5,
+        gt=0,
+        description="How far the raw rows may be off the trailing median; warns.",
+    )
+    volume_days: int = Field(
+        default=28, ge=1, description="How many committed days the median is over."
+    )
+    warn_psi: float = Field(
+        default=0.25, gt=0, description="Prediction drift below which no night warns."
+    )
+    max_psi: float = Field(
+        default=1.0,
+        gt=0,
+        description="Prediction drift below which no night is stopped.",
+    )
+
+
+class Serving(Declared):
+    """The serving snapshot."""
+
+    keep: int = Field(default=7, ge=2, description="How many versions stay on disk.")
+
+
+class PipelineSpec(Declared):
+    """One scoring job: what is scored, by which model, when, and how it is judged."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]*$",
+        description="Prefixes every asset, and names the folders on disk.",
+    )
+    description: str = Field(default="", description="What the pipeline is for.")
+    owners: list[str] = Field(
+        default_factory=list, description="`team:name` or an e-mail address."
+    )
+    start_day: date = Field(description="The first day that can be scored.")
+    end_day: date | None = Field(
+        default=None, description="The last day that can be scored; open if left out."
+    )
+    timezone: str = Field(default="UTC", description="In which a day begins and ends.")
+    schedule: str = Field(
+        default="30 0 * * *", description="When the day just ended is scored, as cron."
+    )
+    source: Source
+    model: Model
+    shards: int = Field(default=16, ge=1, le=10_000)
+    row_group_rows: int = Field(
+        default=131_072, ge=1, description="Rows of a row group of the lake's files."
+    )
+    chunk_rows: int = Field(
+        default=262_144,
+        ge=1,
+        description="Rows of a chunk, in whole row groups: the unit of scoring.",
+    )
+    engine: Literal["local"] = "local"
+    allow_empty: bool = Field(
+        default=False, description="A day without rows is no error."
+    )
+    gates: Gates = Field(default_factory=Gates)
+    serving: Serving = Field(default_factory=Serving)
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_are_teams_or_addresses(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not re.match(r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$", owner):
+                msg = f"an owner is 'team:name' or an e-mail address, got '{owner}'"
+                raise ValueError(msg)
+        return owners
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, timezone: str) -> str:
+        if timezone not in available_timezones():
+            msg = f"a timezone is a name such as 'Europe/Oslo', got '{timezone}'"
+            raise ValueError(msg)
+        ZoneInfo(timezone)
+        return timezone
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_daily(cls, schedule: str) -> str:
+        if not re.match(r"^\d{1,2} \d{1,2} \* \* \*$", schedule):
+            msg = (
+                "a schedule runs once a day and reads 'MINUTE HOUR * * *', got "
+                f"'{schedule}'"
+            )
+            raise ValueError(msg)
+        return schedule
+
+    @model_validator(mode="after")
+    def _days_are_in_order(self) -> Self:
+        if self.end_day is not None and self.end_day < self.start_day:
+            msg = f"end_day {self.end_day} is before start_day {self.start_day}"
+            raise ValueError(msg)
+        return self
