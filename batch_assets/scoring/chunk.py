@@ -1,0 +1,279 @@
+"""Score one chunk: the one unit of work, the same on every engine.
+
+A chunk is a run of row groups of one validated part. It leaves one predictions part
+with its receipt, and one part of dead letters if there are any. It knows neither the
+rest of the day nor who runs it, and commits nothing.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch_assets.errors import CorruptPartError, ScoringError
+from batch_assets.lake.books import Tally
+from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
+from batch_assets.models.contract import Contract, Output
+from batch_assets.models.reference import histogram
+from batch_assets.scoring.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class ChunkTask:
+    """What it takes to score one chunk; a descriptor, without a row in it.
+
+    `row_groups` counts from the first to one past the last. More than `max_faults`
+    rows on which the model raises stop the chunk.
+    """
+
+    day: str
+    shard: int
+    chunk: int
+    job: str
+    validated: Path
+    row_groups: tuple[int, int]
+    rows: int
+    predictions: Path
+    dead_letters: Path
+    max_faults: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a chunk left, and where its seconds went."""
+
+    part: Part
+    dead: Part | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
+    """Read, pack, score and write one chunk.
+
+    Raises:
+        CorruptPartError: the validated part is not what was committed.
+        ScoringError: the model raises on too many rows.
+    """
+    contract = scorer.release.contract
+    clock = _Clock()
+    table = _read(task, contract)
+    keys = table[contract.key.name].combine_chunks()
+    clock.lap("read")
+    features = _pack(table, contract)
+    clock.lap("pack")
+    outputs, faults, in_model = _score(task, scorer, features)
+    faults |= _outside(outputs, contract.outputs, faults)
+    clock.lap("compute")
+    dead = _write_dead_letters(task, scorer, table, faults) if faults else None
+    part = _write_predictions(task, scorer, keys, outputs, faults, dead)
+    clock.lap("write")
+    return Scored(part, dead, {**clock.seconds, "model": in_model})
+
+
+def dead_letter_schema(contract: Contract) -> pa.Schema:
+    """The columns of dead letters: the whole row as scored, the reason, the release."""
+    return pa.schema(
+        list(contract.feature_schema())
+        + [
+            (name, pa.string())
+            for name in ("stage", "reason", "model_name", "model_version")
+        ]
+    )
+
+
+def _read(task: ChunkTask, contract: Contract) -> pa.Table:
+    columns = contract.feature_schema().names
+    _, file = open_part(task.validated)
+    try:
+        with file:
+            groups = list(range(*task.row_groups))
+            # Overlap comes from workers: each decodes on its own thread.
+            return file.read_row_groups(groups, columns=columns, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        msg = f"part {task.validated} can't be read: {error}"
+        raise CorruptPartError(msg) from error
+
+
+def _pack(table: pa.Table, contract: Contract) -> np.ndarray:
+    """Features as float32 (features, rows): each column one run of memory."""
+    packed = np.empty((len(contract.features), len(table)), dtype=np.float32)
+    for row, name in zip(packed, contract.feature_names, strict=True):
+        start = 0
+        for piece in table[name].chunks:
+            row[start : start + len(piece)] = piece.to_numpy(zero_copy_only=False)
+            start += len(piece)
+    return packed
+
+
+def _score(
+    task: ChunkTask, scorer: Scorer, features: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[int, str], float]:
+    """Outputs, the rows at fault with their reason, and the seconds in the model.
+
+    If the model raises, the rows are halved until those at fault are alone.
+    """
+    rows = features.shape[1]
+    faults: dict[int, str] = {}
+    outputs: dict[str, np.ndarray] = {}
+    seconds = 0.0
+    spans = [(0, rows)]
+    while spans:
+        start, stop = spans.pop()
+        try:
+            found, spent = scorer.score(features[:, start:stop])
+        # A model can raise anything; what it was goes into the dead letter.
+        except Exception as error:
+            if stop - start > 1:
+                middle = (start + stop) // 2
+                spans += [(middle, stop), (start, middle)]
+                continue
+            faults[start] = f"{type(error).__name__}: {error}"
+            if len(faults) > task.max_faults:
+                msg = (
+                    f"the model raised on more than {task.max_faults} rows of shard "
+                    f"{task.shard}, chunk {task.chunk}; the night stops. The last: "
+                    f"{faults[start]}. Nothing was committed."
+                )
+                raise ScoringError(msg) from error
+            continue
+        seconds += spent
+        for name, values in found.items():
+            outputs.setdefault(name, np.zeros(rows, values.dtype))[start:stop] = values
+    if not outputs:  # Every row is at fault: the columns are there all the same.
+        outputs = {
+            o.name: np.zeros(rows, o.dtype) for o in scorer.release.contract.outputs
+        }
+    return outputs, faults, seconds
+
+
+def _outside(
+    outputs: dict[str, np.ndarray], declared: tuple[Output, ...], faults: dict[int, str]
+) -> dict[int, str]:
+    """Rows whose outputs are not finite or not in their declared range."""
+    found: dict[int, str] = {}
+    for output in declared:
+        values = outputs[output.name]
+        low = -np.inf if output.min is None else output.min
+        high = np.inf if output.max is None else output.max
+        # Infinity is out of any range, declared or not; NaN compares false.
+        bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
+        for row in np.flatnonzero(bad).tolist():
+            if row not in faults:
+                found[row] = f"output '{output.name}' is {values[row]}"
+    return found
+
+
+def _write_predictions(
+    task: ChunkTask,
+    scorer: Scorer,
+    keys: pa.Array,
+    outputs: dict[str, np.ndarray],
+    faults: dict[int, str],
+    dead: Part | None,
+) -> Part:
+    release, contract = scorer.release, scorer.release.contract
+    schema = contract.prediction_schema()
+    kept = np.ones(len(keys), dtype=bool)
+    kept[list(faults)] = False
+    if faults:
+        keys = keys.filter(pa.array(kept))
+        outputs = {name: values[kept] for name, values in outputs.items()}
+    rows = pa.table(
+        [
+            keys,
+            *(pa.array(outputs[o.name]) for o in contract.outputs),
+            pa.repeat(release.name, len(keys)),
+            pa.repeat(release.digest, len(keys)),
+        ],
+        schema=schema,
+    )
+    facts: dict[str, Any] = {
+        "model": release.name,
+        "release": release.digest,
+        "contract": contract.digest,
+        "validated": task.validated.name,
+        "row_groups": list(task.row_groups),
+        "dead": dead.path.name if dead else None,
+        "outputs": {
+            o.name: _distribution(scorer, o.name, outputs[o.name])
+            for o in contract.outputs
+        },
+    }
+    with PartWriter(
+        task.predictions, schema, row_group_rows=max(len(rows), 1), floats=True
+    ) as writer:
+        writer.write(rows)
+        return writer.finish(
+            Receipt(
+                "predictions",
+                task.day,
+                task.shard,
+                task.chunk,
+                task.job,
+                Tally.of(keys),
+                facts,
+            )
+        )
+
+
+def _write_dead_letters(
+    task: ChunkTask, scorer: Scorer, table: pa.Table, faults: dict[int, str]
+) -> Part:
+    contract = scorer.release.contract
+    schema = dead_letter_schema(contract)
+    at = sorted(faults)
+    taken = table.take(pa.array(at))
+    rows = pa.table(
+        [
+            *taken.columns,
+            pa.repeat("score", len(at)),
+            pa.array([faults[row] for row in at]),
+            pa.repeat(scorer.release.name, len(at)),
+            pa.repeat(scorer.release.digest, len(at)),
+        ],
+        schema=schema,
+    )
+    keys = rows[contract.key.name]
+    with PartWriter(task.dead_letters, schema, row_group_rows=len(at)) as writer:
+        writer.write(rows)
+        return writer.finish(
+            Receipt(
+                "dead_letters",
+                task.day,
+                task.shard,
+                task.chunk,
+                task.job,
+                Tally.of(keys),
+                {"release": scorer.release.digest},
+            )
+        )
+
+
+def _distribution(scorer: Scorer, name: str, values: np.ndarray) -> dict[str, Any]:
+    """What a day's distribution is summed from: exact, and mergeable in any order."""
+    reference = scorer.release.manifest.reference.get(name)
+    edges = reference.edges if reference else ()
+    wide = values.astype(np.float64)
+    return {
+        "rows": len(values),
+        "sum": float(wide.sum()),
+        "min": float(wide.min()) if len(values) else None,
+        "max": float(wide.max()) if len(values) else None,
+        "counts": histogram(wide, edges),
+    }
+
+
+class _Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = now - self._last
+        self._last = now

@@ -1,0 +1,324 @@
+"""Score one day: plan the chunks, run them on an engine, close the books, commit.
+
+The plan is the same on every engine. Parts of the same job that are already on disk
+and whole are not done again. It knows neither Dagster nor how a day is served.
+"""
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from batch_assets.errors import ContractError, CorruptPartError, LakeError, ScoringError
+from batch_assets.lake.books import Tally, must_close, total
+from batch_assets.lake.parts import Part, open_part, read_batches
+from batch_assets.lake.raw import job_of
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
+from batch_assets.models.release import Release
+from batch_assets.quality.gates import after_validation
+from batch_assets.quality.validation import contract_of
+from batch_assets.quality.verdict import must_be_open
+from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
+from batch_assets.spec import Gates
+
+# So few rows at fault are looked for one by one, however small the day.
+MIN_FAULTS = 10
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Loads a release once, then runs chunks and yields what each of them left."""
+
+    def load(self, release: Release) -> None: ...
+
+    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chunks of a day under one release; the same input gives the same plan."""
+
+    day: str
+    job: str
+    release: Release
+    tasks: list[ChunkTask]
+
+    @property
+    def rows(self) -> int:
+        return sum(task.rows for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a night left behind.
+
+    `load_seconds` and `seconds` are wall time, to load the release and to score with
+    it; `stages` is where the workers' seconds went, summed over them.
+    """
+
+    job: str
+    release: Release
+    parts: list[Part]
+    dead: list[Part]
+    unchanged: bool
+    resumed_chunks: int = 0
+    scored_rows: int = 0
+    load_seconds: float = 0.0
+    seconds: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tally(self) -> Tally:
+        return total(part.receipt.tally for part in self.parts)
+
+    @property
+    def dead_letters(self) -> Tally:
+        return total(part.receipt.tally for part in self.dead)
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows scored now over the seconds it took; 0 if nothing was left to score."""
+        return self.scored_rows / self.seconds if self.seconds else 0.0
+
+
+def plan_night(
+    lake: Lake,
+    release: Release,
+    day: str,
+    *,
+    chunk_rows: int,
+    precision: str,
+    gates: Gates,
+) -> Plan:
+    """Cut a validated day into chunks.
+
+    Raises:
+        LakeError: the day has no validated features.
+        ContractError: it was validated under another contract than the release's.
+    """
+    parts = lake.validated_features.parts(day)
+    if not parts:
+        msg = f"validated_features has no {day}: materialise it first"
+        raise LakeError(msg)
+    validated_under = contract_of(parts)
+    if validated_under != release.contract.digest:
+        msg = (
+            f"{day} was validated under contract {validated_under[:12]}, but release "
+            f"{release.name} {release.short} has {release.contract.digest[:12]}. "
+            "Materialise raw_features and validated_features of that day again."
+        )
+        raise ContractError(msg)
+    rows = sum(part.receipt.tally.rows for part in parts)
+    inputs = [[part.path.name, part.size] for part in parts]
+    job = job_of(day, inputs, release.digest, chunk_rows, precision)
+    max_faults = max(MIN_FAULTS, math.ceil(rows * gates.max_dead_letter_share))
+    tasks = [
+        ChunkTask(
+            day=day,
+            shard=part.receipt.shard,
+            chunk=number,
+            job=job,
+            validated=part.path,
+            row_groups=groups,
+            rows=chunk,
+            predictions=lake.predictions.part_path(
+                day, part.receipt.shard, job, number
+            ),
+            dead_letters=lake.dead_letters.part_path(
+                day, part.receipt.shard, job, number
+            ),
+            max_faults=max_faults,
+        )
+        for part in parts
+        for number, (groups, chunk) in enumerate(_chunks(part.path, chunk_rows))
+    ]
+    return Plan(day, job, release, tasks)
+
+
+def score_night(
+    lake: Lake,
+    release: Release,
+    day: str,
+    engine: Engine,
+    *,
+    chunk_rows: int,
+    precision: str,
+    gates: Gates,
+    guard: Callable[[], None] = lambda: None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Night:
+    """Score a day and commit it.
+
+    Args:
+        lake: the pipeline's tables.
+        release: approved for `batch`, its bytes verified.
+        day: the day.
+        engine: where to run.
+        chunk_rows: rows of a chunk.
+        precision: of the model's arithmetic; it changes the output, so it is in the job.
+        gates: what must hold before a day is scored.
+        guard: raises if this run may not commit any more.
+        progress: called with the rows of each chunk that is done.
+
+    Raises:
+        GateError: the day's validation must not be built on.
+        BooksError: rows in and rows out don't agree; nothing is committed.
+        ScoringError: the engine came back with fewer chunks than were planned.
+    """
+    must_be_open(
+        day, after_validation(lake, day, gates), then="nothing was scored or committed"
+    )
+    plan = plan_night(
+        lake, release, day, chunk_rows=chunk_rows, precision=precision, gates=gates
+    )
+    if lake.predictions.job(day) == plan.job:
+        return Night(
+            plan.job,
+            release,
+            lake.predictions.parts(day),
+            lake.dead_letters.parts(day),
+            unchanged=True,
+        )
+    begin = time.perf_counter()
+    done = {
+        (t.shard, t.chunk): s for t in plan.tasks if (s := _left_before(t, release))
+    }
+    resumed = len(done)
+    left = [task for task in plan.tasks if (task.shard, task.chunk) not in done]
+    if resumed:
+        log.info("%s: %d of %d chunks were done before", day, resumed, len(plan.tasks))
+    progress(plan.rows - sum(task.rows for task in left))
+    stages: Counter[str] = Counter()
+    if left:
+        engine.load(release)
+    load_seconds = time.perf_counter() - begin
+    for scored in engine.run(left) if left else ():
+        receipt = scored.part.receipt
+        done[receipt.shard, receipt.chunk] = scored
+        stages.update(scored.seconds)
+        progress(
+            receipt.tally.rows + (scored.dead.receipt.tally.rows if scored.dead else 0)
+        )
+    seconds = time.perf_counter() - begin - load_seconds
+    missing = [t for t in plan.tasks if (t.shard, t.chunk) not in done]
+    if missing:
+        msg = (
+            f"{len(missing)} of {len(plan.tasks)} chunks of {day} are missing, though "
+            f"the engine reported success; the first: shard {missing[0].shard}, chunk "
+            f"{missing[0].chunk}. Nothing was committed; run the day again."
+        )
+        raise ScoringError(msg)
+    parts = [scored.part for scored in done.values()]
+    dead = [scored.dead for scored in done.values() if scored.dead]
+    for shard, validated in _tallies(lake.validated_features.parts(day)).items():
+        must_close(
+            day,
+            shard,
+            validated,
+            scored=_tallies(parts).get(shard, Tally()),
+            dead=_tallies(dead).get(shard, Tally()),
+        )
+    _commit(lake, plan, parts, dead, guard)
+    return Night(
+        plan.job,
+        release,
+        parts,
+        dead,
+        unchanged=False,
+        resumed_chunks=resumed,
+        scored_rows=sum(task.rows for task in left),
+        load_seconds=load_seconds,
+        seconds=seconds,
+        stages=dict(stages),
+    )
+
+
+def _commit(
+    lake: Lake,
+    plan: Plan,
+    parts: list[Part],
+    dead: list[Part],
+    guard: Callable[[], None],
+) -> None:
+    contract: Contract = plan.release.contract
+    facts = {
+        "job": plan.job,
+        "model": plan.release.name,
+        "release": plan.release.digest,
+        "scored": sum(part.receipt.tally.rows for part in parts),
+        "dead": sum(part.receipt.tally.rows for part in dead),
+    }
+    # Predictions come last: their commit is what makes the day.
+    lake.dead_letters.commit_day(
+        plan.day, dead, dead_letter_schema(contract), facts, guard=guard
+    )
+    lake.predictions.commit_day(
+        plan.day, parts, contract.prediction_schema(), facts, guard=guard
+    )
+
+
+def _chunks(path: Path, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
+    _, file = open_part(path)
+    with file:
+        groups = [
+            file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)
+        ]
+    first = rows = 0
+    for group, count in enumerate(groups):
+        if rows and rows + count > chunk_rows:
+            yield (first, group), rows
+            first, rows = group, 0
+        rows += count
+    # An empty part is a chunk too: no shard may look done without a receipt.
+    yield (first, len(groups)), rows
+
+
+def _left_before(task: ChunkTask, release: Release) -> Scored | None:
+    """The chunk, if an earlier run of the same job left it whole."""
+    if not task.predictions.exists():
+        return None
+    try:
+        part = _verified(task.predictions, release.contract.key.name)
+        facts = part.receipt.facts
+        dead = None
+        if facts["dead"]:
+            dead = _verified(task.dead_letters, release.contract.key.name)
+        same = (
+            (part.receipt.job, part.receipt.day) == (task.job, task.day)
+            and (part.receipt.shard, part.receipt.chunk) == (task.shard, task.chunk)
+            and tuple(facts["row_groups"]) == task.row_groups
+            and facts["release"] == release.digest
+            and (dead is None or dead.receipt.job == task.job)
+        )
+    except CorruptPartError as error:
+        log.warning("%s; the chunk is scored again", error)
+        return None
+    return Scored(part, dead) if same else None
+
+
+def _verified(path: Path, key: str) -> Part:
+    """A part whose every page was read and whose keys are those of its receipt."""
+    part, file = open_part(path)
+    file.close()
+    tally = Tally()
+    for batch in read_batches(path, rows=65_536):
+        tally += Tally.of(batch[key])
+    if tally != part.receipt.tally:
+        msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
+        raise CorruptPartError(msg)
+    return part
+
+
+def _tallies(parts: list[Part]) -> dict[int, Tally]:
+    shards: dict[int, Tally] = {}
+    for part in parts:
+        shard = part.receipt.shard
+        shards[shard] = shards.get(shard, Tally()) + part.receipt.tally
+    return shards
