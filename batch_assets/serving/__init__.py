@@ -1,0 +1,1 @@
+"""What is served: building a version, swapping it in, looking keys up."""

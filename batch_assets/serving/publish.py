@@ -1,0 +1,301 @@
+"""Publish a day: build a version, prove it, swap it in. Forward only.
+
+The evidence is read again for the very day that is published: its books, its gates,
+its release. If anything is wrong, yesterday stays up. It knows no Dagster.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batch_assets.errors import LakeError, SnapshotError
+from batch_assets.lake.books import Tally, total
+from batch_assets.lake.parts import Part, sync_folder
+from batch_assets.lake.shards import hash_keys
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
+from batch_assets.quality.gates import after_scoring
+from batch_assets.quality.verdict import Verdict, must_be_open
+from batch_assets.serving.snapshot import (
+    CURRENT,
+    KEY_HASH,
+    MANIFEST,
+    ShardFile,
+    Snapshot,
+    SnapshotManifest,
+    current_version,
+    version_folder,
+    versions,
+)
+from batch_assets.spec import Gates
+
+FORMAT = 1
+STAYS = "nothing was published; what was served is still served"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The day's version, what is served now, and whether that was swapped in now."""
+
+    version: str
+    manifest: SnapshotManifest
+    swapped: bool
+    why: str
+    verdicts: list[Verdict]
+
+
+def publish_day(
+    lake: Lake,
+    registry: Registry,
+    snapshots: Path,
+    day: str,
+    *,
+    gates: Gates,
+    keep: int,
+    guard: Callable[[], None] = lambda: None,
+) -> Published:
+    """Build a version from a day's predictions and serve it, if no newer one is served.
+
+    Args:
+        lake: the pipeline's tables.
+        registry: the models.
+        snapshots: `<root>/snapshots/<pipeline>`.
+        day: the day.
+        gates: the limits that the day must keep.
+        keep: how many versions stay on disk.
+        guard: raises if this run may not publish any more.
+
+    Raises:
+        GateError: a gate of that day is shut.
+        LakeError: the day has no predictions.
+        SnapshotError: the version that was built is not what was predicted.
+    """
+    parts = lake.predictions.parts(day)
+    if not parts:
+        msg = f"predictions has no {day}: materialise it first; {STAYS}"
+        raise LakeError(msg)
+    release = _release_of(registry, parts)
+    verdicts = after_scoring(lake, registry, release.manifest, day, gates)
+    must_be_open(day, verdicts, then=STAYS)
+    snapshots.mkdir(parents=True, exist_ok=True)
+    version = f"{day}-{_content_id(parts)[:12]}"
+    # One publisher at a time: to look at CURRENT and to swap it is one act.
+    with filelock.FileLock(snapshots / ".lock"):
+        served = _served(snapshots)
+        if served and served.day > day:
+            why = f"{served.day} is served already, which is newer"
+            return Published(version, served, swapped=False, why=why, verdicts=verdicts)
+        if served and served.version == version:
+            why = "this very version is served already"
+            return Published(version, served, swapped=False, why=why, verdicts=verdicts)
+        parent = served.version if served else None
+        manifest = _build(lake, release, snapshots, version, day, parts, parent)
+        guard()
+        _swap(snapshots, version)
+        _collect(snapshots, keep, {version, parent})
+    return Published(
+        version, manifest, swapped=True, why="published", verdicts=verdicts
+    )
+
+
+def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
+    """Every row of a day's version is the row that was predicted, and no other."""
+    gate = "snapshot_equals_predictions"
+    parts = lake.predictions.parts(day)
+    served = current_version(snapshots)
+    mine = [m for m in versions(snapshots) if m.job in {p.receipt.job for p in parts}]
+    if not mine:
+        newer = served is not None and served[:10] > day
+        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
+        facts = {"served": served or "nothing"}
+        return Verdict(gate, passed=newer, why=why, facts=facts)
+    snapshot = Snapshot.open(snapshots, mine[-1].version)
+    manifest = snapshot.manifest
+    unlike = []
+    for number in range(len(manifest.files)):
+        rows = snapshot.shard(number).table
+        expected = _shard_rows(
+            [p for p in parts if p.receipt.shard == number],
+            manifest.key,
+            manifest.key_dtype,
+            manifest.outputs,
+        )
+        if not rows.equals(expected):
+            unlike.append(number)
+    predicted = total(part.receipt.tally for part in parts)
+    return Verdict(
+        gate,
+        not unlike and manifest.rows == predicted.rows,
+        f"{manifest.rows:,} rows of version {manifest.version} equal the "
+        f"{predicted.rows:,} predictions"
+        if not unlike
+        else f"shards {unlike} of version {manifest.version} differ from predictions",
+        {
+            "snapshot_rows": float(manifest.rows),
+            "predictions_rows": float(predicted.rows),
+            "unlike_shards": float(len(unlike)),
+        },
+        {"version": manifest.version, "served": served or "nothing"},
+    )
+
+
+def _release_of(registry: Registry, parts: list[Part]) -> Release:
+    facts = parts[0].receipt.facts
+    return registry.verify(facts["model"], facts["release"])
+
+
+def _served(snapshots: Path) -> SnapshotManifest | None:
+    version = current_version(snapshots)
+    return Snapshot.open(snapshots, version).manifest if version else None
+
+
+def _content_id(parts: list[Part]) -> str:
+    content = [FORMAT, [[p.path.name, p.receipt.shard, p.size] for p in parts]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _build(
+    lake: Lake,
+    release: Release,
+    snapshots: Path,
+    version: str,
+    day: str,
+    parts: list[Part],
+    parent: str | None,
+) -> SnapshotManifest:
+    target = version_folder(snapshots, version)
+    building = snapshots / f".building-{version}"
+    # What a killed publisher left; nobody else builds under the lock.
+    for leftover in snapshots.glob(".building-*"):
+        shutil.rmtree(leftover)
+    if target.exists():
+        shutil.rmtree(target)
+    building.mkdir()
+    contract = release.contract
+    shards = sorted({part.receipt.shard for part in parts})
+    if shards != list(range(len(shards))):
+        msg = f"{day} has parts of the shards {shards}, expected 0 to {len(shards) - 1}"
+        raise SnapshotError(msg)
+    files = []
+    for shard in shards:
+        mine = [part for part in parts if part.receipt.shard == shard]
+        files.append(_write_shard(building, shard, mine, contract))
+    manifest = SnapshotManifest(
+        pipeline=lake.pipeline,
+        version=version,
+        day=day,
+        created_at=datetime.now(UTC),
+        key=contract.key.name,
+        key_dtype=contract.key.dtype,
+        outputs=tuple(contract.output_names),
+        model_name=release.name,
+        model_version=release.digest,
+        job=parts[0].receipt.job,
+        files=tuple(files),
+        parent=parent,
+    )
+    path = building / MANIFEST
+    path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    _sync(path)
+    sync_folder(building)
+    _prove(Snapshot(building, manifest), parts)
+    building.rename(target)
+    sync_folder(snapshots)
+    return manifest
+
+
+def _write_shard(
+    folder: Path, shard: int, parts: list[Part], contract: Contract
+) -> ShardFile:
+    rows = _shard_rows(
+        parts, contract.key.name, contract.key.dtype, tuple(contract.output_names)
+    )
+    path = folder / f"shard={shard:02d}.arrow"
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
+        # One batch, uncompressed: each column is one run of memory in the map.
+        out.write_table(rows, max_chunksize=max(len(rows), 1))
+    _sync(path)
+    path.chmod(0o444)
+    with path.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+    tally = Tally.of(rows[contract.key.name])
+    return ShardFile(
+        name=path.name,
+        size=path.stat().st_size,
+        sha256=sha,
+        rows=tally.rows,
+        keys=tally.keys,
+    )
+
+
+def _shard_rows(
+    parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
+) -> pa.Table:
+    """A shard's predictions as they are served: sorted by key, or by its hash."""
+    columns = [key, *outputs]
+    pieces = [
+        # Not through a dataset: it would add the folders' day and shard as columns.
+        pq.ParquetFile(part.path, page_checksum_verification=True).read(columns=columns)
+        for part in parts
+    ]
+    rows = pa.concat_tables(pieces).combine_chunks()
+    if key_dtype != "string":
+        order = pc.sort_indices(rows[key])
+        return rows.take(order).combine_chunks()
+    hashes = hash_keys(rows[key])
+    order = np.argsort(hashes, kind="stable")
+    rows = rows.take(pa.array(order)).combine_chunks()
+    # A shard's strings may be more than a 32-bit offset can reach.
+    rows = rows.set_column(0, key, rows[key].cast(pa.large_string()))
+    return rows.append_column(KEY_HASH, pa.array(hashes[order]))
+
+
+def _prove(snapshot: Snapshot, parts: list[Part]) -> None:
+    """Re-open what was built, and compare it with the receipts of the predictions."""
+    for number, entry in enumerate(snapshot.manifest.files):
+        shard = snapshot.shard(number)
+        expected = total(p.receipt.tally for p in parts if p.receipt.shard == number)
+        found = Tally.of(shard.table[snapshot.manifest.key])
+        if not found == expected == Tally(entry.rows, entry.keys):
+            msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
+            raise SnapshotError(msg)
+        keys = shard.index
+        ascending = keys[1:] > keys[:-1]
+        if snapshot.manifest.key_dtype == "string":
+            ascending |= keys[1:] == keys[:-1]
+        if not ascending.all():
+            msg = f"{entry.name} is not sorted, or has a key twice; {STAYS}"
+            raise SnapshotError(msg)
+
+
+def _swap(snapshots: Path, version: str) -> None:
+    beside = snapshots / f"{CURRENT}.tmp"
+    beside.write_text(version + "\n", encoding="utf-8")
+    _sync(beside)
+    beside.replace(snapshots / CURRENT)
+    sync_folder(snapshots)
+
+
+def _collect(snapshots: Path, keep: int, never: set[str | None]) -> None:
+    """Remove all but the newest versions; never what is served, or was before it."""
+    for manifest in versions(snapshots)[:-keep]:
+        if manifest.version not in never:
+            shutil.rmtree(version_folder(snapshots, manifest.version))
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
