@@ -1,0 +1,1 @@
+"""The assets of a pipeline, one file each: resolve, call one function, say what is."""

@@ -1,0 +1,62 @@
+"""`raw_features`: the source's rows of a day, as they were when the night began."""
+
+import dagster as dg
+
+from batch_assets.assets.night import (
+    Pipeline,
+    guard_of,
+    table_metadata,
+    tally_metadata,
+)
+from batch_assets.lake.raw import copy_day
+from batch_assets.progress import tracked
+from batch_assets.resources import StorageResource
+
+
+def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
+    spec = pipeline.spec
+
+    @dg.asset(**pipeline.look("raw_features", spec.source.kind, "deltalake"))
+    def raw_features(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult:
+        """The source's rows of one day, copied whole, cut into shards by their key.
+
+        The columns are compared with the contract of the approved release before a row
+        is read: a missing, extra or retyped column stops the night here.
+        """
+        day = context.partition_key
+        lake = storage.lake(spec.name)
+        contract = storage.registry().resolve(spec.model.name).contract
+        with tracked(f"{day} raw_features", None, context.log.info) as progress:
+            copied = copy_day(
+                lake,
+                spec.source,
+                day,
+                base=pipeline.base,
+                project=pipeline.project,
+                key=contract.key.name,
+                schema=contract.raw_schema(),
+                check=lambda schema: contract.check_schema(
+                    schema, f"the source of {spec.name}"
+                ),
+                shards=spec.shards,
+                row_group_rows=spec.row_group_rows,
+                allow_empty=spec.allow_empty,
+                guard=guard_of(context),
+                progress=progress,
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **table_metadata(
+                    lake.raw_features.path, contract.raw_schema(), copied.tally.rows
+                ),
+                **tally_metadata("raw", copied.tally),
+                "shards": len(copied.parts),
+                "job": copied.job,
+                "unchanged": copied.unchanged,
+            },
+            data_version=dg.DataVersion(copied.job),
+        )
+
+    return raw_features

@@ -1,0 +1,52 @@
+"""`serving_snapshot`: the version that is looked up in the morning."""
+
+import dagster as dg
+
+from batch_assets.assets.night import Pipeline, guard_of
+from batch_assets.resources import StorageResource
+from batch_assets.serving.publish import publish_day
+
+
+def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
+    spec = pipeline.spec
+
+    @dg.asset(
+        **pipeline.look("serving_snapshot", "arrow"),
+        deps=[pipeline.key("predictions")],
+    )
+    def serving_snapshot(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult:
+        """One checked, immutable version of a day's predictions, and what is served.
+
+        Every gate of the day is judged again from the files before anything is built.
+        It goes forward only: an older day never replaces a newer one.
+        """
+        day = context.partition_key
+        published = publish_day(
+            storage.lake(spec.name),
+            storage.registry(),
+            storage.snapshots(spec.name),
+            day,
+            gates=spec.gates,
+            keep=spec.serving.keep,
+            guard=guard_of(context),
+        )
+        manifest = published.manifest
+        context.log.info("%s: %s", day, published.why)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/uri": str(storage.snapshots(spec.name)),
+                "dagster/partition_row_count": manifest.rows,
+                "version": published.version,
+                "served_version": manifest.version,
+                "served_day": manifest.day,
+                "published": published.swapped,
+                "why": published.why,
+                "shards": len(manifest.files),
+                "bytes": sum(file.size for file in manifest.files),
+                "gates_passed": sum(v.passed for v in published.verdicts),
+            }
+        )
+
+    return serving_snapshot

@@ -1,0 +1,87 @@
+"""`validated_features` with `quarantined_rows`: each raw row is in one of the two."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from batch_assets.assets.night import (
+    Pipeline,
+    guard_of,
+    table_metadata,
+    tally_metadata,
+)
+from batch_assets.progress import tracked
+from batch_assets.quality.validation import quarantine_schema, validate_day
+from batch_assets.resources import StorageResource
+
+VALIDATED = (
+    "Rows that keep the contract, as the model gets them: float32, in its order."
+)
+QUARANTINED = "Rows that break a rule of the contract, kept whole, with the rules."
+
+
+def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
+    spec = pipeline.spec
+
+    def out(name: str, description: str) -> dg.AssetSpec:
+        look = pipeline.look(name, "polars", "deltalake")
+        return dg.AssetSpec(
+            **look, deps=[pipeline.key("raw_features")], description=description
+        )
+
+    @dg.multi_asset(
+        name=f"{spec.name}__validated_features",
+        specs=[
+            out("validated_features", VALIDATED),
+            out("quarantined_rows", QUARANTINED),
+        ],
+    )
+    def validated_features(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.MaterializeResult]:
+        day = context.partition_key
+        lake = storage.lake(spec.name)
+        contract = storage.registry().resolve(spec.model.name).contract
+        rows = lake.raw_features.rows_by_day().get(day)
+        with tracked(f"{day} validated_features", rows, context.log.info) as progress:
+            done = validate_day(
+                lake,
+                day,
+                contract,
+                row_group_rows=spec.row_group_rows,
+                guard=guard_of(context),
+                progress=progress,
+            )
+        facts: dict[str, Any] = {"job": done.job, "unchanged": done.unchanged}
+        quarantined = quarantine_schema(contract)
+        yield dg.MaterializeResult(
+            asset_key=pipeline.key("quarantined_rows"),
+            metadata={
+                **table_metadata(
+                    lake.quarantined_rows.path, quarantined, done.quarantine.rows
+                ),
+                **tally_metadata("quarantined", done.quarantine),
+                "rules": dg.MetadataValue.json(done.rules),
+                **facts,
+            },
+            data_version=dg.DataVersion(done.job),
+        )
+        yield dg.MaterializeResult(
+            asset_key=pipeline.key("validated_features"),
+            metadata={
+                **table_metadata(
+                    lake.validated_features.path,
+                    contract.feature_schema(),
+                    done.tally.rows,
+                ),
+                **tally_metadata("raw", done.raw),
+                **tally_metadata("validated", done.tally),
+                "quarantined_rows": done.quarantine.rows,
+                "contract": contract.digest,
+                **facts,
+            },
+            data_version=dg.DataVersion(done.job),
+        )
+
+    return validated_features

@@ -1,0 +1,478 @@
+"""`batch-assets`: what a person types. Each command resolves, calls, and prints.
+
+It imports what a command needs when the command runs, so that a lookup does not wait
+for Dagster and torch.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batch_assets.errors import BatchAssetsError, PipelineError, SnapshotError
+from batch_assets.root import data_root, project_folder
+
+DEMO_PIPELINE = "flights"
+DEMO_MODEL = "flight_delay"
+DEMO_DAYS = [f"2013-07-{number}" for number in range(22, 29)]
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+of_channel = click.option(
+    "--channel", type=click.Choice(["batch", "online"]), default="batch"
+)
+of_day = click.option("--day", required=True, help="YYYY-MM-DD.")
+
+
+class Commands(click.Group):
+    """A group whose commands end in one clear line where the user is at fault."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BatchAssetsError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Commands)
+@click.version_option(package_name="batch-assets")
+def main() -> None:
+    """Score a whole user base every night, and prove that it was done right."""
+
+
+@main.command()
+@as_json
+def demo(as_json: bool) -> None:
+    """Score a week of real nights, and look one flight up."""
+    from batch_assets.errors import ReleaseError
+    from batch_assets.models.registry import Registry
+    from batch_assets.serving.snapshot import Snapshot
+
+    registry = Registry(data_root())
+    release = registry.add(project_folder() / "data" / "releases" / DEMO_MODEL)
+    try:
+        registry.require(DEMO_MODEL, release.digest)
+    except ReleaseError:
+        registry.approve(DEMO_MODEL, release.digest, why="the demo's own release")
+    _say(f"release {release.name} {release.short} is registered and approved", as_json)
+    reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
+    snapshot = Snapshot.current(data_root() / "snapshots" / DEMO_PIPELINE)
+    key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
+    answer = snapshot.get(key)
+    if as_json:
+        _print_json({"nights": reports, "lookup": answer})
+    else:
+        _print_nights(reports)
+        click.echo(f"\n$ batch-assets lookup {DEMO_PIPELINE} {key}")
+        _print_answer(answer)
+    _exit_unless(all(report.success for report in reports))
+
+
+@main.command()
+@click.argument("pipeline")
+@of_day
+@as_json
+def run(pipeline: str, day: str, as_json: bool) -> None:
+    """Run one night of PIPELINE: its assets and its checks, through Dagster."""
+    reports = _run_nights(pipeline, [day])
+    if as_json:
+        _print_json(reports[0])
+    else:
+        _print_nights(reports)
+    _exit_unless(reports[0].success)
+
+
+@main.group(cls=Commands)
+def release() -> None:
+    """Register models, and say who may use them."""
+
+
+@release.command("add")
+@click.argument("name")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json
+def release_add(name: str, folder: Path, as_json: bool) -> None:
+    """Copy the release in FOLDER into the registry, under its digest."""
+    from batch_assets.models.registry import Registry
+
+    added = Registry(data_root()).add(folder, name)
+    if as_json:
+        _print_json({"name": added.name, "digest": added.digest})
+        return
+    click.echo(f"{added.name} {added.digest}")
+    click.echo(f"approve it: batch-assets release approve {name} {added.short} --why …")
+
+
+@release.command("approve")
+@click.argument("name")
+@click.argument("digest")
+@click.option("--why", required=True, help="The reason, kept for good.")
+@click.option("--by", help="Who; the user of this machine if left out.")
+@click.option("--until", type=click.DateTime(), help="When it runs out, UTC.")
+@of_channel
+@as_json
+def release_approve(
+    name: str,
+    digest: str,
+    why: str,
+    by: str | None,
+    until: datetime | None,
+    channel: Any,
+    as_json: bool,
+) -> None:
+    """Allow a release of NAME to be used, by its DIGEST or the beginning of it."""
+    from batch_assets.models.registry import Registry
+
+    act = Registry(data_root()).approve(
+        name,
+        digest,
+        why=why,
+        channel=channel,
+        by=by,
+        until=until.replace(tzinfo=UTC) if until else None,
+    )
+    _print_act(name, act, as_json)
+
+
+@release.command("revoke")
+@click.argument("name")
+@click.argument("digest")
+@click.option("--why", required=True, help="The reason, kept for good.")
+@click.option("--by", help="Who; the user of this machine if left out.")
+@of_channel
+@as_json
+def release_revoke(
+    name: str, digest: str, why: str, by: str | None, channel: Any, as_json: bool
+) -> None:
+    """Take an approval back: the next night refuses the release."""
+    from batch_assets.models.registry import Registry
+
+    act = Registry(data_root()).revoke(name, digest, why=why, channel=channel, by=by)
+    _print_act(name, act, as_json)
+
+
+@release.command("list")
+@click.argument("name", required=False)
+@as_json
+def release_list(name: str | None, as_json: bool) -> None:
+    """The releases of NAME, or of every model, with the last act on each."""
+    from batch_assets.models.registry import Registry
+
+    registry = Registry(data_root())
+    rows: list[dict[str, Any]] = []
+    for model in [name] if name else registry.names():
+        acts = registry.acts(model)
+        for digest in registry.digests(model):
+            mine = [act for act in acts if act.digest == digest]
+            rows.append(
+                {
+                    "name": model,
+                    "digest": digest,
+                    "state": f"{mine[-1].act}d {mine[-1].channel}" if mine else "added",
+                    "by": mine[-1].by if mine else None,
+                    "why": mine[-1].why if mine else None,
+                }
+            )
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(
+        ["name", "digest", "state", "by", "why"],
+        [[r["name"], r["digest"][:12], r["state"], r["by"], r["why"]] for r in rows],
+    )
+
+
+@release.command("verify")
+@click.argument("name")
+@click.argument("digest", required=False)
+@as_json
+def release_verify(name: str, digest: str | None, as_json: bool) -> None:
+    """Hash every file again, and replay the golden batch, of one release or of all."""
+    from batch_assets.models.registry import Registry
+    from batch_assets.scoring.device import find_device
+    from batch_assets.scoring.scorer import Scorer
+
+    registry = Registry(data_root())
+    verified = [
+        registry.verify(name, found)
+        for found in ([digest] if digest else registry.digests(name))
+    ]
+    for found in verified:
+        Scorer(found, find_device("cpu"))
+    if as_json:
+        _print_json(
+            [{"name": r.name, "digest": r.digest, "ok": True} for r in verified]
+        )
+        return
+    for found in verified:
+        click.echo(
+            f"{found.name} {found.short}: {len(found.manifest.files)} files hash as "
+            f"registered, {found.manifest.golden.rows} golden rows are reproduced"
+        )
+
+
+@main.command()
+@click.argument("pipeline")
+@click.argument("key")
+@as_json
+def lookup(pipeline: str, key: str, as_json: bool) -> None:
+    """What the served version of PIPELINE says of KEY."""
+    from batch_assets.serving.snapshot import Snapshot
+
+    snapshot = Snapshot.current(_snapshots(pipeline))
+    answer = snapshot.get(key)
+    if answer is None:
+        msg = (
+            f"'{key}' is not in version {snapshot.version} of {pipeline}, which has "
+            f"{snapshot.manifest.rows:,} keys of {snapshot.manifest.day}"
+        )
+        raise SnapshotError(msg)
+    if as_json:
+        _print_json(answer)
+    else:
+        _print_answer(answer)
+
+
+@main.group(cls=Commands)
+def snapshot() -> None:
+    """The versions that are, or were, served."""
+
+
+@snapshot.command("list")
+@click.argument("pipeline")
+@as_json
+def snapshot_list(pipeline: str, as_json: bool) -> None:
+    """The versions of PIPELINE on disk, the newest last."""
+    from batch_assets.serving.snapshot import current_version, versions
+
+    folder = _snapshots(pipeline)
+    served = current_version(folder)
+    rows: list[dict[str, Any]] = [
+        {
+            "version": manifest.version,
+            "day": manifest.day,
+            "rows": manifest.rows,
+            "model": manifest.model_name,
+            "digest": manifest.model_version,
+            "created_at": manifest.created_at,
+            "served": manifest.version == served,
+        }
+        for manifest in versions(folder)
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    _print_table(
+        ["version", "rows", "release", "made", ""],
+        [
+            [
+                r["version"],
+                f"{r['rows']:,}",
+                f"{r['model']} {r['digest'][:12]}",
+                f"{r['created_at']:%Y-%m-%d %H:%M:%S}",
+                "served" if r["served"] else "",
+            ]
+            for r in rows
+        ],
+    )
+
+
+@main.command()
+@click.argument("pipeline")
+@of_day
+@as_json
+def books(pipeline: str, day: str, as_json: bool) -> None:
+    """The books of one day: what came in and what went out, per shard."""
+    from batch_assets.lake.tables import Lake
+
+    lake = Lake(data_root(), pipeline)
+    _must_be_there(lake.folder, pipeline)
+    found = lake.books(day)
+    if not found.pages:
+        msg = f"{pipeline} has no books of {day}: nothing of that day is committed"
+        raise PipelineError(msg)
+    sides = ("raw", "validated", "quarantined", "scored", "dead")
+    pages = [*((str(s), page) for s, page in found.pages.items()), ("all", found.total)]
+    closed = not (found.open_after_validation() or found.open_after_scoring())
+    if as_json:
+        _print_json(
+            {
+                "pipeline": pipeline,
+                "day": day,
+                "closed": closed,
+                "shards": {
+                    shard: {
+                        side: {
+                            "rows": getattr(page, side).rows,
+                            "keys": f"{getattr(page, side).keys:016x}",
+                        }
+                        for side in sides
+                    }
+                    for shard, page in pages
+                },
+            }
+        )
+    else:
+        _print_table(
+            ["shard", *sides, "closes"],
+            [
+                [shard]
+                + [f"{getattr(page, side).rows:,}" for side in sides]
+                + ["yes" if page.validation_closes and page.scoring_closes else "NO"]
+                for shard, page in pages
+            ],
+        )
+    _exit_unless(closed)
+
+
+def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
+    from rich.console import Console
+
+    from batch_assets.launch import instance, load_definitions, run_night
+    from batch_assets.progress import shown_on
+
+    # A copy of the terminal: while a step runs, Dagster captures stderr itself.
+    console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    reports = []
+    with instance() as on, shown_on(console):
+        definitions = load_definitions()
+        for number, day in enumerate(days, 1):
+            where = f"night {number} of {len(days)}" if len(days) > 1 else "night"
+            with console.status(f"{where}: {pipeline} {day}"):
+                report = run_night(definitions, on, pipeline, day)
+            reports.append(report)
+            if not console.is_terminal:
+                state = "done" if report.success else "FAILED"
+                click.echo(f"{where}: {pipeline} {day} {state}", err=True)
+    return reports
+
+
+def _print_nights(reports: Iterable[Any]) -> None:
+    def number(value: int | None) -> str:
+        return "-" if value is None else f"{value:,}"
+
+    def rate(report: Any) -> str:
+        if report.unchanged:
+            return "unchanged"
+        return number(report.rows_per_second and round(report.rows_per_second))
+
+    _print_table(
+        [
+            "day",
+            "rows in",
+            "quarantined",
+            "scored",
+            "dead letters",
+            "checks passed",
+            "rows/s",
+            "snapshot version",
+        ],
+        [
+            [
+                r.day,
+                number(r.raw_rows),
+                number(r.quarantined_rows),
+                number(r.scored_rows),
+                number(r.dead_letters),
+                f"{r.checks_passed} of {r.checks}",
+                rate(r),
+                r.version or "-",
+            ]
+            for r in reports
+        ],
+    )
+    for report in reports:
+        for text in report.warnings:
+            click.echo(f"{report.day} warns: {text}")
+        for text in report.errors:
+            click.echo(f"{report.day} failed: {text}", err=True)
+
+
+def _print_answer(answer: Any) -> None:
+    for name, value in answer.outputs.items():
+        click.echo(f"{name:<8} {value:.6g}")
+    click.echo(f"{'day':<8} {answer.day}")
+    click.echo(f"{'release':<8} {answer.model_name} {answer.model_version[:12]}")
+    click.echo(f"{'version':<8} {answer.version}")
+    click.echo(f"{'age':<8} {_age(answer.age)}")
+
+
+def _print_act(name: str, act: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json({"name": name, **act.model_dump(mode="json")})
+        return
+    until = f" until {act.until:%Y-%m-%d %H:%M} UTC" if act.until else ""
+    click.echo(
+        f"{name} {act.digest[:12]}: {act.act}d for {act.channel}{until} by {act.by}: "
+        f"{act.why}"
+    )
+
+
+def _print_table(heads: list[str], rows: Sequence[Sequence[str | None]]) -> None:
+    """A plain table: it reads the same on a terminal, in a log and in a pipe."""
+    cells = [heads, *([cell or "" for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    numeric = [
+        all(row[i][:1].isdigit() or row[i] in ("-", "unchanged") for row in cells[1:])
+        and i > 0
+        for i in range(len(heads))
+    ]
+    for row in cells:
+        line = "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def _print_json(value: Any) -> None:
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if isinstance(value, timedelta):
+            return value.total_seconds()
+        return str(value)
+
+    click.echo(json.dumps(value, default=plain, indent=2))
+
+
+def _age(age: timedelta) -> str:
+    seconds = age.total_seconds()
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds:.0f} seconds"
+
+
+def _snapshots(pipeline: str) -> Path:
+    folder = data_root() / "snapshots" / pipeline
+    _must_be_there(folder, pipeline)
+    return folder
+
+
+def _must_be_there(folder: Path, pipeline: str) -> None:
+    if folder.is_dir():
+        return
+    parent = folder.parent
+    known = sorted(p.name for p in parent.iterdir()) if parent.is_dir() else []
+    msg = (
+        f"'{pipeline}' has nothing at {folder}; there: {', '.join(known) or 'nothing'}. "
+        "Run a night of it, or set BATCH_ASSETS_ROOT"
+    )
+    raise PipelineError(msg)
+
+
+def _say(text: str, quiet: bool) -> None:
+    if not quiet:
+        click.echo(text)
+
+
+def _exit_unless(fine: bool) -> None:
+    if not fine:
+        raise SystemExit(1)

@@ -1,0 +1,93 @@
+"""`ScoringPipeline`: one YAML becomes assets, checks, a job and a schedule."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import dagster as dg
+from pydantic import BaseModel
+
+from batch_assets.assets.model_release import build_model_release
+from batch_assets.assets.night import Pipeline
+from batch_assets.assets.predictions import build_predictions
+from batch_assets.assets.raw_features import build_raw_features
+from batch_assets.assets.serving_snapshot import build_serving_snapshot
+from batch_assets.assets.validated_features import build_validated_features
+from batch_assets.checks.drift import build_drift_checks
+from batch_assets.checks.lineage import build_lineage_check
+from batch_assets.checks.row_counts import build_row_count_checks
+from batch_assets.schedules import day_partitions, nightly
+from batch_assets.spec import PipelineSpec
+
+STARTER_SQL = """\
+-- One row for each key; the columns are those of the release's contract.
+SELECT user_id, age, visits
+FROM users
+WHERE signed_up <= $day
+"""
+
+
+def starter_attributes(name: str) -> dict[str, Any]:
+    """The attributes that a new pipeline begins with."""
+    return {
+        "name": name,
+        "description": "What is scored, and for whom.",
+        "owners": ["team:data"],
+        "start_day": "2026-01-01",
+        "source": {
+            "kind": "sql",
+            "query": "features.sql",
+            "tables": {"users": "data/users.parquet"},
+        },
+        "model": {"name": name},
+        "shards": 16,
+    }
+
+
+class StarterScaffolder(dg.Scaffolder):
+    """Writes a pipeline that only needs its names changed."""
+
+    def scaffold(self, request: dg.ScaffoldRequest) -> None:
+        dg.scaffold_component(request, starter_attributes(request.target_path.name))
+        (request.target_path / "features.sql").write_text(STARTER_SQL, encoding="utf-8")
+
+
+@dg.scaffold_with(StarterScaffolder)
+class ScoringPipeline(dg.Component):
+    """Scores a whole user base every night with a registered torch model."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self.spec = spec
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        return PipelineSpec
+
+    @classmethod
+    def load(
+        cls, attributes: BaseModel | None, context: dg.ComponentLoadContext
+    ) -> Self:
+        values = (attributes or PipelineSpec.model_validate({})).model_dump()
+        # `{{ env.NAME }}` is filled in now, `{{ day }}` when the day is known.
+        scope = context.resolution_context.with_scope(day="{{ day }}")
+        return cls(PipelineSpec.model_validate(scope.resolve_value(values)))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        base = Path(context.path)
+        pipeline = Pipeline(
+            self.spec, base, context.project_root, day_partitions(self.spec)
+        )
+        assets = dg.Definitions(
+            assets=[
+                build_raw_features(pipeline),
+                build_validated_features(pipeline),
+                build_model_release(pipeline),
+                build_predictions(pipeline),
+                build_serving_snapshot(pipeline),
+            ],
+            asset_checks=[
+                *build_row_count_checks(pipeline),
+                *build_drift_checks(pipeline),
+                build_lineage_check(pipeline),
+            ],
+        )
+        return dg.Definitions.merge(assets, nightly(self.spec))

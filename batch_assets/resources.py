@@ -1,0 +1,71 @@
+"""What the assets are given: where things are, and which device scores."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import dagster as dg
+from filelock import FileLock
+from pydantic import Field
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets.root import data_root
+from batch_assets.scoring.device import Device, find_device
+
+
+class StorageResource(dg.ConfigurableResource):
+    """`<root>`: the lake, the models and the snapshots."""
+
+    root: str | None = Field(
+        default=None,
+        description="A folder; BATCH_ASSETS_ROOT, or data/ in the project, if left out.",
+    )
+
+    @property
+    def path(self) -> Path:
+        return Path(self.root) if self.root else data_root()
+
+    def lake(self, pipeline: str) -> Lake:
+        return Lake(self.path, pipeline)
+
+    def registry(self) -> Registry:
+        return Registry(self.path)
+
+    def snapshots(self, pipeline: str) -> Path:
+        return self.path / "snapshots" / pipeline
+
+
+class GpuResource(dg.ConfigurableResource):
+    """The device that scores, and how it is used."""
+
+    device: str = Field(
+        default="auto",
+        description="auto (CUDA if there is any), cpu, cuda or cuda:N. A device that is "
+        "asked for by name and is not there is an error.",
+    )
+    precision: str = Field(
+        default="float32",
+        description="float32, bfloat16 or float16. A release is scored in less than "
+        "float32 only if its golden batch stays within its tolerance.",
+    )
+    batch_rows: str = Field(
+        default="auto",
+        description="Rows that the model gets at once: auto or a number.",
+    )
+    lock_folder: str = Field(
+        default="/tmp", description="Where the lock of a CUDA device lies."
+    )
+
+    @contextmanager
+    def held(self) -> Iterator[Device]:
+        """The device, alone: one process at a time scores on a CUDA device.
+
+        The lock dies with its process, so that an orphan can't keep the device.
+        """
+        device = find_device(self.device, self.precision, self.batch_rows)
+        lock: AbstractContextManager[object] = nullcontext()
+        if device.kind == "cuda":
+            lock = FileLock(f"{self.lock_folder}/batch-assets-cuda-{device.index}.lock")
+        with lock:
+            yield device

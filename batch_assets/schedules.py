@@ -1,0 +1,42 @@
+"""When a pipeline runs: each day is a partition, scored after it has ended."""
+
+from datetime import datetime, time, timedelta
+
+import dagster as dg
+
+from batch_assets.spec import PipelineSpec
+
+
+def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
+    """A partition for each day that can be scored."""
+    end = spec.end_day
+    return dg.DailyPartitionsDefinition(
+        start_date=datetime.combine(spec.start_day, time()),
+        # Dagster's end is one past the last.
+        end_date=datetime.combine(end + timedelta(days=1), time()) if end else None,
+        timezone=spec.timezone,
+    )
+
+
+def nightly(spec: PipelineSpec) -> dg.Definitions:
+    """The job that does one day's night, and the schedule that asks for it.
+
+    The job runs in one process, because a killed worker must not leave a child on the
+    device. The schedule is stopped until somebody starts it.
+    """
+    job = dg.define_asset_job(
+        f"{spec.name}_job",
+        selection=dg.AssetSelection.groups(spec.name),
+        description=f"One night of {spec.name}: from source to served snapshot.",
+        executor_def=dg.in_process_executor,
+    )
+    minute, hour = (int(part) for part in spec.schedule.split()[:2])
+    schedule = dg.build_schedule_from_partitioned_job(
+        job,
+        name=f"{spec.name}_schedule",
+        description=f"Scores the day that has ended, at {hour:02d}:{minute:02d} "
+        f"{spec.timezone}.",
+        minute_of_hour=minute,
+        hour_of_day=hour,
+    )
+    return dg.Definitions(jobs=[job], schedules=[schedule])
