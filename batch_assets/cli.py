@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,17 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 of_channel = click.option(
     "--channel", type=click.Choice(["batch", "online"]), default="batch"
 )
-of_day = click.option("--day", required=True, help="YYYY-MM-DD.")
+
+
+def _day(_: click.Context, __: click.Parameter, value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        msg = f"a day is written YYYY-MM-DD, got '{value}'"
+        raise click.BadParameter(msg) from None
+
+
+of_day = click.option("--day", required=True, callback=_day, help="YYYY-MM-DD.")
 
 
 class Commands(click.Group):

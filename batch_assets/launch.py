@@ -4,6 +4,7 @@ The run lands in the same instance that the UI shows. It knows nothing of how th
 report is printed.
 """
 
+import difflib
 import importlib
 import os
 import tomllib
@@ -14,11 +15,16 @@ from typing import Any
 
 import dagster as dg
 from dagster import DagsterInstance, ExecuteInProcessResult
+from pydantic import ValidationError
 
 from batch_assets.errors import PipelineError
+from batch_assets.lake.sources import KINDS
 from batch_assets.root import MARK, data_root, project_folder
+from batch_assets.spec import Gates, Model, PipelineSpec, Serving
 
 OWN_DEFINITIONS = "batch_assets.definitions"
+DECLARED = (PipelineSpec, Gates, Model, Serving, *KINDS.values())
+FIELDS = [name for model in DECLARED for name in model.model_fields]
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,45 @@ def load_definitions() -> dg.Definitions:
         named = project.get("code_location_target_module") or (
             f"{root}.definitions" if root else OWN_DEFINITIONS
         )
-    module = importlib.import_module(named)
-    return module.defs()
+    try:
+        return importlib.import_module(named).defs()
+    # A YAML's own types, YAML itself and users' code can raise anything here, and
+    # Dagster wraps it in errors of its own.
+    except Exception as error:
+        raise PipelineError(_explained(error)) from error
+
+
+def _explained(error: BaseException) -> str:
+    """What is wrong with the definitions: file, field, what it got and expected."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    invalid = [cause for cause in causes if isinstance(cause, ValidationError)]
+    if not invalid:
+        return (
+            f"the definitions can't be loaded; nothing was run. {causes[-1]}\n"
+            "`dg check defs` shows where."
+        )
+    lines = ["a pipeline's YAML is wrong; nothing was run."]
+    for found in invalid[0].errors(include_url=False):
+        # The outermost has the file and the line in its location.
+        where = ".".join(str(step) for step in found["loc"]).strip("`")
+        lines.append(f"- {where}: {_one_line(found)}")
+    return "\n".join(lines)
+
+
+def _one_line(found: Any) -> str:
+    said, got = found["msg"].removeprefix("Value error, "), found["input"]
+    if found["type"] == "extra_forbidden":
+        field = str(found["loc"][-1]).partition(" at ")[0].rpartition(".")[2]
+        close = difflib.get_close_matches(field, FIELDS, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"there is no field of that name{hint}"
+    if found["type"] == "missing":
+        return "this field is required, got nothing"
+    if isinstance(got, dict) or f"'{got}'" in said:
+        return said
+    return f"{said}, got {got!r}"
 
 
 def run_night(

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from batch_assets.errors import SourceError
 
@@ -193,7 +193,27 @@ class DeltaSource(Declared):
             raise SourceError(msg) from error
 
 
-Source = Annotated[SqlSource | ParquetSource | DeltaSource, Field(discriminator="kind")]
+KINDS = {"sql": SqlSource, "parquet": ParquetSource, "delta": DeltaSource}
+
+Source = Annotated[
+    SqlSource | ParquetSource | DeltaSource,
+    Field(discriminator="kind"),
+    # As a plain union, a validator of the YAML could only say that none fits.
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"kind": {"enum": list(KINDS)}},
+            "required": ["kind"],
+            "allOf": [
+                {
+                    "if": {"properties": {"kind": {"const": kind}}},
+                    "then": model.model_json_schema(),
+                }
+                for kind, model in KINDS.items()
+            ],
+        }
+    ),
+]
 
 
 def matching(pattern: str, project: Path) -> list[Path]:
