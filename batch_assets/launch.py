@@ -17,13 +17,27 @@ import dagster as dg
 from dagster import DagsterInstance, ExecuteInProcessResult
 from pydantic import ValidationError
 
+from batch_assets import errors
 from batch_assets.errors import PipelineError
-from batch_assets.lake.sources import KINDS
+from batch_assets.lake.sources import (
+    Declared,
+    DeltaSource,
+    ParquetSource,
+    SqlSource,
+)
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.spec import Gates, Model, PipelineSpec, Serving
 
 OWN_DEFINITIONS = "batch_assets.definitions"
-DECLARED = (PipelineSpec, Gates, Model, Serving, *KINDS.values())
+DECLARED: list[type[Declared]] = [
+    PipelineSpec,
+    Gates,
+    Model,
+    Serving,
+    SqlSource,
+    ParquetSource,
+    DeltaSource,
+]
 FIELDS = [name for model in DECLARED for name in model.model_fields]
 
 
@@ -152,15 +166,15 @@ def _report(result: ExecuteInProcessResult, pipeline: str, day: str) -> NightRep
     snapshot = seen.get("serving_snapshot", {})
     checks = result.get_asset_check_evaluations()
     failed = [c for c in checks if not c.passed]
-    errors = [
+    why = [
         f"{c.check_name}: {c.description}"
         for c in failed
         if c.severity == dg.AssetCheckSeverity.ERROR
     ]
-    errors += [text for text in _step_errors(result) if text not in errors]
+    why += _step_errors(result)
     return NightReport(
         day=day,
-        success=result.success and not errors,
+        success=result.success and not why,
         raw_rows=seen.get("raw_features", {}).get("raw_rows"),
         quarantined_rows=validated.get("quarantined_rows"),
         scored_rows=predictions.get("scored_rows"),
@@ -171,7 +185,7 @@ def _report(result: ExecuteInProcessResult, pipeline: str, day: str) -> NightRep
         rows_per_second=predictions.get("rows_per_second"),
         version=snapshot.get("version"),
         served_version=snapshot.get("served_version"),
-        errors=list(dict.fromkeys(errors)),
+        errors=list(dict.fromkeys(why)),
         warnings=[
             f"{c.check_name}: {c.description}"
             for c in failed
@@ -185,9 +199,12 @@ def _step_errors(result: ExecuteInProcessResult) -> Iterator[str]:
     for event in result.all_events:
         if not event.is_step_failure or event.step_failure_data.error is None:
             continue
-        error = event.step_failure_data.error
-        while error.cause is not None:
-            error = error.cause
-        if error.cls_name == "DagsterAssetCheckFailedError":
+        chain = [event.step_failure_data.error]
+        while chain[-1].cause is not None:
+            chain.append(chain[-1].cause)
+        if chain[0].cls_name == "DagsterAssetCheckFailedError":
             continue
-        yield error.message.strip().partition(": ")[2] or error.message.strip()
+        # What this project says; else whatever began it all.
+        own = [e for e in chain if e.message.startswith(f"{errors.__name__}.")]
+        said = (own or chain[-1:])[0].message.strip()
+        yield said.partition(": ")[2] if own else said

@@ -45,7 +45,7 @@ def guard_of(context: dg.AssetExecutionContext) -> Callable[[], None]:
     """Refuses a commit once the run is over: cancelled, failed, or given up for dead."""
 
     def guard() -> None:
-        run = context.instance.get_run_by_id(context.run_id)
+        run = context.instance.get_run_by_id(context.run.run_id)
         if (
             run is None
             or run.is_finished
@@ -53,7 +53,7 @@ def guard_of(context: dg.AssetExecutionContext) -> Callable[[], None]:
         ):
             state = run.status.value if run else "gone"
             msg = (
-                f"run {context.run_id} is {state}, so it may not commit. Nothing was "
+                f"run {context.run.run_id} is {state}, so it may not commit. Nothing was "
                 "committed; start the day again."
             )
             raise CommitError(msg)

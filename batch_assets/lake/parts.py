@@ -180,16 +180,23 @@ def read_batches(
     """The rows of a part, a batch at a time.
 
     Raises:
-        CorruptPartError: as `open_part`, or a page's checksum is wrong.
+        CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
-    _, file = open_part(path)
+    part, file = open_part(path)
+    found = 0
     try:
-        yield from file.iter_batches(batch_size=rows, columns=columns)
+        for batch in file.iter_batches(batch_size=rows, columns=columns):
+            found += len(batch)
+            yield batch
     except (OSError, pa.ArrowException) as error:
         msg = f"part {path} can't be read: {error}"
         raise CorruptPartError(msg) from error
     finally:
         file.close()
+    # Arrow ends early, without a word, where a footer points to a wrong place.
+    if found != part.receipt.tally.rows:
+        msg = f"part {path} gave {found:,} rows of {part.receipt.tally.rows:,}"
+        raise CorruptPartError(msg)
 
 
 def sync_folder(folder: Path) -> None:

@@ -253,7 +253,7 @@ def _parquet_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
 
 def _unreadable(path: Path, error: Exception) -> SourceError:
     return SourceError(
-        f"{path} can't be read as Parquet: {error}. Nothing was committed; replace the "
+        f"{path} can't be read as Parquet: {str(error).rstrip('.')}. Nothing was committed; replace the "
         "file and run the day again."
     )
 

@@ -91,10 +91,15 @@ def _read(task: ChunkTask, contract: Contract) -> pa.Table:
         with file:
             groups = list(range(*task.row_groups))
             # Overlap comes from workers: each decodes on its own thread.
-            return file.read_row_groups(groups, columns=columns, use_threads=False)
+            table = file.read_row_groups(groups, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         msg = f"part {task.validated} can't be read: {error}"
         raise CorruptPartError(msg) from error
+    # Arrow ends early, without a word, where a footer points to a wrong place.
+    if len(table) != task.rows:
+        msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
+        raise CorruptPartError(msg)
+    return table
 
 
 def _pack(table: pa.Table, contract: Contract) -> np.ndarray:

@@ -58,7 +58,7 @@ def find_device(
         msg = f"precision is one of {', '.join(PRECISIONS)}, got '{precision}'"
         raise ConfigError(msg)
     kind, index = _kind(device)
-    if batch_rows != "auto" and not (batch_rows.isdigit() and int(batch_rows)):
+    if batch_rows != "auto" and not (batch_rows.isdecimal() and int(batch_rows)):
         msg = f"batch_rows is 'auto' or a number above 0, got '{batch_rows}'"
         raise ConfigError(msg)
     rows = AUTO_BATCH_ROWS[kind] if batch_rows == "auto" else int(batch_rows)
@@ -77,7 +77,7 @@ def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:
         return "cpu", 0
     if device in ("auto", "cuda"):
         index = 0
-    elif device.startswith("cuda:") and device[5:].isdigit():
+    elif device.startswith("cuda:") and device[5:].isdecimal():
         index = int(device[5:])
     else:
         msg = f"device is 'auto', 'cpu', 'cuda' or 'cuda:N', got '{device}'"

@@ -169,7 +169,7 @@ def score_night(
     Raises:
         GateError: the day's validation must not be built on.
         BooksError: rows in and rows out don't agree; nothing is committed.
-        ScoringError: the engine came back with fewer chunks than were planned.
+        ScoringError: the engine came back with other chunks than were planned.
     """
     must_be_open(
         day, after_validation(lake, day, gates), then="nothing was scored or committed"
@@ -212,6 +212,15 @@ def score_night(
             f"{len(missing)} of {len(plan.tasks)} chunks of {day} are missing, though "
             f"the engine reported success; the first: shard {missing[0].shard}, chunk "
             f"{missing[0].chunk}. Nothing was committed; run the day again."
+        )
+        raise ScoringError(msg)
+    strange = sorted(done.keys() - {(t.shard, t.chunk) for t in plan.tasks})
+    if strange:
+        # The books are closed shard by shard of the plan: they would not see these.
+        msg = (
+            f"the engine came back with {len(strange)} chunks of {day} that nobody "
+            f"planned; the first: shard {strange[0][0]}, chunk {strange[0][1]}. "
+            "Nothing was committed; run the day again."
         )
         raise ScoringError(msg)
     parts = [scored.part for scored in done.values()]

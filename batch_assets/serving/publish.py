@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batch_assets.errors import LakeError, SnapshotError
+from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.parts import Part, sync_folder
-from batch_assets.lake.shards import hash_keys
+from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
@@ -245,12 +245,7 @@ def _shard_rows(
     parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
 ) -> pa.Table:
     """A shard's predictions as they are served: sorted by key, or by its hash."""
-    columns = [key, *outputs]
-    pieces = [
-        # Not through a dataset: it would add the folders' day and shard as columns.
-        pq.ParquetFile(part.path, page_checksum_verification=True).read(columns=columns)
-        for part in parts
-    ]
+    pieces = [_read(part.path, [key, *outputs]) for part in parts]
     rows = pa.concat_tables(pieces).combine_chunks()
     if key_dtype != "string":
         order = pc.sort_indices(rows[key])
@@ -263,14 +258,29 @@ def _shard_rows(
     return rows.append_column(KEY_HASH, pa.array(hashes[order]))
 
 
+def _read(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        # Not through a dataset: it would add the folders' day and shard as columns.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        msg = f"part {path} can't be read: {error}; {STAYS}"
+        raise CorruptPartError(msg) from error
+
+
 def _prove(snapshot: Snapshot, parts: list[Part]) -> None:
     """Re-open what was built, and compare it with the receipts of the predictions."""
+    shards = len(snapshot.manifest.files)
     for number, entry in enumerate(snapshot.manifest.files):
         shard = snapshot.shard(number)
         expected = total(p.receipt.tally for p in parts if p.receipt.shard == number)
         found = Tally.of(shard.table[snapshot.manifest.key])
         if not found == expected == Tally(entry.rows, entry.keys):
             msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
+            raise SnapshotError(msg)
+        aligned = shard_of(hash_keys(shard.table[snapshot.manifest.key]), shards)
+        if (aligned != number).any():
+            msg = f"{entry.name} of {shards} holds keys of other shards; {STAYS}"
             raise SnapshotError(msg)
         keys = shard.index
         ascending = keys[1:] > keys[:-1]

@@ -10,6 +10,7 @@ because Arrow serves a flipped bit without a word.
 
 import hashlib
 import json
+import operator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -138,9 +139,10 @@ class Snapshot:
         manifest = self.manifest
         if manifest.key_dtype == "int64":
             try:
-                key = int(key)
-            except ValueError:
-                msg = f"the key '{manifest.key}' is an integer, got '{key}'"
+                # Not int() alone: it would answer for 1 where it was asked for 1.5.
+                key = int(key) if isinstance(key, str) else operator.index(key)
+            except (TypeError, ValueError):
+                msg = f"the key '{manifest.key}' is an integer, got {key!r}"
                 raise SnapshotError(msg) from None
             if not -(2**63) <= key < 2**63:
                 return None

@@ -1,0 +1,119 @@
+"""A project as a user would have it: a pyproject, definitions, pipelines as YAML."""
+
+import importlib
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster import DagsterInstance, ExecuteInProcessResult
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+
+FLIGHTS = Path(__file__).parents[1]
+_numbers = itertools.count()
+
+DEFINITIONS = """\
+from pathlib import Path
+
+import dagster as dg
+
+from batch_assets.resources import GpuResource, StorageResource
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.Definitions.merge(
+        dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
+        dg.Definitions(resources={"storage": StorageResource(), "gpu": GpuResource()}),
+    )
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project on disk with its `<root>`, and its definitions, loaded."""
+
+    folder: Path
+    root: Path
+    module: str
+    definitions: dg.Definitions
+
+    def lake(self, pipeline: str) -> Lake:
+        return Lake(self.root, pipeline)
+
+    @property
+    def registry(self) -> Registry:
+        return Registry(self.root)
+
+    def snapshots(self, pipeline: str) -> Path:
+        return self.root / "snapshots" / pipeline
+
+    def run(
+        self, pipeline: str, day: str, on: DagsterInstance, **arguments: Any
+    ) -> ExecuteInProcessResult:
+        """One night through the pipeline's job."""
+        return self.definitions.resolve_job_def(f"{pipeline}_job").execute_in_process(
+            partition_key=day, instance=on, raise_on_error=False, **arguments
+        )
+
+
+def attributes(name: str = "toy", **changes: Any) -> dict[str, Any]:
+    """The attributes of a pipeline over the toy's daily files."""
+    return {
+        "name": name,
+        "owners": ["team:toys"],
+        "start_day": "2026-01-01",
+        "end_day": "2026-01-31",
+        "source": {"kind": "parquet", "glob": "days/{{ day }}.parquet"},
+        "model": {"name": "toy"},
+        "shards": 4,
+        "row_group_rows": 100,
+        "chunk_rows": 200,
+    } | changes
+
+
+def make_project(
+    folder: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pipelines: list[dict[str, Any]],
+) -> Project:
+    """Write a project, stand in it, and load its definitions."""
+    module = f"project_{next(_numbers)}"
+    write_project(folder, module, pipelines)
+    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    definitions = importlib.import_module(f"{module}.definitions").defs()
+    return Project(folder, root, module, definitions)
+
+
+def write_project(folder: Path, module: str, pipelines: list[dict[str, Any]]) -> None:
+    """Only the files of `make_project`."""
+    package = folder / module
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "definitions.py").write_text(DEFINITIONS, encoding="utf-8")
+    (folder / "pyproject.toml").write_text(
+        f'[project]\nname = "{module}"\nversion = "0"\n'
+        '[tool.dg]\ndirectory_type = "project"\n'
+        f'[tool.dg.project]\nroot_module = "{module}"\n',
+        encoding="utf-8",
+    )
+    (folder / "dagster.yaml").write_text("telemetry: {enabled: false}\n", "utf-8")
+    for pipeline in pipelines:
+        defs = package / "defs" / pipeline["name"]
+        defs.mkdir(parents=True)
+        text = yaml.safe_dump(
+            {
+                "type": "batch_assets.component.ScoringPipeline",
+                "attributes": pipeline,
+            },
+            sort_keys=False,
+        )
+        (defs / "defs.yaml").write_text(text, encoding="utf-8")

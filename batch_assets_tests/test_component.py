@@ -1,0 +1,137 @@
+import datetime
+import warnings
+
+import dagster as dg
+import pytest
+
+from batch_assets.component import ScoringPipeline
+from batch_assets.definitions import defs
+from batch_assets.spec import PipelineSpec
+from batch_assets_tests.projects import attributes, make_project
+
+ASSETS = {
+    "raw_features",
+    "validated_features",
+    "quarantined_rows",
+    "model_release",
+    "predictions",
+    "dead_letters",
+    "serving_snapshot",
+}
+BLOCKING = {
+    "raw_is_validated_plus_quarantined",
+    "quarantine_share_is_within_limit",
+    "validated_is_scored_plus_dead",
+    "dead_letter_share_is_within_limit",
+    "coverage_is_within_limit",
+    "one_approved_release_on_every_row",
+    "scores_are_finite_and_in_range",
+    "predictions_are_distributed_like_the_reference",
+    "snapshot_equals_predictions",
+}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dg.Definitions:
+    found = defs()
+    dg.Definitions.validate_loadable(found)
+    return found
+
+
+def test_every_asset_bears_the_pipelines_name(loaded):
+    keys = {spec.key for spec in loaded.resolve_all_asset_specs()}
+    assert keys == {dg.AssetKey(["flights", name]) for name in ASSETS}
+
+
+def test_every_asset_has_a_description_an_owner_and_kinds(loaded):
+    for spec in loaded.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.owners == ["team:airport-operations"], spec.key
+        assert spec.kinds, spec.key
+        assert spec.group_name == "flights", spec.key
+
+
+def test_all_but_the_release_are_partitioned_by_day(loaded):
+    for spec in loaded.resolve_all_asset_specs():
+        partitioned = spec.partitions_def is not None
+        assert partitioned == (spec.key.path[-1] != "model_release"), spec.key
+
+
+def test_every_check_is_partitioned_and_the_promised_ones_block(loaded):
+    specs = [spec for check in loaded.asset_checks or [] for spec in check.check_specs]
+    assert all(spec.partitions_def is not None for spec in specs)
+    assert {spec.name for spec in specs if spec.blocking} == BLOCKING
+    assert {spec.name for spec in specs} - BLOCKING == {
+        "volume_is_like_the_days_before"
+    }
+
+
+def test_the_graph_is_the_road(loaded):
+    graph = loaded.resolve_asset_graph()
+
+    def parents(name):
+        found = graph.get(dg.AssetKey(["flights", name])).parent_keys
+        return {key.path[-1] for key in found}
+
+    assert parents("raw_features") == set()
+    assert parents("validated_features") == {"raw_features"}
+    assert parents("quarantined_rows") == {"raw_features"}
+    assert parents("predictions") == {"validated_features", "model_release"}
+    assert parents("dead_letters") == {"validated_features", "model_release"}
+    assert parents("serving_snapshot") == {"predictions"}
+
+
+def test_the_schedule_asks_for_the_day_that_has_just_ended(loaded):
+    schedule = loaded.resolve_schedule_def("flights_schedule")
+    at = datetime.datetime(2013, 7, 23, 4, 30, tzinfo=datetime.UTC)  # 00:30 New York
+    with dg.instance_for_test() as instance:
+        tick = schedule.evaluate_tick(
+            dg.build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=at,
+                repository_def=loaded.get_repository_def(),
+            )
+        )
+    assert schedule.execution_timezone == "America/New_York"
+    assert [request.partition_key for request in tick.run_requests] == ["2013-07-22"]
+
+
+def test_the_days_are_those_that_the_yaml_declares(loaded):
+    job = loaded.resolve_job_def("flights_job")
+    days = job.partitions_def.get_partition_keys()
+    assert (days[0], days[-1], len(days)) == ("2013-01-29", "2013-12-30", 336)
+
+
+def test_the_job_runs_in_one_process(loaded):
+    job = loaded.resolve_job_def("flights_job")
+    assert job.executor_def.name == "in_process"
+
+
+def test_a_templated_value_is_filled_in_and_the_day_is_left_for_later(
+    tmp_path, root, monkeypatch
+):
+    monkeypatch.setenv("TOY_FOLDER", "elsewhere")
+    glob = "{{ env.TOY_FOLDER }}/{{ day }}.parquet"
+    project = make_project(
+        tmp_path / "project",
+        root,
+        monkeypatch,
+        [attributes(source={"kind": "parquet", "glob": glob})],
+    )
+    assert project.definitions.resolve_job_def("toy_job")
+    context = dg.ComponentTree.for_test().load_context
+    component = ScoringPipeline.from_attributes_dict(
+        attributes=attributes(source={"kind": "parquet", "glob": glob}),
+        context=context,
+    )
+    assert component.spec.source.glob == "elsewhere/{{ day }}.parquet"
+
+
+def test_the_yaml_of_dagster_has_the_same_schema_as_the_spec():
+    assert ScoringPipeline.get_model_cls() is PipelineSpec
+
+
+def test_loading_the_definitions_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        defs()
