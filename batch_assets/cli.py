@@ -486,3 +486,7 @@ def _say(text: str, quiet: bool) -> None:
 def _exit_unless(fine: bool) -> None:
     if not fine:
         raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

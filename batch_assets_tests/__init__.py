@@ -1,0 +1,1 @@
+"""The tests, one file for each module, and the toys that they play with."""

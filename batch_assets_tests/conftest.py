@@ -1,0 +1,50 @@
+"""What many tests start from: a root on disk, a toy release, its registry, a lake."""
+
+from pathlib import Path
+
+import pytest
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
+from batch_assets_tests.toys import NAME, make_contract, write_toy_release
+
+
+@pytest.fixture
+def toy_contract() -> Contract:
+    return make_contract()
+
+
+@pytest.fixture(scope="session")
+def toy_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The toy release as a .pt2, keys int64. Never change its folder: copy it."""
+    return write_toy_release(tmp_path_factory.mktemp("release") / "toy")
+
+
+@pytest.fixture(scope="session")
+def string_release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The toy release as a .pt2, keys string. Never change its folder: copy it."""
+    folder = tmp_path_factory.mktemp("release") / "toy"
+    return write_toy_release(folder, key_dtype="string")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def registry(root: Path, toy_release: Release) -> Registry:
+    """A registry under the root, with the toy release approved for batch."""
+    registry = Registry(root)
+    registry.add(toy_release.folder)
+    registry.approve(NAME, toy_release.digest, why="the tests need it", by="ada")
+    return registry
+
+
+@pytest.fixture
+def lake(root: Path) -> Lake:
+    return Lake(root, NAME)

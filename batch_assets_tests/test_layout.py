@@ -1,0 +1,75 @@
+"""What the documents say is there, is there."""
+
+import re
+
+import yaml
+
+from batch_assets.component import starter_attributes
+from batch_assets.lake.sources import KINDS
+from batch_assets.spec import Gates, PipelineSpec, Serving
+from batch_assets_tests.projects import FLIGHTS
+
+README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
+PIPELINE = (FLIGHTS / "docs" / "pipeline.md").read_text(encoding="utf-8")
+MAKEFILE = (FLIGHTS / "Makefile").read_text(encoding="utf-8")
+
+
+def test_the_file_map_names_every_module_and_no_other():
+    block = README.partition("    batch_assets/\n")[2].partition(
+        "    batch_assets_tests/"
+    )[0]
+    named = set()
+    for line in block.splitlines():
+        path, _, text = line.strip().partition(" ")
+        if path.endswith(".py"):
+            named.add(path)
+        elif path == "assets/":
+            named |= {
+                f"assets/{name}.py"
+                for name in text.split()
+                if "_" in name or name == "predictions"
+            }
+        elif path == "checks/":
+            named |= {f"checks/{name}.py" for name in text.partition(":")[0].split()}
+        elif path == "scoring/engines/":
+            named.add("scoring/engines/local.py")
+        elif path == "defs/flights/":
+            named.add("defs/flights/train.py")
+    package = FLIGHTS / "batch_assets"
+    there = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    # What assets and checks share needs no line of its own.
+    assert named == there - {"assets/night.py", "checks/verdict.py"}
+
+
+def test_every_make_target_of_the_readme_exists():
+    for target in re.findall(r"make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE), target
+
+
+def test_the_guide_has_every_field_of_the_yaml():
+    models = (PipelineSpec, Gates, Serving, *KINDS.values())
+    for field in {name for model in models for name in model.model_fields}:
+        assert f"`{field}" in PIPELINE or f"{field}:" in PIPELINE, field
+
+
+def test_the_guides_yaml_and_the_starter_are_valid():
+    block = re.search(r"```yaml\n(.*?)```", PIPELINE, re.DOTALL)
+    PipelineSpec.model_validate(yaml.safe_load(block.group(1))["attributes"])
+    PipelineSpec.model_validate(starter_attributes("churn"))
+
+
+def test_workspace_and_dg_name_the_same_location():
+    workspace = yaml.safe_load((FLIGHTS / "workspace.yaml").read_text(encoding="utf-8"))
+    location = workspace["load_from"][0]["python_module"]
+    pyproject = (FLIGHTS / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'code_location_name = "{location["location_name"]}"' in pyproject
+
+
+def test_ci_runs_the_checks_and_the_readmes_test_command():
+    script = (FLIGHTS / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\nmake check\n" in script
+    assert "\nmake test\n" in script

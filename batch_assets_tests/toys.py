@@ -1,0 +1,185 @@
+"""A toy pipeline: a contract, a model that honours it, rows, and the first steps.
+
+Every builder is deterministic: equal arguments give equal bytes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from batch_assets.lake.raw import Copied, copy_day
+from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
+from batch_assets.models.release import Release, write_release
+from batch_assets.quality.rules import RowRules
+from batch_assets.quality.validation import Validated, validate_day
+from batch_assets.spec import PipelineSpec
+
+NAME = "toy"
+DAY = "2026-01-05"
+SHARDS = 4
+ROW_GROUP_ROWS = 100
+PLANS = ("free", "pro")
+
+
+class ToyRisk(torch.nn.Module):
+    """A logistic model; a missing number counts as zero."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        weights = torch.tensor([0.02, -0.004, 0.8, -1.1]) * scale
+        self.weights = torch.nn.Parameter(weights, requires_grad=False)
+        self.bias = torch.nn.Parameter(torch.tensor([-0.5]), requires_grad=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        known = torch.nan_to_num(features, nan=0.0)
+        return torch.sigmoid(known @ self.weights + self.bias)
+
+
+def make_contract(key_dtype: str = "int64", **changes: Any) -> Contract:
+    """The toy contract; `changes` replace `key`, `features` or `outputs`."""
+    return Contract.model_validate(
+        {
+            "key": {"name": "user_id", "dtype": key_dtype},
+            "features": [
+                {"name": "age", "dtype": "int16", "min": 0, "max": 120},
+                {
+                    "name": "visits",
+                    "dtype": "float32",
+                    "nullable": True,
+                    "min": 0,
+                    "max": 1000,
+                },
+                {"name": "plan", "dtype": "string", "categories": PLANS},
+                {"name": "active", "dtype": "bool"},
+            ],
+            "outputs": [{"name": "risk", "dtype": "float32", "min": 0, "max": 1}],
+        }
+        | changes
+    )
+
+
+def make_rows(
+    n: int, *, seed: int = 0, first: int = 1, key_dtype: str = "int64"
+) -> pa.Table:
+    """Valid raw rows with the keys first .. first+n-1, in any order."""
+    random = np.random.default_rng(seed)
+    keys: Any = random.permutation(n) + first
+    if key_dtype == "string":
+        keys = [f"user-{key:07d}" for key in keys]
+    return pa.table(
+        {
+            "user_id": keys,
+            "age": random.integers(0, 121, n),
+            "visits": pa.array(
+                random.uniform(0, 1000, n).astype(np.float32),
+                mask=random.random(n) < 0.1,
+            ),
+            "plan": np.asarray(PLANS)[random.integers(0, 2, n)].tolist(),
+            "active": random.random(n) < 0.5,
+        },
+        schema=make_contract(key_dtype).raw_schema(),
+    )
+
+
+def features_of(rows: pa.Table, contract: Contract) -> torch.Tensor:
+    """Raw rows as the model gets them, float32 (rows, features)."""
+    import polars as pl
+
+    frame = RowRules(contract).to_features(pl.DataFrame(rows))
+    columns = frame.select(contract.feature_names).to_numpy()
+    return torch.from_numpy(np.ascontiguousarray(columns))
+
+
+def expected_risk(rows: pa.Table) -> np.ndarray:
+    """What the toy model says of raw rows, in their order."""
+    contract = make_contract(str(rows["user_id"].type))
+    with torch.inference_mode():
+        return ToyRisk()(features_of(rows, contract)).numpy()
+
+
+def write_toy_release(
+    folder: Path, *, name: str = NAME, key_dtype: str = "int64", **changes: Any
+) -> Release:
+    """Write the toy release; `changes` go to `write_release`."""
+    contract = make_contract(key_dtype)
+    history = make_rows(2_000, seed=1, key_dtype=key_dtype)
+    arguments: dict[str, Any] = {
+        "name": name,
+        "module": ToyRisk(),
+        "contract": contract,
+        "golden_inputs": features_of(make_rows(16, key_dtype=key_dtype), contract),
+        "reference": {"risk": expected_risk(history)},
+        "reference_days": np.arange(len(history)) % 5,
+        "about": {"author": "the toy maker"},
+    }
+    return write_release(folder, **(arguments | changes))
+
+
+def make_spec(**changes: Any) -> PipelineSpec:
+    """A pipeline over `days/{{ day }}.parquet`, small enough to have several chunks."""
+    return PipelineSpec.model_validate(
+        {
+            "name": NAME,
+            "start_day": "2026-01-01",
+            "source": {"kind": "parquet", "glob": "days/{{ day }}.parquet"},
+            "model": {"name": NAME},
+            "shards": SHARDS,
+            "row_group_rows": ROW_GROUP_ROWS,
+            "chunk_rows": 2 * ROW_GROUP_ROWS,
+        }
+        | changes
+    )
+
+
+def write_source(project: Path, rows: pa.Table, *, day: str = DAY) -> Path:
+    """Put a day's rows where `make_spec`'s source looks for them."""
+    path = project / "days" / f"{day}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, path)
+    return path
+
+
+def copy_rows(
+    lake: Lake,
+    rows: pa.Table,
+    *,
+    day: str = DAY,
+    contract: Contract | None = None,
+    **changes: Any,
+) -> Copied:
+    """Commit rows as a day of `raw_features`; `changes` go to `copy_day`."""
+    contract = contract or make_contract()
+    project = lake.folder.parent.parent / "project"
+    write_source(project, rows, day=day)
+    arguments: dict[str, Any] = {
+        "base": project,
+        "project": project,
+        "key": contract.key.name,
+        "schema": contract.raw_schema(),
+        "check": lambda schema: contract.check_schema(schema, "the source"),
+        "shards": SHARDS,
+        "row_group_rows": ROW_GROUP_ROWS,
+    }
+    source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
+    return copy_day(lake, source, day, **(arguments | changes))
+
+
+def validate(
+    lake: Lake, *, day: str = DAY, contract: Contract | None = None, **changes: Any
+) -> Validated:
+    """Validate a day; `changes` go to `validate_day`."""
+    arguments = {"row_group_rows": ROW_GROUP_ROWS} | changes
+    return validate_day(lake, day, contract or make_contract(), **arguments)
+
+
+def read_day(lake: Lake, table: str, day: str = DAY) -> pa.Table:
+    """The committed rows of a day of a table, by key."""
+    parts = getattr(lake, table).parts(day)
+    tables = [pq.read_table(part.path, partitioning=None) for part in parts]
+    return pa.concat_tables(tables).sort_by("user_id")
