@@ -4,18 +4,23 @@ It imports what a command needs when the command runs, so that a lookup does not
 for Dagster and torch.
 """
 
-import dataclasses
-import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from batch_assets.errors import BatchAssetsError, PipelineError, SnapshotError
+from batch_assets.printing import (
+    print_act,
+    print_answer,
+    print_json,
+    print_nights,
+    print_table,
+)
 from batch_assets.root import data_root, project_folder
 
 DEMO_PIPELINE = "flights"
@@ -75,11 +80,11 @@ def demo(as_json: bool) -> None:
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
     answer = snapshot.get(key)
     if as_json:
-        _print_json({"nights": reports, "lookup": answer})
+        print_json({"nights": reports, "lookup": answer})
     else:
-        _print_nights(reports)
+        print_nights(reports)
         click.echo(f"\n$ batch-assets lookup {DEMO_PIPELINE} {key}")
-        _print_answer(answer)
+        print_answer(answer)
     _exit_unless(all(report.success for report in reports))
 
 
@@ -91,9 +96,9 @@ def run(pipeline: str, day: str, as_json: bool) -> None:
     """Run one night of PIPELINE: its assets and its checks, through Dagster."""
     reports = _run_nights(pipeline, [day])
     if as_json:
-        _print_json(reports[0])
+        print_json(reports[0])
     else:
-        _print_nights(reports)
+        print_nights(reports)
     _exit_unless(reports[0].success)
 
 
@@ -112,7 +117,7 @@ def release_add(name: str, folder: Path, as_json: bool) -> None:
 
     added = Registry(data_root()).add(folder, name)
     if as_json:
-        _print_json({"name": added.name, "digest": added.digest})
+        print_json({"name": added.name, "digest": added.digest})
         return
     click.echo(f"{added.name} {added.digest}")
     click.echo(f"approve it: batch-assets release approve {name} {added.short} --why …")
@@ -146,7 +151,7 @@ def release_approve(
         by=by,
         until=until.replace(tzinfo=UTC) if until else None,
     )
-    _print_act(name, act, as_json)
+    print_act(name, act, as_json)
 
 
 @release.command("revoke")
@@ -163,7 +168,7 @@ def release_revoke(
     from batch_assets.models.registry import Registry
 
     act = Registry(data_root()).revoke(name, digest, why=why, channel=channel, by=by)
-    _print_act(name, act, as_json)
+    print_act(name, act, as_json)
 
 
 @release.command("list")
@@ -189,9 +194,9 @@ def release_list(name: str | None, as_json: bool) -> None:
                 }
             )
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_table(
+    print_table(
         ["name", "digest", "state", "by", "why"],
         [[r["name"], r["digest"][:12], r["state"], r["by"], r["why"]] for r in rows],
     )
@@ -215,9 +220,7 @@ def release_verify(name: str, digest: str | None, as_json: bool) -> None:
     for found in verified:
         Scorer(found, find_device("cpu"))
     if as_json:
-        _print_json(
-            [{"name": r.name, "digest": r.digest, "ok": True} for r in verified]
-        )
+        print_json([{"name": r.name, "digest": r.digest, "ok": True} for r in verified])
         return
     for found in verified:
         click.echo(
@@ -243,9 +246,9 @@ def lookup(pipeline: str, key: str, as_json: bool) -> None:
         )
         raise SnapshotError(msg)
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
-        _print_answer(answer)
+        print_answer(answer)
 
 
 @main.group(cls=Commands)
@@ -275,9 +278,9 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
         for manifest in versions(folder)
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
-    _print_table(
+    print_table(
         ["version", "rows", "release", "made", ""],
         [
             [
@@ -310,7 +313,7 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
     pages = [*((str(s), page) for s, page in found.pages.items()), ("all", found.total)]
     closed = not (found.open_after_validation() or found.open_after_scoring())
     if as_json:
-        _print_json(
+        print_json(
             {
                 "pipeline": pipeline,
                 "day": day,
@@ -328,7 +331,7 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
             }
         )
     else:
-        _print_table(
+        print_table(
             ["shard", *sides, "closes"],
             [
                 [shard]
@@ -360,104 +363,6 @@ def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
                 state = "done" if report.success else "FAILED"
                 click.echo(f"{where}: {pipeline} {day} {state}", err=True)
     return reports
-
-
-def _print_nights(reports: Iterable[Any]) -> None:
-    def number(value: int | None) -> str:
-        return "-" if value is None else f"{value:,}"
-
-    def rate(report: Any) -> str:
-        if report.unchanged:
-            return "unchanged"
-        return number(report.rows_per_second and round(report.rows_per_second))
-
-    _print_table(
-        [
-            "day",
-            "rows in",
-            "quarantined",
-            "scored",
-            "dead letters",
-            "checks passed",
-            "rows/s",
-            "snapshot version",
-        ],
-        [
-            [
-                r.day,
-                number(r.raw_rows),
-                number(r.quarantined_rows),
-                number(r.scored_rows),
-                number(r.dead_letters),
-                f"{r.checks_passed} of {r.checks}",
-                rate(r),
-                r.version or "-",
-            ]
-            for r in reports
-        ],
-    )
-    for report in reports:
-        for text in report.warnings:
-            click.echo(f"{report.day} warns: {text}")
-        for text in report.errors:
-            click.echo(f"{report.day} failed: {text}", err=True)
-
-
-def _print_answer(answer: Any) -> None:
-    for name, value in answer.outputs.items():
-        click.echo(f"{name:<8} {value:.6g}")
-    click.echo(f"{'day':<8} {answer.day}")
-    click.echo(f"{'release':<8} {answer.model_name} {answer.model_version[:12]}")
-    click.echo(f"{'version':<8} {answer.version}")
-    click.echo(f"{'age':<8} {_age(answer.age)}")
-
-
-def _print_act(name: str, act: Any, as_json: bool) -> None:
-    if as_json:
-        _print_json({"name": name, **act.model_dump(mode="json")})
-        return
-    until = f" until {act.until:%Y-%m-%d %H:%M} UTC" if act.until else ""
-    click.echo(
-        f"{name} {act.digest[:12]}: {act.act}d for {act.channel}{until} by {act.by}: "
-        f"{act.why}"
-    )
-
-
-def _print_table(heads: list[str], rows: Sequence[Sequence[str | None]]) -> None:
-    """A plain table: it reads the same on a terminal, in a log and in a pipe."""
-    cells = [heads, *([cell or "" for cell in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    numeric = [
-        all(row[i][:1].isdigit() or row[i] in ("-", "unchanged") for row in cells[1:])
-        and i > 0
-        for i in range(len(heads))
-    ]
-    for row in cells:
-        line = "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        click.echo(line.rstrip())
-
-
-def _print_json(value: Any) -> None:
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        if isinstance(value, timedelta):
-            return value.total_seconds()
-        return str(value)
-
-    click.echo(json.dumps(value, default=plain, indent=2))
-
-
-def _age(age: timedelta) -> str:
-    seconds = age.total_seconds()
-    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''}"
-    return f"{seconds:.0f} seconds"
 
 
 def _snapshots(pipeline: str) -> Path:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from batch_assets.errors import ContractError, CorruptPartError, LakeError, ScoringError
+from batch_assets.errors import ContractError, LakeError, ScoringError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.parts import Part, open_part, read_batches
+from batch_assets.lake.parts import Part, open_part
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -24,6 +24,7 @@ from batch_assets.quality.gates import after_validation
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
+from batch_assets.scoring.resume import left_before
 from batch_assets.spec import Gates
 
 # So few rows at fault are looked for one by one, however small the day.
@@ -186,9 +187,7 @@ def score_night(
             unchanged=True,
         )
     begin = time.perf_counter()
-    done = {
-        (t.shard, t.chunk): s for t in plan.tasks if (s := _left_before(t, release))
-    }
+    done = {(t.shard, t.chunk): s for t in plan.tasks if (s := left_before(t, release))}
     resumed = len(done)
     left = [task for task in plan.tasks if (task.shard, task.chunk) not in done]
     if resumed:
@@ -287,42 +286,6 @@ def _chunks(path: Path, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]
         rows += count
     # An empty part is a chunk too: no shard may look done without a receipt.
     yield (first, len(groups)), rows
-
-
-def _left_before(task: ChunkTask, release: Release) -> Scored | None:
-    """The chunk, if an earlier run of the same job left it whole."""
-    if not task.predictions.exists():
-        return None
-    try:
-        part = _verified(task.predictions, release.contract.key.name)
-        facts = part.receipt.facts
-        dead = None
-        if facts["dead"]:
-            dead = _verified(task.dead_letters, release.contract.key.name)
-        same = (
-            (part.receipt.job, part.receipt.day) == (task.job, task.day)
-            and (part.receipt.shard, part.receipt.chunk) == (task.shard, task.chunk)
-            and tuple(facts["row_groups"]) == task.row_groups
-            and facts["release"] == release.digest
-            and (dead is None or dead.receipt.job == task.job)
-        )
-    except CorruptPartError as error:
-        log.warning("%s; the chunk is scored again", error)
-        return None
-    return Scored(part, dead) if same else None
-
-
-def _verified(path: Path, key: str) -> Part:
-    """A part whose every page was read and whose keys are those of its receipt."""
-    part, file = open_part(path)
-    file.close()
-    tally = Tally()
-    for batch in read_batches(path, rows=65_536):
-        tally += Tally.of(batch[key])
-    if tally != part.receipt.tally:
-        msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
-        raise CorruptPartError(msg)
-    return part
 
 
 def _tallies(parts: list[Part]) -> dict[int, Tally]:

@@ -1,0 +1,110 @@
+"""What the command line prints: tables that read the same in a log, and JSON.
+
+It knows how things look, not where they come from.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import click
+
+
+def print_nights(reports: Iterable[Any]) -> None:
+    def number(value: int | None) -> str:
+        return "-" if value is None else f"{value:,}"
+
+    def rate(report: Any) -> str:
+        if report.unchanged:
+            return "unchanged"
+        return number(report.rows_per_second and round(report.rows_per_second))
+
+    print_table(
+        [
+            "day",
+            "rows in",
+            "quarantined",
+            "scored",
+            "dead letters",
+            "checks passed",
+            "rows/s",
+            "snapshot version",
+        ],
+        [
+            [
+                r.day,
+                number(r.raw_rows),
+                number(r.quarantined_rows),
+                number(r.scored_rows),
+                number(r.dead_letters),
+                f"{r.checks_passed} of {r.checks}",
+                rate(r),
+                r.version or "-",
+            ]
+            for r in reports
+        ],
+    )
+    for report in reports:
+        for text in report.warnings:
+            click.echo(f"{report.day} warns: {text}")
+        for text in report.errors:
+            click.echo(f"{report.day} failed: {text}", err=True)
+
+
+def print_answer(answer: Any) -> None:
+    for name, value in answer.outputs.items():
+        click.echo(f"{name:<8} {value:.6g}")
+    click.echo(f"{'day':<8} {answer.day}")
+    click.echo(f"{'release':<8} {answer.model_name} {answer.model_version[:12]}")
+    click.echo(f"{'version':<8} {answer.version}")
+    click.echo(f"{'age':<8} {_age(answer.age)}")
+
+
+def print_act(name: str, act: Any, as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, **act.model_dump(mode="json")})
+        return
+    until = f" until {act.until:%Y-%m-%d %H:%M} UTC" if act.until else ""
+    click.echo(
+        f"{name} {act.digest[:12]}: {act.act}d for {act.channel}{until} by {act.by}: "
+        f"{act.why}"
+    )
+
+
+def print_table(heads: list[str], rows: Sequence[Sequence[str | None]]) -> None:
+    """A plain table: it reads the same on a terminal, in a log and in a pipe."""
+    cells = [heads, *([cell or "" for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    numeric = [
+        all(row[i][:1].isdigit() or row[i] in ("-", "unchanged") for row in cells[1:])
+        and i > 0
+        for i in range(len(heads))
+    ]
+    for row in cells:
+        line = "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def print_json(value: Any) -> None:
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if isinstance(value, timedelta):
+            return value.total_seconds()
+        return str(value)
+
+    click.echo(json.dumps(value, default=plain, indent=2))
+
+
+def _age(age: timedelta) -> str:
+    seconds = age.total_seconds()
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds:.0f} seconds"
