@@ -110,7 +110,7 @@ class PipelineSpec(Declared):
     @field_validator("schedule")
     @classmethod
     def _schedule_is_daily(cls, schedule: str) -> str:
-        if not re.match(r"^\d{1,2} \d{1,2} \* \* \*$", schedule):
+        if not re.match(r"^[0-5]?\d ([01]?\d|2[0-3]) \* \* \*$", schedule):
             msg = (
                 "a schedule runs once a day and reads 'MINUTE HOUR * * *', got "
                 f"'{schedule}'"

@@ -53,8 +53,8 @@ def guard_of(context: dg.AssetExecutionContext) -> Callable[[], None]:
         ):
             state = run.status.value if run else "gone"
             msg = (
-                f"run {context.run.run_id} is {state}, so it may not commit. Nothing was "
-                "committed; start the day again."
+                f"run {context.run.run_id} is {state}, so it may not commit; what it "
+                "wrote stays invisible. Start the day again."
             )
             raise CommitError(msg)
 

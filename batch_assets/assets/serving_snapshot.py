@@ -23,8 +23,9 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         It goes forward only: an older day never replaces a newer one.
         """
         day = context.partition_key
+        lake = storage.lake(spec.name)
         published = publish_day(
-            storage.lake(spec.name),
+            lake,
             storage.registry(),
             storage.snapshots(spec.name),
             day,
@@ -32,15 +33,17 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
             keep=spec.serving.keep,
             guard=guard_of(context),
         )
-        manifest = published.manifest
         context.log.info("%s: %s", day, published.why)
+        snapshots = storage.snapshots(spec.name)
+        manifest = published.manifest
         return dg.MaterializeResult(
             metadata={
-                "dagster/uri": str(storage.snapshots(spec.name)),
-                "dagster/partition_row_count": manifest.rows,
+                "dagster/uri": str(snapshots),
+                "dagster/partition_row_count": lake.predictions.rows_by_day()[day],
                 "version": published.version,
                 "served_version": manifest.version,
                 "served_day": manifest.day,
+                "served_rows": manifest.rows,
                 "published": published.swapped,
                 "why": published.why,
                 "shards": len(manifest.files),

@@ -160,7 +160,8 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
             not that of the receipt.
     """
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # Buffered ahead, a file would be held whole until its last row.
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
         receipt = Receipt.loads((file.metadata.metadata or {})[RECEIPT])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         msg = f"part {path} can't be read: {error or type(error).__name__}"

@@ -245,7 +245,10 @@ def _parquet_schema(path: Path) -> pa.Schema:
 def _parquet_batches(paths: list[Path]) -> Iterator[pa.RecordBatch]:
     for path in paths:
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            # Buffered ahead, a file would be held whole until its last row.
+            with pq.ParquetFile(
+                path, page_checksum_verification=True, pre_buffer=False
+            ) as file:
                 yield from file.iter_batches(batch_size=BATCH_ROWS)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error

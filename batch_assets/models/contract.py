@@ -168,10 +168,10 @@ class Contract(Strict):
         missing = [n for n in expected.names if n not in schema.names]
         extra = [n for n in schema.names if n not in expected.names]
         retyped = [
-            f"'{n}', got: {schema.field(n).type}, expected: {expected.field(n).type}"
-            for n in expected.names
-            if n in schema.names
-            and plain_type(schema.field(n).type) != expected.field(n).type
+            f"'{f.name}', got: {f.type}, expected: {expected.field(f.name).type}"
+            for f in schema
+            if f.name in expected.names
+            and plain_type(f.type) != expected.field(f.name).type
         ]
         twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
         if not (missing or extra or retyped or twice):

@@ -201,9 +201,8 @@ def score_night(
         receipt = scored.part.receipt
         done[receipt.shard, receipt.chunk] = scored
         stages.update(scored.seconds)
-        progress(
-            receipt.tally.rows + (scored.dead.receipt.tally.rows if scored.dead else 0)
-        )
+        dead_rows = scored.dead.receipt.tally.rows if scored.dead else 0
+        progress(receipt.tally.rows + dead_rows)
     seconds = time.perf_counter() - begin - load_seconds
     missing = [t for t in plan.tasks if (t.shard, t.chunk) not in done]
     if missing:

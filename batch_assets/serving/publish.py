@@ -37,6 +37,7 @@ from batch_assets.serving.snapshot import (
     Snapshot,
     SnapshotManifest,
     current_version,
+    day_of,
     version_folder,
     versions,
 )
@@ -83,29 +84,35 @@ def publish_day(
         LakeError: the day has no predictions.
         SnapshotError: the version that was built is not what was predicted.
     """
-    parts = lake.predictions.parts(day)
-    if not parts:
-        msg = f"predictions has no {day}: materialise it first; {STAYS}"
-        raise LakeError(msg)
-    release = _release_of(registry, parts)
-    verdicts = after_scoring(lake, registry, release.manifest, day, gates)
-    must_be_open(day, verdicts, then=STAYS)
     snapshots.mkdir(parents=True, exist_ok=True)
-    version = f"{day}-{_content_id(parts)[:12]}"
-    # One publisher at a time: to look at CURRENT and to swap it is one act.
+    # One publisher at a time: to read the evidence, look at CURRENT and swap it is one
+    # act, or a slow publisher could undo a newer one.
     with filelock.FileLock(snapshots / ".lock"):
-        served = _served(snapshots)
-        if served and served.day > day:
-            why = f"{served.day} is served already, which is newer"
-            return Published(version, served, swapped=False, why=why, verdicts=verdicts)
-        if served and served.version == version:
+        parts = lake.predictions.parts(day)
+        if not parts:
+            msg = f"predictions has no {day}: materialise it first; {STAYS}"
+            raise LakeError(msg)
+        release = _release_of(registry, parts)
+        verdicts = after_scoring(lake, registry, release.manifest, day, gates)
+        must_be_open(day, verdicts, then=STAYS)
+        version = f"{day}-{_content_id(parts)[:12]}"
+        served = current_version(snapshots)
+        if served and day_of(served) > day:
+            why = f"{served} is served already, which is of a newer day"
+            manifest = Snapshot.open(snapshots, served).manifest
+            return Published(
+                version, manifest, swapped=False, why=why, verdicts=verdicts
+            )
+        if served == version and _is_whole(snapshots, version):
             why = "this very version is served already"
-            return Published(version, served, swapped=False, why=why, verdicts=verdicts)
-        parent = served.version if served else None
-        manifest = _build(lake, release, snapshots, version, day, parts, parent)
+            manifest = Snapshot.open(snapshots, version).manifest
+            return Published(
+                version, manifest, swapped=False, why=why, verdicts=verdicts
+            )
+        manifest = _build(lake, release, snapshots, version, day, parts, served)
         guard()
         _swap(snapshots, version)
-        _collect(snapshots, keep, {version, parent})
+        _collect(snapshots, keep, {version, served})
     return Published(
         version, manifest, swapped=True, why="published", verdicts=verdicts
     )
@@ -118,7 +125,7 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     served = current_version(snapshots)
     mine = [m for m in versions(snapshots) if m.job in {p.receipt.job for p in parts}]
     if not mine:
-        newer = served is not None and served[:10] > day
+        newer = served is not None and day_of(served) > day
         why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
         facts = {"served": served or "nothing"}
         return Verdict(gate, passed=newer, why=why, facts=facts)
@@ -139,10 +146,8 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     return Verdict(
         gate,
         not unlike and manifest.rows == predicted.rows,
-        f"{manifest.rows:,} rows of version {manifest.version} equal the "
-        f"{predicted.rows:,} predictions"
-        if not unlike
-        else f"shards {unlike} of version {manifest.version} differ from predictions",
+        f"version {manifest.version} has {manifest.rows:,} rows, predictions have "
+        f"{predicted.rows:,}; shards that differ: {unlike or 'none'}",
         {
             "snapshot_rows": float(manifest.rows),
             "predictions_rows": float(predicted.rows),
@@ -157,9 +162,13 @@ def _release_of(registry: Registry, parts: list[Part]) -> Release:
     return registry.verify(facts["model"], facts["release"])
 
 
-def _served(snapshots: Path) -> SnapshotManifest | None:
-    version = current_version(snapshots)
-    return Snapshot.open(snapshots, version).manifest if version else None
+def _is_whole(snapshots: Path, version: str) -> bool:
+    """Whether a version can be served; one that can't is built again."""
+    try:
+        Snapshot.open(snapshots, version).verify()
+    except SnapshotError:
+        return False
+    return True
 
 
 def _content_id(parts: list[Part]) -> str:
@@ -261,7 +270,9 @@ def _shard_rows(
 def _read(path: Path, columns: list[str]) -> pa.Table:
     try:
         # Not through a dataset: it would add the folders' day and shard as columns.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            path, page_checksum_verification=True, pre_buffer=False
+        ) as file:
             return file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         msg = f"part {path} can't be read: {error}; {STAYS}"

@@ -244,6 +244,11 @@ def current_version(snapshots: Path) -> str | None:
     return text
 
 
+def day_of(version: str) -> str:
+    """The day that a version is of; its name begins with it."""
+    return version[:10]
+
+
 def versions(snapshots: Path) -> list[SnapshotManifest]:
     """The whole versions on disk, oldest first."""
     found = []
