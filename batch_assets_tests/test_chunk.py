@@ -1,0 +1,401 @@
+"""One chunk: every row is scored or a dead letter, and the receipt says so."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from batch_assets.errors import CorruptPartError, ScoringError
+from batch_assets.lake.books import Tally
+from batch_assets.lake.parts import open_part
+from batch_assets.lake.tables import Lake
+from batch_assets.models.reference import histogram
+from batch_assets.models.release import Release, write_release
+from batch_assets.scoring.chunk import ChunkTask, dead_letter_schema, score_chunk
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.night import plan_night
+from batch_assets.scoring.scorer import Scorer
+from batch_assets.spec import Gates
+from batch_assets_tests.toys import (
+    DAY,
+    ROW_GROUP_ROWS,
+    ToyRisk,
+    copy_rows,
+    expected_risk,
+    features_of,
+    make_contract,
+    make_rows,
+    validate,
+)
+
+RAISES, NAN, INFINITE, TOO_HIGH, TOO_LOW = 113, 114, 115, 116, 117
+
+
+class Fickle(torch.nn.Module):
+    """The toy model, except at the ages at which it misbehaves on purpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy = ToyRisk()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        age = features[:, 0]
+        if (age == RAISES).any():
+            msg = f"no risk at the age of {RAISES}"
+            raise ValueError(msg)
+        risk = self.toy(features)
+        for wrong, value in (
+            (NAN, torch.nan),
+            (INFINITE, torch.inf),
+            (TOO_HIGH, 1.5),
+            (TOO_LOW, -0.5),
+        ):
+            risk = torch.where(age == wrong, torch.tensor(value), risk)
+        return risk
+
+
+@pytest.fixture(scope="module")
+def fickle(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    contract = make_contract()
+    release = write_release(
+        tmp_path_factory.mktemp("fickle") / "release",
+        name="fickle",
+        module=Fickle(),
+        contract=contract,
+        golden_inputs=features_of(aged(make_rows(16)), contract),
+        reference={"risk": expected_risk(aged(make_rows(500)))},
+        model_format="safetensors",
+        import_path="batch_assets_tests.test_chunk:Fickle",
+    )
+    return Scorer(release, find_device("cpu", batch_rows="16"))
+
+
+def aged(rows: pa.Table, ages: dict[int, int] | None = None) -> pa.Table:
+    """Rows at ages at which the model behaves, but for the keys that are named."""
+    keys = rows["user_id"].to_pylist()
+    values = [(ages or {}).get(key, 20 + key % 50) for key in keys]
+    column = pa.array(values, pa.int16())
+    return rows.set_column(1, "age", column)
+
+
+def planned(
+    lake: Lake, release: Release, rows: pa.Table, **changes: Any
+) -> list[ChunkTask]:
+    """The chunks of a day with one shard."""
+    copy_rows(lake, rows, shards=1)
+    validate(lake)
+    arguments: dict[str, Any] = {"chunk_rows": 10_000, "precision": "float32"}
+    arguments["gates"] = Gates(max_dead_letter_share=1)
+    return plan_night(lake, release, DAY, **(arguments | changes)).tasks
+
+
+def planned_empty(lake: Lake, release: Release) -> list[ChunkTask]:
+    copy_rows(lake, make_rows(0), shards=1, allow_empty=True)
+    validate(lake)
+    return plan_night(
+        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
+    ).tasks
+
+
+def task_job(tasks: list[ChunkTask]) -> str:
+    (job,) = {task.job for task in tasks}
+    return job
+
+
+def test_rows_are_scored_in_their_order_and_stamped(
+    lake: Lake, toy_release: Release
+) -> None:
+    rows = make_rows(250)
+    (task,) = planned(lake, toy_release, rows)
+
+    scored = score_chunk(task, Scorer(toy_release, find_device("cpu")))
+
+    table = pq.read_table(scored.part.path, partitioning=None)
+    assert table.schema.remove_metadata() == pa.schema(
+        [
+            pa.field("user_id", pa.int64(), nullable=False),
+            ("risk", pa.float32()),
+            ("model_name", pa.string()),
+            ("model_version", pa.string()),
+        ]
+    )
+    assert table["user_id"].equals(rows["user_id"])
+    np.testing.assert_allclose(table["risk"], expected_risk(rows), rtol=1e-6)
+    assert set(table["model_name"].to_pylist()) == {"toy"}
+    assert set(table["model_version"].to_pylist()) == {toy_release.digest}
+    assert scored.dead is None
+    assert set(scored.seconds) == {"read", "pack", "compute", "write", "model"}
+
+
+def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
+    lake: Lake, toy_release: Release
+) -> None:
+    rows = make_rows(450)
+    tasks = planned(lake, toy_release, rows, chunk_rows=2 * ROW_GROUP_ROWS)
+
+    scored = score_chunk(tasks[1], Scorer(toy_release, find_device("cpu")))
+
+    receipt = open_part(scored.part.path)[0].receipt
+    table = pq.read_table(scored.part.path, partitioning=None)
+    risk = table["risk"].to_numpy().astype(np.float64)
+    edges = toy_release.manifest.reference["risk"].edges
+    assert receipt == scored.part.receipt
+    assert (receipt.table, receipt.day, receipt.job) == (
+        "predictions",
+        DAY,
+        task_job(tasks),
+    )
+    assert (receipt.shard, receipt.chunk) == (0, 1)
+    assert receipt.tally == Tally.of(rows["user_id"][200:400])
+    assert receipt.facts == {
+        "model": "toy",
+        "release": toy_release.digest,
+        "contract": toy_release.contract.digest,
+        "validated": tasks[1].validated.name,
+        "row_groups": [2, 4],
+        "dead": None,
+        "outputs": {
+            "risk": {
+                "rows": 200,
+                "sum": risk.sum(),
+                "min": risk.min(),
+                "max": risk.max(),
+                "counts": histogram(risk, edges),
+            }
+        },
+    }
+    assert sum(receipt.facts["outputs"]["risk"]["counts"]) == 200
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [[1], [300], [150, 151], [1, 2, 3, 150, 298, 300]],
+    ids=["first", "last", "neighbours", "scattered"],
+)
+def test_rows_on_which_the_model_raises_are_found_and_all_others_scored(
+    lake: Lake, fickle: Scorer, bad: list[int]
+) -> None:
+    rows = aged(make_rows(300), dict.fromkeys(bad, RAISES)).sort_by("user_id")
+    (task,) = planned(lake, fickle.release, rows)
+
+    scored = score_chunk(task, fickle)
+
+    table = pq.read_table(scored.part.path, partitioning=None)
+    good = rows.filter(pa.array([key not in bad for key in range(1, 301)]))
+    assert table["user_id"].equals(good["user_id"])
+    np.testing.assert_allclose(table["risk"], expected_risk(good), rtol=1e-6)
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters["user_id"].to_pylist() == bad
+    assert scored.part.receipt.facts["dead"] == scored.dead.path.name
+
+
+def test_a_dead_letter_is_the_whole_row_with_its_reason_stage_and_release(
+    lake: Lake, fickle: Scorer
+) -> None:
+    rows = aged(make_rows(60), {7: RAISES})
+    (task,) = planned(lake, fickle.release, rows)
+
+    scored = score_chunk(task, fickle)
+
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters.schema.remove_metadata() == dead_letter_schema(
+        fickle.release.contract
+    )
+    at = rows["user_id"].to_pylist().index(7)
+    features = features_of(rows, fickle.release.contract)[at].tolist()
+    names = fickle.release.contract.feature_names
+    (letter,) = letters.to_pylist()
+    np.testing.assert_equal(
+        letter,
+        {
+            "user_id": 7,
+            **dict(zip(names, features, strict=True)),
+            "stage": "score",
+            "reason": f"ValueError: no risk at the age of {RAISES}",
+            "model_name": "fickle",
+            "model_version": fickle.release.digest,
+        },
+    )
+    receipt = open_part(scored.dead.path)[0].receipt
+    assert (receipt.table, receipt.tally) == (
+        "dead_letters",
+        Tally.of(letters["user_id"]),
+    )
+    assert receipt.facts == {"release": fickle.release.digest}
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"),
+    [
+        (NAN, "output 'risk' is nan"),
+        (INFINITE, "output 'risk' is inf"),
+        (TOO_HIGH, "output 'risk' is 1.5"),
+        (TOO_LOW, "output 'risk' is -0.5"),
+    ],
+)
+def test_an_output_that_is_not_finite_or_out_of_range_is_a_dead_letter(
+    lake: Lake, fickle: Scorer, age: int, reason: str
+) -> None:
+    rows = aged(make_rows(100), {3: age, 100: age}).sort_by("user_id")
+    (task,) = planned(lake, fickle.release, rows)
+
+    scored = score_chunk(task, fickle)
+
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters["user_id"].to_pylist() == [3, 100]
+    assert letters["reason"].to_pylist() == [reason, reason]
+    table = pq.read_table(scored.part.path, partitioning=None)
+    assert table["user_id"].to_pylist() == [k for k in range(1, 100) if k != 3]
+    facts = scored.part.receipt.facts["outputs"]["risk"]
+    assert facts["rows"] == sum(facts["counts"]) == 98
+    assert 0 <= facts["min"] <= facts["max"] <= 1
+
+
+@pytest.mark.parametrize("age", [NAN, INFINITE])
+def test_an_output_without_a_range_must_be_finite_all_the_same(
+    lake: Lake, tmp_path: Path, age: int
+) -> None:
+    contract = make_contract(outputs=[{"name": "risk"}])
+    release = write_release(
+        tmp_path / "release",
+        name="fickle",
+        module=Fickle(),
+        contract=contract,
+        golden_inputs=features_of(aged(make_rows(16)), contract),
+        reference={},
+        model_format="safetensors",
+        import_path="batch_assets_tests.test_chunk:Fickle",
+    )
+    (task,) = planned(lake, release, aged(make_rows(50), {9: age, 10: TOO_HIGH}))
+
+    scored = score_chunk(task, Scorer(release, find_device("cpu")))
+
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters["user_id"].to_pylist() == [9]
+
+
+def test_every_kind_of_fault_in_one_chunk_keeps_the_books_closed(
+    lake: Lake, fickle: Scorer
+) -> None:
+    ages = {10: RAISES, 11: NAN, 12: INFINITE, 13: TOO_HIGH, 14: TOO_LOW}
+    rows = aged(make_rows(200), ages)
+    (task,) = planned(lake, fickle.release, rows)
+
+    scored = score_chunk(task, fickle)
+
+    assert scored.dead is not None
+    assert scored.dead.receipt.tally.rows == len(ages)
+    assert scored.part.receipt.tally + scored.dead.receipt.tally == Tally.of(
+        rows["user_id"]
+    )
+
+
+@pytest.mark.parametrize("age", [RAISES, NAN])
+def test_a_chunk_whose_rows_are_all_at_fault_still_leaves_a_receipt(
+    lake: Lake, fickle: Scorer, age: int
+) -> None:
+    rows = aged(make_rows(9), dict.fromkeys(range(1, 10), age))
+    (task,) = planned(lake, fickle.release, rows)
+
+    scored = score_chunk(task, fickle)
+
+    assert scored.part.receipt.tally == Tally()
+    assert scored.part.receipt.facts["outputs"]["risk"] | {"counts": []} == {
+        "rows": 0,
+        "sum": 0.0,
+        "min": None,
+        "max": None,
+        "counts": [],
+    }
+    assert scored.dead is not None
+    assert scored.dead.receipt.tally == Tally.of(rows["user_id"])
+
+
+@pytest.mark.parametrize(("faults", "stops"), [(4, False), (5, True)])
+def test_more_faults_than_allowed_stop_the_chunk_and_leave_no_part(
+    lake: Lake, fickle: Scorer, faults: int, stops: bool
+) -> None:
+    rows = aged(make_rows(100), dict.fromkeys(range(1, faults + 1), RAISES))
+    (task,) = planned(lake, fickle.release, rows)
+    task = dataclasses.replace(task, max_faults=4)
+
+    if not stops:
+        assert score_chunk(task, fickle).part.receipt.tally.rows == 96
+        return
+    with pytest.raises(ScoringError, match=f"more than 4 rows .*{RAISES}. Nothing"):
+        score_chunk(task, fickle)
+
+    assert not task.predictions.exists()
+    assert not task.dead_letters.exists()
+
+
+def test_an_empty_chunk_leaves_an_empty_part_with_a_receipt(
+    lake: Lake, toy_release: Release
+) -> None:
+    (task,) = planned_empty(lake, toy_release)
+
+    scored = score_chunk(task, Scorer(toy_release, find_device("cpu")))
+
+    assert open_part(scored.part.path)[0].receipt.tally == Tally()
+    assert scored.part.receipt.facts["row_groups"] == [0, 0]
+    assert scored.dead is None
+
+
+def test_a_null_reaches_the_model_as_nan(lake: Lake, tmp_path: Path) -> None:
+    class Counts(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return torch.isnan(features[:, 1]).to(torch.float32)
+
+    contract = make_contract(outputs=[{"name": "unknown"}])
+    rows = make_rows(300)
+    release = write_release(
+        tmp_path / "release",
+        name="toy",
+        module=Counts(),
+        contract=contract,
+        golden_inputs=features_of(make_rows(8), contract),
+        reference={},
+    )
+    (task,) = planned(lake, release, rows)
+
+    scored = score_chunk(task, Scorer(release, find_device("cpu")))
+
+    found = pq.read_table(scored.part.path, partitioning=None)["unknown"]
+    nulls = rows["visits"].is_null().to_pylist()
+    assert found.to_pylist() == [float(null) for null in nulls]
+    assert any(nulls)
+
+
+def test_a_chunk_is_the_same_bytes_each_time(lake: Lake, toy_release: Release) -> None:
+    (task,) = planned(lake, toy_release, make_rows(250))
+    scorer = Scorer(toy_release, find_device("cpu"))
+
+    first = score_chunk(task, scorer).part.path.read_bytes()
+    again = score_chunk(task, scorer).part.path.read_bytes()
+
+    assert first == again
+
+
+def test_a_validated_part_with_a_flipped_bit_is_never_scored(
+    lake: Lake, toy_release: Release
+) -> None:
+    (task,) = planned(lake, toy_release, make_rows(250))
+    data = bytearray(task.validated.read_bytes())
+    with pq.ParquetFile(task.validated) as file:
+        column = file.metadata.row_group(1).column(2)
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    task.validated.write_bytes(data)
+
+    with pytest.raises(CorruptPartError, match="can't be read"):
+        score_chunk(task, Scorer(toy_release, find_device("cpu")))
+
+    assert not task.predictions.exists()

@@ -1,0 +1,195 @@
+"""Dagster's own commands and servers on this project, as a user starts them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from batch_assets.models.registry import Registry
+from batch_assets.serving.snapshot import Snapshot
+from batch_assets_tests.projects import FLIGHTS
+
+BIN = Path(sys.executable).parent
+COMPONENT = "batch_assets.component.ScoringPipeline"
+DAY = "2013-08-15"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """A root with the approved flights release, and a DAGSTER_HOME, of the test's own."""
+    registry = Registry(tmp_path / "root")
+    release = registry.add(FLIGHTS / "data" / "releases" / "flight_delay")
+    registry.approve("flight_delay", release.digest, why="the test", by="ada")
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(FLIGHTS / "dagster.yaml", home)
+    return {
+        **os.environ,
+        "BATCH_ASSETS_ROOT": str(tmp_path / "root"),
+        "DAGSTER_HOME": str(home),
+        "COLUMNS": "200",
+    }
+
+
+def run(environment: dict[str, str], *command: str, cwd: Path = FLIGHTS) -> str:
+    found = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+def test_dg_check_and_list_defs(environment):
+    run(environment, "dg", "check", "defs")
+    found = json.loads(run(environment, "dg", "list", "defs", "--json"))
+    assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
+    assert [job["name"] for job in found["jobs"]] == ["flights_job"]
+    assert [s["name"] for s in found["schedules"]] == ["flights_schedule"]
+
+
+def test_dg_list_components_shows_the_component(environment):
+    found = json.loads(run(environment, "dg", "list", "components", "--json"))
+    summaries = {entry["key"]: entry["summary"] for entry in found["items"]}
+    assert summaries[COMPONENT].startswith("Scores a whole user base")
+
+
+def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(
+        FLIGHTS,
+        copy,
+        ignore=shutil.ignore_patterns(".venv", ".git", "data", "storage", "history"),
+    )
+    environment["PYTHONPATH"] = str(copy)
+    run(environment, "dg", "scaffold", "defs", COMPONENT, "churn", cwd=copy)
+    made = copy / "batch_assets" / "defs" / "churn"
+    assert {path.name for path in made.iterdir()} >= {"defs.yaml", "features.sql"}
+    found = json.loads(run(environment, "dg", "list", "defs", "--json", cwd=copy))
+    assert [job["name"] for job in found["jobs"]] == ["churn_job", "flights_job"]
+
+
+def test_dg_launch_scores_a_night(environment, tmp_path):
+    run(environment, "dg", "launch", "--job", "flights_job", "--partition", DAY)
+    snapshot = Snapshot.current(tmp_path / "root" / "snapshots" / "flights")
+    assert snapshot.manifest.day == DAY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("dg", "dev"), ("dagster", "dev", "-w", "workspace.yaml")],
+    ids=["dg dev", "dagster dev -w"],
+)
+def test_the_ui_shows_the_graph(environment, command):
+    with server(environment, *command) as url:
+        nodes = ask(
+            url,
+            "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
+        )
+        nodes = nodes["assetNodes"]
+        assert len(nodes) == 7
+        assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
+        assert httpx.get(url).status_code == 200
+
+
+def test_a_night_launched_from_the_ui_is_scored_by_a_worker_of_its_own(
+    environment, tmp_path
+):
+    """Queue, daemon, run worker and pool: what a night at 3 a.m. really goes through."""
+    with server(environment, "dg", "dev") as url:
+        launched = ask(
+            url,
+            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+                 __typename ... on LaunchRunSuccess { run { runId } }
+                 ... on PythonError { message } } }""",
+            p={
+                "selector": {
+                    "repositoryLocationName": "batch_assets",
+                    "repositoryName": "__repository__",
+                    "jobName": "flights_job",
+                },
+                "mode": "default",
+                "executionMetadata": {
+                    "tags": [{"key": "dagster/partition", "value": DAY}]
+                },
+            },
+        )["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        query = f'{{ runOrError(runId: "{launched["run"]["runId"]}") {{ ... on Run {{ status }} }} }}'
+        ends = ("SUCCESS", "FAILURE", "CANCELED")
+        status = until(
+            lambda: (
+                s if (s := ask(url, query)["runOrError"]["status"]) in ends else None
+            )
+        )
+        assert status == "SUCCESS"
+    snapshot = Snapshot.current(tmp_path / "root" / "snapshots" / "flights")
+    assert snapshot.manifest.day == DAY
+
+
+@contextlib.contextmanager
+def server(environment: dict[str, str], *command: str) -> Iterator[str]:
+    """A server on a free port, in a process group of its own; all of it ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [str(BIN / command[0]), *command[1:], "-p", str(port)],
+        cwd=FLIGHTS,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def loaded() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return bool(ask(url, "{ assetNodes { id } }")["assetNodes"])
+        return False
+
+    try:
+        until(loaded)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ask(url: str, query: str, **variables: object) -> dict:
+    answer = httpx.post(
+        f"{url}/graphql", json={"query": query, "variables": variables}, timeout=30
+    ).json()
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
+
+
+def until(found, seconds: float = 120):
+    """Wait for a true value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.5)
+    raise TimeoutError(seconds)

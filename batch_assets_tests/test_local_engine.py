@@ -1,0 +1,131 @@
+"""The engine of threads: an error ends it at once, and torch is left as it was."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from batch_assets.errors import CorruptPartError
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.scoring.chunk import ChunkTask
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.night import plan_night
+from batch_assets.spec import Gates
+from batch_assets_tests.toys import DAY, copy_rows, make_rows, validate
+
+ROWS = 1_200
+
+
+@pytest.fixture
+def tasks(lake: Lake, toy_release: Release) -> list[ChunkTask]:
+    copy_rows(lake, make_rows(ROWS))
+    validate(lake)
+    return plan_night(
+        lake, toy_release, DAY, chunk_rows=100, precision="float32", gates=Gates()
+    ).tasks
+
+
+@pytest.fixture(params=[1, 2, 5])
+def engine(request: pytest.FixtureRequest, toy_release: Release) -> LocalEngine:
+    engine = LocalEngine(find_device("cpu"), workers=request.param)
+    engine.load(toy_release)
+    return engine
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    """A number that the engine would not choose by itself."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def scorers() -> list[str]:
+    """The workers that are alive."""
+    return [t.name for t in threading.enumerate() if t.name.startswith("scorer")]
+
+
+def test_every_chunk_is_scored_once_however_many_workers(
+    engine: LocalEngine, tasks: list[ChunkTask]
+) -> None:
+    receipts = [scored.part.receipt for scored in engine.run(tasks)]
+
+    assert sorted((r.shard, r.chunk) for r in receipts) == [
+        (task.shard, task.chunk) for task in tasks
+    ]
+    assert sum(receipt.tally.rows for receipt in receipts) == ROWS
+
+
+def test_the_output_does_not_depend_on_the_number_of_workers(
+    toy_release: Release, tasks: list[ChunkTask]
+) -> None:
+    found = []
+    for workers in (1, 4):
+        engine = LocalEngine(find_device("cpu"), workers)
+        engine.load(toy_release)
+        parts = [scored.part.path for scored in engine.run(tasks)]
+        found.append({path: path.read_bytes() for path in parts})
+
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("at", [0, 5, -1], ids=["first", "inner", "last"])
+def test_an_error_in_one_chunk_ends_the_run_and_does_not_hang(
+    engine: LocalEngine, tasks: list[ChunkTask], at: int
+) -> None:
+    tasks[at] = dataclasses.replace(tasks[at], validated=Path("/nowhere.parquet"))
+    before = time.monotonic()
+
+    with pytest.raises(CorruptPartError, match=r"nowhere\.parquet"):
+        list(engine.run(tasks))
+
+    assert time.monotonic() - before < 30
+    assert scorers() == []
+    written = [task for task in tasks if task.predictions.exists()]
+    # Chunks in flight finish, the others never start.
+    assert len(written) <= tasks.index(tasks[at]) + 2 * engine.workers
+    assert torch.get_num_threads() == 3
+
+
+def test_threads_of_torch_are_one_while_it_runs_and_as_before_when_it_ends(
+    engine: LocalEngine, tasks: list[ChunkTask]
+) -> None:
+    during = [torch.get_num_threads() for _ in engine.run(tasks)]
+
+    assert set(during) == {1}
+    assert torch.get_num_threads() == 3
+    assert scorers() == []
+
+
+def test_a_caller_that_stops_asking_stops_the_run(
+    engine: LocalEngine, tasks: list[ChunkTask]
+) -> None:
+    run = engine.run(tasks)
+    next(run)
+    run.close()  # type: ignore[attr-defined] # an iterator to callers, a generator here
+
+    assert scorers() == []
+    assert torch.get_num_threads() == 3
+    assert len([t for t in tasks if t.predictions.exists()]) < len(tasks)
+
+
+def test_no_chunks_are_no_work(engine: LocalEngine) -> None:
+    assert list(engine.run([])) == []
+    assert torch.get_num_threads() == 3
+
+
+def test_an_engine_that_loaded_nothing_does_not_run(tasks: list[ChunkTask]) -> None:
+    with pytest.raises(RuntimeError, match="loads a release before it runs"):
+        next(LocalEngine(find_device("cpu")).run(tasks))
+
+
+def test_there_is_a_worker_for_each_core_unless_told_otherwise() -> None:
+    assert LocalEngine(find_device("cpu")).workers >= 1
+    assert LocalEngine(find_device("cpu"), workers=7).workers == 7
