@@ -451,3 +451,29 @@ def test_volume_far_from_the_days_before_only_warns(served, instance):
 def test_a_materialisation_is_json_all_through(served, instance):
     result = served.run("toy", FIRST, instance)
     json.dumps(metadata_of(result, "serving_snapshot"))
+
+
+def test_rows_made_of_raw_rows_that_were_replaced_are_not_served_again(
+    served, instance
+):
+    """The same keys with other features: every tally agrees, and yet they are stale."""
+    before = state_of(served)
+    write_source(served.folder, make_rows(1_000, seed=9), day=FIRST)
+    job = served.definitions.resolve_implicit_global_asset_job_def()
+
+    def run(*names: str):
+        return job.execute_in_process(
+            partition_key=FIRST,
+            instance=instance,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey(["toy", name]) for name in names],
+        )
+
+    assert run("raw_features").success
+    for names in (("predictions", "dead_letters"), ("serving_snapshot",)):
+        result = run(*names)
+        assert not result.success
+        assert "have been replaced since" in errors_of(result)
+    assert state_of(served) == before
+    assert served.run("toy", FIRST, instance).success
+    assert state_of(served)["served"] != before["served"]

@@ -1,0 +1,185 @@
+"""Releases: named by their content, and refused when one bit of it is another."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from batch_assets.errors import TamperedReleaseError, UnknownReleaseError
+from batch_assets.models.release import GOLDEN, MANIFEST, Release, open_release
+from batch_assets_tests.toys import NAME, ToyRisk, write_toy_release
+
+FILES = [MANIFEST, GOLDEN, "model.pt2"]
+
+
+@pytest.fixture
+def copy(toy_release: Release, tmp_path: Path) -> Path:
+    """A copy of the toy release that may be damaged."""
+    return Path(shutil.copytree(toy_release.folder, tmp_path / "copy"))
+
+
+def test_a_release_is_named_by_the_sha256_of_its_manifest(toy_release):
+    manifest = (toy_release.folder / MANIFEST).read_bytes()
+
+    assert toy_release.digest == hashlib.sha256(manifest).hexdigest()
+    assert toy_release.short == toy_release.digest[:12]
+    assert toy_release.name == NAME
+
+
+def test_the_manifest_lists_every_other_file_with_size_and_sha256(toy_release):
+    for name, entry in toy_release.manifest.files.items():
+        data = (toy_release.folder / name).read_bytes()
+        assert (entry.size, entry.sha256) == (
+            len(data),
+            hashlib.sha256(data).hexdigest(),
+        )
+
+    assert sorted(p.name for p in toy_release.folder.iterdir()) == sorted(FILES)
+    assert sorted([*toy_release.manifest.files, MANIFEST]) == sorted(FILES)
+
+
+@pytest.mark.parametrize("model_format", ["pt2", "safetensors"])
+def test_a_release_written_twice_is_the_same_to_the_byte(tmp_path, model_format):
+    changes = {"model_format": model_format}
+
+    one = write_toy_release(tmp_path / "here" / "one", **changes)
+    other = write_toy_release(tmp_path / "there" / "other", **changes)
+
+    assert one.digest == other.digest
+    for path in one.folder.iterdir():
+        assert path.read_bytes() == (other.folder / path.name).read_bytes()
+
+
+def test_a_release_does_not_hold_where_its_source_lay(toy_release):
+    with zipfile.ZipFile(toy_release.folder / "model.pt2") as archive:
+        entries = [archive.read(name) for name in archive.namelist()]
+
+    source = Path(__file__).parent.name.encode()
+    assert not any(b"toys.py" in entry or source + b"/" in entry for entry in entries)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"module": ToyRisk(scale=1.01)},
+        {"about": {"author": "somebody else"}},
+        {"tolerance": {"cpu": 1e-4}},
+        {"name": "other"},
+    ],
+    ids=["weights", "about", "tolerance", "name"],
+)
+def test_another_content_is_another_release(tmp_path, changes):
+    one = write_toy_release(tmp_path / "one", model_format="safetensors")
+    other = write_toy_release(tmp_path / "two", model_format="safetensors", **changes)
+
+    assert one.digest != other.digest
+
+
+def test_writing_into_a_folder_replaces_what_was_there(tmp_path):
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "stale.txt").write_text("old", encoding="utf-8")
+
+    write_toy_release(tmp_path / "toy", model_format="safetensors")
+
+    assert not (tmp_path / "toy" / "stale.txt").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
+def test_the_golden_outputs_are_those_of_the_module(toy_release):
+    from batch_assets.models.formats import golden_batch
+
+    inputs, outputs = golden_batch(toy_release)
+
+    assert toy_release.manifest.golden.rows == len(inputs) == 16
+    assert inputs.dtype == torch.float32
+    assert torch.equal(outputs["risk"], ToyRisk()(inputs))
+
+
+def test_a_whole_release_opens(copy, toy_release):
+    assert open_release(copy, toy_release.digest).manifest == toy_release.manifest
+
+
+def test_a_folder_without_a_manifest_is_no_release(tmp_path):
+    with pytest.raises(UnknownReleaseError, match=r"release\.json is not there"):
+        open_release(tmp_path)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.37, 1.0], ids=["first", "inside", "last"])
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_is_refused(copy, toy_release, name, place):
+    data = bytearray((copy / name).read_bytes())
+    data[int((len(data) - 1) * place)] ^= 1
+    (copy / name).write_bytes(data)
+
+    with pytest.raises(TamperedReleaseError, match=f"{name} hashes to"):
+        open_release(copy, toy_release.digest)
+
+
+@pytest.mark.parametrize("name", [GOLDEN, "model.pt2"])
+def test_a_flipped_bit_of_a_file_is_refused_without_a_known_digest_too(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 0x80
+    (copy / name).write_bytes(data)
+
+    with pytest.raises(TamperedReleaseError, match=f"{name} hashes to"):
+        open_release(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (MANIFEST, "hashes to"),
+        (GOLDEN, r"has \d+ bytes, expected \d+"),
+        ("model.pt2", r"has \d+ bytes, expected \d+"),
+    ],
+)
+def test_a_truncated_file_is_refused(copy, toy_release, name, why):
+    data = (copy / name).read_bytes()
+    (copy / name).write_bytes(data[:-1])
+
+    with pytest.raises(TamperedReleaseError, match=f"{name} {why}"):
+        open_release(copy, toy_release.digest)
+
+
+@pytest.mark.parametrize("name", [GOLDEN, "model.pt2"])
+def test_a_missing_file_is_refused(copy, name):
+    (copy / name).unlink()
+
+    with pytest.raises(TamperedReleaseError, match=rf"files missing: \['{name}'\]"):
+        open_release(copy)
+
+
+def test_an_extra_file_is_refused(copy):
+    (copy / "model.pkl").write_bytes(b"")
+
+    with pytest.raises(TamperedReleaseError, match=r"extra: \['model\.pkl'\]"):
+        open_release(copy)
+
+
+def test_a_manifest_rewritten_to_fit_is_another_release(copy, toy_release):
+    data = bytearray((copy / "model.pt2").read_bytes())
+    data[100] ^= 1
+    (copy / "model.pt2").write_bytes(data)
+    manifest = json.loads((copy / MANIFEST).read_bytes())
+    manifest["files"]["model.pt2"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (copy / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+    with pytest.raises(TamperedReleaseError, match=f"expected {toy_release.digest}"):
+        open_release(copy, toy_release.digest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"version": 2}, {"files": {}, "name": "no name"}, {"extra": 1}],
+    ids=str,
+)
+def test_a_manifest_of_another_shape_is_refused(copy, change):
+    manifest = json.loads((copy / MANIFEST).read_bytes()) | change
+    (copy / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+    with pytest.raises(TamperedReleaseError, match=r"release\.json can't be read"):
+        open_release(copy)

@@ -1,0 +1,193 @@
+"""Row rules: which row breaks which, and rows as the model gets them."""
+
+import math
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from batch_assets.quality.rules import RULES, RowRules, Split
+from batch_assets_tests.toys import make_contract, make_rows
+
+GOOD = {"user_id": 1, "age": 30, "visits": 2.5, "plan": "pro", "active": True}
+ALL_TYPES = [
+    {"name": dtype, "dtype": dtype, "min": -5, "max": 5}
+    for dtype in ("float32", "float64", "int8", "int16", "int32", "int64")
+]
+
+
+def split(*rows: dict, duplicated: tuple = (), key_dtype: str = "int64") -> Split:
+    contract = make_contract(key_dtype)
+    table = pa.Table.from_pylist(list(rows), schema=contract.raw_schema())
+    frame = pl.DataFrame(table)
+    keys = pl.Series(duplicated, dtype=frame["user_id"].dtype)
+    return RowRules(contract).split(frame, keys)
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ({"user_id": None}, ["user_id is null"]),
+        ({"age": None}, ["age is null"]),
+        ({"age": -1}, ["age is below min"]),
+        ({"age": 121}, ["age is above max"]),
+        ({"visits": math.nan}, ["visits is NaN"]),
+        ({"visits": math.inf}, ["visits is infinite"]),
+        ({"visits": -math.inf}, ["visits is infinite"]),
+        ({"visits": -0.5}, ["visits is below min"]),
+        ({"visits": 1000.5}, ["visits is above max"]),
+        ({"plan": "gold"}, ["plan is an unknown category"]),
+        ({"plan": "Pro"}, ["plan is an unknown category"]),
+        ({"plan": ""}, ["plan is an unknown category"]),
+        ({"plan": None}, ["plan is null"]),
+        ({"active": None}, ["active is null"]),
+        (
+            {"age": 121, "plan": "gold", "visits": math.nan},
+            ["age is above max", "plan is an unknown category", "visits is NaN"],
+        ),
+    ],
+    ids=str,
+)
+def test_a_row_that_breaks_a_rule_is_kept_whole_with_its_name(change, rules):
+    row = GOOD | change
+
+    found = split(GOOD | {"user_id": 9}, row)
+
+    assert found.good["user_id"].to_list() == [9]
+    kept = found.bad.to_dicts()[0]
+    assert sorted(kept.pop(RULES)) == rules
+    assert {k: repr(v) for k, v in kept.items()} == {k: repr(v) for k, v in row.items()}
+    assert found.counts == dict.fromkeys(rules, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"age": 0},
+        {"age": 120},
+        {"visits": 0.0},
+        {"visits": 1000.0},
+        {"visits": None},
+        {"user_id": -(2**63)},
+        {"plan": "free"},
+    ],
+    ids=str,
+)
+def test_a_row_at_the_edge_of_the_rules_is_good(change):
+    found = split(GOOD | change)
+
+    assert (len(found.good), len(found.bad), found.counts) == (1, 0, {})
+
+
+def test_every_row_of_a_duplicated_key_is_quarantined():
+    found = split(
+        GOOD, GOOD | {"age": 31}, GOOD | {"user_id": 2}, duplicated=(1,)
+    )  # fmt: skip
+
+    assert found.good["user_id"].to_list() == [2]
+    assert found.bad.select("user_id", "age").rows() == [(1, 30), (1, 31)]
+    assert found.counts == {"user_id is there more than once": 2}
+
+
+def test_null_keys_are_null_and_not_duplicated():
+    found = split(GOOD | {"user_id": None}, GOOD | {"user_id": None})
+
+    assert found.counts == {"user_id is null": 2}
+
+
+def test_a_string_key_obeys_the_same_rules():
+    found = split(
+        GOOD | {"user_id": "a"},
+        GOOD | {"user_id": None},
+        GOOD | {"user_id": "b"},
+        duplicated=("b",),
+        key_dtype="string",
+    )
+
+    assert found.good["user_id"].to_list() == ["a"]
+    assert found.counts == {
+        "user_id is null": 1,
+        "user_id is there more than once": 1,
+    }
+
+
+@pytest.mark.parametrize("feature", ALL_TYPES, ids=lambda f: f["dtype"])
+def test_every_number_has_inclusive_bounds(feature):
+    contract = make_contract(features=[feature])
+    name = feature["name"]
+    rows = {"user_id": range(5), name: [-6, -5, 0, 5, 6]}
+    table = pa.Table.from_pydict(rows, schema=contract.raw_schema())
+
+    found = RowRules(contract).split(pl.DataFrame(table), pl.Series([], dtype=pl.Int64))
+
+    assert found.good[name].to_list() == [-5.0, 0.0, 5.0]
+    assert found.bad[RULES].to_list() == [
+        [f"{name} is below min"],
+        [f"{name} is above max"],
+    ]
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1000, 1000), (0.5, 1.5), (-1e30, 1e30)])
+def test_bounds_need_not_fit_the_integer_type(low, high):
+    contract = make_contract(
+        features=[{"name": "n", "dtype": "int8", "min": low, "max": high}]
+    )
+    rows = {"user_id": [1, 2], "n": [1, 1]}
+    table = pa.Table.from_pydict(rows, schema=contract.raw_schema())
+
+    found = RowRules(contract).split(pl.DataFrame(table), pl.Series([], dtype=pl.Int64))
+
+    assert len(found.good) == 2
+
+
+def test_a_good_row_becomes_floats_in_the_models_order():
+    found = split(GOOD, GOOD | {"user_id": 2, "plan": "free", "active": False})
+
+    assert found.good.schema == {
+        "user_id": pl.Int64,
+        "age": pl.Float32,
+        "visits": pl.Float32,
+        "plan": pl.Float32,
+        "active": pl.Float32,
+    }
+    # free and pro are the categories 0 and 1.
+    assert found.good.rows() == [(1, 30.0, 2.5, 1.0, 1.0), (2, 30.0, 2.5, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int32", "bool", "string"])
+def test_a_null_of_a_nullable_feature_becomes_nan(dtype):
+    feature = {"name": "x", "dtype": dtype, "nullable": True}
+    if dtype == "string":
+        feature["categories"] = ["a"]
+    contract = make_contract(features=[feature])
+    table = pa.Table.from_pydict(
+        {"user_id": [1], "x": [None]}, schema=contract.raw_schema()
+    )
+
+    found = RowRules(contract).split(pl.DataFrame(table), pl.Series([], dtype=pl.Int64))
+
+    assert len(found.bad) == 0
+    assert math.isnan(found.good["x"][0])
+
+
+def test_a_category_is_its_position_in_the_contract():
+    plan = {"name": "plan", "dtype": "string", "categories": ["z", "a", "m"]}
+    contract = make_contract(features=[plan])
+    table = pa.Table.from_pydict(
+        {"user_id": [1, 2, 3], "plan": ["a", "m", "z"]}, schema=contract.raw_schema()
+    )
+
+    found = RowRules(contract).to_features(pl.DataFrame(table))
+
+    assert found["plan"].to_list() == [1.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("n", [0, 500])
+def test_valid_rows_are_all_good(n):
+    rows = pl.DataFrame(make_rows(n))
+
+    found = RowRules(make_contract()).split(rows, pl.Series([], dtype=pl.Int64))
+
+    assert found.good["user_id"].to_list() == rows["user_id"].to_list()
+    assert len(found.bad) == 0
+    assert found.bad.columns == [*rows.columns, RULES]

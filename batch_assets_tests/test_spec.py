@@ -1,0 +1,88 @@
+"""The YAML's types: every wrong declaration is refused, and says what is right."""
+
+import pytest
+from pydantic import ValidationError
+
+from batch_assets.spec import Gates
+from batch_assets_tests.toys import make_spec
+
+
+def test_a_spec_says_little_and_knows_the_rest():
+    spec = make_spec()
+
+    assert (spec.timezone, spec.schedule) == ("UTC", "30 0 * * *")
+    assert (spec.engine, spec.allow_empty, spec.end_day) == ("local", False, None)
+    assert (spec.serving.keep, spec.gates) == (7, Gates())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"owners": ["team:growth", "ada@example.org"]},
+        {"end_day": "2026-01-01"},
+        {"timezone": "Europe/Oslo"},
+        {"schedule": "5 23 * * *"},
+        {"source": {"kind": "sql", "query": "features.sql"}},
+        {"source": {"kind": "delta", "table": "events"}},
+        {"shards": 1},
+        {"shards": 10_000},
+        {"gates": {"max_quarantine_share": 0, "min_coverage": 1}},
+        {"serving": {"keep": 2}},
+    ],
+    ids=str,
+)
+def test_a_right_declaration_is_taken(changes):
+    make_spec(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"name": "Toy"}, "should match pattern"),
+        ({"name": "1toy"}, "should match pattern"),
+        ({"name": "../toy"}, "should match pattern"),
+        ({"owners": ["ada"]}, "'team:name' or an e-mail address, got 'ada'"),
+        ({"owners": ["team:"]}, "got 'team:'"),
+        ({"owners": ["ada@home"]}, "got 'ada@home'"),
+        ({"start_day": "yesterday"}, "start_day"),
+        ({"end_day": "2025-12-31"}, "end_day 2025-12-31 is before start_day 2026-01-0"),
+        ({"timezone": "Mars/Olympus"}, "such as 'Europe/Oslo', got 'Mars/Olympus'"),
+        ({"schedule": "0 * * * *"}, "'MINUTE HOUR \\* \\* \\*', got"),
+        ({"schedule": "*/5 1 * * *"}, "once a day"),
+        ({"schedule": "0 1 * * 1"}, "once a day"),
+        ({"schedule": "@daily"}, "once a day"),
+        ({"source": {"kind": "csv", "glob": "a"}}, "'sql', 'parquet', 'delta'"),
+        ({"source": {"kind": "parquet", "globe": "a"}}, "Extra inputs"),
+        ({"model": {}}, "model.name"),
+        ({"shards": 0}, "greater than or equal to 1"),
+        ({"shards": 10_001}, "less than or equal to 10000"),
+        ({"row_group_rows": 0}, "greater than or equal to 1"),
+        ({"chunk_rows": 0}, "greater than or equal to 1"),
+        ({"engine": "dask"}, "engine"),
+        ({"gates": {"max_quarantine_share": 1.1}}, "less than or equal to 1"),
+        ({"gates": {"max_dead_letter_share": -0.1}}, "greater than or equal to 0"),
+        ({"gates": {"min_coverage": 99}}, "less than or equal to 1"),
+        ({"gates": {"max_volume_change": 0}}, "greater than 0"),
+        ({"gates": {"volume_days": 0}}, "greater than or equal to 1"),
+        ({"gates": {"warn_psi": 0}}, "greater than 0"),
+        ({"gates": {"max_psi": 0}}, "greater than 0"),
+        ({"gates": {"max_phi": 1}}, "Extra inputs"),
+        ({"serving": {"keep": 1}}, "greater than or equal to 2"),
+        ({"sharts": 4}, "Extra inputs"),
+    ],
+    ids=str,
+)
+def test_a_wrong_declaration_is_refused(changes, error):
+    with pytest.raises(ValidationError, match=error):
+        make_spec(**changes)
+
+
+@pytest.mark.parametrize("schedule", ["60 1 * * *", "0 24 * * *", "99 99 * * *"])
+def test_an_hour_that_no_clock_shows_is_refused(schedule):
+    with pytest.raises(ValidationError, match="schedule"):
+        make_spec(schedule=schedule)
+
+
+def test_a_spec_does_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        make_spec().shards = 3
