@@ -311,13 +311,14 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
         raise PipelineError(msg)
     sides = ("raw", "validated", "quarantined", "scored", "dead")
     pages = [*((str(s), page) for s, page in found.pages.items()), ("all", found.total)]
-    closed = not (found.open_after_validation() or found.open_after_scoring())
+    still_open = {*found.open_after_validation(), *found.open_after_scoring()}
+    not_closed = {*map(str, still_open), *(["all"] if still_open else [])}
     if as_json:
         print_json(
             {
                 "pipeline": pipeline,
                 "day": day,
-                "closed": closed,
+                "closed": not still_open,
                 "shards": {
                     shard: {
                         side: {
@@ -336,11 +337,11 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
             [
                 [shard]
                 + [f"{getattr(page, side).rows:,}" for side in sides]
-                + ["yes" if page.validation_closes and page.scoring_closes else "NO"]
+                + ["NO" if shard in not_closed else "yes"]
                 for shard, page in pages
             ],
         )
-    _exit_unless(closed)
+    _exit_unless(not still_open)
 
 
 def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:

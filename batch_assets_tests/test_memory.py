@@ -13,7 +13,7 @@ import torch
 
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
-from batch_assets.models.release import write_release
+from batch_assets.models.writing import write_release
 from batch_assets_tests.toys import DAY, NAME
 
 FEATURES = 16

@@ -15,12 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets.errors import BatchAssetsError, GateError, LakeError, SnapshotError
+from batch_assets.errors import (
+    BatchAssetsError,
+    CorruptPartError,
+    GateError,
+    LakeError,
+    SnapshotError,
+)
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.models.release import Release
+from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
@@ -29,6 +35,7 @@ from batch_assets.serving import snapshot as looking_up
 from batch_assets.serving.publish import Published, equals_predictions, publish_day
 from batch_assets.serving.snapshot import (
     CURRENT,
+    MANIFEST,
     Snapshot,
     current_version,
     version_folder,
@@ -563,16 +570,35 @@ def test_a_publisher_that_is_slow_to_swap_can_not_undo_a_newer_one(
 
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
-    publish(ready)
-    path = ready.predictions.paths(DAY)[0]
-    table = pq.read_table(path, partitioning=None)
+    manifest = publish(ready).manifest
+    folder = version_folder(snapshots_of(ready), manifest.version)
+    path = folder / manifest.files[0].name
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     risk = pc.subtract(table["risk"], pa.scalar(1e-6, pa.float32()))
-    rewritten(path, table.set_column(1, "risk", risk))
+    path.unlink()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
+        out.write_table(table.set_column(1, "risk", risk))
+    entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
+    first = manifest.files[0].model_copy(update=entry)
+    changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
+    (folder / MANIFEST).write_text(changed.model_dump_json(), encoding="utf-8")
 
     verdict = equals_predictions(ready, snapshots_of(ready), DAY)
 
     assert not verdict.passed
     assert verdict.numbers["unlike_shards"] == 1
+
+
+def test_a_rewritten_predictions_file_is_not_taken_for_what_was_committed(
+    ready: Lake,
+) -> None:
+    path = ready.predictions.paths(DAY)[0]
+    table = pq.read_table(path, partitioning=None)
+    risk = pc.multiply(table["risk"], pa.scalar(0.5, pa.float32()))
+    rewritten(path, table.set_column(1, "risk", risk))
+
+    with pytest.raises(CorruptPartError, match="bytes, .* were committed"):
+        publish(ready)
 
 
 def test_a_day_that_was_never_published_equals_nothing(ready: Lake) -> None:

@@ -334,3 +334,14 @@ def test_an_act_waits_for_the_one_that_is_being_written(registry, toy_release):
     revoke.join(timeout=60)
 
     assert len(registry.acts(NAME)) == 2
+
+
+def test_nothing_is_added_to_a_torn_line(registry, root, toy_release):
+    path = root / "models" / NAME / "approvals.jsonl"
+    torn = path.read_text(encoding="utf-8")[:-20]
+    path.write_text(torn, encoding="utf-8")
+
+    with pytest.raises(TamperedReleaseError, match="is torn"):
+        registry.revoke(NAME, toy_release.digest, why="too late")
+
+    assert path.read_text(encoding="utf-8") == torn

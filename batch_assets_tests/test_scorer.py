@@ -19,8 +19,8 @@ from batch_assets.models.release import (
     Release,
     open_release,
     sha256_of,
-    write_release,
 )
+from batch_assets.models.writing import write_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.toys import (

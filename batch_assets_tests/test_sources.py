@@ -174,7 +174,7 @@ def test_files_with_different_columns_are_refused_before_a_row(tmp_path):
 
     assert str(refused.value) == (
         f"{tmp_path / 'b.parquet'} has other columns than {tmp_path / 'a.parquet'}: got "
-        "['pyarrow.Field<visits: double>'], expected ['pyarrow.Field<visits: float>']"
+        "'visits' double; expected 'visits' float"
     )
 
 
@@ -312,3 +312,11 @@ def test_the_identity_of_a_delta_table_is_its_version(tmp_path):
 def test_a_misdeclared_source_is_refused(declared, error):
     with pytest.raises(ValidationError, match=error):
         TypeAdapter(Source).validate_python(declared)
+
+
+def test_a_query_may_do_without_the_day(tmp_path):
+    (tmp_path / "all.sql").write_text("SELECT 1 AS user_id", encoding="utf-8")
+    source = SqlSource(kind="sql", query="all.sql")
+
+    with source.read(DAY, tmp_path, tmp_path) as reader:
+        assert reader.read_all()["user_id"].to_pylist() == [1]

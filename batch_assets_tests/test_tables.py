@@ -31,8 +31,11 @@ def write_part(
 ) -> Part:
     """A part whose columns beside the key all hold the key's number."""
     rows = pa.table({f.name: pa.array(keys).cast(f.type) for f in schema})
-    receipt = Receipt(table.name, day, shard, chunk, job, Tally.of(rows["user_id"]), {})
     path = table.part_path(day, shard, job, chunk)
+    # Parts of one job and chunk are made of one another.
+    made_of = {"raw": path.name, "validated": f"{job[:16]}-00000.parquet"}
+    tally = Tally.of(rows["user_id"])
+    receipt = Receipt(table.name, day, shard, chunk, job, tally, made_of)
     with PartWriter(path, schema, row_group_rows=100) as writer:
         writer.write(rows)
         return writer.finish(receipt)
@@ -362,3 +365,29 @@ def test_a_parquet_reader_needs_no_delta(lake):
     rows = pq.read_table(lake.predictions.paths(DAY)[0], partitioning=None)
 
     assert rows.to_pydict() == {"user_id": [1, 2], "risk": [1.0, 2.0]}
+
+
+def test_a_file_of_another_size_than_was_committed_is_refused(lake):
+    commit(lake.predictions, [1, 2, 3])
+    path = lake.predictions.paths(DAY)[0]
+    path.unlink()
+    write_part(lake.predictions, [1, 2, 3, 4, 5, 6])
+
+    with pytest.raises(CorruptPartError, match="were committed"):
+        lake.predictions.parts(DAY)
+
+
+@pytest.mark.parametrize(
+    ("table", "shards"),
+    [("raw_features", ([0], [])), ("validated_features", ([0], [0]))],
+)
+def test_what_was_made_of_a_replaced_part_does_not_close(lake, table, shards):
+    """The same keys again from another job: every tally agrees."""
+    for name in ("raw_features", "validated_features", "predictions"):
+        commit(getattr(lake, name), [1, 2, 3])
+    assert lake.books(DAY).open_after_validation() == []
+
+    commit(getattr(lake, table), [1, 2, 3], job="b" * 64)
+
+    books = lake.books(DAY)
+    assert (books.open_after_validation(), books.open_after_scoring()) == shards

@@ -15,7 +15,8 @@ from batch_assets.lake.raw import Copied, copy_day
 from batch_assets.lake.sources import ParquetSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
-from batch_assets.models.release import Release, write_release
+from batch_assets.models.release import Release
+from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated, validate_day
 from batch_assets.spec import PipelineSpec

@@ -60,10 +60,16 @@ class Page:
 
 @dataclass(frozen=True)
 class Books:
-    """The pages of one day, by shard."""
+    """The pages of one day, by shard.
+
+    `outdated_validated` and `outdated_scored` are the shards that were made of parts
+    which have been replaced since: their tallies may agree by chance.
+    """
 
     day: str
     pages: Mapping[int, Page]
+    outdated_validated: frozenset[int] = frozenset()
+    outdated_scored: frozenset[int] = frozenset()
 
     @property
     def total(self) -> Page:
@@ -79,11 +85,19 @@ class Books:
 
     def open_after_validation(self) -> list[int]:
         """The shards in which raw is not validated plus quarantined."""
-        return [s for s, page in self.pages.items() if not page.validation_closes]
+        return [
+            shard
+            for shard, page in self.pages.items()
+            if not page.validation_closes or shard in self.outdated_validated
+        ]
 
     def open_after_scoring(self) -> list[int]:
         """The shards in which validated is not scored plus dead."""
-        return [s for s, page in self.pages.items() if not page.scoring_closes]
+        return [
+            shard
+            for shard, page in self.pages.items()
+            if not page.scoring_closes or shard in self.outdated_scored
+        ]
 
 
 def must_close(day: str, shard: int, whole: Tally, **sides: Tally) -> None:

@@ -75,7 +75,8 @@ class SqlSource(Declared):
                     files = [str(path) for path in matching(pattern, project)]
                     connection.read_parquet(files).create_view(name)
                 # A relation streams; the result of `execute` would be copied whole.
-                relation = connection.sql(text, params={"day": date.fromisoformat(day)})
+                bound = {"day": date.fromisoformat(day)} if "$day" in text else None
+                relation = connection.sql(text, params=bound)
                 yield relation.to_arrow_reader(BATCH_ROWS)
             except duckdb.Error as error:
                 msg = f"the query {base / self.query} failed for {day}: {error}"
@@ -262,5 +263,8 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 
 
 def _difference(one: pa.Schema, other: pa.Schema) -> str:
-    mine, theirs = set(one), set(other)
-    return f"got {sorted(map(str, mine - theirs))}, expected {sorted(map(str, theirs - mine))}"
+    def only(mine: pa.Schema, theirs: pa.Schema) -> str:
+        fields = [f"'{f.name}' {f.type}" for f in mine if f not in list(theirs)]
+        return ", ".join(fields) or "nothing more"
+
+    return f"got {only(one, other)}; expected {only(other, one)}"

@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
-from batch_assets.errors import CommitError, LakeError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.books import Books, Page, Tally, total
 from batch_assets.lake.parts import Part, open_part
 
@@ -56,18 +56,18 @@ class Table:
         Raises:
             CorruptPartError: a part is not what was committed.
         """
-        return [open_part(path)[0] for path in self.paths(day)]
+        parts = []
+        for path, size in self._files(day):
+            part = open_part(path)[0]
+            if part.size != size:
+                msg = f"part {path} has {part.size} bytes, {size} were committed"
+                raise CorruptPartError(msg)
+            parts.append(part)
+        return parts
 
     def paths(self, day: str) -> list[Path]:
         """The files of a day's committed parts, by shard and chunk."""
-        table = self._open()
-        if table is None:
-            return []
-        uris = table.file_uris(file_pruning_predicate=[("day", "=", day)])
-        return sorted(
-            (Path(unquote(uri.removeprefix("file://"))) for uri in uris),
-            key=lambda path: (int(path.parent.name.split("=")[1]), path.name),
-        )
+        return [path for path, _ in self._files(day)]
 
     def job(self, day: str) -> str | None:
         """The job that committed the day, or None."""
@@ -76,17 +76,11 @@ class Table:
 
     def rows_by_day(self) -> dict[str, int]:
         """The committed row count of each day, from the log alone."""
-        table = self._open()
-        if table is None:
-            return {}
-        actions = pa.table(table.get_add_actions(flatten=True))
-        if not len(actions):
-            return {}
-        days = pa.TableGroupBy(actions, "partition.day").aggregate(
-            [("num_records", "sum")]
-        )
-        names = days["partition.day"].to_pylist()
-        return dict(zip(names, days["num_records_sum"].to_pylist(), strict=True))
+        rows: dict[str, int] = {}
+        for action in self._actions("partition.day", "num_records"):
+            day = action["partition.day"]
+            rows[day] = rows.get(day, 0) + action["num_records"]
+        return rows
 
     def last_commit(self, day: str) -> DayCommit | None:
         """The newest commit of a day, from the log."""
@@ -160,6 +154,26 @@ class Table:
         )
         raise CommitError(msg)
 
+    def _files(self, day: str) -> list[tuple[Path, int]]:
+        """The committed files of a day and their bytes, by shard and chunk."""
+        files = [
+            (self.path / unquote(action["path"]), action["size_bytes"])
+            for action in self._actions("path", "size_bytes", "partition.day")
+            if action["partition.day"] == day
+        ]
+        return sorted(
+            files,
+            key=lambda file: (int(file[0].parent.name.split("=")[1]), file[0].name),
+        )
+
+    def _actions(self, *columns: str) -> list[dict[str, Any]]:
+        """What the log says of each committed file."""
+        table = self._open()
+        if table is None:
+            return []
+        actions = pa.table(table.get_add_actions(flatten=True))
+        return actions.select(columns).to_pylist() if len(actions) else []
+
     def _open(self) -> DeltaTable | None:
         try:
             return DeltaTable(self.path)
@@ -198,7 +212,7 @@ class Table:
         new = [f for f in schema if f.name not in there.names]
         if new:
             fields = pa.schema([f.with_nullable(True) for f in new])
-            table.alter.add_columns(_delta_fields(fields))
+            table.alter.add_columns(list(Schema.from_arrow(fields).fields))
 
     def _action(self, day: str, part: Part) -> AddAction:
         return AddAction(
@@ -225,15 +239,22 @@ class Lake:
 
     def books(self, day: str) -> Books:
         """The books of a day, from the receipts of every committed part."""
+        raw, validated, quarantined, scored, dead = (
+            table.parts(day)
+            for table in (
+                self.raw_features,
+                self.validated_features,
+                self.quarantined_rows,
+                self.predictions,
+                self.dead_letters,
+            )
+        )
         tallies = {
-            side: _by_shard(table.parts(day))
-            for side, table in {
-                "raw": self.raw_features,
-                "validated": self.validated_features,
-                "quarantined": self.quarantined_rows,
-                "scored": self.predictions,
-                "dead": self.dead_letters,
-            }.items()
+            "raw": _by_shard(raw),
+            "validated": _by_shard(validated),
+            "quarantined": _by_shard(quarantined),
+            "scored": _by_shard(scored),
+            "dead": _by_shard(dead),
         }
         shards = sorted({shard for side in tallies.values() for shard in side})
         return Books(
@@ -242,7 +263,19 @@ class Lake:
                 shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
                 for shard in shards
             },
+            outdated_validated=_outdated([*validated, *quarantined], "raw", raw),
+            outdated_scored=_outdated([*scored, *dead], "validated", validated),
         )
+
+
+def _outdated(parts: list[Part], made_of: str, committed: list[Part]) -> frozenset[int]:
+    """The shards of parts that were made of a part which is not committed now."""
+    names = {(part.receipt.shard, part.path.name) for part in committed}
+    return frozenset(
+        part.receipt.shard
+        for part in parts
+        if (part.receipt.shard, part.receipt.facts.get(made_of)) not in names
+    )
 
 
 def _by_shard(parts: list[Part]) -> dict[int, Tally]:
@@ -256,9 +289,3 @@ def _by_shard(parts: list[Part]) -> dict[int, Tally]:
 def _same(one: pa.DataType, other: pa.DataType) -> bool:
     strings = {pa.string(), pa.large_string(), pa.string_view()}
     return one == other or {one, other} <= strings
-
-
-def _delta_fields(schema: pa.Schema) -> list[Any]:
-    from deltalake import Schema
-
-    return list(Schema.from_arrow(schema).fields)

@@ -241,9 +241,17 @@ class Registry:
             until=until,
         )
         line = json.dumps(record.model_dump(mode="json", exclude_none=True)) + "\n"
-        with (self.folder / name / APPROVALS).open("a", encoding="utf-8") as file:
+        path = self.folder / name / APPROVALS
+        with path.open("a+", encoding="utf-8") as file:
             # One writer at a time: a torn line would make every release untrusted.
             fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            if (there := file.read()) and not there.endswith("\n"):
+                msg = (
+                    f"the last line of {path} is torn, so nothing was added to it. "
+                    "Remove that line, or complete it, and say it again"
+                )
+                raise TamperedReleaseError(msg)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())

@@ -225,6 +225,12 @@ def _closing(whole: str, sides: str, bad: list[int], books: Books) -> str:
         return f"{books.day} is not committed"
     if not bad:
         return f"{whole} = {sides} in each of {len(books.pages)} shards"
+    outdated = books.outdated_validated | books.outdated_scored
+    if outdated.intersection(bad):
+        return (
+            f"{len(outdated)} shards were made of rows that have been replaced since: "
+            f"{sorted(outdated)[:10]}; materialise what follows from {whole} rows again"
+        )
     return f"{whole} is not {sides} in {len(bad)} shards: {bad[:10]}"
 
 

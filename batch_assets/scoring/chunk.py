@@ -252,7 +252,10 @@ def _write_dead_letters(
                 task.chunk,
                 task.job,
                 Tally.of(keys),
-                {"release": scorer.release.digest},
+                {
+                    "release": scorer.release.digest,
+                    "validated": task.validated.name,
+                },
             )
         )
 

