@@ -52,6 +52,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BatchAssetsError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            msg = (
+                f"{error}; <root> is {data_root()}, set BATCH_ASSETS_ROOT to change it"
+            )
+            raise click.ClickException(msg) from error
 
 
 @click.group(cls=Commands)
@@ -184,22 +189,51 @@ def release_list(name: str | None, as_json: bool) -> None:
         acts = registry.acts(model)
         for digest in registry.digests(model):
             mine = [act for act in acts if act.digest == digest]
-            rows.append(
-                {
-                    "name": model,
-                    "digest": digest,
-                    "state": f"{mine[-1].act}d {mine[-1].channel}" if mine else "added",
-                    "by": mine[-1].by if mine else None,
-                    "why": mine[-1].why if mine else None,
-                }
-            )
+            channels: list[Any] = sorted({act.channel for act in mine}) or [None]
+            for channel in channels:
+                last = [act for act in mine if act.channel == channel][-1:]
+                newest = [a for a in acts if (a.act, a.channel) == ("approve", channel)]
+                rows.append(
+                    {
+                        "name": model,
+                        "digest": digest,
+                        "channel": channel,
+                        "state": _state(last),
+                        "in_use": _state(last) == "approved"
+                        and newest[-1].digest == digest,
+                        "at": last[0].at if last else None,
+                        "by": last[0].by if last else None,
+                        "why": last[0].why if last else None,
+                    }
+                )
     if as_json:
         print_json(rows)
         return
     print_table(
-        ["name", "digest", "state", "by", "why"],
-        [[r["name"], r["digest"][:12], r["state"], r["by"], r["why"]] for r in rows],
+        ["name", "digest", "channel", "state", "", "since", "by", "why"],
+        [
+            [
+                r["name"],
+                r["digest"][:12],
+                r["channel"] or "-",
+                r["state"],
+                "in use" if r["in_use"] else "",
+                f"{r['at']:%Y-%m-%d %H:%M}" if r["at"] else "-",
+                r["by"],
+                r["why"],
+            ]
+            for r in rows
+        ],
     )
+
+
+def _state(last: Sequence[Any]) -> str:
+    if not last:
+        return "added"
+    if last[0].act == "revoke":
+        return "revoked"
+    expired = last[0].until is not None and last[0].until <= datetime.now(UTC)
+    return "expired" if expired else "approved"
 
 
 @release.command("verify")
@@ -312,7 +346,6 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
     sides = ("raw", "validated", "quarantined", "scored", "dead")
     pages = [*((str(s), page) for s, page in found.pages.items()), ("all", found.total)]
     still_open = {*found.open_after_validation(), *found.open_after_scoring()}
-    not_closed = {*map(str, still_open), *(["all"] if still_open else [])}
     if as_json:
         print_json(
             {
@@ -333,15 +366,21 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
         )
     else:
         print_table(
-            ["shard", *sides, "closes"],
+            ["shard", *sides, "validation", "scoring"],
             [
                 [shard]
                 + [f"{getattr(page, side).rows:,}" for side in sides]
-                + ["NO" if shard in not_closed else "yes"]
+                + [_closes(shard, found.open_after_validation())]
+                + [_closes(shard, found.open_after_scoring())]
                 for shard, page in pages
             ],
         )
     _exit_unless(not still_open)
+
+
+def _closes(shard: str, still_open: list[int]) -> str:
+    is_open = bool(still_open) if shard == "all" else int(shard) in still_open
+    return "open" if is_open else "closes"
 
 
 def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:

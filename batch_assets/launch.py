@@ -28,7 +28,6 @@ from batch_assets.lake.sources import (
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.spec import Gates, Model, PipelineSpec, Serving
 
-OWN_DEFINITIONS = "batch_assets.definitions"
 DECLARED: list[type[Declared]] = [
     PipelineSpec,
     Gates,
@@ -77,16 +76,21 @@ def instance() -> Iterator[DagsterInstance]:
 def load_definitions() -> dg.Definitions:
     """The definitions of the project that this is run in."""
     path = project_folder() / "pyproject.toml"
-    named = OWN_DEFINITIONS
-    if path.is_file():
-        settings = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {})
-        project = settings.get("dg", {}).get("project", {})
-        root = project.get("root_module")
-        named = project.get("code_location_target_module") or (
-            f"{root}.definitions" if root else OWN_DEFINITIONS
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    project = tomllib.loads(text).get("tool", {}).get("dg", {}).get("project", {})
+    if "root_module" not in project:
+        msg = (
+            f"no Dagster project here or above: looked for [tool.dg.project] in {path}"
         )
+        raise PipelineError(msg)
+    named = project.get("code_location_target_module")
     try:
-        return importlib.import_module(named).defs()
+        module = importlib.import_module(
+            named or f"{project['root_module']}.definitions"
+        )
+        found = module.defs() if callable(module.defs) else module.defs
+        found.resolve_all_job_defs()
+        return found
     # A YAML's own types, YAML itself and users' code can raise anything here, and
     # Dagster wraps it in errors of its own.
     except Exception as error:

@@ -12,10 +12,16 @@ MARK = "dagster.yaml"
 
 
 def project_folder(start: Path | None = None) -> Path:
-    """The nearest folder from here upwards that holds a dagster.yaml, or this one."""
+    """The nearest folder from here upwards that is a Dagster project, or this one.
+
+    A project holds a dagster.yaml, or a pyproject.toml with a `[tool.dg]`.
+    """
     here = (start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
-        if (folder / MARK).is_file():
+        settings = folder / "pyproject.toml"
+        if (folder / MARK).is_file() or (
+            settings.is_file() and "[tool.dg" in settings.read_text(encoding="utf-8")
+        ):
             return folder
     return here
 
@@ -23,4 +29,5 @@ def project_folder(start: Path | None = None) -> Path:
 def data_root() -> Path:
     """`<root>`: the lake, the models and the snapshots."""
     named = os.environ.get(ROOT)
-    return Path(named).expanduser().resolve() if named else project_folder() / "data"
+    # Relative to the project, wherever in it one stands.
+    return (project_folder() / Path(named or "data").expanduser()).resolve()

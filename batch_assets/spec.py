@@ -20,7 +20,7 @@ class Gates(Declared):
     """The limits that a night is judged by; shares are between 0 and 1."""
 
     max_quarantine_share: float = Field(
-        default=0.02, ge=0, le=1, description="Quarantined rows over raw rows."
+        default=0.01, ge=0, le=1, description="Quarantined rows over raw rows."
     )
     max_dead_letter_share: float = Field(
         default=0.001, ge=0, le=1, description="Dead letters over validated rows."

@@ -22,15 +22,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.definitions import project_defs
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    return dg.Definitions.merge(
-        dg.load_from_defs_folder(path_within_project=Path(__file__).parent),
-        dg.Definitions(resources={"storage": StorageResource(), "gpu": GpuResource()}),
-    )
+    return project_defs(Path(__file__).parent)
 """
 
 

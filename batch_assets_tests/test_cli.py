@@ -114,7 +114,8 @@ def test_a_mistake_ends_in_one_clear_line(night, arguments, said):
 def test_books_close_and_say_so(night):
     folder, _ = night
     text = batch_assets(folder, "books", "toy", "--day", DAY).stdout
-    assert text.count("yes") == 5
+    assert text.count("closes") == 10
+    assert "open" not in text
     books = json.loads(
         batch_assets(folder, "books", "toy", "--day", DAY, "--json").stdout
     )
@@ -171,7 +172,11 @@ def test_release_add_approve_list_verify_revoke(cli, toy_release):
     assert "added" in cli("release", "list")
     cli("release", "approve", "toy", toy_release.short, "--why", "it is good")
     rows = json.loads(cli("release", "list", "toy", "--json"))
-    assert rows[0]["state"] == "approved batch"
+    assert (rows[0]["state"], rows[0]["channel"], rows[0]["in_use"]) == (
+        "approved",
+        "batch",
+        True,
+    )
     assert "16 golden rows are reproduced" in cli("release", "verify", "toy")
     said = cli(
         "release", "revoke", "toy", toy_release.short, "--why", "bad", "--by", "bo"

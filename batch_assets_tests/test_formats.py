@@ -1,6 +1,7 @@
 """Model formats: the same outputs from each, and no pickle of unknown origin."""
 
 import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -190,17 +191,32 @@ def test_a_module_may_give_a_column_or_a_matrix_or_a_tuple():
     )
     matrix = torch.tensor([[0.5, 1.0], [0.25, 2.0], [0.75, 3.0]])
 
-    for result in (
-        matrix,
-        (matrix[:, 0], matrix[:, 1]),
-        (matrix[:, :1], matrix[:, 1:]),
-    ):
-        columns = columns_of(result, contract)
+    rank = matrix[:, 1].long()
+    for result in ((matrix[:, 0], rank), (matrix[:, :1], rank[:, None])):
+        columns = columns_of(result, contract, 3)
         assert columns["risk"].tolist() == [0.5, 0.25, 0.75]
         assert columns["rank"].dtype == torch.int64
         assert columns["rank"].tolist() == [1, 2, 3]
-    one = columns_of(matrix[:, 0], make_contract())
+    one = columns_of(matrix[:, 0], make_contract(), 3)
     assert one["risk"].tolist() == [0.5, 0.25, 0.75]
+    floats = make_contract(outputs=[{"name": "risk"}, {"name": "rank"}])
+    assert columns_of(matrix, floats, 3)["rank"].tolist() == [1, 2, 3]
+
+
+def test_a_float_is_not_cast_to_a_declared_integer():
+    """NaN would become a score like any other."""
+    contract = make_contract(outputs=[{"name": "rank", "dtype": "int64"}])
+
+    with pytest.raises(ReleaseError, match="'rank' is declared int64, the model gave"):
+        columns_of(torch.tensor([float("nan")]), contract, 1)
+
+
+@pytest.mark.parametrize(
+    "result", [torch.tensor(1.0), torch.zeros(1), torch.zeros(1, 1)], ids=repr
+)
+def test_one_value_for_all_rows_is_refused(result):
+    with pytest.raises(ReleaseError, match="for 3 rows"):
+        columns_of(result, make_contract(), 3)
 
 
 @pytest.mark.parametrize(
@@ -209,5 +225,21 @@ def test_a_module_may_give_a_column_or_a_matrix_or_a_tuple():
 def test_another_number_of_columns_is_refused(result):
     contract = make_contract(outputs=[{"name": "risk"}, {"name": "rank"}])
 
-    with pytest.raises(ReleaseError, match="its contract declares 2: risk, rank"):
-        columns_of(result, contract)
+    with pytest.raises(ReleaseError, match="its contract declares 2, .*: risk, rank"):
+        columns_of(result, contract, 3)
+
+
+def test_a_weight_that_says_it_is_a_pickle_is_refused(toy_release, tmp_path):
+    """torch unpickles such a weight unsafely, whatever its record is named."""
+    with zipfile.ZipFile(toy_release.folder / "model.pt2") as archive:
+        entry = next(n for n in archive.namelist() if n.endswith("weights_config.json"))
+        config = json.loads(archive.read(entry))
+    for weight in config["config"].values():
+        weight["use_pickle"] = True
+    name = entry.partition("/")[2]
+    release = with_entry(
+        toy_release, tmp_path / "bad", name, json.dumps(config, indent=4).encode()
+    )
+
+    with pytest.raises(TamperedReleaseError, match="a pickle that is more than tensor"):
+        load_module(release, CPU)

@@ -1,5 +1,6 @@
 """Gates: each passes, and each fails, with the numbers that it judged by."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
@@ -290,8 +291,9 @@ def test_a_release_revoked_after_scoring_fails(lake, registry, toy_release):
 
 def test_an_approval_that_ran_out_after_scoring_fails(lake, registry, toy_release):
     predict(lake, toy_release)
-    past = datetime.now(UTC) - timedelta(seconds=1)
-    registry.approve(NAME, toy_release.digest, why="a trial", until=past)
+    soon = datetime.now(UTC) + timedelta(seconds=0.2)
+    registry.approve(NAME, toy_release.digest, why="a trial", until=soon)
+    time.sleep(0.3)
 
     assert not gates.one_release(lake, registry, DAY).passed
 

@@ -1,10 +1,12 @@
 """Nights of the toy pipeline through Dagster: the good one, and each kind of bad."""
 
 import json
+import os
 
 import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.serving.snapshot import Snapshot, current_version
@@ -477,3 +479,52 @@ def test_rows_made_of_raw_rows_that_were_replaced_are_not_served_again(
     assert state_of(served) == before
     assert served.run("toy", FIRST, instance).success
     assert state_of(served)["served"] != before["served"]
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped bit", "another day's"])
+@pytest.mark.parametrize("table", ["raw_features", "validated_features", "predictions"])
+def test_a_damaged_part_is_made_again_by_the_next_run(served, instance, table, how):
+    write_source(served.folder, make_rows(1_000, seed=3), day=SECOND)
+    assert served.run("toy", SECOND, instance).success
+    lake = served.lake("toy")
+    expected = read_day(lake, "predictions", SECOND)
+    path = getattr(lake, table).paths(SECOND)[0]
+    match how:
+        case "missing":
+            path.unlink()
+        case "flipped bit":
+            data = bytearray(path.read_bytes())
+            data[60] ^= 1
+            path.write_bytes(data)
+        case _:
+            path.write_bytes(getattr(lake, table).paths(FIRST)[0].read_bytes())
+    result = served.run("toy", SECOND, instance)
+    assert result.success, errors_of(result)
+    # What was made again may lie in another order; it must be the same rows.
+    assert read_day(lake, "predictions", SECOND).equals(expected)
+
+
+def test_a_run_that_died_between_two_commits_is_mended_by_the_next(served, instance):
+    """Dead letters are committed before predictions, quarantine before validated."""
+    lake = served.lake("toy")
+    rows = make_rows(1_000)
+    ages = pc.if_else(
+        pc.less(rows["user_id"], 6), pa.scalar(-1, pa.int16()), rows["age"]
+    )
+    source = write_source(served.folder, rows, day=SECOND)
+    time = source.stat().st_mtime_ns
+    assert served.run("toy", SECOND, instance).success
+    write_source(served.folder, rows.set_column(1, "age", ages), day=SECOND)
+    assert served.run("toy", SECOND, instance).success
+    stale = lake.quarantined_rows.parts(SECOND)
+    assert stale
+    schema = pq.read_schema(stale[0].path)
+    source = write_source(served.folder, rows, day=SECOND)
+    os.utime(source, ns=(time, time))
+    assert served.run("toy", SECOND, instance).success
+    lake.quarantined_rows.commit_day(
+        SECOND, stale, schema, {"job": stale[0].receipt.job}
+    )
+    assert lake.books(SECOND).open_after_validation()
+    assert served.run("toy", SECOND, instance).success
+    assert not lake.books(SECOND).open_after_validation()

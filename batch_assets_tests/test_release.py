@@ -9,9 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from batch_assets.errors import TamperedReleaseError, UnknownReleaseError
+from batch_assets.errors import (
+    ReleaseError,
+    TamperedReleaseError,
+    UnknownReleaseError,
+)
 from batch_assets.models.release import GOLDEN, MANIFEST, Release, open_release
-from batch_assets_tests.toys import NAME, ToyRisk, write_toy_release
+from batch_assets_tests.toys import (
+    NAME,
+    ToyRisk,
+    make_contract,
+    write_toy_release,
+)
 
 FILES = [MANIFEST, GOLDEN, "model.pt2"]
 
@@ -79,14 +88,30 @@ def test_another_content_is_another_release(tmp_path, changes):
     assert one.digest != other.digest
 
 
-def test_writing_into_a_folder_replaces_what_was_there(tmp_path):
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "stale.txt").write_text("old", encoding="utf-8")
+def test_writing_over_a_release_replaces_it(tmp_path):
+    write_toy_release(tmp_path / "toy")
 
     write_toy_release(tmp_path / "toy", model_format="safetensors")
 
-    assert not (tmp_path / "toy" / "stale.txt").exists()
+    assert not (tmp_path / "toy" / "model.pt2").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("precious", encoding="utf-8")
+
+    with pytest.raises(ReleaseError, match="not empty and holds no release"):
+        write_toy_release(tmp_path / "mine")
+
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_golden_outputs_out_of_their_declared_range_are_refused(tmp_path):
+    narrow = make_contract(outputs=[{"name": "risk", "min": 0, "max": 0.01}])
+
+    with pytest.raises(ReleaseError, match="the contract declares 0 to 0.01"):
+        write_toy_release(tmp_path / "toy", contract=narrow)
 
 
 def test_the_golden_outputs_are_those_of_the_module(toy_release):
@@ -183,3 +208,17 @@ def test_a_manifest_of_another_shape_is_refused(copy, change):
 
     with pytest.raises(TamperedReleaseError, match=r"release\.json can't be read"):
         open_release(copy)
+
+
+def test_a_manifest_may_load_only_what_it_lists(tmp_path, toy_release):
+    """A file that is not hashed could be another one tomorrow."""
+    folder = tmp_path / "copy"
+    shutil.copytree(toy_release.folder, folder)
+    manifest = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+    outside = tmp_path / "outside.pt2"
+    shutil.copy(folder / "model.pt2", outside)
+    manifest["model"]["file"] = str(outside)
+    (folder / "release.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+    with pytest.raises(TamperedReleaseError, match="outside.pt2"):
+        open_release(folder)

@@ -191,3 +191,25 @@ def test_valid_rows_are_all_good(n):
     assert found.good["user_id"].to_list() == rows["user_id"].to_list()
     assert len(found.bad) == 0
     assert found.bad.columns == [*rows.columns, RULES]
+
+
+def test_a_finite_number_that_float32_can_not_hold_is_quarantined():
+    contract = make_contract(features=[{"name": "x", "dtype": "float64"}])
+    rows = pl.DataFrame({"user_id": [1, 2, 3], "x": [1e39, -1e300, 3e38]})
+
+    found = RowRules(contract).split(rows, pl.Series(dtype=pl.Int64))
+
+    assert found.counts == {"x is too large for float32": 2}
+    assert found.good["x"].is_finite().all()
+
+
+@pytest.mark.parametrize("name", ["filter", "columns", "__age", "validate", "key"])
+def test_a_feature_may_bear_any_name(name):
+    contract = make_contract(features=[{"name": name, "dtype": "float64", "max": 1}])
+    rows = pl.DataFrame({"user_id": [1, 2], name: [0.5, 2.0]})
+
+    found = RowRules(contract).split(rows, pl.Series(dtype=pl.Int64))
+
+    assert found.counts == {f"{name} is above max": 1}
+    assert found.good.columns == ["user_id", name]
+    assert found.bad.columns == ["user_id", name, RULES]

@@ -259,5 +259,5 @@ def test_a_wrong_number_of_columns_is_refused_when_the_release_loads(
     )
     model = release.manifest.model.model_dump() | {"arguments": {"columns": columns}}
 
-    with pytest.raises(ReleaseError, match=rf"gave {columns} columns.* declares 1"):
+    with pytest.raises(ReleaseError, match=rf"gave {columns} columns .* declares 1"):
         Scorer(rehashed(release.folder, model=model), find_device("cpu"))

@@ -146,9 +146,14 @@ def test_an_integer_that_was_not_scored_is_not_there(integers: Path, key: int) -
     assert Snapshot.current(integers).get(key) is None
 
 
-@pytest.mark.parametrize("key", ["A", "b", "user-", "user-200", "user-1 ", 5])
+@pytest.mark.parametrize("key", ["A", "b", "user-", "user-200", "user-1 "])
 def test_a_string_that_was_not_scored_is_not_there(strings: Path, key: Any) -> None:
     assert Snapshot.current(strings).get(key) is None
+
+
+def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) -> None:
+    with pytest.raises(SnapshotError, match="'user_id' is a string, got 5"):
+        Snapshot.current(strings).get(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["ten", "", "1.0", 1.5, None, b"10"])

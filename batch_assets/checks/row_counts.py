@@ -20,11 +20,13 @@ def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]
 
     def validation_closes(_: object, storage: StorageResource, day: str) -> Verdict:
         """Raw = validated + quarantined in each shard, in counts and key checksums."""
-        return gates.validation_closes(storage.lake(name).books(day))
+        return gates.validation_closes(storage.lake(name).books(day, scoring=False))
 
     def quarantine_share(_: object, storage: StorageResource, day: str) -> Verdict:
         """Few enough of the raw rows are in quarantine."""
-        return gates.quarantine_share(storage.lake(name).books(day), limits)
+        return gates.quarantine_share(
+            storage.lake(name).books(day, scoring=False), limits
+        )
 
     def scoring_closes(_: object, storage: StorageResource, day: str) -> Verdict:
         """Validated = scored + dead in each shard, in counts and key checksums."""

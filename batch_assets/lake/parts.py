@@ -8,6 +8,7 @@ tell whose it is and what it must hold. It knows nothing of tables and commits.
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from batch_assets.errors import CorruptPartError
 from batch_assets.lake.books import Tally
 
 RECEIPT = b"batch_assets.receipt"
+VERIFY_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class PartWriter:
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         others = [f.name for f in schema if not pa.types.is_floating(f.type)]
         self._writer = pq.ParquetWriter(
@@ -198,6 +200,23 @@ def read_batches(
     if found != part.receipt.tally.rows:
         msg = f"part {path} gave {found:,} rows of {part.receipt.tally.rows:,}"
         raise CorruptPartError(msg)
+
+
+def verified_part(path: Path, key: str) -> Part:
+    """A part whose every page was read, and whose keys are those of its receipt.
+
+    Raises:
+        CorruptPartError: it is not whole.
+    """
+    part, file = open_part(path)
+    file.close()
+    tally = Tally()
+    for batch in read_batches(path, rows=VERIFY_ROWS):
+        tally += Tally.of(batch[key])
+    if tally != part.receipt.tally:
+        msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
+        raise CorruptPartError(msg)
+    return part
 
 
 def sync_folder(folder: Path) -> None:

@@ -76,8 +76,8 @@ def copy_day(
     identity = source.identity(day, base, project)
     job = job_of(day, identity, shards, row_group_rows, schema)
     table = lake.raw_features
-    if table.job(day) == job:
-        return Copied(job, table.parts(day), unchanged=True)
+    if (there := table.done(day, job, key)) is not None:
+        return Copied(job, there, unchanged=True)
     with ExitStack() as stack:
         reader = stack.enter_context(source.read(day, base, project))
         check(reader.schema)
@@ -110,6 +110,9 @@ def copy_day(
             writer.finish(Receipt(table.name, day, shard, 0, job, tallies[shard], {}))
             for shard, writer in enumerate(writers)
         ]
+    if source.identity(day, base, project) != identity:
+        msg = f"the source of {day} changed while it was read. Run the day again."
+        raise SourceError(msg)
     table.commit_day(day, parts, schema, {"job": job, "source": identity}, guard=guard)
     return Copied(job, parts, unchanged=False)
 

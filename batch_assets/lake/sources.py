@@ -48,11 +48,10 @@ class SqlSource(Declared):
     def identity(self, day: str, base: Path, project: Path) -> dict[str, Any]:
         """The query's sha256, and each input file with its size and time."""
         text = self._text(base)
-        files = [
-            file_identity(path)
-            for pattern in self.tables.values()
-            for path in matching(pattern, project)
-        ]
+        files = {
+            name: [file_identity(path) for path in matching(pattern, project)]
+            for name, pattern in self.tables.items()
+        }
         digest = hashlib.sha256(text.encode()).hexdigest()
         return {"kind": "sql", "day": day, "query": digest, "files": files}
 
@@ -147,7 +146,9 @@ class DeltaSource(Declared):
             "kind": "delta",
             "day": day,
             "table": table.table_uri,
+            "id": str(table.metadata().id),
             "version": table.version(),
+            "day_column": self.day_column,
         }
 
     @contextmanager

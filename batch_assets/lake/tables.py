@@ -5,6 +5,7 @@ of a day are read back from the receipts of its committed parts. It knows no mod
 """
 
 import json
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -21,11 +22,13 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.books import Books, Page, Tally, total
-from batch_assets.lake.parts import Part, open_part
+from batch_assets.lake.parts import Part, open_part, verified_part
 
 ATTEMPTS = 20
 # The log is the history of what was served: keep its entries for ten years.
 CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+log = logging.getLogger(__name__)
+
 PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
 
 
@@ -62,8 +65,20 @@ class Table:
             if part.size != size:
                 msg = f"part {path} has {part.size} bytes, {size} were committed"
                 raise CorruptPartError(msg)
+            self._must_be_here(day, part)
             parts.append(part)
         return parts
+
+    def done(self, day: str, job: str, key: str) -> list[Part] | None:
+        """The parts of a day if this job has committed it and every one is whole."""
+        try:
+            parts = self.parts(day)
+            if {part.receipt.job for part in parts} != {job}:
+                return None
+            return [verified_part(part.path, key) for part in parts]
+        except CorruptPartError as error:
+            log.warning("%s; %s is made again", error, day)
+            return None
 
     def paths(self, day: str) -> list[Path]:
         """The files of a day's committed parts, by shard and chunk."""
@@ -120,6 +135,11 @@ class Table:
         if table is None and not parts:
             return
         table = table or self._create(schema)
+        for part in parts:
+            # What is committed is what lies there, not what was meant to be written.
+            if open_part(part.path)[0] != part:
+                msg = f"part {part.path} was changed while its day was made"
+                raise CorruptPartError(msg)
         actions: list[AddAction | RemoveAction] = [
             self._action(day, part) for part in parts
         ]
@@ -128,20 +148,16 @@ class Table:
         )
         for attempt in range(ATTEMPTS):
             guard()
-            if not parts and not table.file_uris(
-                file_pruning_predicate=[("day", "=", day)]
-            ):
+            there = set(self.paths(day))
+            if not parts and not there:
                 return
-            self._add_columns(table, schema)
             try:
-                table.create_write_transaction(
-                    actions,
-                    mode="overwrite",
-                    schema=table.schema(),
-                    partition_by=[name for name, _ in PARTITIONS],
-                    partition_filters=[("day", "=", day)],
-                    commit_properties=properties,
-                )
+                self._add_columns(table, schema)
+                if there.intersection(part.path for part in parts):
+                    # A damaged day is made again under its own names, and Delta can't
+                    # remove and add a name in one commit: no day, then the whole day.
+                    self._replace(table, day, [], properties)
+                self._replace(table, day, actions, properties)
             except CommitFailedError:
                 # Another day was replaced meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
@@ -153,6 +169,33 @@ class Table:
             "writers were faster each time. The table is as it was; run the day again."
         )
         raise CommitError(msg)
+
+    def _replace(
+        self,
+        table: DeltaTable,
+        day: str,
+        actions: list[AddAction | RemoveAction],
+        properties: CommitProperties,
+    ) -> None:
+        table.create_write_transaction(
+            actions,
+            mode="overwrite",
+            schema=table.schema(),
+            partition_by=[name for name, _ in PARTITIONS],
+            partition_filters=[("day", "=", day)],
+            commit_properties=properties,
+        )
+
+    def _must_be_here(self, day: str, part: Part) -> None:
+        """Refuse a part that belongs to another table, day, shard or job."""
+        receipt = part.receipt
+        here = self.part_path(day, receipt.shard, receipt.job, receipt.chunk)
+        if (receipt.table, receipt.day, part.path) != (self.name, day, here):
+            msg = (
+                f"part {part.path} is of {receipt.table} {receipt.day}, shard "
+                f"{receipt.shard}, job {receipt.job[:16]}: it is not what was committed"
+            )
+            raise CorruptPartError(msg)
 
     def _files(self, day: str) -> list[tuple[Path, int]]:
         """The committed files of a day and their bytes, by shard and chunk."""
@@ -237,18 +280,18 @@ class Lake:
         self.predictions = Table(self.folder / "predictions")
         self.dead_letters = Table(self.folder / "dead_letters")
 
-    def books(self, day: str) -> Books:
-        """The books of a day, from the receipts of every committed part."""
-        raw, validated, quarantined, scored, dead = (
-            table.parts(day)
-            for table in (
-                self.raw_features,
-                self.validated_features,
-                self.quarantined_rows,
-                self.predictions,
-                self.dead_letters,
-            )
-        )
+    def books(self, day: str, *, scoring: bool = True) -> Books:
+        """The books of a day, from the receipts of every committed part.
+
+        Args:
+            day: the day.
+            scoring: whether to look beyond validation.
+        """
+        raw = self.raw_features.parts(day)
+        validated = self.validated_features.parts(day)
+        quarantined = self.quarantined_rows.parts(day)
+        scored = self.predictions.parts(day) if scoring else []
+        dead = self.dead_letters.parts(day) if scoring else []
         tallies = {
             "raw": _by_shard(raw),
             "validated": _by_shard(validated),

@@ -33,7 +33,16 @@ OUTPUT_TYPES = {
 }
 # Columns that the lake adds to its tables beside those of the contract.
 RESERVED = frozenset(
-    {"day", "shard", "rules", "reason", "stage", "model_name", "model_version"}
+    {
+        "day",
+        "shard",
+        "rules",
+        "reason",
+        "stage",
+        "model_name",
+        "model_version",
+        "key_hash",
+    }
 )
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -55,6 +64,7 @@ class KeySpec(Strict):
 class Feature(Strict):
     """One input of the model, in the unit and type in which the source gives it.
 
+    The model gets float32: whole numbers above 2**24 lose their last digits there.
     `min` and `max` are inclusive. `categories` are the allowed strings; the model gets
     the position in that list. A null is allowed only where `nullable`, and reaches the
     model as NaN; NaN and infinity in the source are never allowed.
@@ -107,7 +117,8 @@ class Contract(Strict):
     @model_validator(mode="after")
     def _names_are_unique_and_free(self) -> Self:
         for side in (self.feature_names, self.output_names):
-            names = [self.key.name, *side]
+            # Delta and SQL don't tell capitals from small letters.
+            names = [name.casefold() for name in (self.key.name, *side)]
             twice = sorted({n for n in names if names.count(n) > 1})
             taken = sorted(RESERVED.intersection(names))
             if twice:

@@ -85,7 +85,7 @@ def golden_batch(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor
     return tensors["inputs"], outputs
 
 
-def columns_of(result: Any, contract: Contract) -> dict[str, torch.Tensor]:
+def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Tensor]:
     """A module's result as one column per declared output, each (n,).
 
     A module gives a tensor (n, outputs), a tensor (n,) for a single output, or a tuple
@@ -94,21 +94,28 @@ def columns_of(result: Any, contract: Contract) -> dict[str, torch.Tensor]:
     Raises:
         ReleaseError: the result has another shape.
     """
-    count = len(contract.outputs)
     if isinstance(result, torch.Tensor):
-        columns = [result] if result.ndim == 1 else list(result.unbind(dim=-1))
+        columns = [result] if result.ndim < 2 else list(result.unbind(dim=-1))
     else:
-        columns = [column.reshape(len(column)) for column in result]
-    if len(columns) != count or any(column.ndim != 1 for column in columns):
+        columns = [column.reshape(-1) for column in result]
+    shapes = [tuple(column.shape) for column in columns]
+    if shapes != [(rows,)] * len(contract.outputs):
         msg = (
-            f"the model gave {len(columns)} columns, its contract declares {count}: "
+            f"the model gave {len(columns)} columns of the shapes {shapes} for {rows} "
+            f"rows; its contract declares {len(contract.outputs)}, of a value a row: "
             f"{', '.join(contract.output_names)}"
         )
         raise ReleaseError(msg)
-    return {
-        output.name: column.to(OUTPUT_TYPES[output.dtype])
-        for output, column in zip(contract.outputs, columns, strict=True)
-    }
+    named = dict(zip(contract.outputs, columns, strict=True))
+    for output, column in named.items():
+        # Cast to an integer, NaN would become a score like any other.
+        if column.is_floating_point() and output.dtype.startswith("int"):
+            msg = (
+                f"output '{output.name}' is declared {output.dtype}, the model gave "
+                f"{column.dtype}: let the model round it, or declare a float"
+            )
+            raise ReleaseError(msg)
+    return {o.name: column.to(OUTPUT_TYPES[o.dtype]) for o, column in named.items()}
 
 
 def _from_program(path: Path, device: torch.device) -> torch.nn.Module:
@@ -148,17 +155,26 @@ def _refuse_foreign_pickles(path: Path) -> None:
         msg = f"{path} is not a .pt2 archive: {error}"
         raise ReleaseError(msg) from error
     with archive:
-        for name in archive.namelist():
+        names = archive.namelist()
+        if len({name.casefold() for name in names}) != len(names):
+            raise _foreign(path, "two records of one name")
+        for name in names:
             data = archive.read(name)
+            # A weight that says so is unpickled, whatever its name.
+            if name.endswith(".json") and b'"use_pickle": true' in data:
+                raise _foreign(path, name)
             # torch.save writes a zip of its own; old ones begin with a pickle opcode.
             if not name.endswith((".pt", ".pkl")) or not data:
                 continue
             try:
                 torch.load(io.BytesIO(data), weights_only=True)
             except Exception as error:
-                msg = (
-                    f"{path.name} holds a pickle that is more than tensors ('{name}'). "
-                    "It was not loaded. Export the model again with torch.export.save, "
-                    "or ship safetensors with an import path."
-                )
-                raise TamperedReleaseError(msg) from error
+                raise _foreign(path, name) from error
+
+
+def _foreign(path: Path, name: str) -> TamperedReleaseError:
+    return TamperedReleaseError(
+        f"{path.name} holds a pickle that is more than tensors ('{name}'). It was not "
+        "loaded. Export the model again with torch.export.save, or ship safetensors "
+        "with an import path."
+    )

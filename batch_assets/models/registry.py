@@ -113,6 +113,9 @@ class Registry:
             UnknownReleaseError: there is no such release.
             TamperedReleaseError: its bytes are not those that were added.
         """
+        if until is not None and (until.tzinfo is None or until <= datetime.now(UTC)):
+            msg = f"an approval runs out later than now, with a timezone; got {until}"
+            raise ReleaseError(msg)
         full = self.full_digest(name, digest)
         open_release(self.folder / name / full, full)
         return self._append(name, "approve", full, channel, by, why, until)
@@ -141,6 +144,8 @@ class Registry:
             return []
         acts = []
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if not line.strip():
+                continue
             try:
                 acts.append(Act.model_validate_json(line))
             except ValidationError as error:

@@ -10,9 +10,9 @@ nothing of approvals.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from batch_assets.errors import TamperedReleaseError, UnknownReleaseError
 from batch_assets.models.contract import Contract, Name, Strict
@@ -66,6 +66,18 @@ class Manifest(Strict):
     reference: dict[str, Reference]
     files: dict[str, FileEntry]
     about: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _names_what_it_holds(self) -> Self:
+        loaded = {self.model.file, self.golden.file}
+        # A file that is not listed is not hashed: it could be another tomorrow.
+        if not loaded <= set(self.files) or any("/" in name for name in self.files):
+            msg = f"loads {sorted(loaded)}, but lists {sorted(self.files)}"
+            raise ValueError(msg)
+        if unknown := set(self.reference) - set(self.contract.output_names):
+            msg = f"reference of unknown outputs: {sorted(unknown)}"
+            raise ValueError(msg)
+        return self
 
 
 @dataclass(frozen=True)
@@ -137,5 +149,5 @@ def sha256_of(path: Path) -> str:
 def _tampered(folder: Path, why: str) -> TamperedReleaseError:
     return TamperedReleaseError(
         f"the release at {folder} is not what was registered: {why}. It was not "
-        "loaded. Remove the folder and add the release again from where it was made."
+        "loaded. Get it again from where it was made, and add it."
     )

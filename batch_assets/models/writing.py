@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from batch_assets.errors import ReleaseError
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import columns_of, save_module
 from batch_assets.models.reference import reference_of
@@ -44,7 +45,7 @@ def write_release(
     """Write a release folder from a trained module.
 
     Args:
-        folder: where to write; replaced if it is there.
+        folder: where to write; a release that is there is replaced.
         name: the model's name.
         module: takes float32 (n, features), gives (n, outputs) or a tuple of columns.
         contract: what the module expects and gives.
@@ -60,11 +61,27 @@ def write_release(
     Returns:
         The release, opened and verified.
     """
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        msg = f"{folder} is not empty and holds no release: nothing was written there"
+        raise ReleaseError(msg)
+    if not isinstance(golden_inputs, torch.Tensor):
+        golden_inputs = torch.as_tensor(golden_inputs)
+    golden_inputs = golden_inputs.to(torch.float32)
     module = module.eval()
     # A strided example would be written into the exported graph as a demand.
     golden_inputs = golden_inputs.contiguous()
     with torch.inference_mode():
-        outputs = columns_of(module(golden_inputs), contract)
+        outputs = columns_of(module(golden_inputs), contract, len(golden_inputs))
+    for output in contract.outputs:
+        values = outputs[output.name].double()
+        low = -torch.inf if output.min is None else output.min
+        high = torch.inf if output.max is None else output.max
+        if not ((values >= low) & (values <= high) & values.isfinite()).all():
+            msg = (
+                f"output '{output.name}' of the golden rows is between {values.min():g} "
+                f"and {values.max():g}; the contract declares {low:g} to {high:g}"
+            )
+            raise ReleaseError(msg)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
         made = Path(tmp) / folder.name

@@ -48,7 +48,10 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
             shut.append(line)
         elif index > warn:
             warned.append(line)
-    why = "; ".join(shut or warned) or "no output is further off than usual"
+    usual = "no output is further off than usual"
+    if not numbers:
+        usual = "nothing to compare: the release has no reference, or the day no rows"
+    why = "; ".join(shut or warned) or usual
     return Verdict(GATE, not (shut or warned), why, numbers, blocks=bool(shut))
 
 

@@ -199,7 +199,7 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
 
 def after_validation(lake: Lake, day: str, gates: Gates) -> list[Verdict]:
     """What must hold of a day before it is scored."""
-    books = lake.books(day)
+    books = lake.books(day, scoring=False)
     return [validation_closes(books), quarantine_share(books, gates)]
 
 
@@ -254,7 +254,7 @@ def _query(sql: str, parts: list[Part]) -> list[tuple]:
     paths = [str(part.path) for part in parts]
     with duckdb.connect() as connection:
         try:
-            connection.read_parquet(paths).create_view("rows")
+            connection.read_parquet(paths, hive_partitioning=False).create_view("rows")
             return connection.execute(sql).fetchall()
         except duckdb.Error as error:
             msg = f"the committed predictions can't be read: {error}"

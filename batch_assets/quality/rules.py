@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import dataframely as dy
+import numpy as np
 import polars as pl
 
 from batch_assets.models.contract import Contract, Feature
 
-# No feature can bear a name with a space.
+# No feature can bear a name with a space, so these can't clash with one, nor can a
+# feature named `filter` with what dataframely's schemas are made of.
 UNIQUE = "key is unique"
+OWN = "column "
 NAMES = {
     "nullability": "is null",
     "nan": "is NaN",
@@ -22,8 +25,10 @@ NAMES = {
     "max": "is above max",
     "category": "is an unknown category",
     "once": "is there more than once",
+    "float32": "is too large for float32",
 }
 RULES = "rules"
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class RowRules:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        columns: dict[str, dy.Column] = {f.name: _column(f) for f in contract.features}
-        columns[contract.key.name] = _key_column(contract)
+        columns = {OWN + f.name: _column(f) for f in contract.features}
+        columns[OWN + contract.key.name] = _key_column(contract)
         columns[UNIQUE] = dy.Bool(check={"once": lambda column: column})
         self._schema: type[dy.Schema] = type("RowRules", (dy.Schema,), columns)
 
@@ -54,23 +59,22 @@ class RowRules:
                 to quarantine, because nobody can tell which one is right.
         """
         key = self._contract.key.name
-        marked = rows.with_columns(
-            (~pl.col(key).is_in(duplicated.implode()))
-            .fill_null(value=True)
-            .alias(UNIQUE)
+        unique = ~pl.col(key).is_in(duplicated.implode())
+        marked = rows.with_columns(unique.fill_null(value=True).alias(UNIQUE)).rename(
+            {name: OWN + name for name in rows.columns}
         )
         good, failure = self._schema.filter(marked)
         details = failure.details()
         broken = [c for c in details.columns if c not in marked.columns]
         bad = details.select(
-            *rows.columns,
+            *(pl.col(OWN + name).alias(name) for name in rows.columns),
             pl.concat_list([self._named(details, rule) for rule in broken])
             .list.drop_nulls()
             .alias(RULES),
         )
         counts = bad[RULES].explode().value_counts() if len(bad) else None
         return Split(
-            self.to_features(good.drop(UNIQUE)),
+            self.to_features(good.rename(lambda name: name.removeprefix(OWN))),
             bad,
             dict(sorted(counts.iter_rows())) if counts is not None else {},
         )
@@ -94,7 +98,7 @@ class RowRules:
             for cause in (f"{column}|nan", f"{column}|inf"):
                 if cause in details.columns:
                     broken &= pl.col(cause) != "invalid"
-        name = self._contract.key.name if column == UNIQUE else column
+        name = self._contract.key.name if column == UNIQUE else column[len(OWN) :]
         return pl.when(broken).then(pl.lit(f"{name} {NAMES[kind]}"))
 
 
@@ -119,7 +123,13 @@ def _column(feature: Feature) -> dy.Column:
             )
         case "float64":
             return dy.Float64(
-                nullable=null, min=low, max=high, allow_inf=False, allow_nan=False
+                nullable=null,
+                min=low,
+                max=high,
+                allow_inf=False,
+                allow_nan=False,
+                # Cast to what the model gets, it would become infinity after all.
+                check={"float32": lambda c: ~c.is_finite() | (c.abs() <= LARGEST)},
             )
         case _:
             integers: dict[str, Any] = {

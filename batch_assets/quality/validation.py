@@ -89,10 +89,12 @@ def validate_day(
     inputs = [[part.path.name, part.size] for part in raw]
     job = job_of(day, inputs, contract.digest, row_group_rows)
     validated, quarantined = lake.validated_features, lake.quarantined_rows
-    if validated.job(day) == job:
-        return Validated(
-            job, validated.parts(day), quarantined.parts(day), raw_rows, unchanged=True
-        )
+    key = contract.key.name
+    if (there := validated.done(day, job, key)) is not None and (
+        # Both sides: a run may have died between the two commits.
+        not lake.books(day, scoring=False).open_after_validation()
+    ):
+        return Validated(job, there, quarantined.parts(day), raw_rows, unchanged=True)
     tasks = [
         ShardTask(
             day=day,
@@ -196,7 +198,7 @@ def duplicated_keys(part: Path, key: str) -> pl.Series:
     A key's rows are all in one shard, so one part at a time is enough.
     """
     query = (
-        f'SELECT "{key}" FROM read_parquet(?) WHERE "{key}" IS NOT NULL '
+        f'SELECT "{key}" FROM read_parquet(?, hive_partitioning = false) WHERE "{key}" IS NOT NULL '
         f'GROUP BY "{key}" HAVING count(*) > 1'
     )
     with duckdb.connect() as connection:

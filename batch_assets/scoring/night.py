@@ -178,14 +178,13 @@ def score_night(
     plan = plan_night(
         lake, release, day, chunk_rows=chunk_rows, precision=precision, gates=gates
     )
-    if lake.predictions.job(day) == plan.job:
-        return Night(
-            plan.job,
-            release,
-            lake.predictions.parts(day),
-            lake.dead_letters.parts(day),
-            unchanged=True,
-        )
+    key = release.contract.key.name
+    if (there := lake.predictions.done(day, plan.job, key)) is not None and (
+        # Both sides: a run may have died between the two commits.
+        not lake.books(day).open_after_scoring()
+    ):
+        dead_there = lake.dead_letters.parts(day)
+        return Night(plan.job, release, there, dead_there, unchanged=True)
     begin = time.perf_counter()
     done = {(t.shard, t.chunk): s for t in plan.tasks if (s := left_before(t, release))}
     resumed = len(done)

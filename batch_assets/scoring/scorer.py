@@ -66,7 +66,7 @@ class Scorer:
             if self.device.kind == "cpu":
                 # The transposed view costs nothing; the matrix product takes it.
                 result = self._module(torch.from_numpy(features).T)
-                columns = columns_of(result, self.release.contract)
+                columns = columns_of(result, self.release.contract, features.shape[1])
                 return {name: column.numpy() for name, column in columns.items()}
             return self._forward_cuda(features)
 
@@ -76,7 +76,9 @@ class Scorer:
             pinned = self._pinned(features.shape)
             pinned.numpy()[...] = features
             on_device = pinned.to(self.device.torch, non_blocking=True)
-            columns = columns_of(self._module(on_device.T), self.release.contract)
+            columns = columns_of(
+                self._module(on_device.T), self.release.contract, features.shape[1]
+            )
             on_host = {n: c.to("cpu", non_blocking=True) for n, c in columns.items()}
             # The copies back are asynchronous, and the buffer is used again.
             stream.synchronize()

@@ -6,6 +6,7 @@ its release. If anything is wrong, yesterday stays up. It knows no Dagster.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -42,6 +43,8 @@ from batch_assets.serving.snapshot import (
     versions,
 )
 from batch_assets.spec import Gates
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 STAYS = "nothing was published; what was served is still served"
@@ -96,7 +99,7 @@ def publish_day(
         verdicts = after_scoring(lake, registry, release.manifest, day, gates)
         must_be_open(day, verdicts, then=STAYS)
         version = f"{day}-{_content_id(parts)[:12]}"
-        served = current_version(snapshots)
+        served = _served(snapshots)
         if served and day_of(served) > day:
             why = f"{served} is served already, which is of a newer day"
             manifest = Snapshot.open(snapshots, served).manifest
@@ -110,6 +113,9 @@ def publish_day(
                 version, manifest, swapped=False, why=why, verdicts=verdicts
             )
         manifest = _build(lake, release, snapshots, version, day, parts, served)
+        if lake.predictions.paths(day) != [part.path for part in parts]:
+            msg = f"{day} was scored again while its version was built; {STAYS}"
+            raise SnapshotError(msg)
         guard()
         _swap(snapshots, version)
         _collect(snapshots, keep, {version, served})
@@ -160,6 +166,15 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
 def _release_of(registry: Registry, parts: list[Part]) -> Release:
     facts = parts[0].receipt.facts
     return registry.verify(facts["model"], facts["release"])
+
+
+def _served(snapshots: Path) -> str | None:
+    """What is served; nothing, if CURRENT names nothing: that is no reason to stop."""
+    try:
+        return current_version(snapshots)
+    except SnapshotError as error:
+        log.warning("%s; the next version takes its place", error)
+        return None
 
 
 def _is_whole(snapshots: Path, version: str) -> bool:

@@ -147,7 +147,9 @@ class Snapshot:
             if not -(2**63) <= key < 2**63:
                 return None
         else:
-            key = str(key)
+            if not isinstance(key, str):
+                msg = f"the key '{manifest.key}' is a string, got {key!r}"
+                raise SnapshotError(msg)
         hashed = hash_key(key)
         shard = self.shard(hashed % len(manifest.files))
         row = shard.find(key, hashed)
@@ -254,9 +256,12 @@ def versions(snapshots: Path) -> list[SnapshotManifest]:
     found = []
     for path in snapshots.glob(f"v=*/{MANIFEST}"):
         try:
-            found.append(SnapshotManifest.model_validate(json.loads(path.read_bytes())))
-        except ValueError:
+            manifest = SnapshotManifest.model_validate(json.loads(path.read_bytes()))
+        except (ValueError, OSError):
             continue
+        # A copy under another name is somebody's backup.
+        if path.parent.name == f"v={manifest.version}":
+            found.append(manifest)
     return sorted(found, key=lambda manifest: manifest.created_at)
 
 
