@@ -336,11 +336,15 @@ def test_a_model_that_gives_no_numbers_is_not_served(served, instance, tmp_path)
     import torch
 
     class Broken(torch.nn.Module):
+        """Well on its golden rows, which have an age that nobody has."""
+
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            return (features[:, 0] - features[:, 0]) / (features[:, 0] * 0)
+            return torch.where(features[:, 0] < 0, 0.5, float("nan"))
 
     before = state_of(served)["served"]
-    release = write_toy_release(tmp_path / "broken", module=Broken())
+    release = write_toy_release(
+        tmp_path / "broken", module=Broken(), golden_inputs=torch.full((4, 4), -1.0)
+    )
     served.registry.add(release.folder)
     served.registry.approve("toy", release.digest, why="in a hurry", by="eve")
     write_source(served.folder, make_rows(1_000), day=SECOND)
