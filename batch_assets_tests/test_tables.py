@@ -68,7 +68,6 @@ def test_a_table_without_a_commit_is_empty(lake):
 
     assert table.parts(DAY) == []
     assert table.paths(DAY) == []
-    assert table.job(DAY) is None
     assert table.last_commit(DAY) is None
     assert table.rows_by_day() == {}
 
@@ -84,7 +83,6 @@ def test_a_committed_day_gives_back_its_parts_by_shard_and_chunk(lake):
     table.commit_day(DAY, parts, SCHEMA, {"job": "a" * 64})
 
     assert table.parts(DAY) == [parts[2], parts[1], parts[0]]
-    assert table.job(DAY) == "a" * 64
     assert table.rows_by_day() == {DAY: 6}
 
 
@@ -107,7 +105,6 @@ def test_a_day_is_replaced_and_other_days_are_untouched(lake):
 
     assert keys_of(lake.predictions) == [3]
     assert keys_of(lake.predictions, NEXT_DAY) == [7]
-    assert lake.predictions.job(DAY) == "b" * 64
     assert lake.predictions.rows_by_day() == {DAY: 1, NEXT_DAY: 1}
 
 
@@ -124,10 +121,13 @@ def test_a_replacement_is_one_commit(lake):
     assert sorted(before.to_pyarrow_table()["user_id"].to_pylist()) == [1, 2]
 
 
-def test_the_same_parts_can_be_committed_again(lake):
+def test_the_same_parts_again_change_nothing(lake):
     commit(lake.predictions, [1, 2])
+    version = DeltaTable(lake.predictions.path).version()
+
     commit(lake.predictions, [1, 2])
 
+    assert DeltaTable(lake.predictions.path).version() == version
     assert keys_of(lake.predictions) == [1, 2]
 
 
@@ -272,6 +272,47 @@ def test_a_commit_that_lost_a_race_tries_again(lake):
     lake.predictions.commit_day(DAY, [part], SCHEMA, {}, guard=rival_comes_first)
 
     assert keys_of(lake.predictions) == [2]
+
+
+@pytest.mark.parametrize("before", [[], [1]], ids=["a fresh day", "a committed day"])
+def test_two_jobs_that_commit_a_day_at_once_are_never_both_in_it(lake, before):
+    """Each has read the day before the other commits."""
+    if before:
+        commit(lake.predictions, before)
+    else:
+        commit(lake.predictions, [99], day=NEXT_DAY)
+    mine = write_part(lake.predictions, [2], job="b" * 64)
+    rivals = iter([[3]])
+
+    def rival_adds_a_part() -> None:
+        if (keys := next(rivals, None)) is not None:
+            part = write_part(lake.predictions, keys, job="c" * 64)
+            there = lake.predictions.parts(DAY)
+            lake.predictions.commit_day(DAY, [*there, part], SCHEMA, {})
+
+    lake.predictions.commit_day(DAY, [mine], SCHEMA, {}, guard=rival_adds_a_part)
+
+    assert keys_of(lake.predictions) == [2]
+
+
+def test_parts_are_added_to_a_day_in_one_commit_that_keeps_the_others(lake):
+    commit(lake.predictions, [1, 2])
+    before = DeltaTable(lake.predictions.path)
+    there = lake.predictions.parts(DAY)
+
+    more = [write_part(lake.predictions, [n], shard=n, chunk=1) for n in (3, 4)]
+    lake.predictions.commit_day(DAY, [*there, *more], SCHEMA, {})
+
+    after = DeltaTable(lake.predictions.path)
+    assert after.version() == before.version() + 1
+    assert keys_of(lake.predictions) == [1, 2, 3, 4]
+    # The files that were there are not even named again.
+    log = lake.predictions.path / "_delta_log" / f"{after.version():020d}.json"
+    entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    assert [e["add"]["path"] for e in entries if "add" in e] == [
+        part.path.relative_to(lake.predictions.path).as_posix() for part in more
+    ]
+    assert not [e for e in entries if "remove" in e]
 
 
 def test_a_run_that_lost_its_right_while_it_waits_does_not_commit(lake):

@@ -1,14 +1,16 @@
 """The Delta tables of a pipeline, and the one act that changes them: commit a day.
 
-Workers only write parts; a day becomes visible, whole, in one transaction. The books
-of a day are read back from the receipts of its committed parts. It knows no model.
+Workers only write parts; a day becomes visible, whole, in one transaction. Each
+transaction names its day, so the log itself refuses the second of two that change the
+same day at once. The books of a day are read back from the receipts of its committed
+parts. It knows no model.
 """
 
 import json
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.books import Books, Page, Tally, total
@@ -60,7 +62,7 @@ class Table:
             CorruptPartError: a part is not what was committed.
         """
         parts = []
-        for path, size in self._files(day):
+        for path, size in self._files(day, self._open()):
             part = open_part(path)[0]
             if part.size != size:
                 msg = f"part {path} has {part.size} bytes, {size} were committed"
@@ -82,17 +84,12 @@ class Table:
 
     def paths(self, day: str) -> list[Path]:
         """The files of a day's committed parts, by shard and chunk."""
-        return [path for path, _ in self._files(day)]
-
-    def job(self, day: str) -> str | None:
-        """The job that committed the day, or None."""
-        paths = self.paths(day)
-        return open_part(paths[0])[0].receipt.job if paths else None
+        return [path for path, _ in self._files(day, self._open())]
 
     def rows_by_day(self) -> dict[str, int]:
         """The committed row count of each day, from the log alone."""
         rows: dict[str, int] = {}
-        for action in self._actions("partition.day", "num_records"):
+        for action in _actions(self._open(), "partition.day", "num_records"):
             day = action["partition.day"]
             rows[day] = rows.get(day, 0) + action["num_records"]
         return rows
@@ -118,7 +115,9 @@ class Table:
         *,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        """Replace a day by these parts, in one transaction.
+        """Let a day consist of these parts, in one transaction.
+
+        What is committed already stays untouched, what is not among them is removed.
 
         Args:
             day: the day.
@@ -131,37 +130,27 @@ class Table:
             CommitError: other writers won each time; the day is as it was.
             LakeError: a column has another type than in the days before.
         """
-        table = self._open()
-        if table is None and not parts:
-            return
-        table = table or self._create(schema)
+        if self._open() is None:
+            if not parts:
+                return
+            self._create(schema)
         for part in parts:
             # What is committed is what lies there, not what was meant to be written.
             if open_part(part.path)[0] != part:
                 msg = f"part {part.path} was changed while its day was made"
                 raise CorruptPartError(msg)
-        actions: list[AddAction | RemoveAction] = [
-            self._action(day, part) for part in parts
-        ]
-        properties = CommitProperties(
-            custom_metadata={"batch_assets": json.dumps({"day": day, **facts})}
-        )
+        custom = {"batch_assets": json.dumps({"day": day, **facts})}
         for attempt in range(ATTEMPTS):
+            # Opened before the guard: whatever is committed after it is a conflict.
+            table = DeltaTable(self.path)
             guard()
-            there = set(self.paths(day))
-            if not parts and not there:
-                return
             try:
                 self._add_columns(table, schema)
-                if there.intersection(part.path for part in parts):
-                    # A damaged day is made again under its own names, and Delta can't
-                    # remove and add a name in one commit: no day, then the whole day.
-                    self._replace(table, day, [], properties)
-                self._replace(table, day, actions, properties)
+                for actions in self._changes(table, day, parts):
+                    self._transact(table, day, actions, custom)
             except CommitFailedError:
-                # Another day was replaced meanwhile. Look again, then try again.
+                # Somebody else committed meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
-                table = DeltaTable(self.path)
             else:
                 return
         msg = (
@@ -170,21 +159,44 @@ class Table:
         )
         raise CommitError(msg)
 
-    def _replace(
+    def _changes(
+        self, table: DeltaTable, day: str, parts: list[Part]
+    ) -> Iterator[list[AddAction | RemoveAction]]:
+        """The transactions that make a day consist of these parts: none, one or two."""
+        there = dict(self._files(day, table))
+        wanted = {part.path: part for part in parts}
+        stale = [path for path in there if path not in wanted]
+        # A damaged day is made again under its own names, and Delta can't remove and
+        # add a name in one commit: no day first, then the whole day.
+        if any(path in there and there[path] != p.size for path, p in wanted.items()):
+            yield [self._remove(day, path) for path in there]
+            stale, there = [], {}
+        new = [part for path, part in wanted.items() if path not in there]
+        if new or stale:
+            yield [
+                *(self._remove(day, path) for path in stale),
+                *(self._add(day, part) for part in new),
+            ]
+
+    def _transact(
         self,
         table: DeltaTable,
         day: str,
         actions: list[AddAction | RemoveAction],
-        properties: CommitProperties,
+        custom: dict[str, str],
     ) -> None:
+        name = f"day={day}"
+        turn = (table.transaction_version(name) or 0) + 1
         table.create_write_transaction(
             actions,
-            mode="overwrite",
+            mode="append",
             schema=table.schema(),
-            partition_by=[name for name, _ in PARTITIONS],
-            partition_filters=[("day", "=", day)],
-            commit_properties=properties,
+            partition_by=[column for column, _ in PARTITIONS],
+            commit_properties=CommitProperties(
+                custom_metadata=custom, app_transactions=[Transaction(name, turn)]
+            ),
         )
+        table.update_incremental()
 
     def _must_be_here(self, day: str, part: Part) -> None:
         """Refuse a part that belongs to another table, day, shard or job."""
@@ -197,25 +209,17 @@ class Table:
             )
             raise CorruptPartError(msg)
 
-    def _files(self, day: str) -> list[tuple[Path, int]]:
+    def _files(self, day: str, table: DeltaTable | None) -> list[tuple[Path, int]]:
         """The committed files of a day and their bytes, by shard and chunk."""
         files = [
             (self.path / unquote(action["path"]), action["size_bytes"])
-            for action in self._actions("path", "size_bytes", "partition.day")
+            for action in _actions(table, "path", "size_bytes", "partition.day")
             if action["partition.day"] == day
         ]
         return sorted(
             files,
             key=lambda file: (int(file[0].parent.name.split("=")[1]), file[0].name),
         )
-
-    def _actions(self, *columns: str) -> list[dict[str, Any]]:
-        """What the log says of each committed file."""
-        table = self._open()
-        if table is None:
-            return []
-        actions = pa.table(table.get_add_actions(flatten=True))
-        return actions.select(columns).to_pylist() if len(actions) else []
 
     def _open(self) -> DeltaTable | None:
         try:
@@ -257,7 +261,7 @@ class Table:
             fields = pa.schema([f.with_nullable(True) for f in new])
             table.alter.add_columns(list(Schema.from_arrow(fields).fields))
 
-    def _action(self, day: str, part: Part) -> AddAction:
+    def _add(self, day: str, part: Part) -> AddAction:
         return AddAction(
             path=part.path.relative_to(self.path).as_posix(),
             size=part.size,
@@ -265,6 +269,14 @@ class Table:
             modification_time=int(part.path.stat().st_mtime * 1000),
             data_change=True,
             stats=json.dumps({"numRecords": part.receipt.tally.rows}),
+        )
+
+    def _remove(self, day: str, path: Path) -> RemoveAction:
+        return RemoveAction(
+            path=path.relative_to(self.path).as_posix(),
+            data_change=True,
+            deletion_timestamp=int(time.time() * 1000),
+            partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
         )
 
 
@@ -319,6 +331,14 @@ def _outdated(parts: list[Part], made_of: str, committed: list[Part]) -> frozens
         for part in parts
         if (part.receipt.shard, part.receipt.facts.get(made_of)) not in names
     )
+
+
+def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
+    """What the log says of each committed file."""
+    if table is None:
+        return []
+    actions = pa.table(table.get_add_actions(flatten=True))
+    return actions.select(columns).to_pylist() if len(actions) else []
 
 
 def _by_shard(parts: list[Part]) -> dict[int, Tally]:
