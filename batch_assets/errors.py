@@ -18,6 +18,7 @@
     │   ├── BooksError           rows in and rows out don't agree
     │   ├── CorruptPartError     a part file is torn or altered
     │   └── CommitError          the commit was refused; nothing changed
+    │       └── ClaimedError     another run is making the day
     ├── GateError                a gate that must be open is shut
     └── SnapshotError            a served version can't be built, opened or trusted
         └── NotServedError       nothing is published yet
@@ -96,6 +97,10 @@ class CorruptPartError(LakeError):
 
 class CommitError(LakeError):
     """A commit was refused; the table is as it was."""
+
+
+class ClaimedError(CommitError):
+    """Another run is making the day."""
 
 
 class GateError(BatchAssetsError):

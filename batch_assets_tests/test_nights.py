@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 
 import dagster as dg
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from batch_assets.lake.claims import claimed
 from batch_assets.serving.snapshot import Snapshot, current_version
 from batch_assets_tests.projects import Project, attributes, make_project
 from batch_assets_tests.toys import (
@@ -391,6 +393,38 @@ def test_a_run_that_was_given_up_may_not_commit(project, instance, monkeypatch):
     result = project.run("toy", FIRST, instance)
     assert not result.success
     assert "may not commit" in errors_of(result)
+    assert not project.lake("toy").raw_features.rows_by_day()
+
+
+def test_a_second_run_of_a_day_is_refused_while_the_first_is_at_it(served, instance):
+    write_source(served.folder, make_rows(900, seed=7), day=FIRST)
+    before = state_of(served)
+    with claimed(served.lake("toy").folder, FIRST, "the-first", lambda run: False):
+        result = served.run("toy", FIRST, instance)
+    assert not result.success
+    assert "is being made by run the-first" in errors_of(result)
+    assert state_of(served) == before
+    assert served.run("toy", FIRST, instance).success
+
+
+def test_a_run_whose_day_was_taken_over_may_not_commit(project, instance, monkeypatch):
+    from batch_assets.lake import raw
+
+    write_source(project.folder, make_rows(1_000), day=FIRST)
+    folder = project.lake("toy").folder
+    real = raw.hash_keys
+    with ExitStack() as successor:
+
+        def take_over_then_hash(keys):
+            monkeypatch.setattr(raw, "hash_keys", real)
+            claim = claimed(folder, FIRST, "successor", lambda run: True)
+            successor.enter_context(claim)
+            return real(keys)
+
+        monkeypatch.setattr(raw, "hash_keys", take_over_then_hash)
+        result = project.run("toy", FIRST, instance)
+    assert not result.success
+    assert "taken over by run successor" in errors_of(result)
     assert not project.lake("toy").raw_features.rows_by_day()
 
 

@@ -1,6 +1,7 @@
 """What the assets of one pipeline share: their keys, their looks, their guard."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ import pyarrow as pa
 
 from batch_assets.errors import CommitError
 from batch_assets.lake.books import Tally
+from batch_assets.lake.claims import claimed
+from batch_assets.lake.tables import Lake
 from batch_assets.spec import PipelineSpec
+
+# A run in one of these states can't commit, whatever its process still does.
+OVER = {
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+    dg.DagsterRunStatus.CANCELING,
+}
 
 
 @dataclass(frozen=True)
@@ -41,24 +52,36 @@ class Pipeline:
         }
 
 
-def guard_of(context: dg.AssetExecutionContext) -> Callable[[], None]:
-    """Refuses a commit once the run is over: cancelled, failed, or given up for dead."""
+@contextmanager
+def sole_run(
+    context: dg.AssetExecutionContext, lake: Lake
+) -> Iterator[Callable[[], None]]:
+    """Claim the run's day of a pipeline; give the guard of its commits.
 
-    def guard() -> None:
-        run = context.instance.get_run_by_id(context.run.run_id)
-        if (
-            run is None
-            or run.is_finished
-            or run.status == dg.DagsterRunStatus.CANCELING
-        ):
-            state = run.status.value if run else "gone"
-            msg = (
-                f"run {context.run.run_id} is {state}, so it may not commit; what it "
-                "wrote stays invisible. Start the day again."
-            )
-            raise CommitError(msg)
+    The guard refuses a commit once the run is over (cancelled, failed, or given up for
+    dead), and once another run has taken the day over.
+    """
 
-    return guard
+    def state(run_id: str) -> dg.DagsterRunStatus | None:
+        run = context.instance.get_run_by_id(run_id)
+        return run.status if run else None
+
+    mine = context.run.run_id
+    with claimed(
+        lake.folder, context.partition_key, mine, lambda run: state(run) in OVER
+    ) as still_mine:
+
+        def guard() -> None:
+            found = state(mine)
+            if found is None or found in OVER:
+                msg = (
+                    f"run {mine} is {found.value if found else 'gone'}, so it may not "
+                    "commit; what it wrote stays invisible. Start the day again."
+                )
+                raise CommitError(msg)
+            still_mine()
+
+        yield guard
 
 
 def table_metadata(path: Path, schema: pa.Schema, rows: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import dagster as dg
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.night import (
     Pipeline,
-    guard_of,
+    sole_run,
     table_metadata,
     tally_metadata,
 )
@@ -45,6 +45,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         release = storage.registry().require(spec.model.name, digest)
         rows = lake.validated_features.rows_by_day().get(day)
         with (
+            sole_run(context, lake) as guard,
             gpu.held() as device,
             tracked(f"{day} predictions", rows, context.log.info) as progress,
         ):
@@ -56,7 +57,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 chunk_rows=spec.chunk_rows,
                 precision=device.precision,
                 gates=spec.gates,
-                guard=guard_of(context),
+                guard=guard,
                 progress=progress,
             )
         facts: dict[str, Any] = {

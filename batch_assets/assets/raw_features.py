@@ -4,7 +4,7 @@ import dagster as dg
 
 from batch_assets.assets.night import (
     Pipeline,
-    guard_of,
+    sole_run,
     table_metadata,
     tally_metadata,
 )
@@ -28,7 +28,10 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         day = context.partition_key
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
-        with tracked(f"{day} raw_features", None, context.log.info) as progress:
+        with (
+            sole_run(context, lake) as guard,
+            tracked(f"{day} raw_features", None, context.log.info) as progress,
+        ):
             copied = copy_day(
                 lake,
                 spec.source,
@@ -43,7 +46,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 shards=spec.shards,
                 row_group_rows=spec.row_group_rows,
                 allow_empty=spec.allow_empty,
-                guard=guard_of(context),
+                guard=guard,
                 progress=progress,
             )
         return dg.MaterializeResult(

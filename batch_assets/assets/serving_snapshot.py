@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from batch_assets.assets.night import Pipeline, guard_of
+from batch_assets.assets.night import Pipeline, sole_run
 from batch_assets.resources import StorageResource
 from batch_assets.serving.publish import publish_day
 
@@ -24,15 +24,16 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         """
         day = context.partition_key
         lake = storage.lake(spec.name)
-        published = publish_day(
-            lake,
-            storage.registry(),
-            storage.snapshots(spec.name),
-            day,
-            gates=spec.gates,
-            keep=spec.serving.keep,
-            guard=guard_of(context),
-        )
+        with sole_run(context, lake) as guard:
+            published = publish_day(
+                lake,
+                storage.registry(),
+                storage.snapshots(spec.name),
+                day,
+                gates=spec.gates,
+                keep=spec.serving.keep,
+                guard=guard,
+            )
         context.log.info("%s: %s", day, published.why)
         snapshots = storage.snapshots(spec.name)
         manifest = published.manifest

@@ -7,7 +7,7 @@ import dagster as dg
 
 from batch_assets.assets.night import (
     Pipeline,
-    guard_of,
+    sole_run,
     table_metadata,
     tally_metadata,
 )
@@ -44,13 +44,16 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
         rows = lake.raw_features.rows_by_day().get(day)
-        with tracked(f"{day} validated_features", rows, context.log.info) as progress:
+        with (
+            sole_run(context, lake) as guard,
+            tracked(f"{day} validated_features", rows, context.log.info) as progress,
+        ):
             done = validate_day(
                 lake,
                 day,
                 contract,
                 row_group_rows=spec.row_group_rows,
-                guard=guard_of(context),
+                guard=guard,
                 progress=progress,
             )
         facts: dict[str, Any] = {"job": done.job, "unchanged": done.unchanged}
