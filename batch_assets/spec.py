@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from batch_assets.lake.sources import Declared, Source
 
+# How long the model may take over a chunk before it counts as hanging.
+CHUNK_SECONDS = 600.0
+
 
 class Model(Declared):
     """Which model scores: the release that the registry has approved last for it."""
@@ -81,6 +84,17 @@ class PipelineSpec(Declared):
         default=262_144,
         ge=1,
         description="Rows of a chunk, in whole row groups: the unit of scoring.",
+    )
+    chunk_seconds: float = Field(
+        default=CHUNK_SECONDS,
+        gt=0,
+        description="How long the model may take over a chunk; the rows that it hangs "
+        "on become dead letters.",
+    )
+    grace_seconds: float = Field(
+        default=20,
+        ge=0,
+        description="How long chunks in flight may go on when the night is interrupted.",
     )
     engine: Literal["local"] = "local"
     allow_empty: bool = Field(

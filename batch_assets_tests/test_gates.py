@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from batch_assets.errors import GateError
 from batch_assets.lake.books import Books, Page, Tally
@@ -402,3 +404,16 @@ def test_shut_gates_are_all_named():
         "- a: two rows are lost",
         "- d: drifted",
     ]
+
+
+@given(rows=st.integers(0, 5_000), share=st.floats(0, 1))
+def test_as_many_dead_letters_may_be_as_keep_their_gate_open(rows, share):
+    limits = Gates(max_dead_letter_share=share)
+
+    def is_open(dead: int) -> bool:
+        page = Page(validated=Tally(rows, 0), dead=Tally(dead, 0))
+        return gates.dead_letter_share(Books(DAY, {0: page}), limits).passed
+
+    most = gates.most_dead_letters(rows, limits)
+    assert is_open(most)
+    assert most >= rows or not is_open(most + 1)

@@ -42,13 +42,14 @@ from batch_assets_tests.toys import (
 
 ROWS = 1_200
 CHUNK_ROWS = 2 * ROW_GROUP_ROWS
+OPEN = Gates(max_dead_letter_share=1)
 
 
 class Counting:
     """The local engine, which remembers the chunks that it was given."""
 
-    def __init__(self) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=2)
+    def __init__(self, workers: int = 2) -> None:
+        self.engine = LocalEngine(find_device("cpu"), workers=workers)
         self.loads = 0
         self.given: list[tuple[int, int]] = []
 
@@ -120,7 +121,7 @@ def score(
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
         "precision": "float32",
-        "gates": Gates(),
+        "gates": OPEN,
     }
     return score_night(
         lake, release, day, engine or Counting(), **(arguments | changes)
@@ -254,6 +255,77 @@ def test_rows_at_fault_are_committed_as_dead_letters(
     assert letters["user_id"].equals(rows["user_id"].filter(pa.array(above)))
     assert night.dead_letters.rows == above.sum()
     assert ready.books(DAY).open_after_scoring() == []
+
+
+def dead_share(above: float) -> tuple[int, Gates]:
+    """How many rows the narrow release can't score, and the limit at a multiple."""
+    dead = int((expected_risk(make_rows(ROWS)) > 0.9).sum())
+    return dead, Gates(max_dead_letter_share=above * dead / ROWS)
+
+
+def test_a_night_at_its_limit_of_dead_letters_is_done(
+    ready: Lake, tmp_path: Path
+) -> None:
+    dead, limit = dead_share(above=1)
+
+    night = score(ready, narrow(tmp_path / "narrow"), gates=limit)
+
+    assert night.dead_letters.rows == dead
+
+
+def test_a_night_above_its_limit_stops_early_and_says_why(
+    ready: Lake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    release = narrow(tmp_path / "narrow")
+    _, limit = dead_share(above=0.2)
+    engine = Counting(workers=1)
+
+    with pytest.raises(ScoringError, match=r"Most often, 1 times: output 'risk'") as e:
+        score(ready, release, engine, gates=limit)
+
+    assert f"of {ROWS:,} rows are dead letters already" in str(e.value)
+    assert "max_dead_letter_share" in str(e.value)
+    assert log_of(ready) == []
+    left = [name for name in files(ready) if name.startswith("predictions")]
+    assert 0 < len(left) < len(engine.given)
+    assert f"{len(left)} of {len(engine.given)} chunks are done" in caplog.text
+
+
+def test_what_a_stopped_night_did_stays_done_when_more_is_allowed(
+    ready: Lake, tmp_path: Path
+) -> None:
+    release = narrow(tmp_path / "narrow")
+    _, limit = dead_share(above=0.2)
+    with pytest.raises(ScoringError):
+        score(ready, release, Counting(workers=1), gates=limit)
+    before = files(ready)
+
+    night = score(ready, release)
+
+    assert night.resumed_chunks == sum(n.startswith("predictions") for n in before) > 0
+    assert before.items() <= files(ready).items()
+
+
+def test_after_a_stopped_night_chunks_without_dead_letters_are_not_scored_again(
+    ready: Lake, tmp_path: Path
+) -> None:
+    """The device may have been at fault: the others are tried again."""
+    highest = np.sort(expected_risk(make_rows(ROWS)))
+    release = narrow(tmp_path / "narrow", high=float(highest[-4:-2].mean()))
+    score(ready, release)
+    with_dead, every = (
+        {(part.receipt.shard, part.receipt.chunk) for part in table.parts(DAY)}
+        for table in (ready.dead_letters, ready.predictions)
+    )
+    assert 0 < len(with_dead) < len(every)
+    for table in (ready.predictions, ready.dead_letters):
+        shutil.rmtree(table.path / "_delta_log")
+    engine = Counting(workers=1)
+
+    with pytest.raises(ScoringError):
+        score(ready, release, engine, gates=Gates(max_dead_letter_share=0))
+
+    assert set(engine.given) == with_dead
 
 
 def test_a_second_time_nothing_changes(ready: Lake, toy_release: Release) -> None:

@@ -55,6 +55,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 day,
                 LocalEngine(device),
                 chunk_rows=spec.chunk_rows,
+                chunk_seconds=spec.chunk_seconds,
                 precision=device.precision,
                 gates=spec.gates,
                 guard=guard,

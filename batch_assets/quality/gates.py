@@ -5,6 +5,7 @@ again, from the files, because nothing that happened upstream is taken on trust.
 knows neither Dagster nor how a day is served.
 """
 
+import math
 import statistics
 
 import duckdb
@@ -75,6 +76,14 @@ def dead_letter_share(books: Books, gates: Gates) -> Verdict:
         page.validated.rows,
         gates.max_dead_letter_share,
     )
+
+
+def most_dead_letters(rows: int, gates: Gates) -> int:
+    """How many of the validated rows may be dead letters before that gate is shut."""
+    most = math.floor(rows * gates.max_dead_letter_share)
+    # The product may be rounded down below a count whose share is just the limit.
+    within = rows and (most + 1) / rows <= gates.max_dead_letter_share
+    return most + 1 if within else most
 
 
 def coverage(books: Books, gates: Gates) -> Verdict:

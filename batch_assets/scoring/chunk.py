@@ -19,6 +19,7 @@ from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
 from batch_assets.scoring.scorer import Scorer
+from batch_assets.spec import CHUNK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class ChunkTask:
     """What it takes to score one chunk; a descriptor, without a row in it.
 
     `row_groups` counts from the first to one past the last. More than `max_faults`
-    rows on which the model raises stop the chunk.
+    rows on which the model raises, or takes longer than its share of `max_seconds`, stop
+    the chunk. In a replay `validated` is a part of dead letters, and `replay_of` names
+    the validated part that they are of.
     """
 
     day: str
@@ -39,6 +42,13 @@ class ChunkTask:
     predictions: Path
     dead_letters: Path
     max_faults: int
+    max_seconds: float = CHUNK_SECONDS
+    replay_of: str | None = None
+
+    @property
+    def made_of(self) -> str:
+        """The name of the validated part that the rows come from."""
+        return self.replay_of or self.validated.name
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class Scored:
     part: Part
     dead: Part | None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def dead_rows(self) -> int:
+        return self.dead.receipt.tally.rows if self.dead else 0
 
 
 def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
@@ -199,7 +213,8 @@ def _write_predictions(
         "model": release.name,
         "release": release.digest,
         "contract": contract.digest,
-        "validated": task.validated.name,
+        "validated": task.made_of,
+        "replayed": task.validated.name if task.replay_of else None,
         "row_groups": list(task.row_groups),
         "dead": dead.path.name if dead else None,
         "outputs": {
@@ -254,7 +269,7 @@ def _write_dead_letters(
                 Tally.of(keys),
                 {
                     "release": scorer.release.digest,
-                    "validated": task.validated.name,
+                    "validated": task.made_of,
                 },
             )
         )

@@ -5,13 +5,15 @@ and whole are not done again. It knows neither Dagster nor how a day is served.
 """
 
 import logging
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
 from batch_assets.lake.books import Tally, must_close, total
@@ -20,25 +22,26 @@ from batch_assets.lake.raw import job_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
-from batch_assets.quality.gates import after_validation
+from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
-from batch_assets.spec import Gates
-
-# So few rows at fault are looked for one by one, however small the day.
-MIN_FAULTS = 10
+from batch_assets.spec import CHUNK_SECONDS, Gates
 
 log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """Loads a release once, then runs chunks and yields what each of them left."""
+    """Loads a release once, then runs chunks and yields what each of them left.
+
+    Whoever closes the generator ends the run: chunks in flight finish or are abandoned
+    within the engine's grace period.
+    """
 
     def load(self, release: Release) -> None: ...
 
-    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]: ...
+    def run(self, tasks: Sequence[ChunkTask]) -> Generator[Scored, None, None]: ...
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Plan:
     job: str
     release: Release
     tasks: list[ChunkTask]
+    max_dead: int
 
     @property
     def rows(self) -> int:
@@ -94,6 +98,7 @@ def plan_night(
     day: str,
     *,
     chunk_rows: int,
+    chunk_seconds: float = CHUNK_SECONDS,
     precision: str,
     gates: Gates,
 ) -> Plan:
@@ -118,7 +123,7 @@ def plan_night(
     rows = sum(part.receipt.tally.rows for part in parts)
     inputs = [[part.path.name, part.size] for part in parts]
     job = job_of(day, inputs, release.digest, chunk_rows, precision)
-    max_faults = max(MIN_FAULTS, math.ceil(rows * gates.max_dead_letter_share))
+    max_dead = most_dead_letters(rows, gates)
     tasks = [
         ChunkTask(
             day=day,
@@ -134,12 +139,13 @@ def plan_night(
             dead_letters=lake.dead_letters.part_path(
                 day, part.receipt.shard, job, number
             ),
-            max_faults=max_faults,
+            max_faults=max_dead,
+            max_seconds=chunk_seconds,
         )
         for part in parts
         for number, (groups, chunk) in enumerate(_chunks(part.path, chunk_rows))
     ]
-    return Plan(day, job, release, tasks)
+    return Plan(day, job, release, tasks, max_dead)
 
 
 def score_night(
@@ -149,6 +155,7 @@ def score_night(
     engine: Engine,
     *,
     chunk_rows: int,
+    chunk_seconds: float = CHUNK_SECONDS,
     precision: str,
     gates: Gates,
     guard: Callable[[], None] = lambda: None,
@@ -162,6 +169,7 @@ def score_night(
         day: the day.
         engine: where to run.
         chunk_rows: rows of a chunk.
+        chunk_seconds: how long the model may take over a chunk.
         precision: of the model's arithmetic; it changes the output, so it is in the job.
         gates: what must hold before a day is scored.
         guard: raises if this run may not commit any more.
@@ -170,13 +178,20 @@ def score_night(
     Raises:
         GateError: the day's validation must not be built on.
         BooksError: rows in and rows out don't agree; nothing is committed.
-        ScoringError: the engine came back with other chunks than were planned.
+        ScoringError: more rows are dead letters than may be, or the engine came back
+            with other chunks than were planned. What is done stays on disk.
     """
     must_be_open(
         day, after_validation(lake, day, gates), then="nothing was scored or committed"
     )
     plan = plan_night(
-        lake, release, day, chunk_rows=chunk_rows, precision=precision, gates=gates
+        lake,
+        release,
+        day,
+        chunk_rows=chunk_rows,
+        chunk_seconds=chunk_seconds,
+        precision=precision,
+        gates=gates,
     )
     key = release.contract.key.name
     if (there := lake.predictions.done(day, plan.job, key)) is not None and (
@@ -186,7 +201,7 @@ def score_night(
         dead_there = lake.dead_letters.parts(day)
         return Night(plan.job, release, there, dead_there, unchanged=True)
     begin = time.perf_counter()
-    done = {(t.shard, t.chunk): s for t in plan.tasks if (s := left_before(t, release))}
+    done = _left_before(plan)
     resumed = len(done)
     left = [task for task in plan.tasks if (task.shard, task.chunk) not in done]
     if resumed:
@@ -196,12 +211,21 @@ def score_night(
     if left:
         engine.load(release)
     load_seconds = time.perf_counter() - begin
-    for scored in engine.run(left) if left else ():
-        receipt = scored.part.receipt
-        done[receipt.shard, receipt.chunk] = scored
-        stages.update(scored.seconds)
-        dead_rows = scored.dead.receipt.tally.rows if scored.dead else 0
-        progress(receipt.tally.rows + dead_rows)
+    try:
+        with closing(engine.run(left)) as run:
+            for scored in run if left else ():
+                receipt = scored.part.receipt
+                done[receipt.shard, receipt.chunk] = scored
+                stages.update(scored.seconds)
+                progress(receipt.tally.rows + scored.dead_rows)
+                _must_be_few(plan, done)
+    except BaseException:
+        log.warning(
+            "%s stops: %d of %d chunks are done and stay on disk; nothing was committed"
+            " now, and the next run of the day goes on from there",
+            *(day, sum(t.predictions.exists() for t in plan.tasks), len(plan.tasks)),
+        )
+        raise
     seconds = time.perf_counter() - begin - load_seconds
     missing = [t for t in plan.tasks if (t.shard, t.chunk) not in done]
     if missing:
@@ -243,6 +267,40 @@ def score_night(
         seconds=seconds,
         stages=dict(stages),
     )
+
+
+def _left_before(plan: Plan) -> dict[tuple[int, int], Scored]:
+    """The chunks that earlier runs of the job left whole, by shard and chunk."""
+    found = {
+        (task.shard, task.chunk): scored
+        for task in plan.tasks
+        if (scored := left_before(task, plan.release))
+    }
+    if sum(scored.dead_rows for scored in found.values()) <= plan.max_dead:
+        return found
+    # Over this a night has stopped. Somebody has mended something since, or the device
+    # was at fault: try the chunks with dead letters again, keep the others.
+    return {place: scored for place, scored in found.items() if not scored.dead}
+
+
+def _must_be_few(plan: Plan, done: dict[tuple[int, int], Scored]) -> None:
+    """Stop a night that has more dead letters than it may have when it is done."""
+    dead = sum(scored.dead_rows for scored in done.values())
+    if dead <= plan.max_dead:
+        return
+    reasons: Counter[str] = Counter()
+    for scored in done.values():
+        if scored.dead:
+            column = pq.read_table(scored.dead.path, columns=["reason"])["reason"]
+            reasons.update(column.to_pylist())
+    most = "; ".join(f"{n:,} times: {why}" for why, n in reasons.most_common(3))
+    msg = (
+        f"the night of {plan.day} stops: {dead:,} of {plan.rows:,} rows are dead letters "
+        f"already, and {plan.max_dead:,} may be (gates.max_dead_letter_share). Most "
+        f"often, {most}. Nothing was committed, what is served stays. Mend the model or "
+        "its features, or allow more, and run the day again."
+    )
+    raise ScoringError(msg)
 
 
 def _commit(
