@@ -1,6 +1,7 @@
 """One chunk: every row is scored or a dead letter, and the receipt says so."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
+from batch_assets_tests.stuck import LOOPS, SLOW_AT_HOME, Risk, Stuck, children
+from batch_assets_tests.test_scorer import POISON, Hungry
 from batch_assets_tests.toys import (
     DAY,
     ROW_GROUP_ROWS,
@@ -160,6 +163,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
         "validated": tasks[1].validated.name,
         "row_groups": [2, 4],
         "dead": None,
+        "replayed": None,
         "outputs": {
             "risk": {
                 "rows": 200,
@@ -298,6 +302,107 @@ def test_every_kind_of_fault_in_one_chunk_keeps_the_books_closed(
     assert scored.part.receipt.tally + scored.dead.receipt.tally == Tally.of(
         rows["user_id"]
     )
+
+
+def written(folder: Path, module: torch.nn.Module, **arguments: Any) -> Release:
+    contract = make_contract()
+    kind = type(module)
+    return write_release(
+        folder / "release",
+        name="troubled",
+        module=module,
+        contract=contract,
+        golden_inputs=features_of(aged(make_rows(4)), contract),
+        reference={},
+        model_format="safetensors",
+        import_path=f"{kind.__module__}:{kind.__name__}",
+        arguments=arguments,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [[4], [1, 6]], ids=["one", "two"])
+def test_rows_on_which_the_model_hangs_are_found_and_all_others_scored(
+    lake: Lake, tmp_path: Path, bad: list[int]
+) -> None:
+    home = os.getpid()
+    scorer = Scorer(written(tmp_path, Stuck(home), home=home), find_device("cpu"))
+    rows = aged(make_rows(8), dict.fromkeys(bad, LOOPS)).sort_by("user_id")
+    (task,) = planned(lake, scorer.release, rows)
+    task = dataclasses.replace(task, max_seconds=0.5)
+
+    scored = score_chunk(task, scorer)
+
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters["user_id"].to_pylist() == bad
+    assert set(letters["reason"].to_pylist()) == {
+        "TimeoutError: no answer within 0.5 s"
+    }
+    good = rows.filter(pa.array([key not in bad for key in range(1, 9)]))
+    table = pq.read_table(scored.part.path, partitioning=None)
+    assert table["user_id"].equals(good["user_id"])
+    with torch.inference_mode():
+        expected = Risk()(features_of(good, make_contract()))
+    np.testing.assert_allclose(table["risk"], expected, rtol=1e-6)
+    assert children() == set()
+
+
+@pytest.mark.slow
+def test_a_chunk_on_a_slow_machine_is_the_same_bytes(
+    lake: Lake, tmp_path: Path
+) -> None:
+    home = os.getpid()
+    scorer = Scorer(written(tmp_path, Stuck(home), home=home), find_device("cpu"))
+    rows = aged(make_rows(250), {100: SLOW_AT_HOME})
+    (task,) = planned(lake, scorer.release, rows)
+    undisturbed = score_chunk(task, scorer).part.path.read_bytes()
+
+    slow = score_chunk(dataclasses.replace(task, max_seconds=0.5), scorer)
+
+    assert slow.part.path.read_bytes() == undisturbed
+    assert slow.dead is None
+
+
+def test_more_hangs_than_allowed_stop_the_chunk_and_leave_no_process(
+    lake: Lake, tmp_path: Path
+) -> None:
+    home = os.getpid()
+    scorer = Scorer(written(tmp_path, Stuck(home), home=home), find_device("cpu"))
+    rows = aged(make_rows(2), dict.fromkeys([1, 2], LOOPS))
+    (task,) = planned(lake, scorer.release, rows)
+    task = dataclasses.replace(task, max_seconds=0.3, max_faults=0)
+
+    with pytest.raises(ScoringError, match="more than 0 rows .*TimeoutError"):
+        score_chunk(task, scorer)
+
+    assert not task.predictions.exists()
+    assert children() == set()
+
+
+@pytest.mark.parametrize("bad", [[7], [1, 150, 151, 300]], ids=["one", "more"])
+def test_a_row_that_fits_no_memory_is_a_dead_letter_and_the_batches_stay_big(
+    lake: Lake, tmp_path: Path, bad: list[int]
+) -> None:
+    release = written(tmp_path, Hungry(300, "device"), rows=300, how="device")
+    scorer = Scorer(release, find_device("cpu", batch_rows="64"))
+    rows = aged(make_rows(300), dict.fromkeys(bad, POISON)).sort_by("user_id")
+    (task,) = planned(lake, release, rows)
+
+    scored = score_chunk(task, scorer)
+
+    assert scored.dead is not None
+    letters = pq.read_table(scored.dead.path, partitioning=None)
+    assert letters["user_id"].to_pylist() == bad
+    assert all(
+        reason.startswith("OutOfMemoryError: CUDA out of memory")
+        for reason in letters["reason"].to_pylist()
+    )
+    table = pq.read_table(scored.part.path, partitioning=None)
+    good = rows.filter(pa.array([key not in bad for key in range(1, 301)]))
+    assert table["user_id"].equals(good["user_id"])
+    np.testing.assert_allclose(table["risk"], expected_risk(good), rtol=1e-6)
+    assert scorer.batch_rows == 64
 
 
 @pytest.mark.parametrize("age", [RAISES, NAN])

@@ -20,6 +20,7 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests.toys import (
     DAY,
+    ToyRisk,
     copy_rows,
     expected_risk,
     features_of,
@@ -128,6 +129,46 @@ def test_a_night_on_cuda_closes_its_books(lake: Lake, toy_release: Release) -> N
     expected = expected_risk(make_rows(ROWS).sort_by("user_id"))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     assert lake.books(DAY).open_after_scoring() == []
+
+
+class Squares(torch.nn.Module):
+    """The toy model, which first fills 1 MiB of the device for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy = ToyRisk()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        room = torch.zeros(len(features), 2**18, device=features.device)
+        return self.toy(features) + room[:, 0]
+
+
+def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
+    tmp_path: Path,
+) -> None:
+    release = write_toy_release(
+        tmp_path / "release",
+        module=Squares(),
+        model_format="safetensors",
+        import_path="batch_assets_tests.test_cuda:Squares",
+    )
+    device = find_device("cuda", batch_rows="4096")
+    scorer = Scorer(release, device)
+    torch.cuda.empty_cache()
+    # 4,096 rows ask for 4 GiB, 2,048 for 2, of 1.5 on top of what is there already.
+    limit = torch.cuda.memory_reserved(0) + 3 * 2**29
+    torch.cuda.set_per_process_memory_fraction(limit / device.memory, 0)
+    try:
+        found, _ = scorer.score(packed(1))
+        again, _ = scorer.score(packed(1))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+        torch.cuda.empty_cache()
+
+    expected = expected_risk(make_rows(ROWS, seed=1))
+    np.testing.assert_allclose(found["risk"], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(found["risk"], again["risk"])
+    assert scorer.batch_rows == 1024
 
 
 OTHER = """

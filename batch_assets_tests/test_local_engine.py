@@ -1,11 +1,13 @@
 """The engine of threads: an error ends it at once, and torch is left as it was."""
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -17,7 +19,15 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import plan_night
 from batch_assets.spec import Gates
-from batch_assets_tests.toys import DAY, copy_rows, make_rows, validate
+from batch_assets_tests.stuck import LOOPS, Stuck
+from batch_assets_tests.toys import (
+    DAY,
+    copy_rows,
+    make_contract,
+    make_rows,
+    validate,
+    write_toy_release,
+)
 
 ROWS = 1_200
 
@@ -50,6 +60,11 @@ def _three_threads() -> Iterator[None]:
 def scorers() -> list[str]:
     """The workers that are alive."""
     return [t.name for t in threading.enumerate() if t.name.startswith("scorer")]
+
+
+def companions() -> list[threading.Thread]:
+    """The threads in which the model answers the workers."""
+    return [t for t in threading.enumerate() if t.name.startswith("model of scorer")]
 
 
 def test_every_chunk_is_scored_once_however_many_workers(
@@ -109,11 +124,68 @@ def test_a_caller_that_stops_asking_stops_the_run(
 ) -> None:
     run = engine.run(tasks)
     next(run)
-    run.close()  # type: ignore[attr-defined] # an iterator to callers, a generator here
+    run.close()
 
     assert scorers() == []
     assert torch.get_num_threads() == 3
     assert len([t for t in tasks if t.predictions.exists()]) < len(tasks)
+
+
+def test_an_engine_runs_again_with_what_it_loaded(
+    engine: LocalEngine, tasks: list[ChunkTask]
+) -> None:
+    first = [scored.part.path.read_bytes() for scored in engine.run(tasks[:2])]
+    again = [scored.part.path.read_bytes() for scored in engine.run(tasks[:2])]
+
+    assert sorted(first) == sorted(again)
+
+
+def test_companions_end_with_their_workers(
+    engine: LocalEngine, tasks: list[ChunkTask]
+) -> None:
+    during = {thread for _ in engine.run(tasks) for thread in companions()}
+
+    assert 1 <= len(during) <= engine.workers
+    for thread in during:
+        thread.join(5)
+    assert companions() == []
+
+
+def test_a_model_that_hangs_does_not_hold_a_run_that_ends_early(
+    lake: Lake, tmp_path: Path
+) -> None:
+    home = os.getpid()
+    contract = make_contract()
+    rows = make_rows(ROWS)
+    hung = [LOOPS if key == 1 else 30 for key in rows["user_id"].to_pylist()]
+    rows = rows.set_column(1, "age", pa.array(hung, pa.int16()))
+    release = write_toy_release(
+        tmp_path / "release",
+        module=Stuck(home),
+        model_format="safetensors",
+        import_path="batch_assets_tests.stuck:Stuck",
+        arguments={"home": home},
+        golden_inputs=torch.ones(4, len(contract.features)),
+    )
+    copy_rows(lake, rows)
+    validate(lake)
+    tasks = plan_night(
+        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
+    ).tasks
+    engine = LocalEngine(find_device("cpu"), workers=2, grace_seconds=0.3)
+    engine.load(release)
+    run = engine.run(tasks)
+    for _ in range(len(tasks) - 1):
+        next(run)
+    before = time.monotonic()
+
+    run.close()
+
+    assert time.monotonic() - before < 2
+    while scorers() and time.monotonic() - before < 10:
+        time.sleep(0.01)
+    assert scorers() == []
+    assert companions() == []
 
 
 def test_no_chunks_are_no_work(engine: LocalEngine) -> None:

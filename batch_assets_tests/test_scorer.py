@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from batch_assets.models.release import (
 )
 from batch_assets.models.writing import write_release
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.scorer import Scorer
+from batch_assets.scoring.scorer import Scorer, out_of_memory
 from batch_assets_tests.toys import (
     ToyRisk,
     features_of,
@@ -66,6 +68,66 @@ class Shy(torch.nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return features[:, : self.columns] + self.zero
+
+
+POISON, WRONG = 111, 112
+
+
+class Hungry(torch.nn.Module):
+    """The toy model, but memory runs out: with many rows, or with a poisoned one."""
+
+    def __init__(self, rows: int, how: str) -> None:
+        super().__init__()
+        self.toy = ToyRisk()
+        self.rows = rows
+        self.how = how
+        self.asked: list[int] = []
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(features))
+        if len(features) > self.rows or (features[:, 0] == POISON).any():
+            match self.how:
+                case "device":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to ...")
+                case "torch":
+                    torch.empty(1 << 60)
+                case "numpy":
+                    np.empty(1 << 55)
+        if (features[:, 0] == WRONG).any():
+            msg = "no memory of that age"
+            raise RuntimeError(msg)
+        return self.toy(features)
+
+
+def hungry(folder: Path, rows: int, how: str = "torch", batch: int = 100) -> Scorer:
+    features = packed(8)
+    features[0] %= 90
+    release = write_toy_release(
+        folder / "release",
+        module=Hungry(ROWS, "torch"),
+        model_format="safetensors",
+        import_path="batch_assets_tests.test_scorer:Hungry",
+        arguments={"rows": rows, "how": how},
+        golden_inputs=torch.from_numpy(features.T.copy()[:1]),
+    )
+    scorer = Scorer(release, find_device("cpu", batch_rows=str(batch)))
+    asked(scorer).clear()
+    return scorer
+
+
+def asked(scorer: Scorer) -> list[int]:
+    """The rows of each batch that the model got."""
+    found: Any = scorer._module.asked
+    return found
+
+
+def aged(features: np.ndarray, ages: dict[int, int] | None = None) -> np.ndarray:
+    """At ages at which the model behaves, but for the rows that are named."""
+    features = features.copy()
+    features[0] %= 90
+    for row, age in (ages or {}).items():
+        features[0, row] = age
+    return features
 
 
 def packed(rows: int = ROWS) -> np.ndarray:
@@ -261,3 +323,118 @@ def test_a_wrong_number_of_columns_is_refused_when_the_release_loads(
 
     with pytest.raises(ReleaseError, match=rf"gave {columns} columns .* declares 1"):
         Scorer(rehashed(release.folder, model=model), find_device("cpu"))
+
+
+@pytest.mark.parametrize("how", ["device", "torch", "numpy"])
+def test_a_batch_that_does_not_fit_is_halved_and_no_row_moves(
+    tmp_path: Path, how: str
+) -> None:
+    scorer = hungry(tmp_path, rows=30, how=how)
+    features = aged(packed())
+
+    outputs, _ = scorer.score(features)
+
+    with torch.inference_mode():
+        expected = ToyRisk()(torch.from_numpy(features.T)).numpy()
+    np.testing.assert_allclose(outputs["risk"], expected, rtol=1e-6)
+    assert asked(scorer) == [100, 50, 25, 25, 25, 25, *[25] * 6, 7]
+
+
+def test_the_size_that_worked_is_remembered_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = hungry(tmp_path, rows=30)
+    assert scorer.batch_rows == 100
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            scorer.score(aged(packed()))
+
+    assert scorer.batch_rows == 25
+    assert asked(scorer).count(100) == asked(scorer).count(50) == 1
+    (record,) = caplog.records
+    assert "ran out of memory at 100 rows a batch" in record.message
+    assert "at most 25 rows" in record.message
+
+
+def test_memory_that_runs_out_in_a_short_batch_halves_the_rows_that_were_tried(
+    tmp_path: Path,
+) -> None:
+    scorer = hungry(tmp_path, rows=30)
+
+    scorer.score(aged(packed(40)))
+
+    assert asked(scorer) == [40, 20, 20]
+    assert scorer.batch_rows == 20
+
+
+def test_threads_share_the_size_and_the_smallest_wins(tmp_path: Path) -> None:
+    scorer = hungry(tmp_path, rows=30)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(scorer.score, [aged(packed(r)) for r in [257, 41, 100, 55] * 8]))
+    asked(scorer).clear()
+    scorer.score(aged(packed()))
+
+    assert max(asked(scorer)) == scorer.batch_rows <= 30
+    # A thread that comes late with a bigger size that worked for it changes nothing.
+    scorer._remember(100, 50)
+    assert scorer.batch_rows <= 30
+    assert scorer.batch_rows >= 13  # One halving of the smallest that was too big.
+
+
+@pytest.mark.parametrize("row", [0, 1, 63, 99, 256])
+def test_a_row_that_never_fits_goes_out_and_leaves_the_size_as_it_was(
+    tmp_path: Path, row: int
+) -> None:
+    scorer = hungry(tmp_path, rows=ROWS)
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        scorer.score(aged(packed(), {row: POISON}))
+
+    assert min(asked(scorer)) == 1
+    assert scorer.batch_rows == 100
+
+
+def test_a_row_that_never_fits_does_not_undo_a_size_that_was_found(
+    tmp_path: Path,
+) -> None:
+    scorer = hungry(tmp_path, rows=30)
+
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        scorer.score(aged(packed(), {200: POISON}))
+
+    assert scorer.batch_rows == 25
+
+
+def test_another_error_on_the_way_down_goes_out_and_leaves_the_size(
+    tmp_path: Path,
+) -> None:
+    scorer = hungry(tmp_path, rows=30)
+
+    with pytest.raises(RuntimeError, match="no memory of that age"):
+        scorer.score(aged(packed(), {80: WRONG}))
+
+    assert scorer.batch_rows == 100
+
+
+def test_only_memory_that_ran_out_makes_a_batch_smaller(tmp_path: Path) -> None:
+    scorer = hungry(tmp_path, rows=ROWS)
+
+    with pytest.raises(RuntimeError, match="no memory of that age"):
+        scorer.score(aged(packed(), {80: WRONG}))
+
+    assert asked(scorer) == [100]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_memory_that_runs_out_inside_torchscript_is_recognised() -> None:
+    class Greedy(torch.nn.Module):
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            return torch.empty([features.size(0) * (1 << 55)])
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.jit.script(Greedy())(torch.ones(4, 4))
+
+    assert out_of_memory(caught.value)
+    assert not out_of_memory(ValueError(str(caught.value)))

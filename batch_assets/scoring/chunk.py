@@ -18,6 +18,7 @@ from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
+from batch_assets.scoring.isolation import FaultError, TimedScorer
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import CHUNK_SECONDS
 
@@ -69,7 +70,7 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
 
     Raises:
         CorruptPartError: the validated part is not what was committed.
-        ScoringError: the model raises on too many rows.
+        ScoringError: the model fails on too many rows.
     """
     contract = scorer.release.contract
     clock = _Clock()
@@ -132,40 +133,44 @@ def _score(
 ) -> tuple[dict[str, np.ndarray], dict[int, str], float]:
     """Outputs, the rows at fault with their reason, and the seconds in the model.
 
-    If the model raises, the rows are halved until those at fault are alone.
+    If the model fails, the rows are halved until those at fault are alone.
     """
     rows = features.shape[1]
     faults: dict[int, str] = {}
     outputs: dict[str, np.ndarray] = {}
     seconds = 0.0
     spans = [(0, rows)]
-    while spans:
-        start, stop = spans.pop()
-        try:
-            found, spent = scorer.score(features[:, start:stop])
-        # A model can raise anything; what it was goes into the dead letter.
-        except Exception as error:
-            if stop - start > 1:
-                middle = (start + stop) // 2
-                spans += [(middle, stop), (start, middle)]
+    with TimedScorer(scorer, task.max_seconds, rows) as timed:
+        while spans:
+            start, stop = spans.pop()
+            try:
+                found, spent = timed.score(features[:, start:stop])
+            except FaultError as fault:
+                if stop - start > 1:
+                    middle = (start + stop) // 2
+                    spans += [(middle, stop), (start, middle)]
+                    continue
+                faults[start] = str(fault)
+                if len(faults) > task.max_faults:
+                    raise _too_many(task, faults[start]) from fault
                 continue
-            faults[start] = f"{type(error).__name__}: {error}"
-            if len(faults) > task.max_faults:
-                msg = (
-                    f"the model raised on more than {task.max_faults} rows of shard "
-                    f"{task.shard}, chunk {task.chunk}; the night stops. The last: "
-                    f"{faults[start]}. Nothing was committed."
+            seconds += spent
+            for name, values in found.items():
+                outputs.setdefault(name, np.zeros(rows, values.dtype))[start:stop] = (
+                    values
                 )
-                raise ScoringError(msg) from error
-            continue
-        seconds += spent
-        for name, values in found.items():
-            outputs.setdefault(name, np.zeros(rows, values.dtype))[start:stop] = values
     if not outputs:  # Every row is at fault: the columns are there all the same.
         outputs = {
             o.name: np.zeros(rows, o.dtype) for o in scorer.release.contract.outputs
         }
     return outputs, faults, seconds
+
+
+def _too_many(task: ChunkTask, last: str) -> ScoringError:
+    return ScoringError(
+        f"the model failed on more than {task.max_faults} rows of shard {task.shard}, "
+        f"chunk {task.chunk}; the night stops. The last: {last}. Nothing was committed."
+    )
 
 
 def _outside(

@@ -1,5 +1,6 @@
 """A release on a device: features in, outputs out. It knows no file and no chunk."""
 
+import logging
 import threading
 import time
 from contextlib import nullcontext
@@ -13,11 +14,29 @@ from batch_assets.models.formats import columns_of, golden_batch, load_module
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import PRECISIONS, Device
 
+# What a RuntimeError says where torch raises no OutOfMemoryError: its allocator on the
+# CPU, a pinned buffer, a library's workspace, and any of them inside TorchScript.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+log = logging.getLogger(__name__)
+
+
+class Abandoned(BaseException):
+    """The run is over. Not an Exception: it is no fault of the rows."""
+
 
 class Scorer:
     """Loads a release once, proves it on its golden batch, then scores batches.
 
     It may be shared by threads: each has its own stream and pinned buffer on CUDA.
+    `batch_rows` is how many rows the model gets at once: as many as the device was
+    found with, or fewer once its memory ran out.
     """
 
     def __init__(self, release: Release, device: Device) -> None:
@@ -33,17 +52,23 @@ class Scorer:
         self.release = release
         self.device = device
         self._module = load_module(release, device.torch)
+        self.batch_rows = device.batch_rows
+        self._shrinking = threading.Lock()
+        self._abandoned = threading.Event()
         self._own = threading.local()
         self._replay_golden_batch()
 
     def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
-        """Score rows, a batch at a time.
+        """Score rows, a batch at a time; in smaller batches where memory runs out.
 
         Args:
             features: float32 (features, rows), row-major: one run of memory per column.
 
         Returns:
             Each output as (rows,), and the seconds that the model took.
+
+        Raises:
+            Abandoned: the run is over.
         """
         rows = features.shape[1]
         contract = self.release.contract
@@ -52,14 +77,82 @@ class Scorer:
             for o in contract.outputs
         }
         seconds = 0.0
-        for start in range(0, rows, self.device.batch_rows):
-            stop = min(start + self.device.batch_rows, rows)
+        start = 0
+        while start < rows:
+            if self.abandoned:
+                raise Abandoned
+            stop = min(start + self.batch_rows, rows)
             begin = time.perf_counter()
-            columns = self._forward(features[:, start:stop])
+            self._fill(outputs, features, start, stop)
             seconds += time.perf_counter() - begin
-            for name, column in columns.items():
-                outputs[name][start:stop] = column
+            start = stop
         return outputs, seconds
+
+    def abandon(self) -> None:
+        """Let every thread give up at its next batch: the run is over."""
+        self._abandoned.set()
+
+    @property
+    def abandoned(self) -> bool:
+        return self._abandoned.is_set()
+
+    def _fill(
+        self,
+        outputs: dict[str, np.ndarray],
+        features: np.ndarray,
+        start: int,
+        stop: int,
+    ) -> None:
+        """Score a batch; halve it until it fits, and remember the size that did.
+
+        A size is remembered only when the whole batch that was too big is done. If a
+        single row of it runs out of memory, the size was not at fault, and the row's
+        own error goes out: it must not leave the night at one row a batch.
+        """
+        asked = size = stop - start
+        while start < stop:
+            end = min(start + size, stop)
+            columns = self._try(features[:, start:end])
+            # Tried again out here: a caught error's traceback holds the tensors of
+            # the batch that did not fit.
+            if columns is None:
+                size = (end - start) // 2
+                self._free_cache()
+                continue
+            for name, column in columns.items():
+                outputs[name][start:end] = column
+            start = end
+        if size < asked:
+            self._remember(asked, size)
+
+    def _try(self, features: np.ndarray) -> dict[str, np.ndarray] | None:
+        """The outputs of a batch, or None if it needs more memory than there is."""
+        try:
+            return self._forward(features)
+        except (MemoryError, RuntimeError) as error:
+            if features.shape[1] == 1 or not out_of_memory(error):
+                raise
+            return None
+
+    def _free_cache(self) -> None:
+        if self.device.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def _remember(self, asked: int, size: int) -> None:
+        # Several threads run out of memory at once; the smallest size is the last word.
+        with self._shrinking:
+            if size >= self.batch_rows:
+                return
+            self.batch_rows = size
+        log.warning(
+            "%s %s ran out of memory at %d rows a batch on %s; batches have at most %d "
+            "rows from now on",
+            self.release.name,
+            self.release.short,
+            asked,
+            self.device.name,
+            size,
+        )
 
     def _forward(self, features: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode(), self._autocast():
@@ -90,12 +183,12 @@ class Scorer:
         return self._own.stream
 
     def _pinned(self, shape: tuple[int, ...]) -> torch.Tensor:
-        size = shape[0] * max(shape[1], self.device.batch_rows)
+        size = shape[0] * shape[1]
         buffer = getattr(self._own, "buffer", None)
         if buffer is None or buffer.numel() < size:
             buffer = torch.empty(size, dtype=torch.float32, pin_memory=True)
             self._own.buffer = buffer
-        return buffer[: shape[0] * shape[1]].view(shape)
+        return buffer[:size].view(shape)
 
     def _autocast(self) -> torch.autocast | nullcontext:
         if self.device.precision == "float32":
@@ -121,3 +214,12 @@ class Scorer:
                     f"at most {tolerance:.3g}. Nothing was scored."
                 )
                 raise GoldenBatchError(msg)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the device or on the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in OUT_OF_MEMORY
+    )

@@ -6,7 +6,7 @@ engine must equal.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import torch
@@ -16,31 +16,48 @@ from batch_assets.scoring.chunk import ChunkTask, Scored, score_chunk
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.scorer import Scorer
 
+# Less than the 30 seconds that Kubernetes gives between SIGTERM and SIGKILL.
+GRACE_SECONDS = 20.0
+
 
 class LocalEngine:
     """A pool of threads over `score_chunk`."""
 
-    def __init__(self, device: Device, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        workers: int | None = None,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
         """Choose the number of workers.
 
         Args:
             device: where the model runs.
             workers: how many chunks are in flight; the cores of this process, or three
                 per CUDA device, if left out.
+            grace_seconds: how long chunks in flight may go on when a run ends early.
         """
         self.device = device
+        self.grace_seconds = grace_seconds
         self._scorer: Scorer | None = None
         cores = len(os.sched_getaffinity(0))
         self.workers = workers or (cores if device.kind == "cpu" else 3)
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows that the model gets at once: fewer than asked if memory ran out."""
+        return self._scorer.batch_rows if self._scorer else self.device.batch_rows
 
     def load(self, release: Release) -> None:
         """Load the release and replay its golden batch."""
         self._scorer = Scorer(release, self.device)
 
-    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
+    def run(self, tasks: Sequence[ChunkTask]) -> Generator[Scored, None, None]:
         """Score chunks; yield each as it is done, in any order.
 
-        The first error ends the run: chunks in flight finish, the others never start.
+        The first error, an interrupt, or a caller that closes the generator ends the
+        run: chunks in flight get the grace period, the others never start.
         """
         scorer = self._scorer
         if scorer is None:
@@ -52,9 +69,9 @@ class LocalEngine:
         pool = ThreadPoolExecutor(
             self.workers, "scorer", initializer=torch.set_num_threads, initargs=(1,)
         )
+        waiting = iter(tasks)
+        running: set[Future[Scored]] = set()
         try:
-            waiting = iter(tasks)
-            running: set[Future[Scored]] = set()
             while True:
                 while len(running) < self.workers and (task := next(waiting, None)):
                     running.add(pool.submit(score_chunk, task, scorer))
@@ -64,5 +81,12 @@ class LocalEngine:
                 for future in done:
                     yield future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(threads)
+            late = running
+            try:
+                late = wait(running, timeout=self.grace_seconds).not_done
+            finally:
+                if late:
+                    # Whoever is still at it gives up at its next batch, or sooner.
+                    scorer.abandon()
+                pool.shutdown(wait=not late, cancel_futures=True)
+                torch.set_num_threads(threads)
