@@ -407,6 +407,14 @@ def test_a_second_run_of_a_day_is_refused_while_the_first_is_at_it(served, insta
     assert served.run("toy", FIRST, instance).success
 
 
+def test_a_night_removes_what_killed_runs_left_half_written(served, instance):
+    table = served.lake("toy").predictions
+    half = table.paths(FIRST)[0].with_suffix(".parquet.12.tmp")
+    half.touch()
+    assert served.run("toy", FIRST, instance).success
+    assert not half.exists()
+
+
 def test_a_run_whose_day_was_taken_over_may_not_commit(project, instance, monkeypatch):
     from batch_assets.lake import raw
 

@@ -18,6 +18,7 @@ from batch_assets.lake.parts import (
     Receipt,
     open_part,
     read_batches,
+    verified_part,
 )
 
 SCHEMA = pa.schema([("user_id", pa.int64()), ("score", pa.float32())])
@@ -61,7 +62,11 @@ def test_a_part_gives_back_its_rows_and_receipt(tmp_path, n, floats):
 
     part, file = open_part(path)
     file.close()
-    assert part == written == Part(path, path.stat().st_size, receipt_of(rows))
+    assert (
+        part
+        == written
+        == Part(path, path.stat().st_size, written.sha256, receipt_of(rows))
+    )
     assert read_all(path).equals(rows)
 
 
@@ -248,11 +253,28 @@ def test_a_flipped_bit_is_never_read_as_data(tmp_path, floats):
                 continue
             if batches and batches[0].schema != SCHEMA:
                 continue  # a column's name or type: whoever asks for it notices
-            if found != part or not pa.Table.from_batches(batches).equals(rows):
+            if found.receipt != part.receipt or not pa.Table.from_batches(
+                batches
+            ).equals(rows):
                 silent.append((region, at))
 
     assert silent == []
     assert refused["receipt"] == len(receipt_of(rows).dumps())
+
+
+def test_no_flipped_bit_is_taken_over_by_a_later_run(tmp_path):
+    """Each byte of the whole file, also those that only other readers look at."""
+    path = tmp_path / "part.parquet"
+    part = write_part(path, rows_of(60), floats=True)
+    whole = bytearray(path.read_bytes())
+    assert verified_part(path, "user_id") == part
+
+    for at in range(len(whole)):
+        whole[at] ^= 1 << at % 8
+        path.write_bytes(whole)
+        whole[at] ^= 1 << at % 8
+        with pytest.raises(CorruptPartError):
+            verified_part(path, "user_id")
 
 
 def test_a_row_group_that_a_flipped_bit_shortened_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from deltalake import DeltaTable
 from batch_assets.errors import BatchAssetsError, CorruptPartError, LakeError
 from batch_assets.lake.books import Page, Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt
-from batch_assets.lake.tables import Lake, Table
+from batch_assets.lake.tables import Lake, Table, digest_of
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
 SCHEMA = pa.schema([("user_id", pa.int64()), ("risk", pa.float32())])
@@ -28,14 +28,16 @@ def write_part(
     job: str = "a" * 64,
     chunk: int = 0,
     schema: pa.Schema = SCHEMA,
+    made_of: str | None = None,
 ) -> Part:
     """A part whose columns beside the key all hold the key's number."""
     rows = pa.table({f.name: pa.array(keys).cast(f.type) for f in schema})
     path = table.part_path(day, shard, job, chunk)
     # Parts of one job and chunk are made of one another.
-    made_of = {"raw": path.name, "validated": f"{job[:16]}-00000.parquet"}
+    origin = f"{(made_of or job)[:16]}-00000.parquet"
+    facts = {"raw": origin if made_of else path.name, "validated": origin}
     tally = Tally.of(rows["user_id"])
-    receipt = Receipt(table.name, day, shard, chunk, job, tally, made_of)
+    receipt = Receipt(table.name, day, shard, chunk, job, tally, facts)
     with PartWriter(path, schema, row_group_rows=100) as writer:
         writer.write(rows)
         return writer.finish(receipt)
@@ -147,7 +149,12 @@ def test_a_commit_records_its_facts(lake):
 
     found = lake.predictions.last_commit(DAY)
 
-    assert found.facts == {"day": DAY, "release": "cd", "job": "ab"}
+    assert found.facts == {
+        "day": DAY,
+        "release": "cd",
+        "job": "ab",
+        "parts": digest_of([part]),
+    }
     history = DeltaTable(lake.predictions.path).history()
     entry = next(e for e in history if e["version"] == found.version)
     assert json.loads(entry["batch_assets"]) == found.facts
@@ -391,6 +398,53 @@ def test_the_books_are_read_from_every_committed_receipt(lake):
     }
     assert (books.open_after_validation(), books.open_after_scoring()) == ([], [])
     assert lake.books(NEXT_DAY).pages == {}
+
+
+@pytest.mark.parametrize(
+    ("side", "main", "open_shards"),
+    [
+        ("quarantined_rows", "validated_features", ([3], [])),
+        ("dead_letters", "predictions", ([], [3])),
+    ],
+)
+def test_two_sides_of_a_day_by_different_jobs_do_not_close(
+    lake, side, main, open_shards
+):
+    """Their rows may add up by chance: two runs that nobody kept apart."""
+    commit(lake.raw_features, [1, 2, 3, 4], shard=3)
+    commit(lake.validated_features, [1, 2, 3, 4], shard=3)
+    commit(lake.quarantined_rows, [], shard=3)
+    commit(lake.predictions, [1, 2, 3], shard=3)
+    commit(lake.dead_letters, [4], shard=3)
+    books = lake.books(DAY)
+    assert (books.open_after_validation(), books.open_after_scoring()) == ([], [])
+
+    part = getattr(lake, side).parts(DAY)[0]
+    table = getattr(lake, side)
+    keys = pq.read_table(part.path, partitioning=None)["user_id"].to_pylist()
+    other = write_part(table, keys, shard=3, job="b" * 64, made_of="a" * 64)
+    table.commit_day(DAY, [other], SCHEMA, {})
+
+    books = lake.books(DAY)
+    assert (books.open_after_validation(), books.open_after_scoring()) == open_shards
+
+
+def test_sweeping_a_day_removes_what_is_half_written_and_nothing_else(lake):
+    commit(lake.predictions, [1, 2])
+    commit(lake.predictions, [3], day=NEXT_DAY)
+    whole = sorted(lake.folder.rglob("*.parquet"))
+    half, others = (
+        lake.predictions.part_path(day, 0, "c" * 64, 0).with_suffix(".parquet.12.tmp")
+        for day in (DAY, NEXT_DAY)
+    )
+    half.touch()
+    others.touch()
+
+    lake.sweep(DAY)
+
+    assert not half.exists()
+    assert others.exists()
+    assert sorted(lake.folder.rglob("*.parquet")) == whole
 
 
 def test_a_shard_in_several_chunks_is_one_page(lake):

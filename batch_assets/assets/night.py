@@ -70,6 +70,7 @@ def sole_run(
     with claimed(
         lake.folder, context.partition_key, mine, lambda run: state(run) in OVER
     ) as still_mine:
+        lake.sweep(context.partition_key)
 
         def guard() -> None:
             found = state(mine)

@@ -30,6 +30,9 @@ class Tally:
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(self.rows + other.rows, (self.keys + other.keys) & WORD_MASK)
 
+    def __sub__(self, other: "Tally") -> "Tally":
+        return Tally(self.rows - other.rows, (self.keys - other.keys) & WORD_MASK)
+
     def __str__(self) -> str:
         return f"{self.rows:,} rows, keys {self.keys:016x}"
 

@@ -2,7 +2,9 @@
 
 A part appears under its name only when it is whole and on disk: it is written beside,
 synced and renamed. The receipt travels in the file, so that whoever finds the file can
-tell whose it is and what it must hold. It knows nothing of tables and commits.
+tell whose it is and what it must hold. So does the sha256 of all its bytes but those of
+the digest itself, because Parquet's checksums cover its pages and not its footer. It
+knows nothing of tables and commits.
 """
 
 import hashlib
@@ -10,19 +12,26 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_assets.errors import CorruptPartError
+from batch_assets.errors import CorruptPartError, LakeError
 from batch_assets.lake.books import Tally
 
 RECEIPT = b"batch_assets.receipt"
+SHA256 = b"batch_assets.sha256"
+# What stands for the digest while it is taken; of the same length.
+UNSEALED = b"0" * 64
+HASH_BYTES = 1 << 20
 VERIFY_ROWS = 65_536
+# How a file ends that is still being written, or was when its process died.
+BESIDE = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Part:
-    """A part file as it lies on disk; `size` in bytes."""
+    """A part file as it lies on disk; `size` in bytes, `sha256` as it is sealed."""
 
     path: Path
     size: int
+    sha256: str
     receipt: Receipt
 
 
@@ -96,20 +106,23 @@ class PartWriter:
         self._rows = row_group_rows
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         others = [f.name for f in schema if not pa.types.is_floating(f.type)]
-        self._writer = pq.ParquetWriter(
-            self._beside,
-            schema,
-            compression="zstd",
-            use_dictionary=others if floats else True,
-            column_encoding=(
-                dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT") if floats else None
-            ),
-            write_page_checksum=True,
-        )
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(
+                self._beside,
+                schema,
+                compression="zstd",
+                use_dictionary=others if floats else True,
+                column_encoding=(
+                    dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT")
+                    if floats
+                    else None
+                ),
+                write_page_checksum=True,
+            )
 
     def write(self, rows: pa.Table | pa.RecordBatch) -> None:
         """Add rows; they are written as soon as a row group is full."""
@@ -121,21 +134,29 @@ class PartWriter:
             self._flush(self._rows)
 
     def finish(self, receipt: Receipt) -> Part:
-        """Close the file with its receipt, sync it, and give it its name."""
+        """Close the file with its receipt, seal and sync it, and give it its name."""
         if self._pending_rows:
             self._flush(self._pending_rows)
-        self._writer.add_key_value_metadata({RECEIPT: receipt.dumps()})
-        self._writer.close()
-        with self._beside.open("rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        self._beside.replace(self.path)
-        sync_folder(self.path.parent)
-        return Part(self.path, size, receipt)
+        with self._explained():
+            self._writer.add_key_value_metadata(
+                {RECEIPT: receipt.dumps(), SHA256: UNSEALED}
+            )
+            self._writer.close()
+            with self._beside.open("r+b") as file:
+                digest, at = _digest_of(file)
+                file.seek(at)
+                file.write(digest.encode())
+                file.flush()
+                os.fsync(file.fileno())
+                size = os.fstat(file.fileno()).st_size
+            self._beside.replace(self.path)
+            sync_folder(self.path.parent)
+        return Part(self.path, size, digest, receipt)
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._pending)
-        self._writer.write_table(table.slice(0, rows), row_group_size=rows)
+        with self._explained():
+            self._writer.write_table(table.slice(0, rows), row_group_size=rows)
         rest = table.slice(rows)
         self._pending = [rest] if len(rest) else []
         self._pending_rows = len(rest)
@@ -149,9 +170,25 @@ class PartWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer.is_open:
-            self._writer.close()
-        self._beside.unlink(missing_ok=True)
+        try:
+            if self._writer.is_open:
+                with suppress(OSError):  # On a full disk there is no closing either.
+                    self._writer.close()
+        finally:
+            self._beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What the disk says, with what to do next."""
+        try:
+            yield
+        except OSError as error:
+            self._beside.unlink(missing_ok=True)
+            msg = (
+                f"part {self.path} can't be written: {error}. Nothing of it is taken "
+                "for whole. Make room, or give the permission, and run the day again."
+            )
+            raise LakeError(msg) from error
 
 
 def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
@@ -164,7 +201,8 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
     try:
         # Buffered ahead, a file would be held whole until its last row.
         file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
-        receipt = Receipt.loads((file.metadata.metadata or {})[RECEIPT])
+        notes = file.metadata.metadata or {}
+        receipt, sealed = Receipt.loads(notes[RECEIPT]), notes[SHA256].decode()
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         msg = f"part {path} can't be read: {error or type(error).__name__}"
         raise CorruptPartError(msg) from error
@@ -174,7 +212,7 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
     if not rows == file.metadata.num_rows == receipt.tally.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.tally.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, path.stat().st_size, receipt), file
+    return Part(path, path.stat().st_size, sealed, receipt), file
 
 
 def read_batches(
@@ -203,16 +241,25 @@ def read_batches(
 
 
 def verified_part(path: Path, key: str) -> Part:
-    """A part whose every page was read, and whose keys are those of its receipt.
+    """A part whose bytes are those that were sealed, and its keys those of its receipt.
 
     Raises:
         CorruptPartError: it is not whole.
     """
     part, file = open_part(path)
     file.close()
+    with path.open("rb") as data:
+        found, _ = _digest_of(data)
+    if found != part.sha256:
+        msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
+        raise CorruptPartError(msg)
     tally = Tally()
-    for batch in read_batches(path, rows=VERIFY_ROWS):
-        tally += Tally.of(batch[key])
+    try:
+        for batch in read_batches(path, rows=VERIFY_ROWS):
+            tally += Tally.of(batch[key])
+    except (KeyError, TypeError) as error:
+        msg = f"part {path} has no key '{key}': {error}"
+        raise CorruptPartError(msg) from error
     if tally != part.receipt.tally:
         msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
         raise CorruptPartError(msg)
@@ -226,6 +273,33 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _digest_of(file: BinaryIO) -> tuple[str, int]:
+    """The sha256 of a part without its own digest, and where that stands.
+
+    Raises:
+        CorruptPartError: it has none.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little")
+    start = max(size - 8 - length, 0)
+    file.seek(start)
+    footer = file.read()
+    # In the footer a string stands as it is, after its length: 64 is one byte.
+    at = footer.find(SHA256) + len(SHA256)
+    at += footer[at : at + 4].find(b"\x40") + 1
+    if SHA256 not in footer or len(footer) < at + len(UNSEALED):
+        msg = f"part {file.name} has no digest"
+        raise CorruptPartError(msg)
+    file.seek(0)
+    digest, left = hashlib.sha256(), start
+    while left:
+        digest.update(file.read(min(left, HASH_BYTES)))
+        left -= min(left, HASH_BYTES)
+    digest.update(footer[:at] + UNSEALED + footer[at + len(UNSEALED) :])
+    return digest.hexdigest(), start + at
 
 
 def _digest(body: dict[str, Any]) -> str:

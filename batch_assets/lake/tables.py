@@ -6,9 +6,11 @@ same day at once. The books of a day are read back from the receipts of its comm
 parts. It knows no model.
 """
 
+import hashlib
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,11 +26,13 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.books import Books, Page, Tally, total
-from batch_assets.lake.parts import Part, open_part, verified_part
+from batch_assets.lake.parts import BESIDE, Part, open_part, verified_part
 
 ATTEMPTS = 20
 # The log is the history of what was served: keep its entries for ten years.
 CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+# Delta writes its errors for a terminal.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 log = logging.getLogger(__name__)
 
 PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
@@ -139,7 +143,8 @@ class Table:
             if open_part(part.path)[0] != part:
                 msg = f"part {part.path} was changed while its day was made"
                 raise CorruptPartError(msg)
-        custom = {"batch_assets": json.dumps({"day": day, **facts})}
+        recorded = {"day": day, **facts, "parts": digest_of(parts)}
+        custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
             table = DeltaTable(self.path)
@@ -148,6 +153,13 @@ class Table:
                 self._add_columns(table, schema)
                 for actions in self._changes(table, day, parts):
                     self._transact(table, day, actions, custom)
+            except OSError as error:
+                msg = (
+                    f"{self.name} {day} can't be committed: {ANSI.sub('', str(error))}. "
+                    "The table is as it was. Make room, or give the permission, and run "
+                    "the day again."
+                )
+                raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
@@ -292,6 +304,26 @@ class Lake:
         self.predictions = Table(self.folder / "predictions")
         self.dead_letters = Table(self.folder / "dead_letters")
 
+    @property
+    def tables(self) -> list[Table]:
+        """The five tables, in the order of the road."""
+        return [
+            self.raw_features,
+            self.validated_features,
+            self.quarantined_rows,
+            self.predictions,
+            self.dead_letters,
+        ]
+
+    def sweep(self, day: str) -> None:
+        """Remove what killed runs of a day left half written.
+
+        Only for whoever holds the day's claim: it would break another run's writing.
+        """
+        for table in self.tables:
+            for path in table.path.glob(f"day={day}/*/*{BESIDE}"):
+                path.unlink(missing_ok=True)
+
     def books(self, day: str, *, scoring: bool = True) -> Books:
         """The books of a day, from the receipts of every committed part.
 
@@ -318,8 +350,10 @@ class Lake:
                 shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
                 for shard in shards
             },
-            outdated_validated=_outdated([*validated, *quarantined], "raw", raw),
-            outdated_scored=_outdated([*scored, *dead], "validated", validated),
+            outdated_validated=_outdated([*validated, *quarantined], "raw", raw)
+            | _of_another_job(quarantined, validated),
+            outdated_scored=_outdated([*scored, *dead], "validated", validated)
+            | _of_another_job(dead, scored),
         )
 
 
@@ -331,6 +365,20 @@ def _outdated(parts: list[Part], made_of: str, committed: list[Part]) -> frozens
         for part in parts
         if (part.receipt.shard, part.receipt.facts.get(made_of)) not in names
     )
+
+
+def _of_another_job(side: list[Part], main: list[Part]) -> frozenset[int]:
+    """The shards of a side table's parts that another run made than the main table's."""
+    jobs = {part.receipt.job for part in main}
+    return frozenset(
+        p.receipt.shard for p in side if jobs and p.receipt.job not in jobs
+    )
+
+
+def digest_of(parts: list[Part]) -> str:
+    """Names the very bytes of a day: a digest of its parts' digests, in any order."""
+    seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
+    return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
 
 
 def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """What an earlier run of the same job left, and whether it is whole.
 
-A part is taken over only after every page of it was read and its keys were compared
-with its receipt. It scores nothing and removes nothing.
+A part is taken over only after its bytes were hashed, every page of it was read, and its
+keys were compared with its receipt. It scores nothing and removes nothing.
 """
 
 import logging
+from pathlib import Path
 
 from batch_assets.errors import CorruptPartError
-from batch_assets.lake.parts import verified_part
+from batch_assets.lake.parts import Part, verified_part
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
 
@@ -19,19 +20,27 @@ def left_before(task: ChunkTask, release: Release) -> Scored | None:
     if not task.predictions.exists():
         return None
     try:
-        part = verified_part(task.predictions, release.contract.key.name)
-        facts = part.receipt.facts
+        part = _mine(task, task.predictions, "predictions", release)
         dead = None
-        if facts["dead"]:
-            dead = verified_part(task.dead_letters, release.contract.key.name)
-        same = (
-            (part.receipt.job, part.receipt.day) == (task.job, task.day)
-            and (part.receipt.shard, part.receipt.chunk) == (task.shard, task.chunk)
-            and tuple(facts["row_groups"]) == task.row_groups
-            and facts["release"] == release.digest
-            and (dead is None or dead.receipt.job == task.job)
-        )
+        if part.receipt.facts["dead"]:
+            dead = _mine(task, task.dead_letters, "dead_letters", release)
     except CorruptPartError as error:
         log.warning("%s; the chunk is scored again", error)
         return None
-    return Scored(part, dead) if same else None
+    return Scored(part, dead)
+
+
+def _mine(task: ChunkTask, path: Path, table: str, release: Release) -> Part:
+    """The part at this path, if it is whole and of this very chunk."""
+    part = verified_part(path, release.contract.key.name)
+    receipt = part.receipt
+    found = (receipt.table, receipt.day, receipt.shard, receipt.chunk, receipt.job)
+    wanted = (table, task.day, task.shard, task.chunk, task.job)
+    made_by = receipt.facts["release"]
+    if (*found, made_by) != (*wanted, release.digest):
+        msg = (
+            f"part {path} is of {receipt.table} {receipt.day}, shard {receipt.shard}, "
+            f"chunk {receipt.chunk}, job {receipt.job[:16]}, release {made_by[:12]}"
+        )
+        raise CorruptPartError(msg)
+    return part

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.books import Tally, total
-from batch_assets.lake.parts import Part, sync_folder
+from batch_assets.lake.parts import Part, sync_folder, verified_part
 from batch_assets.lake.shards import hash_keys, shard_of
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
@@ -98,7 +98,8 @@ def publish_day(
         release = _release_of(registry, parts)
         verdicts = after_scoring(lake, registry, release.manifest, day, gates)
         must_be_open(day, verdicts, then=STAYS)
-        version = f"{day}-{_content_id(parts)[:12]}"
+        _must_be_committed(lake, day, parts, release.contract.key.name)
+        version = _version_of(day, parts)
         served = _served(snapshots)
         if served and day_of(served) > day:
             why = f"{served} is served already, which is of a newer day"
@@ -129,13 +130,13 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     gate = "snapshot_equals_predictions"
     parts = lake.predictions.parts(day)
     served = current_version(snapshots)
-    mine = [m for m in versions(snapshots) if m.job in {p.receipt.job for p in parts}]
-    if not mine:
+    version = _version_of(day, parts)
+    if version not in {manifest.version for manifest in versions(snapshots)}:
         newer = served is not None and day_of(served) > day
-        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
+        why = f"{served or 'nothing'} is served, and {version} is not on disk"
         facts = {"served": served or "nothing"}
         return Verdict(gate, passed=newer, why=why, facts=facts)
-    snapshot = Snapshot.open(snapshots, mine[-1].version)
+    snapshot = Snapshot.open(snapshots, version)
     manifest = snapshot.manifest
     unlike = []
     for number in range(len(manifest.files)):
@@ -168,6 +169,19 @@ def _release_of(registry: Registry, parts: list[Part]) -> Release:
     return registry.verify(facts["model"], facts["release"])
 
 
+def _must_be_committed(lake: Lake, day: str, parts: list[Part], key: str) -> None:
+    """Refuse parts whose bytes are not those that were committed."""
+    commit = lake.predictions.last_commit(day)
+    if commit is None or commit.facts["parts"] != digest_of(parts):
+        msg = (
+            f"the predictions of {day} are not the bytes that were committed; {STAYS}. "
+            "Run the day again: what was changed is made again."
+        )
+        raise CorruptPartError(msg)
+    for part in parts:
+        verified_part(part.path, key)
+
+
 def _served(snapshots: Path) -> str | None:
     """What is served; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
@@ -186,9 +200,10 @@ def _is_whole(snapshots: Path, version: str) -> bool:
     return True
 
 
-def _content_id(parts: list[Part]) -> str:
+def _version_of(day: str, parts: list[Part]) -> str:
+    """The version that these predictions make: the day, and a digest of the parts."""
     content = [FORMAT, [[p.path.name, p.receipt.shard, p.size] for p in parts]]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return f"{day}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
 
 
 def _build(
