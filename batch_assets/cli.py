@@ -6,7 +6,8 @@ for Dagster and torch.
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from batch_assets.printing import (
     print_act,
     print_answer,
     print_json,
+    print_letters,
     print_nights,
+    print_replay,
     print_table,
 )
 from batch_assets.root import data_root, project_folder
 
 DEMO_PIPELINE = "flights"
 DEMO_MODEL = "flight_delay"
+# What a shell gives for a command that a signal has interrupted.
+INTERRUPTED = 130
 DEMO_DAYS = [f"2013-07-{number}" for number in range(22, 29)]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -90,7 +95,7 @@ def demo(as_json: bool) -> None:
         print_nights(reports)
         click.echo(f"\n$ batch-assets lookup {DEMO_PIPELINE} {key}")
         print_answer(answer)
-    _exit_unless(all(report.success for report in reports))
+    _exit_as(reports)
 
 
 @main.command()
@@ -104,7 +109,7 @@ def run(pipeline: str, day: str, as_json: bool) -> None:
         print_json(reports[0])
     else:
         print_nights(reports)
-    _exit_unless(reports[0].success)
+    _exit_as(reports)
 
 
 @main.group(cls=Commands)
@@ -378,31 +383,92 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
     _exit_unless(not still_open)
 
 
+@main.group("dead-letters", cls=Commands)
+def dead_letters() -> None:
+    """Rows that the model could not score."""
+
+
+@dead_letters.command("list")
+@click.argument("pipeline")
+@of_day
+@click.option("--limit", default=50, help="How many rows to print, 0 for all; 50.")
+@as_json
+def dead_letters_list(pipeline: str, day: str, limit: int, as_json: bool) -> None:
+    """The dead letters of one day, and why; with --json, all of them, whole."""
+    from batch_assets.lake.tables import Lake
+    from batch_assets.scoring.replay import letters_of
+
+    lake = Lake(data_root(), pipeline)
+    _must_be_there(lake.folder, pipeline)
+    if not lake.predictions.paths(day):
+        msg = f"{pipeline} {day} is not committed, so it has no dead letters"
+        raise PipelineError(msg)
+    rows = letters_of(lake, day).to_pylist()
+    if as_json:
+        print_json(rows)
+        return
+    print_letters(rows, limit or len(rows))
+
+
+@dead_letters.command("replay")
+@click.argument("pipeline")
+@of_day
+@as_json
+def dead_letters_replay(pipeline: str, day: str, as_json: bool) -> None:
+    """Score the dead letters of one day again, and serve what came of it.
+
+    The day keeps its release. What can be scored now is merged in one commit; the rest
+    stays. To use another release, run the whole day again.
+    """
+    from batch_assets.launch import replay_night
+
+    with (
+        _dagster() as (definitions, on, console),
+        console.status(f"replay: {pipeline} {day}"),
+    ):
+        report = replay_night(definitions, on, pipeline, day)
+    if as_json:
+        print_json(report)
+    else:
+        print_replay(report)
+    _exit_as([report])
+
+
 def _closes(shard: str, still_open: list[int]) -> str:
     is_open = bool(still_open) if shard == "all" else int(shard) in still_open
     return "open" if is_open else "closes"
 
 
 def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
-    from rich.console import Console
+    from batch_assets.launch import run_night
 
-    from batch_assets.launch import instance, load_definitions, run_night
-    from batch_assets.progress import shown_on
-
-    # A copy of the terminal: while a step runs, Dagster captures stderr itself.
-    console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
     reports = []
-    with instance() as on, shown_on(console):
-        definitions = load_definitions()
+    with _dagster() as (definitions, on, console):
         for number, day in enumerate(days, 1):
             where = f"night {number} of {len(days)}" if len(days) > 1 else "night"
             with console.status(f"{where}: {pipeline} {day}"):
                 report = run_night(definitions, on, pipeline, day)
             reports.append(report)
+            if report.interrupted:
+                break
             if not console.is_terminal:
                 state = "done" if report.success else "FAILED"
                 click.echo(f"{where}: {pipeline} {day} {state}", err=True)
     return reports
+
+
+@contextmanager
+def _dagster() -> Iterator[tuple[Any, Any, Any]]:
+    """The project's definitions, the instance, and a console for its progress."""
+    from rich.console import Console
+
+    from batch_assets.launch import instance, load_definitions
+    from batch_assets.progress import shown_on
+
+    # A copy of the terminal: while a step runs, Dagster captures stderr itself.
+    console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    with instance() as on, shown_on(console):
+        yield load_definitions(), on, console
 
 
 def _snapshots(pipeline: str) -> Path:
@@ -426,6 +492,12 @@ def _must_be_there(folder: Path, pipeline: str) -> None:
 def _say(text: str, quiet: bool) -> None:
     if not quiet:
         click.echo(text)
+
+
+def _exit_as(reports: Sequence[Any]) -> None:
+    if any(report.interrupted for report in reports):
+        raise SystemExit(INTERRUPTED)
+    _exit_unless(all(report.success for report in reports))
 
 
 def _exit_unless(fine: bool) -> None:

@@ -37,27 +37,48 @@ DECLARED: list[type[Declared]] = [
     ParquetSource,
     DeltaSource,
 ]
+INTERRUPTED = "DagsterExecutionInterruptedError"
 FIELDS = [name for model in DECLARED for name in model.model_fields]
 
 
 @dataclass(frozen=True)
 class NightReport:
-    """One night in a row of a table; `errors` says why it did not succeed."""
+    """One night in a row of a table; `errors` says why it did not succeed.
+
+    A night that was interrupted goes on where it was when it is run again.
+    """
 
     day: str
     success: bool
+    interrupted: bool = False
     raw_rows: int | None = None
     quarantined_rows: int | None = None
     scored_rows: int | None = None
     dead_letters: int | None = None
     checks_passed: int = 0
     checks: int = 0
+    resumed_chunks: int | None = None
     unchanged: bool = False
     rows_per_second: float | None = None
     version: str | None = None
     served_version: str | None = None
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What came of replaying a day's dead letters."""
+
+    pipeline: str
+    day: str
+    success: bool
+    interrupted: bool = False
+    replayed_rows: int | None = None
+    rescued_rows: int | None = None
+    dead_letters: int | None = None
+    served_version: str | None = None
+    errors: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -138,11 +159,46 @@ def run_night(
     Raises:
         PipelineError: there is no such pipeline, or no such day in it.
     """
+    return _report(_execute(definitions, on, pipeline, day, "job"), day)
+
+
+def replay_night(
+    definitions: dg.Definitions, on: DagsterInstance, pipeline: str, day: str
+) -> ReplayReport:
+    """Score the dead letters of one day of a pipeline again, and serve the result.
+
+    Raises:
+        PipelineError: there is no such pipeline, or no such day in it.
+    """
+    result = _execute(definitions, on, pipeline, day, "replay_job")
+    seen, why = _seen(result), _why(result)
+    predictions = seen.get("predictions", {})
+    return ReplayReport(
+        pipeline=pipeline,
+        day=day,
+        success=result.success and not why,
+        interrupted=_interrupted(result),
+        replayed_rows=predictions.get("replayed_rows"),
+        rescued_rows=predictions.get("rescued_rows"),
+        dead_letters=predictions.get("dead_letters"),
+        served_version=seen.get("serving_snapshot", {}).get("served_version"),
+        errors=why,
+    )
+
+
+def _execute(
+    definitions: dg.Definitions,
+    on: DagsterInstance,
+    pipeline: str,
+    day: str,
+    which: str,
+) -> ExecuteInProcessResult:
     jobs = {job.name for job in definitions.resolve_all_job_defs()}
-    name = f"{pipeline}_job"
+    name = f"{pipeline}_{which}"
     if name not in jobs:
-        known = sorted(j.removesuffix("_job") for j in jobs if j.endswith("_job"))
-        msg = f"no pipeline is named '{pipeline}'; declared: {', '.join(known) or '-'}"
+        replays = {j.removesuffix("_replay_job") for j in jobs if "_replay_job" in j}
+        known = ", ".join(sorted(replays)) or "-"
+        msg = f"no pipeline is named '{pipeline}'; declared: {known}"
         raise PipelineError(msg)
     job = definitions.resolve_job_def(name)
     days = job.partitions_def.get_partition_keys() if job.partitions_def else []
@@ -150,46 +206,62 @@ def run_night(
         span = f"{days[0]} to {days[-1]}" if days else "none yet"
         msg = f"{pipeline} has no day '{day}'; its days are {span}"
         raise PipelineError(msg)
-    result = job.execute_in_process(
+    partitioned = job.partitioned_config
+    own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
+    return job.execute_in_process(
         partition_key=day,
         instance=on,
         raise_on_error=False,
         # What matters is in the report; the run's whole log is in the UI.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config={
+            **own,
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
     )
-    return _report(result, pipeline, day)
 
 
-def _report(result: ExecuteInProcessResult, pipeline: str, day: str) -> NightReport:
+def _seen(result: ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """The metadata of what was materialized, by the asset's own name."""
     seen: dict[str, dict[str, Any]] = {}
     for event in result.get_asset_materialization_events():
         found = event.materialization
         seen[found.asset_key.path[-1]] = {k: v.value for k, v in found.metadata.items()}
+    return seen
+
+
+def _why(result: ExecuteInProcessResult) -> list[str]:
+    """Why a run did not succeed: each blocking check that failed, each step's error."""
+    why = [
+        f"{check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    return list(dict.fromkeys([*why, *_step_errors(result)]))
+
+
+def _report(result: ExecuteInProcessResult, day: str) -> NightReport:
+    seen, why = _seen(result), _why(result)
     validated = seen.get("validated_features", {})
     predictions = seen.get("predictions", {})
     snapshot = seen.get("serving_snapshot", {})
     checks = result.get_asset_check_evaluations()
     failed = [c for c in checks if not c.passed]
-    why = [
-        f"{c.check_name}: {c.description}"
-        for c in failed
-        if c.severity == dg.AssetCheckSeverity.ERROR
-    ]
-    why += _step_errors(result)
     return NightReport(
         day=day,
         success=result.success and not why,
+        interrupted=_interrupted(result),
         raw_rows=seen.get("raw_features", {}).get("raw_rows"),
         quarantined_rows=validated.get("quarantined_rows"),
         scored_rows=predictions.get("scored_rows"),
         dead_letters=predictions.get("dead_letters"),
         checks_passed=len(checks) - len(failed),
         checks=len(checks),
+        resumed_chunks=predictions.get("resumed_chunks"),
         unchanged=bool(predictions.get("unchanged")),
         rows_per_second=predictions.get("rows_per_second"),
         version=snapshot.get("version"),
         served_version=snapshot.get("served_version"),
-        errors=list(dict.fromkeys(why)),
+        errors=why,
         warnings=[
             f"{c.check_name}: {c.description}"
             for c in failed
@@ -198,15 +270,28 @@ def _report(result: ExecuteInProcessResult, pipeline: str, day: str) -> NightRep
     )
 
 
+def _interrupted(result: ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run: SIGINT, or SIGTERM, which Dagster takes for it."""
+    return any(INTERRUPTED in error.message for _, error in _failures(result))
+
+
+def _failures(result: ExecuteInProcessResult) -> Iterator[tuple[str, Any]]:
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            yield event.step_key or "", event.step_failure_data.error
+
+
 def _step_errors(result: ExecuteInProcessResult) -> Iterator[str]:
     """What the steps raised; a failed blocking check has said so itself already."""
-    for event in result.all_events:
-        if not event.is_step_failure or event.step_failure_data.error is None:
-            continue
-        chain = [event.step_failure_data.error]
+    for step, error in _failures(result):
+        chain = [error]
         while chain[-1].cause is not None:
             chain.append(chain[-1].cause)
-        if chain[0].cls_name == "DagsterAssetCheckFailedError":
+        if error.cls_name == "DagsterAssetCheckFailedError":
+            continue
+        if INTERRUPTED in error.message:
+            _, _, note = error.message.strip().partition("\n")
+            yield f"interrupted in {step}. {note or 'Run the day again.'}"
             continue
         # What this project says; else whatever began it all.
         own = [e for e in chain if e.message.startswith(f"{errors.__name__}.")]

@@ -5,6 +5,7 @@ It knows how things look, not where they come from.
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -60,6 +61,46 @@ def print_answer(answer: Any) -> None:
     click.echo(f"{'release':<8} {answer.model_name} {answer.model_version[:12]}")
     click.echo(f"{'version':<8} {answer.version}")
     click.echo(f"{'age':<8} {_age(answer.age)}")
+
+
+def print_letters(rows: Sequence[dict[str, Any]], limit: int) -> None:
+    key = next(iter(rows[0]), "") if rows else ""
+    if not rows:
+        click.echo("no dead letters")
+        return
+    print_table(
+        [key, "shard", "stage", "release", "reason"],
+        [
+            [
+                str(row[key]),
+                str(row["shard"]),
+                row["stage"],
+                f"{row['model_name']} {row['model_version'][:12]}",
+                row["reason"],
+            ]
+            for row in rows[:limit]
+        ],
+    )
+    if len(rows) > limit:
+        click.echo(f"… and {len(rows) - limit:,} more; --limit 0 prints all")
+    click.echo(f"\n{len(rows):,} dead letters; most often")
+    reasons = Counter(row["reason"] for row in rows)
+    for reason, count in reasons.most_common(5):
+        click.echo(f"{count:>8,}  {reason}")
+
+
+def print_replay(report: Any) -> None:
+    for text in report.errors:
+        click.echo(f"{report.day} failed: {text}", err=True)
+    if report.replayed_rows is None:
+        return
+    click.echo(
+        f"{report.pipeline} {report.day}: {report.rescued_rows:,} of "
+        f"{report.replayed_rows:,} dead letters are scored now, "
+        f"{report.dead_letters:,} are left"
+    )
+    if report.served_version:
+        click.echo(f"served: {report.served_version}")
 
 
 def print_act(name: str, act: Any, as_json: bool) -> None:

@@ -19,9 +19,9 @@ def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
 
 
 def nightly(spec: PipelineSpec) -> dg.Definitions:
-    """The job that does one day's night, and the schedule that asks for it.
+    """The job that does one day's night, its schedule, and the job of a replay.
 
-    The job runs in one process, because a killed worker must not leave a child on the
+    The jobs run in one process, because a killed worker must not leave a child on the
     device. The schedule is stopped until somebody starts it.
     """
     job = dg.define_asset_job(
@@ -39,4 +39,15 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         minute_of_hour=minute,
         hour_of_day=hour,
     )
-    return dg.Definitions(jobs=[job], schedules=[schedule])
+    # What follows from dead letters that can be scored after all.
+    names = ("predictions", "dead_letters", "serving_snapshot")
+    op = {"config": {"replay_dead_letters": True}}
+    replay = dg.define_asset_job(
+        f"{spec.name}_replay_job",
+        selection=dg.AssetSelection.assets(*([spec.name, name] for name in names)),
+        description=f"Scores only the dead letters of one day of {spec.name} again, "
+        "with the day's own release, and serves what came of it.",
+        config={"ops": {f"{spec.name}__predictions": op}},
+        executor_def=dg.in_process_executor,
+    )
+    return dg.Definitions(jobs=[job, replay], schedules=[schedule])

@@ -88,12 +88,14 @@ class PipelineSpec(Declared):
     chunk_seconds: float = Field(
         default=CHUNK_SECONDS,
         gt=0,
+        allow_inf_nan=False,
         description="How long the model may take over a chunk; the rows that it hangs "
         "on become dead letters.",
     )
     grace_seconds: float = Field(
         default=20,
         ge=0,
+        allow_inf_nan=False,
         description="How long chunks in flight may go on when the night is interrupted.",
     )
     engine: Literal["local"] = "local"

@@ -58,6 +58,18 @@ class Project:
             partition_key=day, instance=on, raise_on_error=False, **arguments
         )
 
+    def materialize(
+        self, pipeline: str, names: list[str], day: str | None, on: DagsterInstance
+    ) -> ExecuteInProcessResult:
+        """Some assets of a pipeline alone, without what is before them."""
+        job = self.definitions.resolve_implicit_global_asset_job_def()
+        return job.execute_in_process(
+            partition_key=day,
+            instance=on,
+            raise_on_error=False,
+            asset_selection=[dg.AssetKey([pipeline, name]) for name in names],
+        )
+
 
 def attributes(name: str = "toy", **changes: Any) -> dict[str, Any]:
     """The attributes of a pipeline over the toy's daily files."""

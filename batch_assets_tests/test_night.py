@@ -19,7 +19,7 @@ from batch_assets.errors import (
 )
 from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
 from batch_assets.scoring.device import find_device
@@ -238,6 +238,7 @@ def test_a_night_commits_every_row_once_with_its_score(
         "release": toy_release.digest,
         "scored": ROWS,
         "dead": 0,
+        "parts": digest_of(night.parts),
     }
 
 
@@ -274,7 +275,7 @@ def test_a_night_at_its_limit_of_dead_letters_is_done(
 
 
 def test_a_night_above_its_limit_stops_early_and_says_why(
-    ready: Lake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ready: Lake, tmp_path: Path
 ) -> None:
     release = narrow(tmp_path / "narrow")
     _, limit = dead_share(above=0.2)
@@ -288,7 +289,8 @@ def test_a_night_above_its_limit_stops_early_and_says_why(
     assert log_of(ready) == []
     left = [name for name in files(ready) if name.startswith("predictions")]
     assert 0 < len(left) < len(engine.given)
-    assert f"{len(left)} of {len(engine.given)} chunks are done" in caplog.text
+    (note,) = e.value.__notes__
+    assert f"{len(left)} of {len(engine.given)} chunks of {DAY} are done" in note
 
 
 def test_what_a_stopped_night_did_stays_done_when_more_is_allowed(

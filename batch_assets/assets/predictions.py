@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.night import (
@@ -18,9 +19,21 @@ from batch_assets.scoring.chunk import dead_letter_schema
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.replay import Replayed, release_of, replay_day
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
+# In the metadata of a materialization that was a replay.
+REPLAYED = "replayed_rows"
 DEAD_LETTERS = "Rows that the model could not score, kept whole, with the reason."
+
+
+class ScoringConfig(dg.Config):
+    """What a run of `predictions` may be asked for in the launchpad."""
+
+    replay_dead_letters: bool = Field(
+        default=False,
+        description="Score only the day's dead letters again, with the day's own release.",
+    )
 
 
 def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -37,35 +50,53 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         pool="gpu",
     )
     def predictions(
-        context: dg.AssetExecutionContext, storage: StorageResource, gpu: GpuResource
+        context: dg.AssetExecutionContext,
+        config: ScoringConfig,
+        storage: StorageResource,
+        gpu: GpuResource,
     ) -> Iterator[dg.MaterializeResult]:
         day = context.partition_key
         lake = storage.lake(spec.name)
-        digest = released_digest(context.instance, pipeline)
-        release = storage.registry().require(spec.model.name, digest)
-        rows = lake.validated_features.rows_by_day().get(day)
+        if config.replay_dead_letters:
+            model, digest = release_of(lake, day)
+            rows = lake.dead_letters.rows_by_day().get(day)
+        else:
+            model, digest = spec.model.name, released_digest(context.instance, pipeline)
+            rows = lake.validated_features.rows_by_day().get(day)
+        release = storage.registry().require(model, digest)
         with (
             sole_run(context, lake) as guard,
             gpu.held() as device,
             tracked(f"{day} predictions", rows, context.log.info) as progress,
         ):
-            night = score_night(
-                lake,
-                release,
-                day,
-                LocalEngine(device),
-                chunk_rows=spec.chunk_rows,
-                chunk_seconds=spec.chunk_seconds,
-                precision=device.precision,
-                gates=spec.gates,
-                guard=guard,
-                progress=progress,
-            )
+            engine = LocalEngine(device, grace_seconds=spec.grace_seconds)
+            arguments: dict[str, Any] = {
+                "chunk_rows": spec.chunk_rows,
+                "chunk_seconds": spec.chunk_seconds,
+                "guard": guard,
+                "progress": progress,
+            }
+            done: Night | Replayed
+            if config.replay_dead_letters:
+                done = replay_day(lake, release, day, engine, **arguments)
+                did = {REPLAYED: done.found.rows, "rescued_rows": done.rescued.rows}
+            else:
+                done = score_night(
+                    lake,
+                    release,
+                    day,
+                    engine,
+                    precision=device.precision,
+                    gates=spec.gates,
+                    **arguments,
+                )
+                did = {"resumed_chunks": done.resumed_chunks, **speed(done)}
+                did["unchanged"] = done.unchanged
         facts: dict[str, Any] = {
-            "job": night.job,
-            "unchanged": night.unchanged,
+            "job": done.job,
             "model": release.name,
             "digest": release.digest,
+            **did,
         }
         yield dg.MaterializeResult(
             asset_key=pipeline.key("dead_letters"),
@@ -73,12 +104,12 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(
                     lake.dead_letters.path,
                     dead_letter_schema(release.contract),
-                    night.dead_letters.rows,
+                    done.dead_letters.rows,
                 ),
-                **tally_metadata("dead", night.dead_letters),
+                **tally_metadata("dead", done.dead_letters),
                 **facts,
             },
-            data_version=dg.DataVersion(night.job),
+            data_version=dg.DataVersion(done.content),
         )
         yield dg.MaterializeResult(
             asset_key=pipeline.key("predictions"),
@@ -86,16 +117,15 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(
                     lake.predictions.path,
                     release.contract.prediction_schema(),
-                    night.tally.rows,
+                    done.tally.rows,
                 ),
-                **tally_metadata("scored", night.tally),
-                "dead_letters": night.dead_letters.rows,
-                "resumed_chunks": night.resumed_chunks,
-                **speed(night),
+                **tally_metadata("scored", done.tally),
+                "dead_letters": done.dead_letters.rows,
                 **device_metadata(device),
+                "batch_rows": engine.batch_rows,
                 **facts,
             },
-            data_version=dg.DataVersion(night.job),
+            data_version=dg.DataVersion(done.content),
         )
 
     return predictions
@@ -121,5 +151,4 @@ def device_metadata(device: Device) -> dict[str, Any]:
         "device_name": device.name,
         "device_memory_gb": round(device.memory / 2**30, 1),
         "precision": device.precision,
-        "batch_rows": device.batch_rows,
     }

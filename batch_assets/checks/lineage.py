@@ -3,10 +3,14 @@
 import dagster as dg
 
 from batch_assets.assets.night import Pipeline
+from batch_assets.assets.predictions import REPLAYED
 from batch_assets.checks.verdict import build_check
 from batch_assets.quality import gates
 from batch_assets.quality.verdict import Verdict
 from batch_assets.resources import StorageResource
+
+# How many materializations of a day may be replays before its lineage is lost.
+LOOK_BACK = 100
 
 
 def build_lineage_check(pipeline: Pipeline) -> dg.AssetChecksDefinition:
@@ -35,13 +39,20 @@ def build_lineage_check(pipeline: Pipeline) -> dg.AssetChecksDefinition:
 def graph_digest(
     instance: dg.DagsterInstance, pipeline: Pipeline, day: str
 ) -> str | None:
-    """The model's data version that Dagster recorded with the day's predictions."""
+    """The model's data version that Dagster recorded with the day's predictions.
+
+    A replay takes the day's own release, whichever the graph has by then.
+    """
     found = instance.fetch_materializations(
         dg.AssetRecordsFilter(pipeline.key("predictions"), asset_partitions=[day]),
-        limit=1,
+        limit=LOOK_BACK,
     )
-    if not found.records or not found.records[0].asset_materialization:
-        return None
-    tags = found.records[0].asset_materialization.tags or {}
+    scored = (
+        record.asset_materialization
+        for record in found.records
+        if record.asset_materialization
+        and REPLAYED not in record.asset_materialization.metadata
+    )
+    tags = getattr(next(scored, None), "tags", None) or {}
     model = pipeline.key("model_release").to_user_string()
     return tags.get(f"dagster/input_data_version/{model}")

@@ -87,6 +87,10 @@ class Night:
         return total(part.receipt.tally for part in self.dead)
 
     @property
+    def content(self) -> str:
+        return content_of(self.parts)
+
+    @property
     def rows_per_second(self) -> float:
         """Rows scored now over the seconds it took; 0 if nothing was left to score."""
         return self.scored_rows / self.seconds if self.seconds else 0.0
@@ -219,11 +223,11 @@ def score_night(
                 stages.update(scored.seconds)
                 progress(receipt.tally.rows + scored.dead_rows)
                 _must_be_few(plan, done)
-    except BaseException:
-        log.warning(
-            "%s stops: %d of %d chunks are done and stay on disk; nothing was committed"
-            " now, and the next run of the day goes on from there",
-            *(day, sum(t.predictions.exists() for t in plan.tasks), len(plan.tasks)),
+    except BaseException as error:
+        on_disk = sum(task.predictions.exists() for task in plan.tasks)
+        error.add_note(
+            f"{on_disk} of {len(plan.tasks)} chunks of {day} are done and stay on disk, "
+            "nothing was committed; the next run of the day goes on from there."
         )
         raise
     seconds = time.perf_counter() - begin - load_seconds
@@ -267,6 +271,17 @@ def score_night(
         seconds=seconds,
         stages=dict(stages),
     )
+
+
+def content_of(parts: list[Part]) -> str:
+    """Names the rows of a scored day: its job, and the replays merged into it."""
+    receipt = parts[0].receipt
+    replays = sorted(
+        (p.receipt.shard, p.receipt.chunk)
+        for p in parts
+        if p.receipt.facts.get("replayed")
+    )
+    return job_of(receipt.day, receipt.job, replays) if replays else receipt.job
 
 
 def _left_before(plan: Plan) -> dict[tuple[int, int], Scored]:
