@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
-.PHONY: help demo test test-fast test-slow check ui fmt clean
+.PHONY: help demo test test-fast test-crash check ui fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,11 +25,14 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 	@$(BIN)/batch-assets demo
 
 test: $(READY) ## the whole test suite, the fast part first
-	$(BIN)/pytest -m "not slow" --quiet
-	$(BIN)/pytest -m slow --quiet
+	$(BIN)/pytest -m "not slow and not crash" --quiet
+	$(BIN)/pytest -m "slow and not crash" --quiet
 
 test-fast: $(READY) ## the fast part alone
-	$(BIN)/pytest -m "not slow" --quiet
+	$(BIN)/pytest -m "not slow and not crash" --quiet
+
+test-crash: $(READY) ## kill a night 200 times and more
+	$(BIN)/pytest -m crash --quiet
 
 check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/ruff format --check .
