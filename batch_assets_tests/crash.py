@@ -261,7 +261,7 @@ def child(command: dict[str, Any], answer: int) -> None:
         said = {
             "error": type(error).__name__,
             "message": str(error),
-            "known": isinstance(error, BatchAssetsError | OSError),
+            "known": isinstance(error, BatchAssetsError),
         }
     seconds = time.perf_counter() - begin
     text = json.dumps({**said, "steps": steps.labels, "seconds": seconds})

@@ -22,6 +22,7 @@ from batch_assets.errors import (
     LakeError,
     SnapshotError,
 )
+from batch_assets.lake import parts
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.lake.tables import Lake
@@ -599,6 +600,46 @@ def test_a_rewritten_predictions_file_is_not_taken_for_what_was_committed(
 
     with pytest.raises(CorruptPartError, match="bytes, .* were committed"):
         publish(ready)
+
+
+@pytest.mark.parametrize(
+    ("sealed_again", "said"), [(False, "hashes to"), (True, "not the bytes that were")]
+)
+def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
+    ready: Lake, sealed_again: bool, said: str
+) -> None:
+    """A statistic of the footer, say: the rows still read as they were."""
+    path = ready.predictions.paths(DAY)[0]
+    part, rows = open_part(path)[0], pq.read_table(path, partitioning=None)
+    change_unseen(path, rows)
+    if sealed_again:
+        with path.open("r+b") as file:
+            digest, at = parts._digest_of(file)
+            file.seek(at)
+            file.write(digest.encode())
+    found = open_part(path)[0]
+    assert (found.size, found.receipt) == (part.size, part.receipt)
+
+    with pytest.raises(CorruptPartError, match=said):
+        publish(ready)
+
+    assert current_version(snapshots_of(ready)) is None
+
+
+def change_unseen(path: Path, rows: pa.Table) -> None:
+    """Flip a bit of the footer after which the part opens and reads as before."""
+    whole = path.read_bytes()
+    for at in range(len(whole) - 9, 0, -1):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        path.write_bytes(changed)
+        try:
+            same = pq.read_table(path, partitioning=None).equals(rows)
+            if same and open_part(path)[0].sha256.encode() in whole:
+                return
+        except (CorruptPartError, OSError, ValueError, pa.ArrowException):
+            continue
+    raise AssertionError
 
 
 def test_a_day_that_was_never_published_equals_nothing(ready: Lake) -> None:
