@@ -15,13 +15,16 @@ from pathlib import Path
 import httpx
 import pytest
 
+from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.serving.snapshot import Snapshot
-from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.projects import FLIGHTS, attributes, write_project
+from batch_assets_tests.test_replay import write_mendable
+from batch_assets_tests.toys import make_rows, write_source
 
 BIN = Path(sys.executable).parent
 COMPONENT = "batch_assets.component.ScoringPipeline"
-DAY = "2013-08-15"
+DAY, TOY_DAY = "2013-08-15", "2026-01-05"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -114,45 +117,98 @@ def test_a_night_launched_from_the_ui_is_scored_by_a_worker_of_its_own(
 ):
     """Queue, daemon, run worker and pool: what a night at 3 a.m. really goes through."""
     with server(environment, "dg", "dev") as url:
-        launched = ask(
-            url,
-            """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
-                 __typename ... on LaunchRunSuccess { run { runId } }
-                 ... on PythonError { message } } }""",
-            p={
-                "selector": {
-                    "repositoryLocationName": "batch_assets",
-                    "repositoryName": "__repository__",
-                    "jobName": "flights_job",
-                },
-                "mode": "default",
-                "executionMetadata": {
-                    "tags": [{"key": "dagster/partition", "value": DAY}]
-                },
-            },
-        )["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        query = f'{{ runOrError(runId: "{launched["run"]["runId"]}") {{ ... on Run {{ status }} }} }}'
-        ends = ("SUCCESS", "FAILURE", "CANCELED")
-        status = until(
-            lambda: (
-                s if (s := ask(url, query)["runOrError"]["status"]) in ends else None
-            )
-        )
-        assert status == "SUCCESS"
+        assert ended(url, launched(url, "flights_job", DAY)) == "SUCCESS"
     snapshot = Snapshot.current(tmp_path / "root" / "snapshots" / "flights")
     assert snapshot.manifest.day == DAY
 
 
+def test_a_night_cancelled_in_the_ui_commits_nothing_and_keeps_what_is_done(
+    environment, tmp_path
+):
+    release = write_mendable(tmp_path / "release")
+    registry = Registry(tmp_path / "root")
+    registry.add(release.folder)
+    registry.approve("toy", release.digest, why="the test", by="ada")
+    write_project(tmp_path / "p", "toys_project", [attributes(grace_seconds=3)])
+    write_source(tmp_path / "p", make_rows(2_000), day=TOY_DAY)
+    environment["SLOW_SECONDS"] = "0.5"
+    environment["PYTHONPATH"] = str(FLIGHTS)
+    table = Lake(tmp_path / "root", "toy").predictions
+
+    def chunks() -> int:
+        return len(list(table.path.glob("day=*/*/*.parquet")))
+
+    with server(environment, "dg", "dev", cwd=tmp_path / "p") as url:
+        run_id = launched(url, "toy_job", TOY_DAY)
+        until(lambda: chunks() >= 2)
+        ask(url, f'mutation {{ terminateRun(runId: "{run_id}") {{ __typename }} }}')
+        assert ended(url, run_id) == "CANCELED"
+        left = chunks()
+        assert left >= 2
+        assert table.rows_by_day() == {}
+
+        run_id = launched(url, "toy_job", TOY_DAY)
+        assert ended(url, run_id) == "SUCCESS"
+        query = (
+            f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ assetMaterializations '
+            "{ metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"
+        )
+        made = ask(url, query)["runOrError"]["assetMaterializations"]
+        numbers = {
+            entry["label"]: entry.get("intValue")
+            for one in made
+            for entry in one["metadataEntries"]
+        }
+    assert numbers["resumed_chunks"] == left
+    assert table.rows_by_day() == {TOY_DAY: 2_000}
+
+
+def launched(url: str, job: str, day: str) -> str:
+    """Start a job for a day as the launchpad does; give the run's id."""
+    found = ask(
+        url,
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }",
+    )
+    (repository,) = found["repositoriesOrError"]["nodes"]
+    answer = ask(
+        url,
+        """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+             __typename ... on LaunchRunSuccess { run { runId } }
+             ... on PythonError { message } } }""",
+        p={
+            "selector": {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "jobName": job,
+            },
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+        },
+    )["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return answer["run"]["runId"]
+
+
+def ended(url: str, run_id: str) -> str:
+    """Wait for a run, and give the state that it ended in."""
+    query = f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}'
+    ends = ("SUCCESS", "FAILURE", "CANCELED")
+    return until(
+        lambda: s if (s := ask(url, query)["runOrError"]["status"]) in ends else None
+    )
+
+
 @contextlib.contextmanager
-def server(environment: dict[str, str], *command: str) -> Iterator[str]:
+def server(
+    environment: dict[str, str], *command: str, cwd: Path = FLIGHTS
+) -> Iterator[str]:
     """A server on a free port, in a process group of its own; all of it ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [str(BIN / command[0]), *command[1:], "-p", str(port)],
-        cwd=FLIGHTS,
+        cwd=cwd,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
