@@ -17,6 +17,9 @@ from batch_assets_tests.projects import attributes, write_project
 from batch_assets_tests.test_replay import write_mendable
 from batch_assets_tests.toys import DAY, make_rows, write_source
 
+# Each starts the command several times, and each start imports Dagster and torch.
+pytestmark = pytest.mark.slow
+
 ROWS = 2_000
 FOREVER = {"SLOW_SECONDS": "600"}
 
