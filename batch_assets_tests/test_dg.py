@@ -64,7 +64,7 @@ def test_dg_check_and_list_defs(environment):
     run(environment, "dg", "check", "defs")
     found = json.loads(run(environment, "dg", "list", "defs", "--json"))
     assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
-    assert [job["name"] for job in found["jobs"]] == ["flights_job"]
+    assert {job["name"] for job in found["jobs"]} == {"flights_job", "flights_replay_job"}
     assert [s["name"] for s in found["schedules"]] == ["flights_schedule"]
 
 
@@ -86,7 +86,12 @@ def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
     made = copy / "batch_assets" / "defs" / "churn"
     assert {path.name for path in made.iterdir()} >= {"defs.yaml", "features.sql"}
     found = json.loads(run(environment, "dg", "list", "defs", "--json", cwd=copy))
-    assert [job["name"] for job in found["jobs"]] == ["churn_job", "flights_job"]
+    assert {job["name"] for job in found["jobs"]} == {
+        "churn_job",
+        "churn_replay_job",
+        "flights_job",
+        "flights_replay_job",
+    }
 
 
 def test_dg_launch_scores_a_night(environment, tmp_path):
