@@ -3,14 +3,13 @@
 It knows how things look, not where they come from.
 """
 
-import dataclasses
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
 import click
+from pydantic_core import to_json
 
 
 def print_nights(reports: Iterable[Any]) -> None:
@@ -132,14 +131,16 @@ def print_table(heads: list[str], rows: Sequence[Sequence[str | None]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        if isinstance(value, timedelta):
-            return value.total_seconds()
-        return str(value)
-
-    click.echo(json.dumps(value, default=plain, indent=2))
+    # Every JSON parser must read it: a feature that is no number becomes a string.
+    text = to_json(
+        value,
+        indent=2,
+        inf_nan_mode="strings",
+        bytes_mode="base64",
+        timedelta_mode="float",
+        fallback=str,
+    )
+    click.echo(text)
 
 
 def _age(age: timedelta) -> str:

@@ -64,7 +64,10 @@ def test_dg_check_and_list_defs(environment):
     run(environment, "dg", "check", "defs")
     found = json.loads(run(environment, "dg", "list", "defs", "--json"))
     assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
-    assert {job["name"] for job in found["jobs"]} == {"flights_job", "flights_replay_job"}
+    assert {job["name"] for job in found["jobs"]} == {
+        "flights_job",
+        "flights_replay_job",
+    }
     assert [s["name"] for s in found["schedules"]] == ["flights_schedule"]
 
 
