@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# A test per core at a time, but no more than memory has room for.
+PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
@@ -25,11 +27,11 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 	@$(BIN)/batch-assets demo
 
 test: $(READY) ## the whole test suite, the fast part first
-	$(BIN)/pytest -m "not slow and not crash" --quiet
-	$(BIN)/pytest -m "slow and not crash" --quiet
+	$(PYTEST) -m "not slow and not crash"
+	$(PYTEST) -m "slow and not crash"
 
 test-fast: $(READY) ## the fast part alone
-	$(BIN)/pytest -m "not slow and not crash" --quiet
+	$(PYTEST) -m "not slow and not crash"
 
 test-crash: $(READY) ## kill a night 200 times and more
 	$(BIN)/pytest -m crash --quiet
