@@ -133,7 +133,7 @@ def test_rows_are_scored_in_their_order_and_stamped(
     assert set(table["model_name"].to_pylist()) == {"toy"}
     assert set(table["model_version"].to_pylist()) == {toy_release.digest}
     assert scored.dead is None
-    assert set(scored.seconds) == {"read", "pack", "compute", "write", "model"}
+    assert set(scored.seconds) == {"read", "pack", "compute", "write", "copy"}
 
 
 def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(

@@ -24,7 +24,7 @@ from batch_assets.models.release import (
 )
 from batch_assets.models.writing import write_release
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.scorer import Scorer, out_of_memory
+from batch_assets.scoring.scorer import Scorer, Spent, out_of_memory
 from batch_assets_tests.toys import (
     ToyRisk,
     features_of,
@@ -175,14 +175,15 @@ def test_outputs_are_the_modules_whatever_the_batch_size(
 
     np.testing.assert_allclose(outputs["risk"], expected, rtol=1e-6)
     assert outputs["risk"].dtype == np.float32
-    assert seconds > 0
+    assert seconds.model > 0
+    assert seconds.copy == 0
 
 
 def test_no_rows_give_no_outputs(toy_release: Release) -> None:
     outputs, seconds = Scorer(toy_release, find_device("cpu")).score(packed(0))
 
     assert {name: len(values) for name, values in outputs.items()} == {"risk": 0}
-    assert seconds == 0
+    assert seconds == Spent()
 
 
 @pytest.mark.parametrize("model_format", ["pt2", "torchscript", "safetensors"])

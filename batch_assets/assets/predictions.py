@@ -90,7 +90,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     gates=spec.gates,
                     **arguments,
                 )
-                did = {"resumed_chunks": done.resumed_chunks, **speed(done)}
+                did = {
+                    "resumed_chunks": done.resumed_chunks,
+                    **speed(done, engine.workers),
+                }
                 did["unchanged"] = done.unchanged
         facts: dict[str, Any] = {
             "job": done.job,
@@ -131,16 +134,21 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     return predictions
 
 
-def speed(night: Night) -> dict[str, Any]:
-    """How fast the rows went, where any were scored now."""
+def speed(night: Night, workers: int) -> dict[str, Any]:
+    """How fast the rows went, and what the time went to, where any were scored now."""
     if night.unchanged or not night.seconds:
         return {}
-    stages = {f"{name}_seconds": spent for name, spent in night.stages.items()}
+    shares = night.shares(workers)
     return {
+        "where_the_time_went": dg.MetadataValue.md(
+            ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items())
+        ),
+        **{f"{stage}_share": share for stage, share in shares.items()},
+        "workers": workers,
         "rows_per_second": night.rows_per_second,
         "seconds": night.seconds,
         "load_seconds": night.load_seconds,
-        **stages,
+        "model_seconds": night.model_seconds,
     }
 
 

@@ -20,7 +20,7 @@ from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
 from batch_assets.scoring.isolation import FaultError, TimedScorer
-from batch_assets.scoring.scorer import Scorer
+from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets.spec import CHUNK_SECONDS
 
 
@@ -55,11 +55,16 @@ class ChunkTask:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a chunk left, and where its seconds went."""
+    """What a chunk left, and where its seconds went.
+
+    `seconds` are those of each stage (read, pack, copy, compute, write) and add up to
+    the whole; `model_seconds` are those of compute and copy that were the scorer's.
+    """
 
     part: Part
     dead: Part | None
     seconds: dict[str, float] = field(default_factory=dict)
+    model_seconds: float = 0.0
 
     @property
     def dead_rows(self) -> int:
@@ -80,13 +85,17 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     clock.lap("read")
     features = _pack(table, contract)
     clock.lap("pack")
-    outputs, faults, in_model = _score(task, scorer, features)
+    outputs, faults, spent = _score(task, scorer, features)
     faults |= _outside(outputs, contract.outputs, faults)
     clock.lap("compute")
     dead = _write_dead_letters(task, scorer, table, faults) if faults else None
     part = _write_predictions(task, scorer, keys, outputs, faults, dead)
     clock.lap("write")
-    return Scored(part, dead, {**clock.seconds, "model": in_model})
+    seconds = clock.seconds | {
+        "copy": spent.copy,
+        "compute": clock.seconds["compute"] - spent.copy,
+    }
+    return Scored(part, dead, seconds, spent.model)
 
 
 def dead_letter_schema(contract: Contract) -> pa.Schema:
@@ -146,15 +155,15 @@ def _pack(table: pa.Table, contract: Contract) -> np.ndarray:
 
 def _score(
     task: ChunkTask, scorer: Scorer, features: np.ndarray
-) -> tuple[dict[str, np.ndarray], dict[int, str], float]:
-    """Outputs, the rows at fault with their reason, and the seconds in the model.
+) -> tuple[dict[str, np.ndarray], dict[int, str], Spent]:
+    """Outputs, the rows at fault with their reason, and the scorer's seconds.
 
     If the model fails, the rows are halved until those at fault are alone.
     """
     rows = features.shape[1]
     faults: dict[int, str] = {}
     outputs: dict[str, np.ndarray] = {}
-    seconds = 0.0
+    seconds = Spent()
     spans = [(0, rows)]
     with TimedScorer(scorer, task.max_seconds, rows) as timed:
         while spans:

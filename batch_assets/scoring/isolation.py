@@ -33,7 +33,7 @@ import torch
 from batch_assets.errors import ScoringError
 from batch_assets.models.release import open_release
 from batch_assets.scoring.device import Device
-from batch_assets.scoring.scorer import Abandoned, Scorer
+from batch_assets.scoring.scorer import Abandoned, Scorer, Spent
 
 # No span gets less, however few its rows: a first call and a busy machine take seconds.
 FLOOR_SECONDS = 10.0
@@ -50,7 +50,7 @@ BOOT = (
     f"from {__name__} import serve; serve(int(sys.argv[1]))"
 )
 
-Outputs = tuple[dict[str, np.ndarray], float]
+Outputs = tuple[dict[str, np.ndarray], Spent]
 
 log = logging.getLogger(__name__)
 

@@ -64,7 +64,8 @@ class Night:
     """What a night left behind.
 
     `load_seconds` and `seconds` are wall time, to load the release and to score with
-    it; `stages` is where the workers' seconds went, summed over them.
+    it; `stages` is where the workers' seconds went, summed over them, and
+    `model_seconds` those of them in the model.
     """
 
     job: str
@@ -77,6 +78,7 @@ class Night:
     load_seconds: float = 0.0
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
+    model_seconds: float = 0.0
 
     @property
     def tally(self) -> Tally:
@@ -89,6 +91,14 @@ class Night:
     @property
     def content(self) -> str:
         return content_of(self.parts)
+
+    def shares(self, workers: int) -> dict[str, float]:
+        """What share of the workers' wall time each stage was; the rest is `idle`."""
+        whole = self.seconds * workers
+        if not whole:
+            return {}
+        shares = {stage: spent / whole for stage, spent in self.stages.items()}
+        return {**shares, "idle": max(1 - sum(shares.values()), 0.0)}
 
     @property
     def rows_per_second(self) -> float:
@@ -212,6 +222,7 @@ def score_night(
         log.info("%s: %d of %d chunks were done before", day, resumed, len(plan.tasks))
     progress(plan.rows - sum(task.rows for task in left))
     stages: Counter[str] = Counter()
+    model_seconds = 0.0
     if left:
         engine.load(release)
     load_seconds = time.perf_counter() - begin
@@ -221,6 +232,7 @@ def score_night(
                 receipt = scored.part.receipt
                 done[receipt.shard, receipt.chunk] = scored
                 stages.update(scored.seconds)
+                model_seconds += scored.model_seconds
                 progress(receipt.tally.rows + scored.dead_rows)
                 _must_be_few(plan, done)
     except BaseException as error:
@@ -270,6 +282,7 @@ def score_night(
         load_seconds=load_seconds,
         seconds=seconds,
         stages=dict(stages),
+        model_seconds=model_seconds,
     )
 
 

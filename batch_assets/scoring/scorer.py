@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +26,28 @@ OUT_OF_MEMORY = (
 )
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds that a scorer took: in the model, and for copies to the device and back.
+
+    The copies are part of the first; on a CPU there are none.
+    """
+
+    model: float = 0.0
+    copy: float = 0.0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.model + other.model, self.copy + other.copy)
+
+
+class _Lane(threading.local):
+    """What a thread has on a CUDA device: its stream, its pinned memory, its copies."""
+
+    stream: torch.cuda.Stream | None = None
+    pinned: torch.Tensor | None = None
+    copy_seconds = 0.0
 
 
 class Abandoned(BaseException):
@@ -55,17 +78,17 @@ class Scorer:
         self.batch_rows = device.batch_rows
         self._shrinking = threading.Lock()
         self._abandoned = threading.Event()
-        self._own = threading.local()
+        self._lane = _Lane()
         self._replay_golden_batch()
 
-    def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
+    def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
 
         Args:
             features: float32 (features, rows), row-major: one run of memory per column.
 
         Returns:
-            Each output as (rows,), and the seconds that the model took.
+            Each output as (rows,), and where the seconds went.
 
         Raises:
             Abandoned: the run is over.
@@ -77,6 +100,7 @@ class Scorer:
             for o in contract.outputs
         }
         seconds = 0.0
+        self._lane.copy_seconds = 0.0
         start = 0
         while start < rows:
             if self.abandoned:
@@ -86,7 +110,7 @@ class Scorer:
             self._fill(outputs, features, start, stop)
             seconds += time.perf_counter() - begin
             start = stop
-        return outputs, seconds
+        return outputs, Spent(seconds, self._lane.copy_seconds)
 
     def abandon(self) -> None:
         """Let every thread give up at its next batch: the run is over."""
@@ -164,31 +188,42 @@ class Scorer:
             return self._forward_cuda(features)
 
     def _forward_cuda(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        stream = self._stream()
+        lane, stream = self._lane, self._stream()
+        begin, sent, scored, back = (
+            torch.cuda.Event(enable_timing=True) for _ in range(4)
+        )
         with torch.cuda.stream(stream):
+            packing = time.perf_counter()
             pinned = self._pinned(features.shape)
             pinned.numpy()[...] = features
+            lane.copy_seconds += time.perf_counter() - packing
+            begin.record()
             on_device = pinned.to(self.device.torch, non_blocking=True)
+            sent.record()
             columns = columns_of(
                 self._module(on_device.T), self.release.contract, features.shape[1]
             )
+            scored.record()
             on_host = {n: c.to("cpu", non_blocking=True) for n, c in columns.items()}
+            back.record()
             # The copies back are asynchronous, and the buffer is used again.
             stream.synchronize()
+        # An event tells milliseconds.
+        lane.copy_seconds += (
+            begin.elapsed_time(sent) + scored.elapsed_time(back)
+        ) / 1e3
         return {name: column.numpy() for name, column in on_host.items()}
 
     def _stream(self) -> torch.cuda.Stream:
-        if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self.device.torch)
-        return self._own.stream
+        if self._lane.stream is None:
+            self._lane.stream = torch.cuda.Stream(self.device.torch)
+        return self._lane.stream
 
     def _pinned(self, shape: tuple[int, ...]) -> torch.Tensor:
-        size = shape[0] * shape[1]
-        buffer = getattr(self._own, "buffer", None)
-        if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(size, dtype=torch.float32, pin_memory=True)
-            self._own.buffer = buffer
-        return buffer[:size].view(shape)
+        size, lane = shape[0] * shape[1], self._lane
+        if lane.pinned is None or lane.pinned.numel() < size:
+            lane.pinned = torch.empty(size, dtype=torch.float32, pin_memory=True)
+        return lane.pinned[:size].view(shape)
 
     def _autocast(self) -> torch.autocast | nullcontext:
         if self.device.precision == "float32":
