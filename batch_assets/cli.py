@@ -348,7 +348,7 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
     if not found.pages:
         msg = f"{pipeline} has no books of {day}: nothing of that day is committed"
         raise PipelineError(msg)
-    sides = ("raw", "validated", "quarantined", "scored", "dead")
+    sides = ("raw", "validated", "quarantined", "scored", "carried", "dead")
     pages = [*((str(s), page) for s, page in found.pages.items()), ("all", found.total)]
     still_open = {*found.open_after_validation(), *found.open_after_scoring()}
     if as_json:

@@ -99,6 +99,23 @@ class PipelineSpec(Declared):
         description="How long chunks in flight may go on when the night is interrupted.",
     )
     engine: Literal["local"] = "local"
+    incremental: bool = Field(
+        default=False,
+        description="Rows that have not changed since the night before, under the same "
+        "release, take over its prediction.",
+    )
+    full_every: int = Field(
+        default=7,
+        ge=1,
+        description="With `incremental`: each so many nights every row is scored.",
+    )
+    rescored_share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="With `incremental`: the share of the rows that are scored although "
+        "they could be taken over, and must come out equal.",
+    )
     allow_empty: bool = Field(
         default=False, description="A day without rows is no error."
     )

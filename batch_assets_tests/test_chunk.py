@@ -164,6 +164,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
         "row_groups": [2, 4],
         "dead": None,
         "replayed": None,
+        "arithmetic": "cpu float32",
         "outputs": {
             "risk": {
                 "rows": 200,

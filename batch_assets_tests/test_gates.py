@@ -112,6 +112,7 @@ def test_closed_books_pass_with_their_counts():
         "validated_rows": 8,
         "scored_rows": 7,
         "dead_letters": 1,
+        "carried_rows": 0,
         "open_shards": 0,
     }
     assert "in each of 1 shards" in validation.why

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
+from batch_assets.scoring.baseline import Grounds
 from batch_assets.scoring.chunk import ChunkTask, Scored
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
@@ -238,6 +240,9 @@ def test_a_night_commits_every_row_once_with_its_score(
         "release": toy_release.digest,
         "scored": ROWS,
         "dead": 0,
+        "carried": 0,
+        "rescored": 0,
+        "grounds": asdict(Grounds()),
         "parts": digest_of(night.parts),
     }
 

@@ -582,3 +582,30 @@ def test_a_run_that_died_between_two_commits_is_mended_by_the_next(served, insta
     assert lake.books(SECOND).open_after_validation()
     assert served.run("toy", SECOND, instance).success
     assert not lake.books(SECOND).open_after_validation()
+
+
+def test_an_incremental_pipeline_carries_what_has_not_changed(
+    tmp_path, root, registry, monkeypatch, instance
+):
+    project = make_project(
+        tmp_path / "project", root, monkeypatch, [attributes(incremental=True)]
+    )
+    rows = make_rows(1_000)
+    write_source(project.folder, rows, day=FIRST)
+    assert project.run("toy", FIRST, instance).success
+    second = "2026-01-06"
+    write_source(project.folder, rows.slice(0, 900), day=second)
+    result = project.run("toy", second, instance)
+
+    assert result.success
+    found = metadata_of(result, "predictions")
+    assert found["carried_rows"] == 900
+    assert 0 < found["rescored_rows"] < 100
+    assert found["built_on"] == FIRST
+    (check,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "carried_rows_equal_their_rescoring"
+    ]
+    assert check.passed
+    assert check.metadata["carried_rows"].value == 900

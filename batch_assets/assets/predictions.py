@@ -15,6 +15,7 @@ from batch_assets.assets.night import (
 )
 from batch_assets.progress import tracked
 from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.chunk import dead_letter_schema
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.engines.local import LocalEngine
@@ -88,6 +89,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     engine,
                     precision=device.precision,
                     gates=spec.gates,
+                    incremental=Incremental(spec.full_every, spec.rescored_share)
+                    if spec.incremental
+                    else None,
+                    arithmetic=device.arithmetic,
                     **arguments,
                 )
                 did = {
@@ -95,6 +100,8 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     **speed(done, engine.workers),
                 }
                 did["unchanged"] = done.unchanged
+                if spec.incremental:
+                    did |= carry_metadata(done)
         facts: dict[str, Any] = {
             "job": done.job,
             "model": release.name,
@@ -149,6 +156,16 @@ def speed(night: Night, workers: int) -> dict[str, Any]:
         "seconds": night.seconds,
         "load_seconds": night.load_seconds,
         "model_seconds": night.model_seconds,
+    }
+
+
+def carry_metadata(night: Night) -> dict[str, Any]:
+    """Which rows took over the prediction of the night before, and why."""
+    return {
+        **tally_metadata("carried", night.carried),
+        "rescored_rows": night.rescored_rows,
+        "built_on": night.grounds.built_on or "nothing: every row is scored",
+        "why": night.grounds.why,
     }
 
 

@@ -12,7 +12,11 @@ from batch_assets.assets.night import (
     tally_metadata,
 )
 from batch_assets.progress import tracked
-from batch_assets.quality.validation import quarantine_schema, validate_day
+from batch_assets.quality.validation import (
+    quarantine_schema,
+    validate_day,
+    validated_schema,
+)
 from batch_assets.resources import StorageResource
 
 VALIDATED = (
@@ -53,6 +57,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 day,
                 contract,
                 row_group_rows=spec.row_group_rows,
+                fingerprints=spec.incremental,
                 guard=guard,
                 progress=progress,
             )
@@ -75,7 +80,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             metadata={
                 **table_metadata(
                     lake.validated_features.path,
-                    contract.feature_schema(),
+                    validated_schema(contract, fingerprints=spec.incremental),
                     done.tally.rows,
                 ),
                 **tally_metadata("raw", done.raw),

@@ -40,6 +40,11 @@ def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]
         """Enough of the raw rows are scored."""
         return gates.coverage(storage.lake(name).books(day), limits)
 
+    def carried(_: object, storage: StorageResource, day: str) -> Verdict:
+        """Rows that took over a prediction are what the model says of them now."""
+        lake = storage.lake(name)
+        return gates.carried_rows(lake.books(day), lake.predictions.last_commit(day))
+
     def snapshot(_: object, storage: StorageResource, day: str) -> Verdict:
         """Every row of the day's version is the row that was predicted, and no other."""
         return equals_predictions(storage.lake(name), storage.snapshots(name), day)
@@ -63,6 +68,10 @@ def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]
         ("predictions", "coverage_is_within_limit", coverage, True),
         ("serving_snapshot", "snapshot_equals_predictions", snapshot, True),
     ]
+    if pipeline.spec.incremental:
+        table.append(
+            ("predictions", "carried_rows_equal_their_rescoring", carried, False)
+        )
     return [
         build_check(pipeline, asset, check, judge, blocking=blocking)
         for asset, check, judge, blocking in table

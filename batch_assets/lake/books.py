@@ -44,13 +44,18 @@ def total(tallies: Iterable[Tally]) -> Tally:
 
 @dataclass(frozen=True)
 class Page:
-    """The five tallies of one shard, or of a whole day."""
+    """The tallies of one shard, or of a whole day.
+
+    Each validated row is `scored` that night, `carried` over from the night before, or
+    dead.
+    """
 
     raw: Tally = field(default_factory=Tally)
     validated: Tally = field(default_factory=Tally)
     quarantined: Tally = field(default_factory=Tally)
     scored: Tally = field(default_factory=Tally)
     dead: Tally = field(default_factory=Tally)
+    carried: Tally = field(default_factory=Tally)
 
     @property
     def validation_closes(self) -> bool:
@@ -58,7 +63,12 @@ class Page:
 
     @property
     def scoring_closes(self) -> bool:
-        return self.validated == self.scored + self.dead
+        return self.validated == self.predicted + self.dead
+
+    @property
+    def predicted(self) -> Tally:
+        """The rows that have a prediction."""
+        return self.scored + self.carried
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class Books:
             total(p.quarantined for p in pages),
             total(p.scored for p in pages),
             total(p.dead for p in pages),
+            total(p.carried for p in pages),
         )
 
     def open_after_validation(self) -> list[int]:
@@ -95,7 +106,7 @@ class Books:
         ]
 
     def open_after_scoring(self) -> list[int]:
-        """The shards in which validated is not scored plus dead."""
+        """The shards in which validated is not scored plus carried plus dead."""
         return [
             shard
             for shard, page in self.pages.items()

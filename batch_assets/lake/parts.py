@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -77,6 +77,11 @@ class Part:
     size: int
     sha256: str
     receipt: Receipt
+
+    @property
+    def carried(self) -> Tally:
+        """Of the receipt's tally, the rows that were taken over from a night before."""
+        return Tally(**self.receipt.facts.get("carried", {}))
 
 
 class PartWriter:
@@ -245,11 +250,49 @@ def read_batches(
         raise CorruptPartError(msg)
 
 
-def verified_part(path: Path, key: str) -> Part:
-    """A part whose bytes are those that were sealed, and its keys those of its receipt.
+def group_rows(path: Path) -> list[int]:
+    """The rows of each row group of a part.
 
     Raises:
-        CorruptPartError: it is not whole.
+        CorruptPartError: as `open_part`.
+    """
+    _, file = open_part(path)
+    with file:
+        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+
+
+def read_columns(
+    path: Path, columns: list[str], groups: Sequence[int] | None = None
+) -> pa.Table:
+    """Columns of a part, of these row groups or of all, read on this thread alone.
+
+    Raises:
+        CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
+    """
+    _, file = open_part(path)
+    wanted = range(file.num_row_groups) if groups is None else groups
+    expected = sum(file.metadata.row_group(group).num_rows for group in wanted)
+    try:
+        with file:
+            # Overlap comes from workers: each decodes on its own thread.
+            table = file.read_row_groups(
+                list(wanted), columns=columns, use_threads=False
+            )
+    except (OSError, pa.ArrowException) as error:
+        msg = f"part {path} can't be read: {error}"
+        raise CorruptPartError(msg) from error
+    # Arrow ends early, without a word, where a footer points to a wrong place.
+    if len(table) != expected:
+        msg = f"part {path} gave {len(table):,} rows of {expected:,}"
+        raise CorruptPartError(msg)
+    return table
+
+
+def sealed_part(path: Path) -> Part:
+    """A part whose bytes are those that were sealed.
+
+    Raises:
+        CorruptPartError: they are not.
     """
     part, file = open_part(path)
     file.close()
@@ -258,6 +301,16 @@ def verified_part(path: Path, key: str) -> Part:
     if found != part.sha256:
         msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
         raise CorruptPartError(msg)
+    return part
+
+
+def verified_part(path: Path, key: str) -> Part:
+    """A part whose bytes are those that were sealed, and its keys those of its receipt.
+
+    Raises:
+        CorruptPartError: it is not whole.
+    """
+    part = sealed_part(path)
     tally = Tally()
     try:
         for batch in read_batches(path, rows=VERIFY_ROWS):

@@ -340,7 +340,8 @@ class Lake:
             "raw": _by_shard(raw),
             "validated": _by_shard(validated),
             "quarantined": _by_shard(quarantined),
-            "scored": _by_shard(scored),
+            "scored": _by_shard(scored, lambda p: p.receipt.tally - p.carried),
+            "carried": _by_shard(scored, lambda p: p.carried),
             "dead": _by_shard(dead),
         }
         shards = sorted({shard for side in tallies.values() for shard in side})
@@ -389,10 +390,12 @@ def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
     return actions.select(columns).to_pylist() if len(actions) else []
 
 
-def _by_shard(parts: list[Part]) -> dict[int, Tally]:
+def _by_shard(
+    parts: list[Part], tally: Callable[[Part], Tally] = lambda part: part.receipt.tally
+) -> dict[int, Tally]:
     shards = {part.receipt.shard for part in parts}
     return {
-        shard: total(p.receipt.tally for p in parts if p.receipt.shard == shard)
+        shard: total(tally(p) for p in parts if p.receipt.shard == shard)
         for shard in shards
     }
 

@@ -42,6 +42,7 @@ RESERVED = frozenset(
         "model_name",
         "model_version",
         "key_hash",
+        "fingerprint",
     }
 )
 

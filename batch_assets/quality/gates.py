@@ -13,7 +13,7 @@ import duckdb
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.books import Books
 from batch_assets.lake.parts import Part
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.tables import DayCommit, Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest
@@ -48,6 +48,7 @@ def scoring_closes(books: Books) -> Verdict:
         {
             "validated_rows": float(page.validated.rows),
             "scored_rows": float(page.scored.rows),
+            "carried_rows": float(page.carried.rows),
             "dead_letters": float(page.dead.rows),
             "open_shards": float(len(bad)),
         },
@@ -89,11 +90,11 @@ def most_dead_letters(rows: int, gates: Gates) -> int:
 def coverage(books: Books, gates: Gates) -> Verdict:
     """Enough of the raw rows are scored."""
     page = books.total
-    share = page.scored.rows / page.raw.rows if page.raw.rows else 1.0
+    share = page.predicted.rows / page.raw.rows if page.raw.rows else 1.0
     return Verdict(
         "coverage_is_within_limit",
         share >= gates.min_coverage,
-        f"{page.scored.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f}, "
+        f"{page.predicted.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f}, "
         f"expected at least {gates.min_coverage}",
         {"coverage": share, "limit": gates.min_coverage},
     )
@@ -203,6 +204,24 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
         bad_rows == 0,
         f"{bad_rows:,} values are not finite or out of the declared range, expected 0",
         numbers,
+    )
+
+
+def carried_rows(books: Books, commit: DayCommit | None) -> Verdict:
+    """Rows that were taken over from the night before are what the model says; warns."""
+    facts = commit.facts if commit else {}
+    grounds = facts.get("grounds", {})
+    carried, again = books.total.carried.rows, facts.get("rescored", 0)
+    why = f"{carried:,} rows were taken over, {again:,} of them scored again and equal"
+    if not carried:
+        why = f"every row was scored: {grounds.get('why') or 'the night stands alone'}"
+    return Verdict(
+        "carried_rows_equal_their_rescoring",
+        not grounds.get("refused", False),
+        why,
+        {"carried_rows": float(carried), "rescored_rows": float(again)},
+        {"built_on": grounds.get("built_on") or "none"},
+        blocks=False,
     )
 
 

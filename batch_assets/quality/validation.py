@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -19,9 +20,12 @@ from batch_assets.errors import ContractError, LakeError
 from batch_assets.lake.books import Tally, must_close, total
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_batches
 from batch_assets.lake.raw import job_of
+from batch_assets.lake.shards import fingerprint
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.quality.rules import RULES, RowRules
+
+FINGERPRINT = "fingerprint"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class ShardTask:
     quarantined: Path
     contract: Contract
     row_group_rows: int
+    fingerprints: bool
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,14 @@ def validate_day(
     contract: Contract,
     *,
     row_group_rows: int,
+    fingerprints: bool = False,
     guard: Callable[[], None] = lambda: None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Validated:
     """Validate a day of `raw_features` and commit both sides.
+
+    With `fingerprints`, each validated row has one of its features, by which the next
+    night tells whether it has changed.
 
     Raises:
         LakeError: the day has no raw features.
@@ -87,7 +96,8 @@ def validate_day(
         raise LakeError(msg)
     raw_rows = total(part.receipt.tally for part in raw)
     inputs = [[part.path.name, part.size] for part in raw]
-    job = job_of(day, inputs, contract.digest, row_group_rows)
+    marks = [FINGERPRINT] if fingerprints else []
+    job = job_of(day, inputs, contract.digest, row_group_rows, *marks)
     validated, quarantined = lake.validated_features, lake.quarantined_rows
     key = contract.key.name
     if (there := validated.done(day, job, key)) is not None and (
@@ -105,6 +115,7 @@ def validate_day(
             quarantined=quarantined.part_path(day, part.receipt.shard, job, 0),
             contract=contract,
             row_group_rows=row_group_rows,
+            fingerprints=fingerprints,
         )
         for part in raw
     ]
@@ -124,7 +135,8 @@ def validate_day(
     facts = {"job": job, "contract": contract.digest}
     # The validated commit comes last: it is what the scorer looks for.
     quarantined.commit_day(day, bad, quarantine_schema(contract), facts, guard=guard)
-    validated.commit_day(day, good, contract.feature_schema(), facts, guard=guard)
+    schema = validated_schema(contract, fingerprints=fingerprints)
+    validated.commit_day(day, good, schema, facts, guard=guard)
     return Validated(job, good, bad, raw_rows, unchanged=False)
 
 
@@ -133,7 +145,8 @@ def validate_shard(
 ) -> tuple[Part, Part | None]:
     """Cut one raw part in two; the quarantine part is left out if it has no rows."""
     contract, key = task.contract, task.contract.key.name
-    schema, bad_schema = contract.feature_schema(), quarantine_schema(contract)
+    schema = validated_schema(contract, fingerprints=task.fingerprints)
+    bad_schema = quarantine_schema(contract)
     _, file = open_part(task.raw)
     with file:
         contract.check_schema(file.schema_arrow, f"raw_features {task.day}")
@@ -156,7 +169,11 @@ def validate_shard(
         ):
             split = rules.split(pl.DataFrame(batch), duplicated)
             if len(split.good):
-                rows = split.good.to_arrow().cast(schema)
+                rows = split.good.to_arrow().cast(contract.feature_schema())
+                if task.fingerprints:
+                    rows = rows.append_column(
+                        schema.field(FINGERPRINT), _fingerprints(rows, contract)
+                    )
                 good_writer.write(rows)
                 good += Tally.of(rows[key])
             if len(split.bad):
@@ -181,10 +198,22 @@ def validate_shard(
                 0,
                 task.job,
                 good,
-                {**facts, "rules": dict(broken)},
+                {**facts, "rules": dict(broken), FINGERPRINT: task.fingerprints},
             )
         )
     return good_part, bad_part
+
+
+def validated_schema(contract: Contract, *, fingerprints: bool) -> pa.Schema:
+    """The columns of validated features, with the fingerprint of them if asked for."""
+    schema = contract.feature_schema()
+    # Delta has no unsigned integers.
+    return schema.append(pa.field(FINGERPRINT, pa.int64())) if fingerprints else schema
+
+
+def _fingerprints(rows: pa.Table, contract: Contract) -> pa.Array:
+    columns = [rows[name].to_numpy() for name in contract.feature_names]
+    return pa.array(fingerprint(columns).view(np.int64))
 
 
 def quarantine_schema(contract: Contract) -> pa.Schema:

@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
-from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
+from batch_assets.lake.parts import Part, PartWriter, Receipt, read_columns
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
+from batch_assets.scoring.carry import Source, Taken, take_over
 from batch_assets.scoring.isolation import FaultError, TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets.spec import CHUNK_SECONDS
@@ -31,7 +32,8 @@ class ChunkTask:
     `row_groups` counts from the first to one past the last. More than `max_faults`
     rows on which the model raises, or takes longer than its share of `max_seconds`, stop
     the chunk. In a replay `validated` is a part of dead letters, and `replay_of` names
-    the validated part that they are of.
+    the validated part that they are of. With `carry`, rows that have not changed take
+    over their prediction.
     """
 
     day: str
@@ -46,6 +48,7 @@ class ChunkTask:
     max_faults: int
     max_seconds: float = CHUNK_SECONDS
     replay_of: str | None = None
+    carry: Source | None = None
 
     @property
     def made_of(self) -> str:
@@ -75,13 +78,16 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     """Read, pack, score and write one chunk.
 
     Raises:
-        CorruptPartError: the validated part is not what was committed.
+        CorruptPartError: the validated part, or last night's, is not what was committed.
+        CarryError: rows that are taken over come out differently when scored.
         ScoringError: the model fails on too many rows.
     """
     contract = scorer.release.contract
     clock = _Clock()
-    table = _read(task, contract)
-    keys = table[contract.key.name].combine_chunks()
+    taken = None
+    if task.carry:
+        taken = take_over(task.carry, task.validated, task.row_groups, contract)
+    table = _read(task, contract, taken)
     clock.lap("read")
     features = _pack(table, contract)
     clock.lap("pack")
@@ -89,7 +95,12 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     faults |= _outside(outputs, contract.outputs, faults)
     clock.lap("compute")
     dead = _write_dead_letters(task, scorer, table, faults) if faults else None
-    part = _write_predictions(task, scorer, keys, outputs, faults, dead)
+    if taken is None:
+        keys = table[contract.key.name].combine_chunks()
+    else:
+        keys = taken.keys
+        outputs, faults = taken.merged(outputs, faults, scorer.tolerance)
+    part = _write_predictions(task, scorer, keys, outputs, faults, dead, taken)
     clock.lap("write")
     seconds = clock.seconds | {
         "copy": spent.copy,
@@ -109,22 +120,17 @@ def dead_letter_schema(contract: Contract) -> pa.Schema:
     )
 
 
-def _read(task: ChunkTask, contract: Contract) -> pa.Table:
+def _read(task: ChunkTask, contract: Contract, taken: Taken | None) -> pa.Table:
+    """The rows to score: all of the chunk, or those that are not taken over."""
     columns = contract.feature_schema().names
-    _, file = open_part(task.validated)
-    try:
-        with file:
-            groups = list(range(*task.row_groups))
-            # Overlap comes from workers: each decodes on its own thread.
-            table = file.read_row_groups(groups, columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"part {task.validated} can't be read: {error}"
-        raise CorruptPartError(msg) from error
-    # Arrow ends early, without a word, where a footer points to a wrong place.
-    if len(table) != task.rows:
-        msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
-        raise CorruptPartError(msg)
-    return table
+    if taken is None:
+        table = read_columns(task.validated, columns, range(*task.row_groups))
+        if len(table) != task.rows:
+            msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
+            raise CorruptPartError(msg)
+        return table
+    table = read_columns(task.validated, columns, taken.groups)
+    return table.filter(pa.array(taken.scored_of_groups))
 
 
 class _Own(threading.local):
@@ -222,6 +228,7 @@ def _write_predictions(
     outputs: dict[str, np.ndarray],
     faults: dict[int, str],
     dead: Part | None,
+    taken: Taken | None,
 ) -> Part:
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
@@ -247,6 +254,8 @@ def _write_predictions(
         "replayed": task.validated.name if task.replay_of else None,
         "row_groups": list(task.row_groups),
         "dead": dead.path.name if dead else None,
+        "arithmetic": scorer.device.arithmetic,
+        **(taken.facts if taken else {}),
         "outputs": {
             o.name: _distribution(scorer, o.name, outputs[o.name])
             for o in contract.outputs

@@ -34,6 +34,11 @@ class Device:
     batch_rows: int
 
     @property
+    def arithmetic(self) -> str:
+        """What else than the release decides the last bits of an output."""
+        return f"{self.kind} {self.precision}"
+
+    @property
     def torch(self) -> torch.device:
         if self.kind == "cpu":
             return torch.device("cpu")

@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
@@ -25,6 +25,13 @@ from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
+from batch_assets.scoring.baseline import (
+    Baseline,
+    Grounds,
+    find_baseline,
+    rescored_groups,
+)
+from batch_assets.scoring.carry import CarryError, Incremental
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
 from batch_assets.spec import CHUNK_SECONDS, Gates
@@ -79,10 +86,21 @@ class Night:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     model_seconds: float = 0.0
+    grounds: Grounds = Grounds()
 
     @property
     def tally(self) -> Tally:
         return total(part.receipt.tally for part in self.parts)
+
+    @property
+    def carried(self) -> Tally:
+        """The rows that took over last night's prediction."""
+        return total(part.carried for part in self.parts)
+
+    @property
+    def rescored_rows(self) -> int:
+        """How many of these were scored all the same, and were equal."""
+        return sum(part.receipt.facts.get("rescored", 0) for part in self.parts)
 
     @property
     def dead_letters(self) -> Tally:
@@ -115,6 +133,8 @@ def plan_night(
     chunk_seconds: float = CHUNK_SECONDS,
     precision: str,
     gates: Gates,
+    baseline: Baseline | None = None,
+    rescored_share: float = 0.0,
 ) -> Plan:
     """Cut a validated day into chunks.
 
@@ -136,7 +156,9 @@ def plan_night(
         raise ContractError(msg)
     rows = sum(part.receipt.tally.rows for part in parts)
     inputs = [[part.path.name, part.size] for part in parts]
-    job = job_of(day, inputs, release.digest, chunk_rows, precision)
+    built_on = [[baseline.day, baseline.content, rescored_share]] if baseline else []
+    job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
+    rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
     tasks = [
         ChunkTask(
@@ -155,6 +177,9 @@ def plan_night(
             ),
             max_faults=max_dead,
             max_seconds=chunk_seconds,
+            carry=baseline.source_of(part, rescored, rescored_rows)
+            if baseline
+            else None,
         )
         for part in parts
         for number, (groups, chunk) in enumerate(_chunks(part.path, chunk_rows))
@@ -172,6 +197,8 @@ def score_night(
     chunk_seconds: float = CHUNK_SECONDS,
     precision: str,
     gates: Gates,
+    incremental: Incremental | None = None,
+    arithmetic: str = "",
     guard: Callable[[], None] = lambda: None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Night:
@@ -186,6 +213,8 @@ def score_night(
         chunk_seconds: how long the model may take over a chunk.
         precision: of the model's arithmetic; it changes the output, so it is in the job.
         gates: what must hold before a day is scored.
+        incremental: how nights build on each other; each stands alone if left out.
+        arithmetic: `Device.arithmetic`, which a night to build on must have had.
         guard: raises if this run may not commit any more.
         progress: called with the rows of each chunk that is done.
 
@@ -198,22 +227,64 @@ def score_night(
     must_be_open(
         day, after_validation(lake, day, gates), then="nothing was scored or committed"
     )
-    plan = plan_night(
-        lake,
-        release,
-        day,
-        chunk_rows=chunk_rows,
-        chunk_seconds=chunk_seconds,
-        precision=precision,
-        gates=gates,
-    )
+    arguments: dict[str, Any] = {
+        "chunk_rows": chunk_rows,
+        "chunk_seconds": chunk_seconds,
+        "precision": precision,
+        "gates": gates,
+    }
+    grounds = Grounds()
+    if incremental:
+        baseline, why = find_baseline(
+            lake, release, day, arithmetic=arithmetic, incremental=incremental
+        )
+        if baseline:
+            plan = plan_night(
+                lake,
+                release,
+                day,
+                **arguments,
+                baseline=baseline,
+                rescored_share=incremental.rescored_share,
+            )
+            grounds = Grounds(baseline.day, baseline.nights, why)
+            try:
+                return _score_plan(lake, plan, engine, guard, progress, grounds)
+            except CarryError as error:
+                # What can't be trusted is not built on; the night itself need not stop.
+                why = f"{error}. Every row is scored instead."
+                log.error("%s: %s", day, why)  # noqa: TRY400
+                grounds = Grounds(why=why, refused=True)
+        else:
+            grounds = Grounds(why=why)
+    plan = plan_night(lake, release, day, **arguments)
+    return _score_plan(lake, plan, engine, guard, progress, grounds)
+
+
+def _score_plan(
+    lake: Lake,
+    plan: Plan,
+    engine: Engine,
+    guard: Callable[[], None],
+    progress: Callable[[int], None],
+    grounds: Grounds,
+) -> Night:
+    """Run what is left of a plan, close the books, and commit."""
+    day, release = plan.day, plan.release
     key = release.contract.key.name
     if (there := lake.predictions.done(day, plan.job, key)) is not None and (
         # Both sides: a run may have died between the two commits.
         not lake.books(day).open_after_scoring()
     ):
         dead_there = lake.dead_letters.parts(day)
-        return Night(plan.job, release, there, dead_there, unchanged=True)
+        return Night(
+            plan.job,
+            release,
+            there,
+            dead_there,
+            unchanged=True,
+            grounds=grounds,
+        )
     begin = time.perf_counter()
     done = _left_before(plan)
     resumed = len(done)
@@ -267,10 +338,11 @@ def score_night(
             day,
             shard,
             validated,
-            scored=_tallies(parts).get(shard, Tally()),
+            scored=_tallies(parts).get(shard, Tally()) - _carried(parts, shard),
+            carried=_carried(parts, shard),
             dead=_tallies(dead).get(shard, Tally()),
         )
-    _commit(lake, plan, parts, dead, guard)
+    _commit(lake, plan, parts, dead, guard, grounds)
     return Night(
         plan.job,
         release,
@@ -283,6 +355,7 @@ def score_night(
         seconds=seconds,
         stages=dict(stages),
         model_seconds=model_seconds,
+        grounds=grounds,
     )
 
 
@@ -337,6 +410,7 @@ def _commit(
     parts: list[Part],
     dead: list[Part],
     guard: Callable[[], None],
+    grounds: Grounds,
 ) -> None:
     contract: Contract = plan.release.contract
     facts = {
@@ -345,6 +419,9 @@ def _commit(
         "release": plan.release.digest,
         "scored": sum(part.receipt.tally.rows for part in parts),
         "dead": sum(part.receipt.tally.rows for part in dead),
+        "carried": sum(part.carried.rows for part in parts),
+        "rescored": sum(part.receipt.facts.get("rescored", 0) for part in parts),
+        "grounds": asdict(grounds),
     }
     # Predictions come last: their commit is what makes the day.
     lake.dead_letters.commit_day(
@@ -370,6 +447,10 @@ def _chunks(path: Path, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]
         rows += count
     # An empty part is a chunk too: no shard may look done without a receipt.
     yield (first, len(groups)), rows
+
+
+def _carried(parts: list[Part], shard: int) -> Tally:
+    return total(part.carried for part in parts if part.receipt.shard == shard)
 
 
 def _tallies(parts: list[Part]) -> dict[int, Tally]:

@@ -25,6 +25,8 @@ from batch_assets.spec import CHUNK_SECONDS
 
 # A few rows get at least this long, however short a chunk's share of them is.
 LEAST_SECONDS = 10.0
+# Of the night's commit, in that of a replay.
+KEPT = ("grounds", "carried", "rescored")
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,10 @@ def _merge(
         )
     still = total(part.receipt.tally for part in dead)
     rescued = before - still
+    commit = lake.predictions.last_commit(day)
     facts = {
+        # What the night was built on stays true of it.
+        **{k: v for k, v in (commit.facts if commit else {}).items() if k in KEPT},
         "job": parts[0].receipt.job,
         "model": release.name,
         "release": release.digest,

@@ -81,6 +81,11 @@ class Scorer:
         self._lane = _Lane()
         self._replay_golden_batch()
 
+    @property
+    def tolerance(self) -> float:
+        """How far an output may be off what the release once said, on this device."""
+        return self.release.manifest.golden.tolerance.get(self.device.kind, 0.0)
+
     def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
 
@@ -233,7 +238,7 @@ class Scorer:
     def _replay_golden_batch(self) -> None:
         inputs, expected = golden_batch(self.release)
         found = self._forward(np.ascontiguousarray(inputs.numpy().T))
-        tolerance = self.release.manifest.golden.tolerance.get(self.device.kind, 0.0)
+        tolerance = self.tolerance
         for name, column in expected.items():
             want = column.numpy()
             close = np.isclose(
