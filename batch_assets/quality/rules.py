@@ -37,7 +37,11 @@ class Split:
 
     good: pl.DataFrame
     bad: pl.DataFrame
-    counts: dict[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows broke each rule; a row may break several."""
+        return counts_of(self.bad[RULES]) if len(self.bad) else {}
 
 
 class RowRules:
@@ -72,12 +76,8 @@ class RowRules:
             .list.drop_nulls()
             .alias(RULES),
         )
-        counts = bad[RULES].explode().value_counts() if len(bad) else None
-        return Split(
-            self.to_features(good.rename(lambda name: name.removeprefix(OWN))),
-            bad,
-            dict(sorted(counts.iter_rows())) if counts is not None else {},
-        )
+        plain = good.rename(lambda name: name.removeprefix(OWN))
+        return Split(self.to_features(plain), bad)
 
     def to_features(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Good rows as the model gets them: the key, then float32 in contract order.
@@ -100,6 +100,11 @@ class RowRules:
                     broken &= pl.col(cause) != "invalid"
         name = self._contract.key.name if column == UNIQUE else column[len(OWN) :]
         return pl.when(broken).then(pl.lit(f"{name} {NAMES[kind]}"))
+
+
+def counts_of(rules: pl.Series) -> dict[str, int]:
+    """How often each rule is named, in a column of lists of rules."""
+    return dict(sorted(rules.explode().drop_nulls().value_counts().iter_rows()))
 
 
 def _key_column(contract: Contract) -> dy.Column:
