@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from deltalake import convert_to_deltalake
 
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
@@ -25,7 +26,7 @@ import json, re, sys
 from pathlib import Path
 
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.sources import DeltaSource, ParquetSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.quality.validation import validate_day
@@ -53,7 +54,9 @@ def status(name):
 def copy():
     copy_day(
         lake,
-        ParquetSource(kind="parquet", glob="days/*.parquet"),
+        DeltaSource(kind="delta", table="days", day_column=None)
+        if pinned
+        else ParquetSource(kind="parquet", glob="days/*.parquet"),
         day,
         base=root,
         project=root,
@@ -86,6 +89,7 @@ def publish():
 
 
 root, day, shards = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+pinned = sys.argv[4] == "pinned"
 lake, registry, group_rows = Lake(root, "toy"), Registry(root), 16_384
 release = registry.resolve("toy")
 contract = release.contract
@@ -118,9 +122,11 @@ def write_day(path: Path, rows: int) -> None:
             writer.write_table(pa.table([keys, *columns], schema=schema))
 
 
-def growth(root: Path, rows: int) -> dict[str, float]:
+def growth(root: Path, rows: int, how: str) -> dict[str, float]:
     """How far memory rose in each step and on the whole road, in MiB, in a process."""
     write_day(root / "days" / "day.parquet", rows)
+    if how == "pinned":
+        convert_to_deltalake(root / "days")
     release = write_release(
         root / "made",
         name=NAME,
@@ -143,7 +149,7 @@ def growth(root: Path, rows: int) -> dict[str, float]:
     registry.approve(NAME, release.digest, why="the tests need it", by="ada")
     shards = str(rows // SHARD_ROWS)
     found = subprocess.run(
-        [sys.executable, "-c", ROAD, str(root), DAY, shards],
+        [sys.executable, "-c", ROAD, str(root), DAY, shards, how],
         capture_output=True,
         text=True,
         check=False,
@@ -155,8 +161,9 @@ def growth(root: Path, rows: int) -> dict[str, float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_follows_the_chunk_and_not_the_day(tmp_path: Path) -> None:
-    one = growth(tmp_path / "one", 1_000_000)
-    four = growth(tmp_path / "four", 4_000_000)
+@pytest.mark.parametrize("how", ["copied", "pinned"])
+def test_memory_follows_the_chunk_and_not_the_day(tmp_path: Path, how: str) -> None:
+    one = growth(tmp_path / "one", 1_000_000, how)
+    four = growth(tmp_path / "four", 4_000_000, how)
 
     assert four["road"] <= 1.25 * one["road"], (one, four)

@@ -37,6 +37,7 @@ from batch_assets_tests.toys import (
     expected_risk,
     make_contract,
     make_rows,
+    pin_rows,
     read_day,
     validate,
     write_toy_release,
@@ -209,6 +210,28 @@ def test_the_job_is_named_by_all_that_changes_the_output(
     after = plan(ready, release, day, **changes).job
 
     assert (after == before) == (change in ("nothing", "gates"))
+
+
+def test_chunks_are_numbered_on_over_the_parts_of_a_shard(
+    lake: Lake, toy_release: Release
+) -> None:
+    rows = make_rows(ROWS)
+    pin_rows(lake, rows, files=10)
+    validate(lake, row_group_rows=50)
+
+    night = score(lake, toy_release, chunk_rows=30)
+
+    chunks = [(p.receipt.shard, p.receipt.chunk) for p in lake.predictions.parts(DAY)]
+    validated = lake.validated_features.parts(DAY)
+    assert len(validated) > SHARDS
+    assert len(chunks) == len(set(chunks)) >= len(validated)
+    assert sorted(number for shard, number in chunks if shard == 0) == list(
+        range(sum(shard == 0 for shard, _ in chunks))
+    )
+    assert night.tally == Tally.of(rows["user_id"])
+    assert lake.books(DAY).open_after_scoring() == []
+    found = read_day(lake, "predictions")["risk"].to_numpy()
+    np.testing.assert_allclose(found, expected_risk(rows.sort_by("user_id")), rtol=1e-6)
 
 
 def test_a_night_commits_every_row_once_with_its_score(

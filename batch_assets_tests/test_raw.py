@@ -1,5 +1,6 @@
 """The raw copy: every row of the source, in its shard, in one commit."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from batch_assets.errors import (
 )
 from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import RECEIPT
-from batch_assets.lake.raw import Copied, copy_day
+from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.raw import Copied, copy_day, pin_of
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
@@ -26,7 +28,9 @@ from batch_assets_tests.toys import (
     copy_rows,
     make_contract,
     make_rows,
+    pin_rows,
     read_day,
+    write_events,
     write_source,
 )
 
@@ -296,3 +300,86 @@ def test_each_part_carries_a_receipt(lake):
     for part in copied.parts:
         assert RECEIPT in pq.read_metadata(part.path).metadata
         assert (part.receipt.table, part.receipt.day) == ("raw_features", DAY)
+
+
+@pytest.mark.parametrize("key_dtype", ["int64", "string"])
+def test_of_a_pinned_source_only_the_keys_are_written(lake, key_dtype):
+    rows = make_rows(1000, key_dtype=key_dtype)
+
+    pinned = pin_rows(lake, rows, contract=make_contract(key_dtype))
+
+    found = read_day(lake, "raw_features")
+    assert found.equals(rows.select(["user_id"]).sort_by("user_id"))
+    assert pinned.tally == Tally.of(rows["user_id"])
+    for part in pinned.parts:
+        keys = pq.read_table(part.path, partitioning=None)["user_id"]
+        assert set(shard_of(hash_keys(keys), SHARDS)) == {part.receipt.shard}
+    assert lake.raw_features.rows_by_day() == {DAY: 1000}
+
+
+def test_commit_and_receipts_name_the_version_that_is_pinned(lake, root):
+    pinned = pin_rows(lake, make_rows(100), files=3)
+
+    pin = pin_of(lake.raw_features.parts(DAY))
+
+    assert pin.table.rstrip("/").endswith(str(root / "project" / "events"))
+    assert pin.version == 2
+    assert (pin.day, pin.day_column) == (DAY, "day")
+    assert lake.raw_features.last_commit(DAY).facts["source"] == asdict(pin)
+    assert all(p.receipt.facts["pinned"] == asdict(pin) for p in pinned.parts)
+    copy_rows(lake, make_rows(10))
+    assert pin_of(lake.raw_features.parts(DAY)) is None
+
+
+def test_the_same_version_is_not_read_again_and_the_next_one_is(lake):
+    first = pin_rows(lake, make_rows(100))
+
+    again = pin_rows(lake, make_rows(100))
+    write_events(lake, make_rows(10, first=501))
+    moved = pin_rows(lake, make_rows(100))
+
+    assert (again.unchanged, again.job) == (True, first.job)
+    assert (moved.unchanged, moved.tally.rows) == (False, 110)
+    assert moved.job != first.job
+
+
+def test_a_version_may_be_pinned_while_the_table_moves_on(lake):
+    def move_on(rows: int) -> None:
+        write_events(lake, make_rows(1, first=9_001))
+
+    assert pin_rows(lake, make_rows(100), files=2, progress=move_on).tally.rows == 100
+
+
+def test_a_wrong_column_of_a_version_is_named_before_a_key_is_read(lake):
+    with pytest.raises(ContractError, match="1 missing: 'visits'"):
+        pin_rows(lake, make_rows(100).drop(["visits"]))
+
+    assert not lake.raw_features.path.exists()
+
+
+def test_a_version_without_rows_of_the_day_is_an_error(lake):
+    write_events(lake, make_rows(10), day="2026-01-04")
+
+    with pytest.raises(EmptySourceError, match=f"no rows for {DAY}"):
+        pin_rows(lake, make_rows(10))
+
+
+def test_keys_that_are_lost_on_the_way_commit_nothing(lake, monkeypatch):
+    whole = PinnedRows.batches
+    monkeypatch.setattr(
+        PinnedRows, "batches", lambda *args: (batch[1:] for batch in whole(*args))
+    )
+
+    with pytest.raises(SourceError, match="gave 97 keys of 100 rows"):
+        pin_rows(lake, make_rows(100), files=3)
+
+    assert lake.raw_features.parts(DAY) == []
+
+
+def test_floats_of_a_copy_have_no_dictionary(lake):
+    copied = copy_rows(lake, make_rows(100), shards=1)
+
+    with pq.ParquetFile(copied.parts[0].path) as file:
+        visits = file.metadata.row_group(0).column(2)
+    assert not visits.has_dictionary_page
+    assert "BYTE_STREAM_SPLIT" in visits.encodings

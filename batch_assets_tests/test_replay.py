@@ -35,6 +35,7 @@ from batch_assets_tests.toys import (
     features_of,
     make_contract,
     make_rows,
+    pin_rows,
     read_day,
     validate,
     write_source,
@@ -376,3 +377,22 @@ def test_from_the_ui_the_replay_job_merges_checks_and_serves(project, scored):
     checks = result.get_asset_check_evaluations()
     assert len(checks) == 7
     assert all(check.passed for check in checks)
+
+
+def test_a_shard_of_several_validated_parts_is_replayed(
+    lake: Lake, mendable: Release
+) -> None:
+    pin_rows(lake, make_rows(ROWS), files=10)
+    validate(lake, row_group_rows=20)
+    golden = features_of(make_rows(16), make_contract())[:GOLDEN_ROWS, 0].tolist()
+    broken.clear()
+    broken.update([age for age in range(121) if age not in golden][:2])
+    score(lake, mendable)
+    dead = lake.books(DAY).total.dead.rows
+    broken.clear()
+
+    done = replay(lake, mendable)
+
+    assert (done.rescued.rows, done.dead_letters.rows) == (dead, 0)
+    assert len(lake.validated_features.parts(DAY)) > 4
+    assert lake.books(DAY).open_after_scoring() == []

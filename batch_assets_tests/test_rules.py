@@ -5,7 +5,11 @@ import math
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
+from batch_assets.models.contract import Contract
 from batch_assets.quality.rules import RULES, RowRules, Split
 from batch_assets_tests.toys import make_contract, make_rows
 
@@ -213,3 +217,84 @@ def test_a_feature_may_bear_any_name(name):
     assert found.counts == {f"{name} is above max": 1}
     assert found.good.columns == ["user_id", name]
     assert found.bad.columns == ["user_id", name, RULES]
+
+
+def values_of(feature: dict) -> st.SearchStrategy:
+    """Values around every edge of a feature's rules, and null."""
+    match feature["dtype"]:
+        case "string":
+            some = st.sampled_from(["a", "b", "A", ""])
+        case "bool":
+            some = st.booleans()
+        case "float32" | "float64" as dtype:
+            width = int(dtype[5:])
+            edges = [
+                math.nan,
+                math.inf,
+                -math.inf,
+                -0.0,
+                5.0,
+                0.1,
+                3.4028234663852886e38,
+            ]
+            if width == 64:
+                edges += [3.402823466385289e38, -1e39, 0.1 + 1e-12]
+            some = st.sampled_from(edges) | st.floats(-10, 10, width=width)
+        case dtype:
+            bits = int(dtype[3:])
+            low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+            some = st.sampled_from([low, high]) | st.integers(-7, 7)
+    return st.none() | some if feature["nulls"] else some
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Contract, pa.Table, list[int]]:
+    """A contract of one feature, a few rows, and the keys that are said to be twice."""
+    dtype = draw(
+        st.sampled_from(
+            ["string", "bool", "float32", "float64", "int8", "int16", "int32", "int64"]
+        )
+    )
+    feature = {"name": "x", "dtype": dtype, "nullable": draw(st.booleans())}
+    if dtype == "string":
+        feature["categories"] = ["a", "b"]
+    elif dtype != "bool":
+        bounds = st.none() | st.sampled_from([-5, 0.1, 2.5, 5, -1e30, 300])
+        low, high = draw(bounds), draw(bounds)
+        if low is not None and high is not None and low > high:
+            low, high = high, low
+        feature |= {"min": low, "max": high}
+    contract = make_contract(features=[feature])
+    values = values_of(feature | {"nulls": draw(st.booleans())})
+    rows = draw(st.lists(values, max_size=4))
+    keys = draw(
+        st.lists(st.integers(0, 3) | st.none(), min_size=len(rows), max_size=len(rows))
+    )
+    table = pa.table({"user_id": keys, "x": rows}, schema=contract.raw_schema())
+    return contract, table, draw(st.lists(st.integers(0, 9), max_size=2))
+
+
+@settings(max_examples=400, deadline=None)
+@given(batches())
+def test_a_batch_is_screened_as_the_rules_would_judge_it(batch):
+    contract, table, duplicated = batch
+    rules, rows = RowRules(contract), pl.DataFrame(table)
+    keys = pl.Series(duplicated, dtype=pl.Int64)
+
+    screened = rules.all_good(rows, keys)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RowRules, "all_good", lambda *_: False)
+        judged = rules.split(rows, keys)
+
+    assert screened == (len(judged.bad) == 0)
+    if screened:
+        found = rules.split(rows, keys)
+        assert_frame_equal(found.good, judged.good)
+        assert_frame_equal(found.bad, judged.bad)
+
+
+def test_a_batch_of_good_rows_does_not_cost_dataframely(monkeypatch):
+    rows, rules = pl.DataFrame(make_rows(50)), RowRules(make_contract())
+    monkeypatch.setattr(rules._schema, "filter", lambda *_: pytest.fail("was asked"))
+
+    assert len(rules.split(rows, pl.Series([99], dtype=pl.Int64)).good) == 50

@@ -288,16 +288,17 @@ def test_the_identity_of_files_changes_with_each_of_them(tmp_path):
     assert source.identity(DAY, tmp_path, tmp_path) != first
 
 
-def test_the_identity_of_a_delta_table_is_its_version(tmp_path):
+def test_the_identity_of_a_delta_table_is_its_version_and_files(tmp_path):
     write_deltalake(tmp_path / "events", ROWS)
-    source = DeltaSource(kind="delta", table="events")
+    source = DeltaSource(kind="delta", table="events", day_column=None)
     first = source.identity(DAY, tmp_path, tmp_path)
 
     write_deltalake(tmp_path / "events", ROWS, mode="append")
 
     second = source.identity(DAY, tmp_path, tmp_path)
     assert (first["version"], second["version"]) == (0, 1)
-    assert {**first, "version": 1} == second
+    assert first["files"] != second["files"]
+    assert {**first, "version": 1, "files": second["files"]} == second
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,12 @@ from batch_assets.errors import (
     ContractError,
     CorruptPartError,
     LakeError,
+    SourceError,
 )
 from batch_assets.lake.books import Tally
+from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.shards import hash_keys, shard_of
+from batch_assets.lake.tables import Lake
 from batch_assets.quality.rules import RULES, RowRules, Split
 from batch_assets.quality.validation import contract_of, duplicated_keys
 from batch_assets_tests.toys import (
@@ -22,8 +26,10 @@ from batch_assets_tests.toys import (
     copy_rows,
     make_contract,
     make_rows,
+    pin_rows,
     read_day,
     validate,
+    write_events,
 )
 
 
@@ -221,7 +227,7 @@ def test_a_day_that_loses_rows_is_not_committed(lake, monkeypatch, side):
         found = whole(self, rows, duplicated)
         kept = {"good": found.good, "bad": found.bad}
         kept[side] = kept[side][1:]
-        return Split(**kept, counts=found.counts)
+        return Split(**kept)
 
     monkeypatch.setattr(RowRules, "split", forgetful)
     copy_rows(lake, with_bad_ages(make_rows(1000), 30))
@@ -239,7 +245,7 @@ def test_a_day_that_loses_a_row_and_doubles_another_is_not_committed(lake, monke
     def confused(self: RowRules, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
         found = whole(self, rows, duplicated)
         good = pl.concat([found.good[1:], found.good[1:2]])
-        return Split(good, found.bad, found.counts)
+        return Split(good, found.bad)
 
     monkeypatch.setattr(RowRules, "split", confused)
     copied = copy_rows(lake, make_rows(1000))
@@ -313,3 +319,147 @@ def test_parts_of_two_contracts_are_refused(lake):
 
     with pytest.raises(ContractError, match="under 2 contracts, expected 1"):
         contract_of([*one, *other])
+
+
+@pytest.mark.parametrize("key_dtype", ["int64", "string"])
+def test_a_pinned_day_is_validated_as_a_copied_one(lake, root, key_dtype):
+    contract = make_contract(key_dtype)
+    rows = with_bad_ages(make_rows(1000, key_dtype=key_dtype), 30)
+    other = Lake(root / "other", lake.pipeline)
+    copy_rows(other, rows, contract=contract)
+    copied = validate(other, contract=contract)
+    pin_rows(lake, rows, contract=contract)
+
+    pinned = validate(lake, contract=contract, row_group_rows=50)
+
+    for table in ("validated_features", "quarantined_rows"):
+        found, expected = (pl.DataFrame(read_day(at, table)) for at in (lake, other))
+        assert_frame_equal(found, expected)
+    assert (pinned.tally, pinned.quarantine, pinned.raw, pinned.rules) == (
+        copied.tally,
+        copied.quarantine,
+        copied.raw,
+        copied.rules,
+    )
+    assert is_closed(lake)
+
+
+def test_a_pinned_day_has_a_part_for_each_piece_and_shard(lake):
+    rows = with_bad_ages(make_rows(1000), 3)
+    pin_rows(lake, rows, files=10)
+
+    done = validate(lake, row_group_rows=50)
+
+    places = [(part.receipt.chunk, part.receipt.shard) for part in done.parts]
+    assert places == [(piece, shard) for piece in range(5) for shard in range(4)]
+    assert len(done.quarantined) == len({p.receipt.shard for p in done.quarantined})
+    for part in done.parts:
+        keys = pq.read_table(part.path, partitioning=None)["user_id"]
+        assert set(shard_of(hash_keys(keys), 4)) == {part.receipt.shard}
+
+
+def test_the_pieces_of_a_pinned_day_do_not_depend_on_the_cores(lake, root, monkeypatch):
+    other = Lake(root / "other", lake.pipeline)
+    found = []
+    for place, cores in ((lake, {0}), (other, {0, 1, 2, 3, 4, 5, 6})):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
+        pin_rows(place, make_rows(1000), files=10, project=root)
+        found.append([part.sha256 for part in validate(place).parts])
+
+    assert found[0] == found[1]
+
+
+def test_the_version_that_was_pinned_is_validated_though_the_table_moved_on(lake):
+    rows = make_rows(300)
+    pinned = pin_rows(lake, rows)
+    write_events(lake, make_rows(100, first=1001), mode="overwrite")
+
+    done = validate(lake)
+
+    assert done.tally == pinned.tally == Tally.of(rows["user_id"])
+    assert read_day(lake, "validated_features")["user_id"].to_pylist() == sorted(
+        rows["user_id"].to_pylist()
+    )
+
+
+def test_a_pinned_version_that_was_vacuumed_says_what_to_do(lake):
+    pin_rows(lake, make_rows(300))
+    table = write_events(lake, make_rows(100, first=1001), mode="overwrite")
+    table.vacuum(0, dry_run=False, enforce_retention_duration=False)
+
+    with pytest.raises(SourceError, match="vacuumed.*Materialise raw_features"):
+        validate(lake)
+
+    assert lake.validated_features.parts(DAY) == []
+
+
+def test_a_duplicate_in_another_piece_of_a_pinned_day_is_found(lake):
+    rows = doubled(make_rows(500), 3)
+    pin_rows(lake, rows, files=5)
+
+    done = validate(lake, row_group_rows=25)
+
+    assert done.rules == {"user_id is there more than once": 6}
+    assert is_closed(lake)
+
+
+def test_null_keys_of_a_pinned_day_are_quarantined(lake):
+    keys = pa.array([None, None, *range(98)], pa.int64())
+    pin_rows(lake, make_rows(100).set_column(0, "user_id", keys))
+
+    assert validate(lake).rules == {"user_id is null": 2}
+    assert is_closed(lake)
+
+
+def test_an_allowed_empty_pinned_day_closes(lake):
+    pin_rows(lake, make_rows(0), allow_empty=True)
+
+    assert validate(lake).tally == Tally()
+    assert len(lake.validated_features.parts(DAY)) == 4
+
+
+@pytest.mark.parametrize("lost", [1, 0], ids=["lost", "doubled"])
+def test_the_keys_of_a_pinned_day_tell_what_the_second_reading_lost(
+    lake, monkeypatch, lost
+):
+    """The books have two sides of their own: the same rows are read twice."""
+    pin_rows(lake, make_rows(500))
+    whole = PinnedRows.batches
+
+    def forgetful(self, columns, piece=None):
+        for batch in whole(self, columns, piece):
+            yield batch[lost:] if lost else batch.take([0, *range(len(batch) - 1)])
+
+    monkeypatch.setattr(PinnedRows, "batches", forgetful)
+
+    with pytest.raises(BooksError, match="don't close in shard"):
+        validate(lake)
+
+    assert lake.validated_features.parts(DAY) == []
+
+
+def test_a_pinned_version_that_does_not_keep_the_contract_is_refused(lake):
+    pin_rows(lake, make_rows(100))
+    wider = make_contract(features=[{"name": "mood", "dtype": "int8"}])
+
+    with pytest.raises(ContractError, match="1 missing: 'mood'"):
+        validate(lake, contract=wider)
+
+
+def test_an_error_in_one_piece_leaves_nothing_half_written(lake, monkeypatch):
+    whole = RowRules.split
+
+    def fails(self: RowRules, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
+        if 77 in rows["user_id"]:
+            msg = "77 is cursed"
+            raise ValueError(msg)
+        return whole(self, rows, duplicated)
+
+    monkeypatch.setattr(RowRules, "split", fails)
+    copy_rows(lake, make_rows(1000))
+
+    with pytest.raises(ValueError, match="cursed"):
+        validate(lake)
+
+    assert lake.validated_features.parts(DAY) == []
+    assert not list(lake.folder.rglob("*.tmp"))

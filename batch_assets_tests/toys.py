@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.raw import Copied, copy_day
-from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.sources import DeltaSource, ParquetSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
@@ -155,10 +156,39 @@ def copy_rows(
     **changes: Any,
 ) -> Copied:
     """Commit rows as a day of `raw_features`; `changes` go to `copy_day`."""
-    contract = contract or make_contract()
-    project = lake.folder.parent.parent / "project"
+    project = project_of(lake)
     write_source(project, rows, day=day)
-    arguments: dict[str, Any] = {
+    source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
+    arguments = copying(contract or make_contract(), project)
+    return copy_day(lake, source, day, **(arguments | changes))
+
+
+def pin_rows(
+    lake: Lake,
+    rows: pa.Table,
+    *,
+    day: str = DAY,
+    contract: Contract | None = None,
+    files: int = 3,
+    project: Path | None = None,
+    **changes: Any,
+) -> Copied:
+    """Pin rows as a day of `raw_features`, in a Delta table of so many files a day."""
+    project = project or project_of(lake)
+    if not (project / "events").exists():
+        write_events(lake, rows, day=day, files=files, project=project)
+    arguments = copying(contract or make_contract(), project)
+    source = DeltaSource(kind="delta", table="events")
+    return copy_day(lake, source, day, **(arguments | changes))
+
+
+def project_of(lake: Lake) -> Path:
+    return lake.folder.parent.parent / "project"
+
+
+def copying(contract: Contract, project: Path) -> dict[str, Any]:
+    """The arguments of `copy_day` beside the lake, the source and the day."""
+    return {
         "base": project,
         "project": project,
         "key": contract.key.name,
@@ -167,8 +197,25 @@ def copy_rows(
         "shards": SHARDS,
         "row_group_rows": ROW_GROUP_ROWS,
     }
-    source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
-    return copy_day(lake, source, day, **(arguments | changes))
+
+
+def write_events(
+    lake: Lake,
+    rows: pa.Table,
+    *,
+    day: str = DAY,
+    files: int = 1,
+    project: Path | None = None,
+    mode: Any = "append",
+) -> DeltaTable:
+    """Write rows of a day into the Delta table `events`, a version for each file."""
+    path = (project or project_of(lake)) / "events"
+    each = max(-(-len(rows) // files), 1)
+    for start in range(0, max(len(rows), 1), each):
+        some = rows.slice(start, each)
+        some = some.append_column("day", pa.repeat(day, len(some)))
+        write_deltalake(path, some, partition_by=["day"], mode=mode)
+    return DeltaTable(path)
 
 
 def validate(

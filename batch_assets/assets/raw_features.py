@@ -1,6 +1,7 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
 import dagster as dg
+import pyarrow as pa
 
 from batch_assets.assets.night import (
     Pipeline,
@@ -8,7 +9,7 @@ from batch_assets.assets.night import (
     table_metadata,
     tally_metadata,
 )
-from batch_assets.lake.raw import copy_day
+from batch_assets.lake.raw import copy_day, pin_of
 from batch_assets.progress import tracked
 from batch_assets.resources import StorageResource
 
@@ -20,7 +21,10 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     def raw_features(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult:
-        """The source's rows of one day, copied whole, cut into shards by their key.
+        """The source's rows of one day, cut into shards by their key.
+
+        They are copied whole; a version of a Delta table, which can't change, is pinned,
+        and only its keys are written down.
 
         The columns are compared with the contract of the approved release before a row
         is read: a missing, extra or retyped column stops the night here.
@@ -49,15 +53,17 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 guard=guard,
                 progress=progress,
             )
+        schema, pin = contract.raw_schema(), pin_of(copied.parts)
+        if pin:
+            schema = pa.schema([schema.field(contract.key.name)])
         return dg.MaterializeResult(
             metadata={
-                **table_metadata(
-                    lake.raw_features.path, contract.raw_schema(), copied.tally.rows
-                ),
+                **table_metadata(lake.raw_features.path, schema, copied.tally.rows),
                 **tally_metadata("raw", copied.tally),
                 "shards": len(copied.parts),
                 "job": copied.job,
                 "unchanged": copied.unchanged,
+                **({"pinned": pin.table, "pinned_version": pin.version} if pin else {}),
             },
             data_version=dg.DataVersion(copied.job),
         )

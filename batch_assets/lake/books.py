@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+import numpy as np
 import pyarrow as pa
 
 from batch_assets.errors import BooksError
@@ -25,7 +26,12 @@ class Tally:
     @classmethod
     def of(cls, keys: pa.Array | pa.ChunkedArray) -> Self:
         """The tally of a key column."""
-        return cls(len(keys), checksum(hash_keys(keys)))
+        return cls.of_hashes(hash_keys(keys))
+
+    @classmethod
+    def of_hashes(cls, hashes: np.ndarray) -> Self:
+        """The tally of keys that are hashed already."""
+        return cls(len(hashes), checksum(hashes))
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(self.rows + other.rows, (self.keys + other.keys) & WORD_MASK)

@@ -21,7 +21,7 @@ All arithmetic is modulo 2**64. The checksum is a sum, not an exclusive or, so t
 does not depend on the order and yet notices a key that is there twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,31 @@ def hash_key(key: int | str) -> int:
 def shard_of(hashes: np.ndarray, shards: int) -> np.ndarray:
     """The shard of each hash, as int32."""
     return (hashes % np.uint64(shards)).astype(np.int32)
+
+
+def cut(
+    rows: pa.Table, hashes: np.ndarray, shards: int
+) -> Iterator[tuple[int, pa.Table, np.ndarray]]:
+    """Rows by their shard: each shard that has any, its rows in their order, and hashes.
+
+    Sorted once and sliced: to filter for each shard costs twice as much.
+
+    Args:
+        rows: n rows.
+        hashes: the n hashes of their keys.
+        shards: how many shards there are.
+    """
+    if shards == 1:
+        yield 0, rows, hashes
+        return
+    numbers = shard_of(hashes, shards).astype(np.uint16)  # so that radix sort is taken
+    order = np.argsort(numbers, kind="stable")
+    rows, hashes = rows.combine_chunks().take(pa.array(order)), hashes[order]
+    ends = np.searchsorted(numbers[order], np.arange(shards + 1))
+    for shard in range(shards):
+        start, stop = int(ends[shard]), int(ends[shard + 1])
+        if start < stop:
+            yield shard, rows.slice(start, stop - start), hashes[start:stop]
 
 
 def checksum(hashes: np.ndarray) -> int:

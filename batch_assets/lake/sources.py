@@ -10,20 +10,19 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import deltalake
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.pins import BATCH_ROWS, PinnedRows
 
-BATCH_ROWS = 65_536
 DAY = re.compile(r"\{\{\s*day\s*\}\}")
 
 
@@ -140,16 +139,8 @@ class DeltaSource(Declared):
     version: int | None = Field(default=None, ge=0)
 
     def identity(self, day: str, base: Path, project: Path) -> dict[str, Any]:
-        """The table and its version."""
-        table = self._open(project)
-        return {
-            "kind": "delta",
-            "day": day,
-            "table": table.table_uri,
-            "id": str(table.metadata().id),
-            "version": table.version(),
-            "day_column": self.day_column,
-        }
+        """The table, its version, and the files that hold the day."""
+        return asdict(self.pinned(day, project).pin)
 
     @contextmanager
     def read(
@@ -160,39 +151,18 @@ class DeltaSource(Declared):
         Raises:
             SourceError: there is no such table or column, or a file can't be read.
         """
-        dataset = self._open(project).to_pyarrow_dataset()
-        columns, keep = dataset.schema.names, None
-        if self.day_column is not None:
-            if self.day_column not in columns:
-                msg = (
-                    f"the Delta table {self.table} has no column '{self.day_column}' "
-                    f"to take the day from; it has: {', '.join(columns)}"
-                )
-                raise SourceError(msg)
-            dtype = dataset.schema.field(self.day_column).type
-            keep = ds.field(self.day_column) == pa.scalar(day).cast(dtype)
-            columns = [name for name in columns if name != self.day_column]
-        scanner = dataset.scanner(
-            columns=columns,
-            filter=keep,
-            batch_size=BATCH_ROWS,
-            # The default reads 16 batches and 4 files ahead: memory follows the chunk.
-            batch_readahead=1,
-            fragment_readahead=1,
-        )
-        try:
-            yield scanner.to_reader()
-        except (OSError, pa.ArrowException) as error:
-            msg = f"the Delta table {self.table} can't be read: {error}"
-            raise SourceError(msg) from error
+        rows = self.pinned(day, project)
+        batches = rows.batches(rows.schema.names)
+        yield pa.RecordBatchReader.from_batches(rows.schema, batches)
 
-    def _open(self, project: Path) -> deltalake.DeltaTable:
+    def pinned(self, day: str, project: Path) -> PinnedRows:
+        """The day's rows of the version, which stay where they are.
+
+        Raises:
+            SourceError: there is no such table, version or column, or it can't be read.
+        """
         uri = self.table if "://" in self.table else str(project / self.table)
-        try:
-            return deltalake.DeltaTable(uri, version=self.version)
-        except deltalake.exceptions.DeltaError as error:
-            msg = f"the Delta table {uri} can't be opened: {error}"
-            raise SourceError(msg) from error
+        return PinnedRows(uri, self.version, day, self.day_column)
 
 
 KINDS = {"sql": SqlSource, "parquet": ParquetSource, "delta": DeltaSource}

@@ -1,15 +1,18 @@
 """Validate a day: raw rows become features for the scorer, or quarantined rows.
 
-Bad schema stops, bad rows wait. Each shard is a task of its own that reads one raw part
-and writes one validated part, so memory holds one batch. It knows no model, only the
-contract; and not where the raw rows came from.
+Bad schema stops, bad rows wait. A day is cut into pieces, each a task of its own: the
+raw part of one shard, or a run of row groups of a pinned source, whose rows go to every
+shard. A core holds one batch or row group of its piece, and one row group per shard that
+it writes. It knows no model, only the contract; and not where the raw rows came from.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import duckdb
 import numpy as np
@@ -18,28 +21,42 @@ import pyarrow as pa
 
 from batch_assets.errors import ContractError, LakeError
 from batch_assets.lake.books import Tally, must_close, total
+from batch_assets.lake.cores import Report, on_cores
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_batches
-from batch_assets.lake.raw import job_of
-from batch_assets.lake.shards import fingerprint
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.raw import job_of, pin_of
+from batch_assets.lake.shards import cut, fingerprint, hash_keys
+from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.quality.rules import RULES, RowRules
+from batch_assets.quality.rules import RULES, RowRules, counts_of
 
+# Shards of a piece of a pinned source are of about the same size, not the same: what is
+# over a row group by so little goes into it, and not into one of a few rows.
+UNEVEN = 1 / 8
 FINGERPRINT = "fingerprint"
 
 
 @dataclass(frozen=True)
-class ShardTask:
-    """What it takes to validate one shard, wherever that happens."""
+class Piece:
+    """A piece of a day: its number, the raw parts of its shards, and how to read it."""
+
+    number: int
+    raw: list[Part]
+    read: Callable[[], Iterator[pa.RecordBatch]]
+    duplicated: pl.Series
+    row_group_rows: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What it takes to validate a piece."""
 
     day: str
-    shard: int
-    job: str
-    raw: Path
-    validated: Path
-    quarantined: Path
+    id: str
+    validated: Table
+    quarantined: Table
     contract: Contract
-    row_group_rows: int
+    shards: int
     fingerprints: bool
 
 
@@ -105,32 +122,22 @@ def validate_day(
         not lake.books(day, scoring=False).open_after_validation()
     ):
         return Validated(job, there, quarantined.parts(day), raw_rows, unchanged=True)
-    tasks = [
-        ShardTask(
-            day=day,
-            shard=part.receipt.shard,
-            job=job,
-            raw=part.path,
-            validated=validated.part_path(day, part.receipt.shard, job, 0),
-            quarantined=quarantined.part_path(day, part.receipt.shard, job, 0),
-            contract=contract,
-            row_group_rows=row_group_rows,
-            fingerprints=fingerprints,
-        )
-        for part in raw
-    ]
-    good: list[Part] = []
-    bad: list[Part] = []
-    for task, part in zip(tasks, raw, strict=True):
-        good_part, bad_part = validate_shard(task, progress)
-        good.append(good_part)
-        bad += [bad_part] if bad_part else []
+    task = Job(day, job, validated, quarantined, contract, len(raw), fingerprints)
+    done = on_cores(
+        partial(validate_piece, task),
+        _pieces(raw, contract, row_group_rows),
+        progress,
+    )
+    good = [part for goods, _ in done for part in goods]
+    bad = [part for _, bads in done for part in bads]
+    for part in raw:
+        shard = part.receipt.shard
         must_close(
             day,
-            task.shard,
+            shard,
             part.receipt.tally,
-            validated=good_part.receipt.tally,
-            quarantined=bad_part.receipt.tally if bad_part else Tally(),
+            validated=total(p.receipt.tally for p in good if p.receipt.shard == shard),
+            quarantined=total(p.receipt.tally for p in bad if p.receipt.shard == shard),
         )
     facts = {"job": job, "contract": contract.digest}
     # The validated commit comes last: it is what the scorer looks for.
@@ -140,68 +147,141 @@ def validate_day(
     return Validated(job, good, bad, raw_rows, unchanged=False)
 
 
-def validate_shard(
-    task: ShardTask, progress: Callable[[int], None] = lambda rows: None
-) -> tuple[Part, Part | None]:
-    """Cut one raw part in two; the quarantine part is left out if it has no rows."""
-    contract, key = task.contract, task.contract.key.name
-    schema = validated_schema(contract, fingerprints=task.fingerprints)
-    bad_schema = quarantine_schema(contract)
-    _, file = open_part(task.raw)
-    with file:
-        contract.check_schema(file.schema_arrow, f"raw_features {task.day}")
-    rules = RowRules(contract)
-    duplicated = duplicated_keys(task.raw, key)
-    good = bad = Tally()
-    broken: Counter[str] = Counter()
+def validate_piece(
+    job: Job, piece: Piece, progress: Report
+) -> tuple[list[Part], list[Part]]:
+    """Cut a piece in two: a validated part for each shard, quarantine where there is any."""
+    rules = RowRules(job.contract)
     with ExitStack() as stack:
-        good_writer, bad_writer = (
-            stack.enter_context(
-                PartWriter(path, columns, row_group_rows=task.row_group_rows, floats=f)
-            )
-            for path, columns, f in (
-                (task.validated, schema, True),
-                (task.quarantined, bad_schema, False),
-            )
-        )
-        for batch in read_batches(
-            task.raw, rows=task.row_group_rows, columns=contract.raw_schema().names
-        ):
-            split = rules.split(pl.DataFrame(batch), duplicated)
-            if len(split.good):
-                rows = split.good.to_arrow().cast(contract.feature_schema())
-                if task.fingerprints:
-                    rows = rows.append_column(
-                        schema.field(FINGERPRINT), _fingerprints(rows, contract)
-                    )
-                good_writer.write(rows)
-                good += Tally.of(rows[key])
-            if len(split.bad):
-                rows = split.bad.to_arrow().cast(bad_schema)
-                bad_writer.write(rows)
-                bad += Tally.of(rows[key])
-            broken.update(split.counts)
+        sides = [
+            stack.enter_context(_Sides(job, piece, part.receipt.shard, part.path.name))
+            for part in piece.raw
+        ]
+        by_shard = {side.shard: side for side in sides}
+        for batch in piece.read():
+            split = rules.split(pl.DataFrame(batch), piece.duplicated)
+            for rows, schema, keep in (
+                (split.good, job.contract.feature_schema(), _Sides.keep),
+                (split.bad, quarantine_schema(job.contract), _Sides.put_aside),
+            ):
+                if len(rows):
+                    table = rows.to_arrow().cast(schema)
+                    if keep is _Sides.keep and job.fingerprints:
+                        table = _with_fingerprints(table, job.contract)
+                    hashes = hash_keys(table[job.contract.key.name])
+                    if len(sides) == 1:
+                        keep(sides[0], table, Tally.of_hashes(hashes))
+                        continue
+                    for shard, mine, theirs in cut(table, hashes, job.shards):
+                        keep(by_shard[shard], mine, Tally.of_hashes(theirs))
             progress(len(batch))
-        facts = {"raw": task.raw.name, "contract": contract.digest}
-        bad_part = None
-        if bad.rows:
-            bad_part = bad_writer.finish(
-                Receipt(
-                    "quarantined_rows", task.day, task.shard, 0, task.job, bad, facts
-                )
-            )
-        good_part = good_writer.finish(
-            Receipt(
-                "validated_features",
-                task.day,
-                task.shard,
-                0,
-                task.job,
-                good,
-                {**facts, "rules": dict(broken), FINGERPRINT: task.fingerprints},
+        bad = [part for side in sides if (part := side.finish_bad())]
+        return [side.finish_good() for side in sides], bad
+
+
+class _Sides:
+    """The two parts that a piece leaves in a shard; the quarantine only if it has rows."""
+
+    def __init__(self, job: Job, piece: Piece, shard: int, raw: str) -> None:
+        self.shard = shard
+        self._job, self._piece = job, piece
+        self._facts = {"raw": raw, "contract": job.contract.digest}
+        self._stack = ExitStack()
+        schema = validated_schema(job.contract, fingerprints=job.fingerprints)
+        self._good = self._writer(job.validated, schema, floats=True)
+        self._bad: PartWriter | None = None
+        self._tallies = [Tally(), Tally()]
+        self._broken: Counter[str] = Counter()
+
+    def keep(self, rows: pa.Table, tally: Tally) -> None:
+        self._good.write(rows)
+        self._tallies[0] += tally
+
+    def put_aside(self, rows: pa.Table, tally: Tally) -> None:
+        if self._bad is None:
+            self._bad = self._writer(self._job.quarantined, rows.schema, floats=False)
+        self._bad.write(rows)
+        self._tallies[1] += tally
+        self._broken.update(counts_of(pl.Series(rows[RULES])))
+
+    def finish_good(self) -> Part:
+        receipt = self._receipt(self._job.validated, self._tallies[0])
+        receipt.facts["rules"] = dict(self._broken)
+        receipt.facts[FINGERPRINT] = self._job.fingerprints
+        return self._good.finish(receipt)
+
+    def finish_bad(self) -> Part | None:
+        if self._bad is None:
+            return None
+        return self._bad.finish(self._receipt(self._job.quarantined, self._tallies[1]))
+
+    def _receipt(self, table: Table, tally: Tally) -> Receipt:
+        return Receipt(
+            table.name,
+            self._job.day,
+            self.shard,
+            self._piece.number,
+            self._job.id,
+            tally,
+            dict(self._facts),
+        )
+
+    def _writer(self, table: Table, schema: pa.Schema, *, floats: bool) -> PartWriter:
+        path = table.part_path(
+            self._job.day, self.shard, self._job.id, self._piece.number
+        )
+        return self._stack.enter_context(
+            PartWriter(
+                path,
+                schema,
+                row_group_rows=self._piece.row_group_rows,
+                floats=floats,
             )
         )
-    return good_part, bad_part
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def _pieces(raw: list[Part], contract: Contract, row_group_rows: int) -> list[Piece]:
+    """The pieces of a raw day; the same whatever machine validates it."""
+    key, columns = contract.key.name, contract.raw_schema().names
+    what = f"raw_features {raw[0].receipt.day}"
+    pin = pin_of(raw)
+    rows = PinnedRows.of(pin) if pin else None
+    if rows:
+        contract.check_schema(rows.schema, what)
+    else:
+        for part in raw:
+            _, file = open_part(part.path)
+            with file:
+                contract.check_schema(file.schema_arrow, what)
+    # Of a pinned day the raw parts hold the keys: of every row, in its shard.
+    duplicated = on_cores(lambda part, _: duplicated_keys(part.path, key), raw)
+    if rows is None:
+        return [
+            Piece(
+                0,
+                [part],
+                partial(read_batches, part.path, rows=row_group_rows, columns=columns),
+                twice,
+                row_group_rows,
+            )
+            for part, twice in zip(raw, duplicated, strict=True)
+        ]
+    return [
+        Piece(
+            number,
+            raw,
+            partial(rows.batches, columns, groups),
+            pl.concat(duplicated),
+            row_group_rows + int(row_group_rows * UNEVEN),
+        )
+        for number, groups in enumerate(rows.pieces(row_group_rows * len(raw)))
+    ]
 
 
 def validated_schema(contract: Contract, *, fingerprints: bool) -> pa.Schema:
@@ -211,9 +291,11 @@ def validated_schema(contract: Contract, *, fingerprints: bool) -> pa.Schema:
     return schema.append(pa.field(FINGERPRINT, pa.int64())) if fingerprints else schema
 
 
-def _fingerprints(rows: pa.Table, contract: Contract) -> pa.Array:
+def _with_fingerprints(rows: pa.Table, contract: Contract) -> pa.Table:
     columns = [rows[name].to_numpy() for name in contract.feature_names]
-    return pa.array(fingerprint(columns).view(np.int64))
+    return rows.append_column(
+        FINGERPRINT, pa.array(fingerprint(columns).view(np.int64))
+    )
 
 
 def quarantine_schema(contract: Contract) -> pa.Schema:

@@ -4,9 +4,10 @@ The plan is the same on every engine. Parts of the same job that are already on 
 and whole are not done again. It knows neither Dagster nor how a day is served.
 """
 
+import itertools
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -160,6 +161,8 @@ def plan_night(
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
     rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
+    # A shard has several validated parts where its source is pinned.
+    numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
     tasks = [
         ChunkTask(
             day=day,
@@ -182,7 +185,8 @@ def plan_night(
             else None,
         )
         for part in parts
-        for number, (groups, chunk) in enumerate(_chunks(part.path, chunk_rows))
+        for groups, chunk in _chunks(part.path, chunk_rows)
+        for number in [next(numbers[part.receipt.shard])]
     ]
     return Plan(day, job, release, tasks, max_dead)
 

@@ -209,12 +209,12 @@ def _merge(
     guard: Callable[[], None],
 ) -> Replayed:
     """Close the books, and commit what the day consists of now."""
-    for validated in lake.validated_features.parts(day):
-        shard = validated.receipt.shard
+    whole = lake.validated_features.parts(day)
+    for shard in sorted({part.receipt.shard for part in whole}):
         must_close(
             day,
             shard,
-            validated.receipt.tally,
+            total(p.receipt.tally for p in whole if p.receipt.shard == shard),
             scored=total(p.receipt.tally for p in parts if p.receipt.shard == shard),
             dead=total(p.receipt.tally for p in dead if p.receipt.shard == shard),
         )

@@ -1,0 +1,59 @@
+"""Do pieces of work on the cores of this process. It knows nothing of the work."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Event
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Report = Callable[[int], None]
+
+
+class _StoppedError(Exception):
+    """Another piece has failed, or somebody interrupted."""
+
+
+def on_cores(
+    work: Callable[[Item, Report], Result],
+    items: Sequence[Item],
+    progress: Report = lambda rows: None,
+) -> list[Result]:
+    """The results of the items, in their order; one thread for each core.
+
+    The first error, or an interrupt, ends it: pieces in flight stop at their next
+    report, and when this raises no thread is left.
+
+    Args:
+        work: gets an item, and what to call with each number of rows that it has done.
+        items: the pieces.
+        progress: called with those numbers, in the calling thread.
+    """
+    events: SimpleQueue[int | Future[Result]] = SimpleQueue()
+    stopped = Event()
+
+    def report(rows: int) -> None:
+        if stopped.is_set():
+            raise _StoppedError
+        events.put(rows)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)), "core") as pool:
+        try:
+            futures = [pool.submit(work, item, report) for item in items]
+            for future in futures:
+                future.add_done_callback(events.put)
+            left = len(futures)
+            while left:
+                event = events.get()
+                if isinstance(event, int):
+                    progress(event)
+                else:
+                    event.result()
+                    left -= 1
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]

@@ -1,0 +1,198 @@
+"""A day of one version of a Delta table, pinned where it lies.
+
+The files that a version names never change, so they need not be copied: to name the
+version is enough. It knows nothing of contracts, shards or tables of the lake.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import deltalake
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from batch_assets.errors import SourceError
+from batch_assets.lake.tables import ANSI
+
+BATCH_ROWS = 65_536
+# The defaults read 16 batches and 4 files ahead: memory follows the row group.
+READING = {
+    "batch_size": BATCH_ROWS,
+    "batch_readahead": 1,
+    "fragment_readahead": 1,
+    "use_threads": False,
+    "fragment_scan_options": ds.ParquetFragmentScanOptions(
+        pre_buffer=False, page_checksum_verification=True
+    ),
+}
+
+Piece = list[ds.ParquetFileFragment]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The rows of a day in one version of a Delta table.
+
+    `id` is the table's own, and `files` a digest of the files that may hold the rows,
+    with their bytes: a table that was made anew under the old name has others.
+    """
+
+    table: str
+    id: str
+    version: int
+    day: str
+    day_column: str | None
+    files: str
+
+
+class PinnedRows:
+    """The rows of a pin, opened: their columns and number are known, none is read."""
+
+    def __init__(
+        self, uri: str, version: int | None, day: str, day_column: str | None
+    ) -> None:
+        """Open a version of a table, the newest if it is left out.
+
+        Raises:
+            SourceError: there is no such table, version or column, it has a feature
+                that can't be read, or its files are not those of its log.
+        """
+        with _explained(uri, version, "opened"):
+            table = deltalake.DeltaTable(uri, version=version)
+            dataset = table.to_pyarrow_dataset()
+        self._schema, self._keep = dataset.schema, None
+        names = self._schema.names
+        if day_column is not None:
+            if day_column not in names:
+                msg = (
+                    f"the Delta table {uri} has no column '{day_column}' to take the "
+                    f"day from; it has: {', '.join(names)}"
+                )
+                raise SourceError(msg)
+            dtype = self._schema.field(day_column).type
+            self._keep = ds.field(day_column) == pa.scalar(day).cast(dtype)
+        self.schema = pa.schema([f for f in self._schema if f.name != day_column])
+        self._uri, self._version = uri, table.version()
+        self._day_column = day_column
+        # Whether the files of the day hold no other: their footers tell its rows.
+        self._whole = day_column in (None, *table.metadata().partition_columns)
+        with _explained(uri, self._version, "read"):
+            files = sorted(dataset.get_fragments(self._keep), key=lambda f: f.path)
+            self._groups = list(self._with_rows(files))
+        self.rows = sum(rows for _, rows in self._groups)
+        self.pin = Pin(
+            table.table_uri,
+            str(table.metadata().id),
+            self._version,
+            day,
+            day_column,
+            self._digest(table, {file.path for file in files}),
+        )
+
+    @classmethod
+    def of(cls, pin: Pin) -> "PinnedRows":
+        """Open what was pinned, however far the table has moved on.
+
+        Raises:
+            SourceError: it is not there any more.
+        """
+        found = cls(pin.table, pin.version, pin.day, pin.day_column)
+        if found.pin != pin:
+            msg = (
+                f"the Delta table {pin.table} was made anew since its version "
+                f"{pin.version} was pinned for {pin.day}. Materialise raw_features of "
+                "that day again."
+            )
+            raise SourceError(msg)
+        return found
+
+    def pieces(self, rows: int) -> list[Piece]:
+        """Runs of row groups of about so many rows, at most, in an order of their own.
+
+        The same pin gives the same pieces on every machine; a day without rows is one.
+        """
+        pieces: list[Piece] = [[]]
+        held = 0
+        for group, count in self._groups:
+            if held and held + count > rows:
+                pieces.append([])
+                held = 0
+            pieces[-1].append(group)
+            held += count
+        return pieces
+
+    def batches(
+        self, columns: list[str], piece: Piece | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a piece, or all; a row group of the source is held at a time.
+
+        Raises:
+            SourceError: a file is gone, or can't be read.
+        """
+        groups = [group for group, _ in self._groups] if piece is None else piece
+        with _explained(self._uri, self._version, "read"):
+            for group in groups:
+                yield from group.scanner(
+                    self._schema, columns=columns, filter=self._keep, **READING
+                ).to_batches()
+
+    def _with_rows(
+        self, files: list[ds.ParquetFileFragment]
+    ) -> Iterator[tuple[ds.ParquetFileFragment, int]]:
+        """The row groups that have rows of the day, and how many of them.
+
+        Not `count_rows`: Arrow counts the whole file where the filter is always true.
+        """
+        for file in files:
+            for info in file.row_groups:
+                group = file.subset(row_group_ids=[info.id])
+                rows = info.num_rows if self._whole else self._count(group)
+                if rows:
+                    yield group, rows
+
+    def _count(self, group: ds.ParquetFileFragment) -> int:
+        scanner = group.scanner(
+            self._schema, columns=[self._day_column], filter=self._keep, **READING
+        )
+        return sum(len(batch) for batch in scanner.to_batches())
+
+    def _digest(self, table: deltalake.DeltaTable, paths: set[str]) -> str:
+        """Name the files, and hold their rows against those that the log tells."""
+        actions = pa.table(table.get_add_actions(flatten=True))
+        wanted = [a for a in actions.to_pylist() if a["path"] in paths]
+        told = [action.get("num_records") for action in wanted]
+        if self._whole and None not in told and sum(told) != self.rows:
+            msg = (
+                f"the Delta table {self._uri} has {self.rows:,} rows in the files of "
+                f"its version {self._version}, its log tells of {sum(told):,}. Nothing "
+                "was committed; mend the table, and run the day again."
+            )
+            raise SourceError(msg)
+        files = sorted((action["path"], action["size_bytes"]) for action in wanted)
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+@contextmanager
+def _explained(uri: str, version: int | None, what: str) -> Iterator[None]:
+    """What went wrong with a table, with what to do next."""
+    at = "" if version is None else f" at version {version}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        msg = (
+            f"the Delta table {uri} has lost a file{at}; was it vacuumed? {_line(error)}. "
+            "Materialise raw_features of the day again, which pins the newest version, "
+            "and let the table keep its files for as long as a night may be repeated."
+        )
+        raise SourceError(msg) from error
+    except (deltalake.exceptions.DeltaError, OSError, pa.ArrowException) as error:
+        msg = f"the Delta table {uri} can't be {what}{at}: {_line(error)}"
+        raise SourceError(msg) from error
+
+
+def _line(error: Exception) -> str:
+    """Delta writes its errors for a terminal, in several lines."""
+    return " ".join(ANSI.sub("", str(error)).split())
