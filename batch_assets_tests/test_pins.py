@@ -23,6 +23,7 @@ def rows_of(first: int, stop: int, day: str = DAY) -> pa.Table:
 
 def write(folder: Path, rows: pa.Table, *, partitioned: bool = True, **how) -> str:
     path = str(folder / "events")
+    folder.mkdir(exist_ok=True)
     by = ["day"] if partitioned else None
     write_deltalake(path, rows, partition_by=by, mode="append", **how)
     return path
@@ -84,6 +85,15 @@ def test_a_file_of_several_row_groups_may_be_in_several_pieces(tmp_path, partiti
     assert [len(keys) for keys in pieces] == [30, 30, 15]
     assert sum(pieces, []) == list(range(75)) == keys_of(found)
     assert found.rows == 75
+
+
+def test_a_folder_and_a_day_may_have_any_name(tmp_path):
+    day = "5 %41 æ=?#"
+    uri = write(tmp_path / "a b ø", rows_of(0, 10, day))
+
+    found = opened(uri, day=day)
+
+    assert keys_of(PinnedRows.of(found.pin)) == list(range(10))
 
 
 def test_a_row_group_that_is_larger_than_a_piece_is_one(tmp_path):

@@ -1,5 +1,6 @@
 """Validation: every raw row becomes features or is quarantined, and is counted."""
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -296,6 +297,15 @@ def test_progress_counts_every_raw_row(lake):
     validate(lake, progress=seen.append)
 
     assert sum(seen) == 1000
+
+
+def test_keys_that_share_a_hash_are_not_taken_for_one(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"k": [1, 2, 3, 3]}), tmp_path / "a.parquet")
+    monkeypatch.setattr(
+        "batch_assets.quality.validation.hash_keys", lambda keys: np.zeros(len(keys))
+    )
+
+    assert duplicated_keys(tmp_path / "a.parquet", "k").to_list() == [3]
 
 
 @pytest.mark.parametrize("name", ["user_id", "select", "Order"])

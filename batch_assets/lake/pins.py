@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.tables import ANSI
@@ -25,7 +27,7 @@ READING = {
     "fragment_readahead": 1,
     "use_threads": False,
     "fragment_scan_options": ds.ParquetFragmentScanOptions(
-        pre_buffer=False, page_checksum_verification=True
+        pre_buffer=False, use_buffered_stream=True, page_checksum_verification=True
     ),
 }
 
@@ -62,7 +64,7 @@ class PinnedRows:
         """
         with _explained(uri, version, "opened"):
             table = deltalake.DeltaTable(uri, version=version)
-            dataset = table.to_pyarrow_dataset()
+            dataset = table.to_pyarrow_dataset(filesystem=_local(table))
         self._schema, self._keep = dataset.schema, None
         names = self._schema.names
         if day_column is not None:
@@ -173,6 +175,14 @@ class PinnedRows:
             raise SourceError(msg)
         files = sorted((action["path"], action["size_bytes"]) for action in wanted)
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _local(table: deltalake.DeltaTable) -> fs.FileSystem | None:
+    """Arrow's own way to files on this machine: Delta's costs twice the time."""
+    place = urlsplit(table.table_uri)
+    if place.scheme != "file":
+        return None
+    return fs.SubTreeFileSystem(unquote(place.path), fs.LocalFileSystem())
 
 
 @contextmanager
