@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ from batch_assets.scoring.baseline import (
     find_baseline,
     rescored_groups,
 )
-from batch_assets.scoring.carry import CarryError, Incremental
+from batch_assets.scoring.carry import CarryError, Incremental, Source
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
 from batch_assets.spec import CHUNK_SECONDS, Gates
@@ -159,7 +160,11 @@ def plan_night(
     inputs = [[part.path.name, part.size] for part in parts]
     built_on = [[baseline.day, baseline.content, rescored_share]] if baseline else []
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
-    rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
+    carry: Callable[[Part], Source | None] = lambda part: None
+    if baseline:
+        carry = partial(
+            baseline.source_of, *rescored_groups(parts, job, rescored_share)
+        )
     max_dead = most_dead_letters(rows, gates)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
@@ -180,9 +185,7 @@ def plan_night(
             ),
             max_faults=max_dead,
             max_seconds=chunk_seconds,
-            carry=baseline.source_of(part, rescored, rescored_rows)
-            if baseline
-            else None,
+            carry=carry(part),
         )
         for part in parts
         for groups, chunk in _chunks(part.path, chunk_rows)
