@@ -29,7 +29,7 @@ class Baseline:
     sources: dict[int, Source]
 
     def source_of(
-        self, rescored: dict[Path, list[int]], rows: int, part: Part
+        self, part: Part, rescored: dict[Path, list[int]], rows: int
     ) -> Source:
         """Where a part's rows are taken over from; a new shard has nothing to take."""
         source = self.sources.get(part.receipt.shard, Source((), ()))

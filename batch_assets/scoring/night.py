@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -160,11 +159,12 @@ def plan_night(
     inputs = [[part.path.name, part.size] for part in parts]
     built_on = [[baseline.day, baseline.content, rescored_share]] if baseline else []
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
-    carry: Callable[[Part], Source | None] = lambda part: None
+    sources: dict[Path, Source] = {}
     if baseline:
-        carry = partial(
-            baseline.source_of, *rescored_groups(parts, job, rescored_share)
-        )
+        rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
+        sources = {
+            p.path: baseline.source_of(p, rescored, rescored_rows) for p in parts
+        }
     max_dead = most_dead_letters(rows, gates)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
@@ -185,7 +185,7 @@ def plan_night(
             ),
             max_faults=max_dead,
             max_seconds=chunk_seconds,
-            carry=carry(part),
+            carry=sources.get(part.path),
         )
         for part in parts
         for groups, chunk in _chunks(part.path, chunk_rows)
