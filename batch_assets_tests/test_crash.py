@@ -398,7 +398,7 @@ def regions(path: Path) -> dict[str, tuple[int, int]]:
         "page header": (page, page + 20),
         "page": (page + size // 2, page + size),
         "footer": (footer, receipt),
-        "receipt": (receipt, data.index(b"ARROW:schema", receipt)),
+        "receipt": (receipt, data.index(b"parquet-cpp", receipt)),
         "end": (len(data) - 8, len(data)),
     }
 
