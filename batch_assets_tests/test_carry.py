@@ -326,3 +326,38 @@ def test_a_carried_prediction_whose_bytes_were_changed_stops_the_night(
     with pytest.raises(CorruptPartError, match="hashes to|can't be read"):
         night(lake, toy_release, SECOND, rows)
     assert SECOND not in lake.predictions.rows_by_day()
+
+
+@pytest.mark.parametrize("key_dtype", ["int64", "string"])
+def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
+    lake, tmp_path, key_dtype
+):
+    release = write_toy_release(tmp_path / "release", key_dtype=key_dtype)
+    rows = make_rows(ROWS, key_dtype=key_dtype)
+    night(lake, release, FIRST, rows)
+    night(lake, release, SECOND, changed(rows))
+
+    first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
+    by_chunk = [
+        sum(p.receipt.tally.rows for p in second if p.receipt.chunk == chunk)
+        for chunk in (0, 1)
+    ]
+
+    assert {part.receipt.chunk for part in first} == {0}
+    assert by_chunk == [CHANGED, ROWS - CHANGED]
+    assert lake.books(SECOND).open_after_validation() == []
+    assert list(lake.validated_features.path.glob(".before-*")) == []
+
+
+def test_what_a_killed_validation_left_is_swept(lake, toy_release):
+    night(lake, toy_release, FIRST, make_rows(200))
+    left = lake.validated_features.path / f".before-{SECOND}-abc"
+    other = lake.validated_features.path / f".before-{THIRD}-abc"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "0.npy").touch()
+
+    lake.sweep(SECOND)
+
+    assert not left.exists()
+    assert other.exists()

@@ -11,6 +11,7 @@ import json
 import logging
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from batch_assets.lake.books import Books, Page, Tally, total
 from batch_assets.lake.parts import BESIDE, Part, open_part, verified_part
 
 ATTEMPTS = 20
+# How a folder begins that a run keeps in a table's while it makes a day.
+BEFORE = ".before-"
 # The log is the history of what was served: keep its entries for ten years.
 CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
 # Delta writes its errors for a terminal.
@@ -323,6 +326,8 @@ class Lake:
         for table in self.tables:
             for path in table.path.glob(f"day={day}/*/*{BESIDE}"):
                 path.unlink(missing_ok=True)
+            for folder in table.path.glob(f"{BEFORE}{day}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def books(self, day: str, *, scoring: bool = True) -> Books:
         """The books of a day, from the receipts of every committed part.

@@ -9,10 +9,10 @@ it writes. It knows no model, only the contract; and not where the raw rows came
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import duckdb
 import numpy as np
@@ -29,12 +29,12 @@ from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
+from batch_assets.quality.before import FINGERPRINT, Before, before_of
 from batch_assets.quality.rules import RULES, RowRules, counts_of
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
 # over a row group by so little goes into it, and not into one of a few rows.
 UNEVEN = 1 / 8
-FINGERPRINT = "fingerprint"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class Job:
     quarantined: Table
     contract: Contract
     shards: int
+    pieces: int
     fingerprints: bool
+    before: Before
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,20 @@ def validate_day(
         not lake.books(day, scoring=False).open_after_validation()
     ):
         return Validated(job, there, quarantined.parts(day), raw_rows, unchanged=True)
-    task = Job(day, job, validated, quarantined, contract, len(raw), fingerprints)
-    done = on_cores(
-        partial(validate_piece, task),
-        _pieces(raw, contract, row_group_rows),
-        progress,
-    )
+    pieces = _pieces(raw, contract, row_group_rows)
+    with before_of(validated, day, key, wanted=fingerprints) as before:
+        task = Job(
+            day=day,
+            id=job,
+            validated=validated,
+            quarantined=quarantined,
+            contract=contract,
+            shards=len(raw),
+            pieces=len(pieces),
+            fingerprints=fingerprints,
+            before=before,
+        )
+        done = on_cores(partial(validate_piece, task), pieces, progress)
     good = [part for goods, _ in done for part in goods]
     bad = [part for _, bads in done for part in bads]
     for part in raw:
@@ -151,7 +161,11 @@ def validate_day(
 def validate_piece(
     job: Job, piece: Piece, progress: Report
 ) -> tuple[list[Part], list[Part]]:
-    """Cut a piece in two: a validated part for each shard, quarantine where there is any."""
+    """Cut a piece in two: a validated part for each shard, quarantine where there is any.
+
+    Rows that are as they were the night before go to a part of their own, so that the
+    scorer need not decode them to find the others.
+    """
     rules = RowRules(job.contract)
     with ExitStack() as stack:
         sides = [
@@ -165,86 +179,106 @@ def validate_piece(
                 (split.good, job.contract.feature_schema(), _Sides.keep),
                 (split.bad, quarantine_schema(job.contract), _Sides.put_aside),
             ):
-                if len(rows):
-                    table = rows.to_arrow().cast(schema)
-                    if keep is _Sides.keep and job.fingerprints:
-                        table = _with_fingerprints(table, job.contract)
-                    hashes = hash_keys(table[job.contract.key.name])
-                    if len(sides) == 1:
-                        keep(sides[0], table, Tally.of_hashes(hashes))
-                        continue
-                    for shard, mine, theirs in cut(table, hashes, job.shards):
-                        keep(by_shard[shard], mine, Tally.of_hashes(theirs))
+                if not len(rows):
+                    continue
+                table = rows.to_arrow().cast(schema)
+                hashes = hash_keys(table[job.contract.key.name])
+                if len(sides) == 1:
+                    keep(sides[0], table, hashes)
+                    continue
+                for shard, mine, theirs in cut(table, hashes, job.shards):
+                    keep(by_shard[shard], mine, theirs)
             progress(len(batch))
         bad = [part for side in sides if (part := side.finish_bad())]
-        return [side.finish_good() for side in sides], bad
+        return [part for side in sides for part in side.finish_good()], bad
 
 
 class _Sides:
-    """The two parts that a piece leaves in a shard; the quarantine only if it has rows."""
+    """The parts that a piece leaves in a shard: of rows to score, and if there are any,
+    of rows that are as they were the night before, and of rows to quarantine.
+    """
 
     def __init__(self, job: Job, piece: Piece, shard: int, raw: str) -> None:
         self.shard = shard
         self._job, self._piece = job, piece
         self._facts = {"raw": raw, "contract": job.contract.digest}
         self._stack = ExitStack()
-        schema = validated_schema(job.contract, fingerprints=job.fingerprints)
-        self._good = self._writer(job.validated, schema, floats=True)
-        self._bad: PartWriter | None = None
-        self._tallies = [Tally(), Tally()]
+        self._good = self._new(job.validated)
+        self._same: _Side | None = None
+        self._bad: _Side | None = None
         self._broken: Counter[str] = Counter()
 
-    def keep(self, rows: pa.Table, tally: Tally) -> None:
-        self._good.write(rows)
-        self._tallies[0] += tally
+    def keep(self, rows: pa.Table, hashes: np.ndarray) -> None:
+        if not self._job.fingerprints:
+            self._good.write(rows, hashes)
+            return
+        rows, found = _with_fingerprints(rows, self._job.contract)
+        same = self._job.before.has(self.shard, hashes, found)
+        if not same.all():
+            self._good.write(*_only(rows, hashes, ~same))
+        if same.any():
+            self._same = self._same or self._new(self._job.validated, same=True)
+            self._same.write(*_only(rows, hashes, same))
 
-    def put_aside(self, rows: pa.Table, tally: Tally) -> None:
-        if self._bad is None:
-            self._bad = self._writer(self._job.quarantined, rows.schema, floats=False)
-        self._bad.write(rows)
-        self._tallies[1] += tally
+    def put_aside(self, rows: pa.Table, hashes: np.ndarray) -> None:
+        self._bad = self._bad or self._new(self._job.quarantined)
+        self._bad.write(rows, hashes)
         self._broken.update(counts_of(pl.Series(rows[RULES])))
 
-    def finish_good(self) -> Part:
-        receipt = self._receipt(self._job.validated, self._tallies[0])
-        receipt.facts["rules"] = dict(self._broken)
-        receipt.facts[FINGERPRINT] = self._job.fingerprints
-        return self._good.finish(receipt)
+    def finish_good(self) -> list[Part]:
+        facts = self._facts | {FINGERPRINT: self._job.fingerprints}
+        parts = [self._good.finish(facts | {"rules": dict(self._broken)})]
+        return parts + (
+            [self._same.finish(facts | {"rules": {}})] if self._same else []
+        )
 
     def finish_bad(self) -> Part | None:
-        if self._bad is None:
-            return None
-        return self._bad.finish(self._receipt(self._job.quarantined, self._tallies[1]))
+        return self._bad.finish(self._facts) if self._bad else None
 
-    def _receipt(self, table: Table, tally: Tally) -> Receipt:
-        return Receipt(
-            table.name,
-            self._job.day,
-            self.shard,
-            self._piece.number,
-            self._job.id,
-            tally,
-            dict(self._facts),
+    def _new(self, table: Table, *, same: bool = False) -> "_Side":
+        job, number = self._job, self._piece.number
+        schema = quarantine_schema(job.contract)
+        if table is job.validated:
+            schema = validated_schema(job.contract, fingerprints=job.fingerprints)
+        # Parts of rows that are the same are numbered on from the others.
+        chunk = number + job.pieces if same else number
+        receipt = Receipt(table.name, job.day, self.shard, chunk, job.id, Tally())
+        writer = PartWriter(
+            table.part_path(job.day, self.shard, job.id, chunk),
+            schema,
+            row_group_rows=self._piece.row_group_rows,
+            floats=table is job.validated,
         )
-
-    def _writer(self, table: Table, schema: pa.Schema, *, floats: bool) -> PartWriter:
-        path = table.part_path(
-            self._job.day, self.shard, self._job.id, self._piece.number
-        )
-        return self._stack.enter_context(
-            PartWriter(
-                path,
-                schema,
-                row_group_rows=self._piece.row_group_rows,
-                floats=floats,
-            )
-        )
+        return _Side(self._stack.enter_context(writer), receipt)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+
+class _Side:
+    """A part that is being written, with the tally of what went in."""
+
+    def __init__(self, writer: PartWriter, receipt: Receipt) -> None:
+        self._writer, self._receipt = writer, receipt
+
+    def write(self, rows: pa.Table, hashes: np.ndarray) -> None:
+        self._writer.write(rows)
+        tally = self._receipt.tally + Tally.of_hashes(hashes)
+        self._receipt = replace(self._receipt, tally=tally)
+
+    def finish(self, facts: dict[str, Any]) -> Part:
+        return self._writer.finish(replace(self._receipt, facts=facts))
+
+
+def _only(
+    rows: pa.Table, hashes: np.ndarray, which: np.ndarray
+) -> tuple[pa.Table, np.ndarray]:
+    if which.all():
+        return rows, hashes
+    return rows.take(pa.array(np.flatnonzero(which))), hashes[which]
 
 
 def _pieces(raw: list[Part], contract: Contract, row_group_rows: int) -> list[Piece]:
@@ -292,11 +326,12 @@ def validated_schema(contract: Contract, *, fingerprints: bool) -> pa.Schema:
     return schema.append(pa.field(FINGERPRINT, pa.int64())) if fingerprints else schema
 
 
-def _with_fingerprints(rows: pa.Table, contract: Contract) -> pa.Table:
-    columns = [rows[name].to_numpy() for name in contract.feature_names]
-    return rows.append_column(
-        FINGERPRINT, pa.array(fingerprint(columns).view(np.int64))
-    )
+def _with_fingerprints(
+    rows: pa.Table, contract: Contract
+) -> tuple[pa.Table, np.ndarray]:
+    rows = rows.combine_chunks()
+    found = fingerprint([rows[name].to_numpy() for name in contract.feature_names])
+    return rows.append_column(FINGERPRINT, pa.array(found.view(np.int64))), found
 
 
 def quarantine_schema(contract: Contract) -> pa.Schema:

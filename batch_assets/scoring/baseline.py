@@ -11,7 +11,7 @@ from pathlib import Path
 from batch_assets.lake.parts import Part, group_rows
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
-from batch_assets.quality.validation import FINGERPRINT
+from batch_assets.quality.before import FINGERPRINT
 from batch_assets.scoring.carry import Incremental, Source
 
 

@@ -20,7 +20,7 @@ from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import group_rows, read_columns, sealed_part
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
-from batch_assets.quality.validation import FINGERPRINT
+from batch_assets.quality.before import FINGERPRINT
 
 # Last night's shards in memory at once: those that the workers are at, and the next.
 SHARDS_KEPT = 4
