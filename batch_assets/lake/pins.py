@@ -164,7 +164,12 @@ class PinnedRows:
     def _digest(self, table: deltalake.DeltaTable, paths: set[str]) -> str:
         """Name the files, and hold their rows against those that the log tells."""
         actions = pa.table(table.get_add_actions(flatten=True))
-        wanted = [a for a in actions.to_pylist() if a["path"] in paths]
+        # The log quotes a path as a URL does; Arrow, on this machine, takes it as it is.
+        wanted = [
+            a
+            for a in actions.to_pylist()
+            if a["path"] in paths or unquote(a["path"]) in paths
+        ]
         told = [action.get("num_records") for action in wanted]
         if self._whole and None not in told and sum(told) != self.rows:
             msg = (
