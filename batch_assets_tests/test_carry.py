@@ -338,13 +338,17 @@ def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
     night(lake, release, SECOND, changed(rows))
 
     first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
-    by_chunk = [
-        sum(p.receipt.tally.rows for p in second if p.receipt.chunk == chunk)
-        for chunk in (0, 1)
-    ]
+    rows_of = {
+        same: sum(
+            part.receipt.tally.rows
+            for part in second
+            if part.receipt.facts["as_before"] == same
+        )
+        for same in (False, True)
+    }
 
-    assert {part.receipt.chunk for part in first} == {0}
-    assert by_chunk == [CHANGED, ROWS - CHANGED]
+    assert not any(part.receipt.facts["as_before"] for part in first)
+    assert rows_of == {False: CHANGED, True: ROWS - CHANGED}
     assert lake.books(SECOND).open_after_validation() == []
     assert list(lake.validated_features.path.glob(".before-*")) == []
 

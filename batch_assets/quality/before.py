@@ -19,6 +19,8 @@ from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
 from batch_assets.lake.tables import BEFORE, Table
 
 FINGERPRINT = "fingerprint"
+# In the receipt of a part: whether its rows are all as they were the night before.
+SAME = "as_before"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.quality.before import FINGERPRINT, Before, before_of
+from batch_assets.quality.before import FINGERPRINT, SAME, Before, before_of
 from batch_assets.quality.rules import RULES, RowRules, counts_of
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
@@ -227,10 +227,10 @@ class _Sides:
 
     def finish_good(self) -> list[Part]:
         facts = self._facts | {FINGERPRINT: self._job.fingerprints}
-        parts = [self._good.finish(facts | {"rules": dict(self._broken)})]
-        return parts + (
-            [self._same.finish(facts | {"rules": {}})] if self._same else []
-        )
+        parts = [self._good.finish(facts | {"rules": dict(self._broken), SAME: False})]
+        if self._same:
+            parts.append(self._same.finish(facts | {"rules": {}, SAME: True}))
+        return parts
 
     def finish_bad(self) -> Part | None:
         return self._bad.finish(self._facts) if self._bad else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from batch_assets.lake.parts import Part, group_rows
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
-from batch_assets.quality.before import FINGERPRINT
+from batch_assets.quality.before import FINGERPRINT, SAME
 from batch_assets.scoring.carry import Incremental, Source
 
 
@@ -98,6 +98,8 @@ def rescored_groups(
 
     They are drawn by the job's id: at random, and the same for the same job.
     """
+    # Where rows that have not changed lie apart, there are none to rescore elsewhere.
+    parts = [part for part in parts if part.receipt.facts.get(SAME)] or parts
     groups = [
         (part.path, i) for part in parts for i in range(len(group_rows(part.path)))
     ]
