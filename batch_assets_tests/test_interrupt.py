@@ -81,8 +81,9 @@ def wait_for_chunks(home: Path, process: subprocess.Popen[str], number: int) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_night_finishes_its_chunks_says_so_and_goes_on(home, number):
-    with started(home, "run", "toy", "--day", DAY, SLOW_SECONDS="0.5") as process:
+    with started(home, "run", "toy", "--day", DAY, SLOW_SECONDS="1") as process:
         wait_for_chunks(home, process, 2)
+        time.sleep(0.4)  # Between two chunks of a worker there is none in flight.
         done = chunks_on_disk(home)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
