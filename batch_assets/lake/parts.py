@@ -240,11 +240,11 @@ def read_batches(
         raise CorruptPartError(msg)
 
 
-def verified_part(path: Path, key: str) -> Part:
-    """A part whose bytes are those that were sealed, and its keys those of its receipt.
+def sealed_part(path: Path) -> Part:
+    """A part whose bytes, all of them, are those that were sealed.
 
     Raises:
-        CorruptPartError: it is not whole.
+        CorruptPartError: they are not.
     """
     part, file = open_part(path)
     file.close()
@@ -253,6 +253,16 @@ def verified_part(path: Path, key: str) -> Part:
     if found != part.sha256:
         msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
         raise CorruptPartError(msg)
+    return part
+
+
+def verified_part(path: Path, key: str) -> Part:
+    """A part whose bytes are those that were sealed, and its keys those of its receipt.
+
+    Raises:
+        CorruptPartError: it is not whole.
+    """
+    part = sealed_part(path)
     tally = Tally()
     try:
         for batch in read_batches(path, rows=VERIFY_ROWS):

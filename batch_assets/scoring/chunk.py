@@ -16,6 +16,7 @@ import pyarrow as pa
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
+from batch_assets.lake.shards import content
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
 from batch_assets.scoring.isolation import FaultError, TimedScorer
@@ -222,6 +223,7 @@ def _write_predictions(
         "replayed": task.validated.name if task.replay_of else None,
         "row_groups": list(task.row_groups),
         "dead": dead.path.name if dead else None,
+        "content": content(keys, [outputs[o.name] for o in contract.outputs]),
         "outputs": {
             o.name: _distribution(scorer, o.name, outputs[o.name])
             for o in contract.outputs
