@@ -97,7 +97,7 @@ class PartWriter:
 
         Args:
             path: the part's final path.
-            schema: its columns.
+            schema: its columns, the key first.
             row_group_rows: rows of a row group; memory is bounded by one of them.
             floats: the columns are mostly float32: split their bytes, no dictionary.
         """
@@ -108,14 +108,15 @@ class PartWriter:
         self._pending_rows = 0
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
-        others = [f.name for f in schema if not pa.types.is_floating(f.type)]
+        # No key is there twice: a dictionary of them is as large as they are.
+        others = [name for name in schema.names[1:] if name not in float_columns]
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 self._beside,
                 schema,
                 compression="zstd",
-                use_dictionary=others if floats else True,
+                use_dictionary=others if floats else schema.names[1:],
                 column_encoding=(
                     dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT")
                     if floats
