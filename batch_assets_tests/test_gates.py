@@ -3,6 +3,7 @@
 import time
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given
@@ -56,8 +57,12 @@ def predict(
     model: str = NAME,
     row_digests: list[str] | None = None,
     facts: dict | None = None,
+    told: dict | None = None,
 ) -> list[Part]:
-    """Commit a day of predictions of one shard, as they should be but for `changes`."""
+    """Commit a day of predictions of one shard, as they should be but for `changes`.
+
+    `told` replaces what the receipt says of the output.
+    """
     if risk is None:
         risk = expected_risk(make_rows(300, seed=2)).tolist()
     digests = row_digests or [release.digest] * len(risk)
@@ -72,6 +77,15 @@ def predict(
     )
     known = [x for x in risk if x is not None and abs(x) < float("inf")]
     counts = histogram(known, release.manifest.reference["risk"].edges)
+    # A receipt with NaN equals not even itself: it could not be committed.
+    numbers = np.array(known if len(known) == len(risk) else [], np.float64)
+    span = {
+        "rows": len(risk),
+        "sum": sum(known),
+        "counts": counts,
+        "min": float(numbers.min()) if len(numbers) else None,
+        "max": float(numbers.max()) if len(numbers) else None,
+    }
     receipt = Receipt(
         "predictions",
         DAY,
@@ -81,9 +95,7 @@ def predict(
         Tally.of(rows["user_id"]),
         {
             "release": stamp or release.digest,
-            "outputs": {
-                "risk": {"rows": len(known), "sum": sum(known), "counts": counts}
-            },
+            "outputs": {"risk": span | (told or {})},
         },
     )
     table = lake.predictions
@@ -333,6 +345,40 @@ def test_a_score_out_of_range_fails(lake, toy_release, bad):
     assert (verdict.passed, verdict.blocks) == (False, True)
     assert verdict.numbers["risk_outside"] == 1
     assert verdict.why.startswith("1 values are not finite or out of the declared")
+
+
+def test_good_parts_are_judged_without_reading_a_row(
+    lake, registry, toy_release, monkeypatch
+):
+    parts = predict(lake, toy_release)
+    monkeypatch.setattr(gates, "_query", lambda *_: pytest.fail("rows were read"))
+
+    assert gates.scores_in_range(parts, make_contract()).passed
+    assert gates.one_release(lake, registry, DAY).passed
+
+
+@pytest.mark.parametrize(
+    ("risk", "told"),
+    [
+        pytest.param([0.5, 1.5], {"max": 0.9}, id="the footer knows better"),
+        pytest.param([0.5, None], {"min": 0.5, "max": 0.5}, id="a null"),
+        pytest.param([0.5, 1.5], {"min": None, "max": None}, id="no numbers"),
+        pytest.param([0.5, float("nan")], {"rows": 1, "min": 0, "max": 0}, id="rows"),
+        pytest.param([float("nan")], {"min": 0.5, "max": 0.5}, id="nothing but NaN"),
+    ],
+)
+def test_rows_are_read_where_receipt_and_footer_do_not_both_say_good(
+    lake, toy_release, risk, told
+):
+    parts = predict(lake, toy_release, risk=risk, told=told)
+
+    assert gates.scores_in_range(parts, make_contract()).numbers["risk_outside"] == 1
+
+
+def test_a_wrong_receipt_does_not_shut_the_gate_on_good_rows(lake, toy_release):
+    parts = predict(lake, toy_release, risk=[0.25, 0.5], told={"max": 2.0})
+
+    assert gates.scores_in_range(parts, make_contract()).passed
 
 
 def test_an_output_without_bounds_need_only_be_finite(lake, toy_release):

@@ -123,6 +123,7 @@ def test_floats_are_split_by_byte_and_have_no_dictionary(tmp_path):
         keys, floats = (file.metadata.row_group(0).column(i) for i in (0, 1))
     assert "BYTE_STREAM_SPLIT" in floats.encodings
     assert not floats.has_dictionary_page
+    assert not keys.has_dictionary_page
     assert {keys.compression, floats.compression} == {"ZSTD"}
 
 

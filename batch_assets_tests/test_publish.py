@@ -590,6 +590,76 @@ def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> No
     assert verdict.numbers["unlike_shards"] == 1
 
 
+def test_the_check_takes_the_word_of_receipts_and_reads_no_predictions(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready)
+    monkeypatch.setattr(publishing, "_read", lambda *_: pytest.fail("rows were read"))
+
+    assert equals_predictions(ready, snapshots_of(ready), DAY).passed
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_rows_are_compared_where_a_receipt_is_of_before_there_were_contents(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch, differ: bool
+) -> None:
+    for path in ready.predictions.paths(DAY):
+        table = pq.read_table(path, partitioning=None)
+        facts = open_part(path)[0].receipt.facts
+        without = {name: fact for name, fact in facts.items() if name != "content"}
+        rewritten(path, table, facts=without)
+    commit = ready.predictions.last_commit(DAY)
+    assert commit is not None
+    made = [open_part(path)[0] for path in ready.predictions.paths(DAY)]
+    schema = pq.read_schema(made[0].path)
+    ready.predictions.commit_day(DAY, made, schema, commit.facts)
+    if differ:
+        with monkeypatch.context() as patch:
+            patch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+            publish(ready)
+    else:
+        publish(ready)
+
+    assert equals_predictions(ready, snapshots_of(ready), DAY).passed is not differ
+
+
+def swapping(whole: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
+    """A builder that gives the first two keys of a shard each other's output."""
+
+    def confused(*args: Any) -> pa.Table:
+        rows = whole(*args)
+        order = [1, 0, *range(2, len(rows))]
+        return rows.set_column(1, "risk", rows["risk"].combine_chunks().take(order))
+
+    return confused
+
+
+def test_a_version_with_outputs_swapped_between_keys_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts, keys and order are all right; only the content tells."""
+    publish(ready, BEFORE)
+    before = served(ready)
+    monkeypatch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+
+    with pytest.raises(SnapshotError, match="other outputs than the predictions"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_version_whose_bytes_changed_since_is_found(ready: Lake) -> None:
+    manifest = publish(ready).manifest
+    path = version_folder(snapshots_of(ready), manifest.version) / "shard=01.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+    with pytest.raises(SnapshotError, match="hashes to"):
+        equals_predictions(ready, snapshots_of(ready), DAY)
+
+
 def test_a_rewritten_predictions_file_is_not_taken_for_what_was_committed(
     ready: Lake,
 ) -> None:

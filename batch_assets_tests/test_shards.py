@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batch_assets.lake.shards import checksum, hash_key, hash_keys, shard_of
+from batch_assets.lake.shards import (
+    checksum,
+    content,
+    cut,
+    hash_key,
+    hash_keys,
+    shard_of,
+)
 
 # NOTE: files, books and served data of all past days are aligned by these numbers. A
 # change that breaks this table needs every day to be scored again: don't edit it.
@@ -163,3 +170,62 @@ def test_keys_spread_evenly_over_the_shards():
 
     # 10,000 expected in each; five standard deviations of a binomial are 484.
     assert abs(counts - 10_000).max() < 484
+
+
+KEYS = pa.array([1, 2, 3])
+RISK = np.array([0.5, 0.25, -0.0], np.float32)
+LABEL = np.array([1, -1, 0], np.int64)
+
+
+def test_the_content_of_rows_never_changes():
+    assert content(KEYS, [RISK, LABEL]) == 0x314E0CE9CC2CECC0
+    assert (
+        content(pa.array(["a", "b", "c"]), [RISK.astype(np.float64)])
+        == 0x21F4BFE04ACF6F39
+    )
+    assert content(KEYS[:0], [RISK[:0]]) == 0
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [1, 2, 0]])
+def test_the_content_does_not_depend_on_the_order_or_the_pieces(order):
+    whole = content(KEYS, [RISK, LABEL])
+    parts = [content(KEYS[a:b], [RISK[a:b], LABEL[a:b]]) for a, b in ((0, 1), (1, 3))]
+
+    assert content(KEYS.take(pa.array(order)), [RISK[order], LABEL[order]]) == whole
+    assert sum(parts) % 2**64 == whole
+
+
+@pytest.mark.parametrize(
+    ("risk", "label"),
+    [
+        pytest.param(RISK[[1, 0, 2]], LABEL, id="two outputs swapped"),
+        pytest.param(RISK, LABEL[[1, 0, 2]], id="two others swapped"),
+        pytest.param(np.abs(RISK), LABEL, id="the sign of zero"),
+        pytest.param(np.nextafter(RISK, np.float32(1)), LABEL, id="last bits"),
+        pytest.param(RISK[[0, 1, 1]], LABEL, id="one doubled"),
+    ],
+)
+def test_the_content_notices(risk, label):
+    assert content(KEYS, [risk, label]) != content(KEYS, [RISK, LABEL])
+    assert content(KEYS, [LABEL, RISK]) != content(KEYS, [RISK, LABEL])
+
+
+@pytest.mark.parametrize("shards", [1, 3, 1000])
+def test_rows_are_cut_by_shard_and_keep_their_order(shards):
+    rows = pa.table({"key": pa.array([*range(500), None]), "at": range(501)})
+    rows = pa.concat_tables([rows.slice(0, 99), rows.slice(99)])
+    hashes = hash_keys(rows["key"])
+
+    found = list(cut(rows, hashes, shards))
+
+    for shard, mine, theirs in found:
+        assert len(mine)
+        assert theirs.tolist() == hash_keys(mine["key"]).tolist()
+        assert set(shard_of(theirs, shards)) == {shard}
+        assert mine["at"].to_pylist() == sorted(mine["at"].to_pylist())
+    assert (
+        pa.concat_tables([m for _, m, _ in found])
+        .sort_by("at")
+        .equals(rows.combine_chunks())
+    )
+    assert list(cut(rows.slice(0, 0), hashes[:0], 3)) == []

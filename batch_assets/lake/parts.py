@@ -102,7 +102,7 @@ class PartWriter:
 
         Args:
             path: the part's final path.
-            schema: its columns.
+            schema: its columns, the key first.
             row_group_rows: rows of a row group; memory is bounded by one of them.
             floats: the columns are mostly float32: split their bytes, no dictionary.
         """
@@ -113,16 +113,17 @@ class PartWriter:
         self._pending_rows = 0
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
-        # Keys and floats hardly repeat: trying a dictionary on them costs more than
-        # all else, 0.08 of 0.26 us a row of predictions for the key alone.
-        repeating = [f.name for f in schema if not pa.types.is_primitive(f.type)]
+        # No key is there twice, and numbers hardly repeat: to try a dictionary on them
+        # costs more than all else, 0.08 of 0.26 us a row of predictions for the key.
+        columns = list(schema)[1:]
+        repeating = [f.name for f in columns if not pa.types.is_primitive(f.type)]
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 self._beside,
                 schema,
                 compression="zstd",
-                use_dictionary=repeating if floats else True,
+                use_dictionary=repeating if floats else schema.names[1:],
                 column_encoding=(
                     dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT")
                     if floats
@@ -289,7 +290,7 @@ def read_columns(
 
 
 def sealed_part(path: Path) -> Part:
-    """A part whose bytes are those that were sealed.
+    """A part whose bytes, all of them, are those that were sealed.
 
     Raises:
         CorruptPartError: they are not.

@@ -16,6 +16,9 @@ all past days are aligned by it. It knows nothing of files or tables.
     fingerprint of a row's features: that of a string of their bytes, float32 in order
     shard       hash modulo the shard count
     checksum    sum of the hashes modulo 2**64
+    content     for each row h = hash of the key, then for each output in its order
+                    h = mix(h ^ bits) + 0x9E3779B97F4A7C15,
+                bits = those of the value, the upper ones zero; the sum of h
 
 All arithmetic is modulo 2**64. The checksum is a sum, not an exclusive or, so that it
 does not depend on the order and yet notices a key that is there twice.
@@ -149,6 +152,20 @@ def _mix_in_place(z: np.ndarray, work: np.ndarray) -> None:
         z ^= work
         if factor != 1:
             z *= np.uint64(factor)
+
+
+def content(keys: pa.Array | pa.ChunkedArray, outputs: Sequence[np.ndarray]) -> int:
+    """The order-independent checksum of whole rows: which key has which outputs.
+
+    Args:
+        keys: n keys.
+        outputs: columns of n values of 4 or 8 bytes each, in the contract's order.
+    """
+    rows = hash_keys(keys)
+    for values in outputs:
+        bits = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+        rows = _mix(rows ^ bits.astype(np.uint64)) + np.uint64(GOLDEN_RATIO)
+    return checksum(rows)
 
 
 def _mix(z: np.ndarray) -> np.ndarray:

@@ -7,14 +7,15 @@ knows neither Dagster nor how a day is served.
 
 import math
 import statistics
+from typing import Any
 
 import duckdb
 
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.books import Books
-from batch_assets.lake.parts import Part
+from batch_assets.lake.parts import Part, open_part
 from batch_assets.lake.tables import DayCommit, Lake
-from batch_assets.models.contract import Contract
+from batch_assets.models.contract import Contract, Output
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest
 from batch_assets.quality.drift import prediction_drift
@@ -141,7 +142,7 @@ def one_release(
     gate = "one_approved_release_on_every_row"
     parts = lake.predictions.parts(day)
     commit = lake.predictions.last_commit(day)
-    rows = _releases_of_rows(parts)
+    rows = set().union(*(_releases_of(part) for part in parts))
     names = {name for name, _ in rows}
     stamped = {part.receipt.facts["release"] for part in parts}
     digests = {
@@ -179,7 +180,11 @@ def one_release(
 
 
 def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
-    """Every output is finite and in its declared range, read from the rows."""
+    """Every output is finite and in its declared range.
+
+    A receipt says so of its part, and the statistics in the footer agree. The rows are
+    read only of a part of which they don't, to count those at fault.
+    """
     numbers: dict[str, float] = {}
     bad_rows = 0
     for output in contract.outputs:
@@ -189,15 +194,25 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
             outside.append(f"{column} < {output.min!r}")
         if output.max is not None:
             outside.append(f"{column} > {output.max!r}")
-        low, high, bad = _query(
-            f"SELECT min({column}), max({column}), "
-            f"count(*) FILTER (WHERE {' OR '.join(outside)}) FROM rows",
-            parts,
-        )[0]
+        found = []
+        for part in parts:
+            span = _span_of(part, output)
+            found.append(
+                (*span, 0)
+                if span
+                else _query(
+                    f"SELECT min({column}), max({column}), "
+                    f"count(*) FILTER (WHERE {' OR '.join(outside)}) FROM rows",
+                    part,
+                )[0]
+            )
+        bad = sum(count for *_, count in found)
         bad_rows += bad
-        if low is not None:
-            numbers[f"{output.name}_min"] = float(low)
-            numbers[f"{output.name}_max"] = float(high)
+        if lows := [low for low, _, _ in found if low is not None]:
+            numbers[f"{output.name}_min"] = float(min(lows))
+            numbers[f"{output.name}_max"] = float(
+                max(high for _, high, _ in found if high is not None)
+            )
         numbers[f"{output.name}_outside"] = float(bad)
     return Verdict(
         "scores_are_finite_and_in_range",
@@ -272,17 +287,64 @@ def _share(gate: str, what: str, part: int, whole: int, limit: float) -> Verdict
     )
 
 
-def _releases_of_rows(parts: list[Part]) -> list[tuple[str, str]]:
-    return _query("SELECT DISTINCT model_name, model_version FROM rows", parts)
+def _span_of(part: Part, output: Output) -> tuple[float, float] | None:
+    """Least and most of an output in a part, if receipt and footer say it is in range.
+
+    Parquet's statistics ignore NaN, the receipt's numbers don't; a null is in neither.
+    """
+    told = part.receipt.facts["outputs"].get(output.name, {})
+    spans = [(told.get("min"), told.get("max"))]
+    groups = _statistics(part, output.name)
+    if told.get("rows") != part.receipt.tally.rows or groups is None:
+        return None
+    spans += groups
+    low = -math.inf if output.min is None else output.min
+    high = math.inf if output.max is None else output.max
+    for least, most in spans:
+        if least is None or not (math.isfinite(least) and math.isfinite(most)):
+            return None
+        if not low <= least <= most <= high:
+            return None
+    return spans[0]
 
 
-def _query(sql: str, parts: list[Part]) -> list[tuple]:
-    if not parts:
-        return []
-    paths = [str(part.path) for part in parts]
+def _releases_of(part: Part) -> set[tuple[str, str]]:
+    """The model's name and digest on the rows of a part.
+
+    From the statistics of the footer; the rows are read where these don't name one.
+    """
+    names = _statistics(part, "model_name")
+    digests = _statistics(part, "model_version")
+    if not names or not digests or any(low != high for low, high in names + digests):
+        return set(_query("SELECT DISTINCT model_name, model_version FROM rows", part))
+    return {
+        (name, digest) for (name, _), (digest, _) in zip(names, digests, strict=True)
+    }
+
+
+def _statistics(part: Part, column: str) -> list[tuple[Any, Any]] | None:
+    """Least and most of a column in each row group; None where a footer doesn't tell.
+
+    A column with a null doesn't tell either: it is in no statistics but the count.
+    """
+    _, file = open_part(part.path)
+    with file:
+        at = file.schema_arrow.get_field_index(column)
+        groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    found = []
+    for group in groups:
+        told = group.column(at).statistics
+        if told is None or not told.has_min_max or told.null_count != 0:
+            return None
+        found.append((told.min, told.max))
+    return found
+
+
+def _query(sql: str, part: Part) -> list[tuple]:
     with duckdb.connect() as connection:
         try:
-            connection.read_parquet(paths, hive_partitioning=False).create_view("rows")
+            path = str(part.path)
+            connection.read_parquet(path, hive_partitioning=False).create_view("rows")
             return connection.execute(sql).fetchall()
         except duckdb.Error as error:
             msg = f"the committed predictions can't be read: {error}"

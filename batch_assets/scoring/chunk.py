@@ -17,6 +17,7 @@ import pyarrow as pa
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt, read_columns
+from batch_assets.lake.shards import content
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
 from batch_assets.scoring.carry import Source, Taken, take_over
@@ -256,6 +257,7 @@ def _write_predictions(
         "dead": dead.path.name if dead else None,
         "arithmetic": scorer.device.arithmetic,
         **(taken.facts if taken else {}),
+        "content": content(keys, [outputs[o.name] for o in contract.outputs]),
         "outputs": {
             o.name: _distribution(scorer, o.name, outputs[o.name])
             for o in contract.outputs

@@ -17,15 +17,14 @@ from pathlib import Path
 import filelock
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.books import Tally, total
-from batch_assets.lake.parts import Part, sync_folder, verified_part
-from batch_assets.lake.shards import hash_keys, shard_of
+from batch_assets.lake.cores import Report, on_cores
+from batch_assets.lake.parts import Part, sealed_part, sync_folder
+from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.lake.tables import Lake, digest_of
-from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_scoring
@@ -39,6 +38,7 @@ from batch_assets.serving.snapshot import (
     SnapshotManifest,
     current_version,
     day_of,
+    map_shard,
     version_folder,
     versions,
 )
@@ -47,6 +47,8 @@ from batch_assets.spec import Gates
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+# Where a receipt of predictions holds the checksum of its rows, `shards.content`.
+CONTENT = "content"
 STAYS = "nothing was published; what was served is still served"
 
 
@@ -98,7 +100,7 @@ def publish_day(
         release = _release_of(registry, parts)
         verdicts = after_scoring(lake, registry, release.manifest, day, gates)
         must_be_open(day, verdicts, then=STAYS)
-        _must_be_committed(lake, day, parts, release.contract.key.name)
+        _must_be_committed(lake, day, parts)
         version = _version_of(day, parts)
         served = _served(snapshots)
         if served and day_of(served) > day:
@@ -138,17 +140,18 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
         return Verdict(gate, passed=newer, why=why, facts=facts)
     snapshot = Snapshot.open(snapshots, version)
     manifest = snapshot.manifest
-    unlike = []
-    for number in range(len(manifest.files)):
+
+    def is_alike(number: int, _: Report) -> bool:
         rows = snapshot.shard(number).table
-        expected = _shard_rows(
-            [p for p in parts if p.receipt.shard == number],
-            manifest.key,
-            manifest.key_dtype,
-            manifest.outputs,
-        )
-        if not rows.equals(expected):
-            unlike.append(number)
+        mine = [part for part in parts if part.receipt.shard == number]
+        expected = _expected(mine)
+        if expected[1] is None:  # The rows themselves are left to compare.
+            how = (manifest.key, manifest.key_dtype, manifest.outputs)
+            return rows.equals(_shard_rows(mine, *how))
+        return _evidence(rows, manifest) == expected
+
+    alike = on_cores(is_alike, range(len(manifest.files)))
+    unlike = [number for number, same in enumerate(alike) if not same]
     predicted = total(part.receipt.tally for part in parts)
     return Verdict(
         gate,
@@ -169,7 +172,7 @@ def _release_of(registry: Registry, parts: list[Part]) -> Release:
     return registry.verify(facts["model"], facts["release"])
 
 
-def _must_be_committed(lake: Lake, day: str, parts: list[Part], key: str) -> None:
+def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     """Refuse parts whose bytes are not those that were committed."""
     commit = lake.predictions.last_commit(day)
     if commit is None or commit.facts["parts"] != digest_of(parts):
@@ -178,8 +181,8 @@ def _must_be_committed(lake: Lake, day: str, parts: list[Part], key: str) -> Non
             "Run the day again: what was changed is made again."
         )
         raise CorruptPartError(msg)
-    for part in parts:
-        verified_part(part.path, key)
+    # Their keys are proved where they end: in what was built of them.
+    on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
 def _served(snapshots: Path) -> str | None:
@@ -228,11 +231,7 @@ def _build(
     if shards != list(range(len(shards))):
         msg = f"{day} has parts of the shards {shards}, expected 0 to {len(shards) - 1}"
         raise SnapshotError(msg)
-    files = []
-    for shard in shards:
-        mine = [part for part in parts if part.receipt.shard == shard]
-        files.append(_write_shard(building, shard, mine, contract))
-    manifest = SnapshotManifest(
+    plan = SnapshotManifest(
         pipeline=lake.pipeline,
         version=version,
         day=day,
@@ -243,41 +242,48 @@ def _build(
         model_name=release.name,
         model_version=release.digest,
         job=parts[0].receipt.job,
-        files=tuple(files),
+        files=(),
         parent=parent,
     )
+
+    def build(shard: int, _: Report) -> ShardFile:
+        mine = [part for part in parts if part.receipt.shard == shard]
+        return _write_shard(building, plan, shard, len(shards), mine)
+
+    files = tuple(on_cores(build, shards))
+    manifest = plan.model_copy(update={"files": files})
     path = building / MANIFEST
     path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _sync(path)
     sync_folder(building)
-    _prove(Snapshot(building, manifest), parts)
     building.rename(target)
     sync_folder(snapshots)
     return manifest
 
 
 def _write_shard(
-    folder: Path, shard: int, parts: list[Part], contract: Contract
+    folder: Path, plan: SnapshotManifest, shard: int, shards: int, parts: list[Part]
 ) -> ShardFile:
-    rows = _shard_rows(
-        parts, contract.key.name, contract.key.dtype, tuple(contract.output_names)
-    )
+    """Build one file, and prove what lies on disk then."""
+    rows = _shard_rows(parts, plan.key, plan.key_dtype, plan.outputs)
     path = folder / f"shard={shard:02d}.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
         # One batch, uncompressed: each column is one run of memory in the map.
         out.write_table(rows, max_chunksize=max(len(rows), 1))
+    del rows
     _sync(path)
     path.chmod(0o444)
     with path.open("rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()
-    tally = Tally.of(rows[contract.key.name])
-    return ShardFile(
+    entry = ShardFile(
         name=path.name,
         size=path.stat().st_size,
         sha256=sha,
-        rows=tally.rows,
-        keys=tally.keys,
+        rows=sum(part.receipt.tally.rows for part in parts),
+        keys=total(part.receipt.tally for part in parts).keys,
     )
+    _prove(map_shard(path), entry, plan, shard, shards, parts)
+    return entry
 
 
 def _shard_rows(
@@ -287,8 +293,8 @@ def _shard_rows(
     pieces = [_read(part.path, [key, *outputs]) for part in parts]
     rows = pa.concat_tables(pieces).combine_chunks()
     if key_dtype != "string":
-        order = pc.sort_indices(rows[key])
-        return rows.take(order).combine_chunks()
+        order = np.argsort(rows[key].to_numpy())
+        return rows.take(pa.array(order)).combine_chunks()
     hashes = hash_keys(rows[key])
     order = np.argsort(hashes, kind="stable")
     rows = rows.take(pa.array(order)).combine_chunks()
@@ -309,27 +315,51 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
         raise CorruptPartError(msg) from error
 
 
-def _prove(snapshot: Snapshot, parts: list[Part]) -> None:
-    """Re-open what was built, and compare it with the receipts of the predictions."""
-    shards = len(snapshot.manifest.files)
-    for number, entry in enumerate(snapshot.manifest.files):
-        shard = snapshot.shard(number)
-        expected = total(p.receipt.tally for p in parts if p.receipt.shard == number)
-        found = Tally.of(shard.table[snapshot.manifest.key])
-        if not found == expected == Tally(entry.rows, entry.keys):
-            msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
-            raise SnapshotError(msg)
-        aligned = shard_of(hash_keys(shard.table[snapshot.manifest.key]), shards)
-        if (aligned != number).any():
-            msg = f"{entry.name} of {shards} holds keys of other shards; {STAYS}"
-            raise SnapshotError(msg)
-        keys = shard.index
-        ascending = keys[1:] > keys[:-1]
-        if snapshot.manifest.key_dtype == "string":
-            ascending |= keys[1:] == keys[:-1]
-        if not ascending.all():
-            msg = f"{entry.name} is not sorted, or has a key twice; {STAYS}"
-            raise SnapshotError(msg)
+def _prove(
+    rows: pa.Table,
+    entry: ShardFile,
+    plan: SnapshotManifest,
+    number: int,
+    shards: int,
+    parts: list[Part],
+) -> None:
+    """Compare what was built, as it is read again, with the receipts of the predictions."""
+    found, found_content = _evidence(rows, plan)
+    expected, expected_content = _expected(parts)
+    if found != expected:
+        msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
+        raise SnapshotError(msg)
+    if expected_content not in (None, found_content):
+        msg = f"{entry.name} holds other outputs than the predictions; {STAYS}"
+        raise SnapshotError(msg)
+    if (shard_of(hash_keys(rows[plan.key]), shards) != number).any():
+        msg = f"{entry.name} of {shards} holds keys of other shards; {STAYS}"
+        raise SnapshotError(msg)
+    strings = plan.key_dtype == "string"
+    keys = rows[KEY_HASH if strings else plan.key].to_numpy()
+    ascending = keys[1:] > keys[:-1]
+    if strings:
+        ascending |= keys[1:] == keys[:-1]
+    if not ascending.all():
+        msg = f"{entry.name} is not sorted, or has a key twice; {STAYS}"
+        raise SnapshotError(msg)
+
+
+def _evidence(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
+    """The tally and the content of a file's rows."""
+    keys = rows[manifest.key]
+    return Tally.of(keys), content(keys, [rows[n].to_numpy() for n in manifest.outputs])
+
+
+def _expected(parts: list[Part]) -> tuple[Tally, int | None]:
+    """The tally and the content that the receipts of a shard's parts tell.
+
+    None for the content where an earlier version of this program made a part.
+    """
+    whole = total(part.receipt.tally for part in parts)
+    if any(CONTENT not in part.receipt.facts for part in parts):
+        return whole, None
+    return whole, sum(part.receipt.facts[CONTENT] for part in parts) & WORD_MASK
 
 
 def _swap(snapshots: Path, version: str) -> None:
