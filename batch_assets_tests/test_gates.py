@@ -259,6 +259,7 @@ def test_one_approved_release_on_every_row_passes(lake, registry, toy_release):
     ("where", "changes"),
     [
         ("rows", {"row_digests": ["{digest}", "0" * 64], "risk": [0.5, 0.5]}),
+        ("rows", {"row_digests": ["{digest}", "f" * 64], "risk": [0.5, 0.5]}),
         ("rows", {"row_digests": ["0" * 64], "risk": [0.5]}),
         ("files", {"stamp": "0" * 64}),
         ("commit", {"facts": {"release": "0" * 64}}),

@@ -648,6 +648,18 @@ def test_a_version_with_outputs_swapped_between_keys_is_not_served(
     assert served(ready) == before
 
 
+def test_a_version_that_lost_a_row_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = publishing._shard_rows
+    monkeypatch.setattr(publishing, "_shard_rows", lambda *args: whole(*args)[1:])
+
+    with pytest.raises(SnapshotError, match="holds .* rows, .* predictions hold"):
+        publish(ready)
+
+    assert current_version(snapshots_of(ready)) is None
+
+
 def test_a_version_whose_bytes_changed_since_is_found(ready: Lake) -> None:
     manifest = publish(ready).manifest
     path = version_folder(snapshots_of(ready), manifest.version) / "shard=01.arrow"

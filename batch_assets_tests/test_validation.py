@@ -275,11 +275,12 @@ def test_a_guard_that_raises_commits_neither_side(lake):
     assert lake.quarantined_rows.parts(DAY) == []
 
 
-def test_a_flipped_bit_of_the_raw_rows_commits_nothing(lake):
+@pytest.mark.parametrize("column", [0, 2], ids=["key", "feature"])
+def test_a_flipped_bit_of_the_raw_rows_commits_nothing(lake, column):
     copied = copy_rows(lake, make_rows(1000))
     path = copied.parts[2].path
     with pq.ParquetFile(path) as file:
-        chunk = file.metadata.row_group(1).column(2)
+        chunk = file.metadata.row_group(1).column(column)
     data = bytearray(path.read_bytes())
     data[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
@@ -473,3 +474,12 @@ def test_an_error_in_one_piece_leaves_nothing_half_written(lake, monkeypatch):
 
     assert lake.validated_features.parts(DAY) == []
     assert not list(lake.folder.rglob("*.tmp"))
+
+
+def test_a_pinned_day_that_lost_a_shard_is_refused(lake):
+    parts = pin_rows(lake, make_rows(300)).parts
+    schema = pa.schema([("user_id", pa.int64())])
+    lake.raw_features.commit_day(DAY, [parts[0], *parts[2:]], schema, {})
+
+    with pytest.raises(LakeError, match=r"of the shards \[0, 2, 3\], expected 0 to 2"):
+        validate(lake)

@@ -31,7 +31,10 @@ READING = {
     ),
 }
 
-Piece = list[ds.ParquetFileFragment]
+# What a log says of a file, beside the statistics of its columns.
+ADDED = ("path", "size_bytes", "num_records")
+
+RowGroups = list[ds.ParquetFileFragment]
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,12 @@ class PinnedRows:
             raise SourceError(msg)
         return found
 
-    def pieces(self, rows: int) -> list[Piece]:
+    def pieces(self, rows: int) -> list[RowGroups]:
         """Runs of row groups of about so many rows, at most, in an order of their own.
 
         The same pin gives the same pieces on every machine; a day without rows is one.
         """
-        pieces: list[Piece] = [[]]
+        pieces: list[RowGroups] = [[]]
         held = 0
         for group, count in self._groups:
             if held and held + count > rows:
@@ -127,7 +130,7 @@ class PinnedRows:
         return pieces
 
     def batches(
-        self, columns: list[str], piece: Piece | None = None
+        self, columns: list[str], piece: RowGroups | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a piece, or all; a row group of the source is held at a time.
 
@@ -165,11 +168,9 @@ class PinnedRows:
         """Name the files, and hold their rows against those that the log tells."""
         actions = pa.table(table.get_add_actions(flatten=True))
         # The log quotes a path as a URL does; Arrow, on this machine, takes it as it is.
-        wanted = [
-            a
-            for a in actions.to_pylist()
-            if a["path"] in paths or unquote(a["path"]) in paths
-        ]
+        names = [n for n in ADDED if n in actions.column_names]
+        added = actions.select(names).to_pylist()
+        wanted = [action for action in added if unquote(action["path"]) in paths]
         told = [action.get("num_records") for action in wanted]
         if self._whole and None not in told and sum(told) != self.rows:
             msg = (

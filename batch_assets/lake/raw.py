@@ -59,11 +59,11 @@ def copy_day(
     Args:
         lake: the pipeline's tables.
         source: where the rows come from.
-        day: the day to copy.
+        day: the day to take.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
         key: the key column.
-        schema: the columns to write, in order.
+        schema: the columns to write, in order; of a pinned source, the key alone.
         check: judges the source's columns before a row is read; raises to stop.
         shards: how many shards to cut the rows into.
         row_group_rows: rows of a row group.

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batch_assets.errors import ContractError, LakeError
+from batch_assets.errors import ContractError, CorruptPartError, LakeError
 from batch_assets.lake.books import Tally, must_close, total
 from batch_assets.lake.cores import Report, on_cores
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_batches
@@ -107,6 +107,7 @@ def validate_day(
 
     Raises:
         LakeError: the day has no raw features.
+        SourceError: what it is pinned to is gone.
         ContractError: its columns are not those of the contract.
         BooksError: rows in and rows out don't agree; nothing is committed.
     """
@@ -302,17 +303,22 @@ def _pieces(raw: list[Part], contract: Contract, row_group_rows: int) -> list[Pi
                 0,
                 [part],
                 partial(read_batches, part.path, rows=row_group_rows, columns=columns),
-                twice,
+                keys,
                 row_group_rows,
             )
-            for part, twice in zip(raw, duplicated, strict=True)
+            for part, keys in zip(raw, duplicated, strict=True)
         ]
+    shards = [part.receipt.shard for part in raw]
+    if shards != list(range(len(raw))):
+        msg = f"{what} has parts of the shards {shards}, expected 0 to {len(raw) - 1}"
+        raise LakeError(msg)
+    twice = pl.concat(duplicated)
     return [
         Piece(
             number,
             raw,
             partial(rows.batches, columns, groups),
-            pl.concat(duplicated),
+            twice,
             row_group_rows + int(row_group_rows * UNEVEN),
         )
         for number, groups in enumerate(rows.pieces(row_group_rows * len(raw)))
@@ -344,9 +350,16 @@ def duplicated_keys(part: Path, key: str) -> pl.Series:
 
     A key's rows are all in one shard, so one part at a time is enough. Keys whose hashes
     are all different are different themselves; only where two agree are the keys asked.
+
+    Raises:
+        CorruptPartError: the part can't be read.
     """
-    with pq.ParquetFile(part, page_checksum_verification=True) as file:
-        keys = file.read(columns=[key], use_threads=False)[key]
+    try:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            keys = file.read(columns=[key], use_threads=False)[key]
+    except (OSError, pa.ArrowException) as error:
+        msg = f"part {part} can't be read: {error}"
+        raise CorruptPartError(msg) from error
     hashes = np.sort(hash_keys(keys))
     if not (hashes[1:] == hashes[:-1]).any():
         return pl.Series(key, keys.slice(0, 0))
