@@ -22,6 +22,7 @@ from batch_assets.printing import (
     print_letters,
     print_nights,
     print_replay,
+    print_sweep,
     print_table,
 )
 from batch_assets.root import data_root, project_folder
@@ -85,6 +86,7 @@ def demo(as_json: bool) -> None:
     except ReleaseError:
         registry.approve(DEMO_MODEL, release.digest, why="the demo's own release")
     _say(f"release {release.name} {release.short} is registered and approved", as_json)
+    _sweep_once(release)
     reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
     snapshot = Snapshot.current(data_root() / "snapshots" / DEMO_PIPELINE)
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
@@ -110,6 +112,45 @@ def run(pipeline: str, day: str, as_json: bool) -> None:
     else:
         print_nights(reports)
     _exit_as(reports)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+)
+@as_json
+def sweep(model: str, device: str, precision: str, as_json: bool) -> None:
+    """Measure how many rows MODEL should get at once; nights on auto use it."""
+    from batch_assets.models.registry import Registry
+    from batch_assets.resources import GpuResource
+    from batch_assets.scoring.engines.local import LocalEngine
+    from batch_assets.scoring.sweep import Sweeps
+    from batch_assets.scoring.sweep import sweep as measure
+
+    release = Registry(data_root()).resolve(model)
+    with GpuResource(device=device, precision=precision).held() as held:
+        _say(
+            f"{release.name} {release.short} on {held.name} in {held.precision}",
+            as_json,
+        )
+        found = measure(
+            release,
+            held,
+            LocalEngine(held).workers,
+            tried=lambda p: click.echo(
+                f"{p.batch_rows:>9,} rows a batch {p.rows_per_second:>12,.0f} rows/s",
+                err=True,
+            ),
+        )
+    path = Sweeps(data_root()).keep(found)
+    if as_json:
+        print_json({"sweep": found, "knee": found.knee, "path": str(path)})
+    else:
+        print_sweep(found)
 
 
 @main.group(cls=Commands)
@@ -437,6 +478,21 @@ def dead_letters_replay(pipeline: str, day: str, as_json: bool) -> None:
 def _closes(shard: str, still_open: list[int]) -> str:
     is_open = bool(still_open) if shard == "all" else int(shard) in still_open
     return "open" if is_open else "closes"
+
+
+def _sweep_once(release: Any) -> None:
+    """Sweep the demo's release through Dagster, if this machine has not yet."""
+    from batch_assets.launch import sweep_batch_sizes
+    from batch_assets.scoring.device import find_device
+    from batch_assets.scoring.sweep import Sweeps
+
+    if Sweeps(data_root()).find(release, find_device()):
+        return
+    with _dagster() as (definitions, on, console):
+        with console.status(f"how many rows at once: {release.name}"):
+            why = sweep_batch_sizes(definitions, on, DEMO_PIPELINE)
+        if why:
+            raise PipelineError("\n".join(why))
 
 
 def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any, Self
 import dagster as dg
 from pydantic import BaseModel
 
+from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
 from batch_assets.assets.model_release import build_model_release
 from batch_assets.assets.night import Pipeline
 from batch_assets.assets.predictions import build_predictions
@@ -81,6 +82,7 @@ class ScoringPipeline(dg.Component):
                 build_raw_features(pipeline),
                 build_validated_features(pipeline),
                 build_model_release(pipeline),
+                build_batch_size_sweep(pipeline),
                 build_predictions(pipeline),
                 build_serving_snapshot(pipeline),
             ],

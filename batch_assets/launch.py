@@ -26,6 +26,7 @@ from batch_assets.lake.sources import (
     SqlSource,
 )
 from batch_assets.root import MARK, data_root, project_folder
+from batch_assets.schedules import SWEEP
 from batch_assets.spec import Gates, Model, PipelineSpec, Serving
 
 DECLARED: list[type[Declared]] = [
@@ -37,6 +38,8 @@ DECLARED: list[type[Declared]] = [
     ParquetSource,
     DeltaSource,
 ]
+# What matters is in the report; a run's whole log is in the UI.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 INTERRUPTED = "DagsterExecutionInterruptedError"
 FIELDS = [name for model in DECLARED for name in model.model_fields]
 
@@ -186,6 +189,21 @@ def replay_night(
     )
 
 
+def sweep_batch_sizes(
+    definitions: dg.Definitions, on: DagsterInstance, pipeline: str
+) -> list[str]:
+    """Materialise a pipeline's `batch_size_sweep`; what went wrong, if anything."""
+    job = definitions.resolve_implicit_global_asset_job_def()
+    names = ("model_release", SWEEP)
+    result = job.execute_in_process(
+        instance=on,
+        raise_on_error=False,
+        asset_selection=[dg.AssetKey([pipeline, name]) for name in names],
+        run_config=QUIET,
+    )
+    return _why(result)
+
+
 def _execute(
     definitions: dg.Definitions,
     on: DagsterInstance,
@@ -212,11 +230,7 @@ def _execute(
         partition_key=day,
         instance=on,
         raise_on_error=False,
-        # What matters is in the report; the run's whole log is in the UI.
-        run_config={
-            **own,
-            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-        },
+        run_config={**own, **QUIET},
     )
 
 

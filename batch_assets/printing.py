@@ -62,6 +62,25 @@ def print_answer(answer: Any) -> None:
     click.echo(f"{'age':<8} {_age(answer.age)}")
 
 
+def print_sweep(sweep: Any) -> None:
+    def memory(point: Any) -> str:
+        return "-" if point.memory_mb is None else f"{point.memory_mb:,.0f}"
+
+    print_table(
+        ["rows a batch", "rows/s", "MiB", ""],
+        [
+            [
+                f"{point.batch_rows:,}",
+                f"{point.rows_per_second:,.0f}",
+                memory(point),
+                "knee" if point == sweep.knee else "",
+            ]
+            for point in sweep.points
+        ],
+    )
+    click.echo(f"{sweep.edge}; nights on auto give it {sweep.knee.batch_rows:,} rows")
+
+
 def print_letters(rows: Sequence[dict[str, Any]], limit: int) -> None:
     key = next(iter(rows[0]), "") if rows else ""
     if not rows:

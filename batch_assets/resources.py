@@ -51,7 +51,8 @@ class GpuResource(dg.ConfigurableResource):
     )
     batch_rows: str = Field(
         default="auto",
-        description="Rows that the model gets at once: auto or a number.",
+        description="Rows that the model gets at once: auto (the knee of the release's "
+        "sweep if there is one) or a number.",
     )
     lock_folder: str = Field(
         default="/tmp", description="Where the lock of a CUDA device lies."

@@ -6,6 +6,8 @@ import dagster as dg
 
 from batch_assets.spec import PipelineSpec
 
+SWEEP = "batch_size_sweep"
+
 
 def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
     """A partition for each day that can be scored."""
@@ -26,7 +28,9 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
     """
     job = dg.define_asset_job(
         f"{spec.name}_job",
-        selection=dg.AssetSelection.groups(spec.name),
+        # A sweep takes the device for minutes, and is worth it once for each release.
+        selection=dg.AssetSelection.groups(spec.name)
+        - dg.AssetSelection.assets([spec.name, SWEEP]),
         description=f"One night of {spec.name}: from source to served snapshot.",
         executor_def=dg.in_process_executor,
     )

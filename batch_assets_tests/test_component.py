@@ -14,6 +14,7 @@ ASSETS = {
     "validated_features",
     "quarantined_rows",
     "model_release",
+    "batch_size_sweep",
     "predictions",
     "dead_letters",
     "serving_snapshot",
@@ -51,10 +52,17 @@ def test_every_asset_has_a_description_an_owner_and_kinds(loaded):
         assert spec.group_name == "flights", spec.key
 
 
-def test_all_but_the_release_are_partitioned_by_day(loaded):
+def test_all_that_belongs_to_a_night_is_partitioned_by_day(loaded):
     for spec in loaded.resolve_all_asset_specs():
         partitioned = spec.partitions_def is not None
-        assert partitioned == (spec.key.path[-1] != "model_release"), spec.key
+        once = spec.key.path[-1] in ("model_release", "batch_size_sweep")
+        assert partitioned != once, spec.key
+
+
+def test_a_sweep_is_no_part_of_a_night(loaded):
+    job = loaded.resolve_job_def("flights_job")
+    selected = {key.path[-1] for key in job.asset_layer.executable_asset_keys}
+    assert selected == ASSETS - {"batch_size_sweep"}
 
 
 def test_every_check_is_partitioned_and_the_promised_ones_block(loaded):
@@ -78,6 +86,7 @@ def test_the_graph_is_the_road(loaded):
     assert parents("quarantined_rows") == {"raw_features"}
     assert parents("predictions") == {"validated_features", "model_release"}
     assert parents("dead_letters") == {"validated_features", "model_release"}
+    assert parents("batch_size_sweep") == {"model_release"}
     assert parents("serving_snapshot") == {"predictions"}
 
 

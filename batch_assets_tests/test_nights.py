@@ -101,6 +101,7 @@ def test_the_metadata_says_where_how_fast_and_by_which_release(
     assert found["device_name"]
     assert found["device_memory_gb"] > 0
     assert found["batch_rows"] == 4096
+    assert found["batch_rows_from"] == "default"
     assert found["precision"] == "float32"
     assert found["rows_per_second"] > 0
     assert 0 < found["model_seconds"] <= found["seconds"] * found["workers"]

@@ -21,6 +21,7 @@ from batch_assets.scoring.device import Device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
+from batch_assets.scoring.sweep import Sweeps
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
 # In the metadata of a materialization that was a replay.
@@ -67,9 +68,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         release = storage.registry().require(model, digest)
         with (
             sole_run(context, lake) as guard,
-            gpu.held() as device,
+            gpu.held() as found,
             tracked(f"{day} predictions", rows, context.log.info) as progress,
         ):
+            device = Sweeps(storage.path).tuned(release, found)
             engine = LocalEngine(device, grace_seconds=spec.grace_seconds)
             arguments: dict[str, Any] = {
                 "chunk_rows": spec.chunk_rows,
@@ -133,6 +135,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "dead_letters": done.dead_letters.rows,
                 **device_metadata(device),
                 "batch_rows": engine.batch_rows,
+                "batch_rows_from": device.batch_rows_from,
                 **facts,
             },
             data_version=dg.DataVersion(done.content),

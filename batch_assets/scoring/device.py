@@ -24,7 +24,11 @@ AUTO_BATCH_ROWS = {"cpu": 4_096, "cuda": 65_536}
 
 @dataclass(frozen=True)
 class Device:
-    """A device that is there, and how it is used. `memory` is in bytes."""
+    """A device that is there, and how it is used.
+
+    `memory` is in bytes. `batch_rows_from` says who chose the rows of a batch: a person,
+    a sweep, or nobody.
+    """
 
     kind: Literal["cpu", "cuda"]
     index: int
@@ -32,11 +36,17 @@ class Device:
     memory: int
     precision: Precision
     batch_rows: int
+    batch_rows_from: Literal["default", "sweep", "set"] = "default"
 
     @property
     def arithmetic(self) -> str:
         """What else than the release decides the last bits of an output."""
         return f"{self.kind} {self.precision}"
+
+    @property
+    def label(self) -> str:
+        """What all devices of its make are called."""
+        return f"{self.kind} {self.name}"
 
     @property
     def torch(self) -> torch.device:
@@ -73,7 +83,15 @@ def find_device(
     else:
         name = _cpu_name()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(kind, index, name, memory, precision, rows)  # type: ignore[arg-type]
+    return Device(
+        kind,
+        index,
+        name,
+        memory,
+        precision,  # type: ignore[arg-type]
+        rows,
+        "default" if batch_rows == "auto" else "set",
+    )
 
 
 def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:

@@ -157,7 +157,7 @@ class Scorer:
     def _try(self, features: np.ndarray) -> dict[str, np.ndarray] | None:
         """The outputs of a batch, or None if it needs more memory than there is."""
         try:
-            return self._forward(features)
+            return self.forward(features)
         except (MemoryError, RuntimeError) as error:
             if features.shape[1] == 1 or not out_of_memory(error):
                 raise
@@ -183,7 +183,8 @@ class Scorer:
             size,
         )
 
-    def _forward(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def forward(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Score rows at once, as `score` does a batch; it fails if memory runs out."""
         with torch.inference_mode(), self._autocast():
             if self.device.kind == "cpu":
                 # The transposed view costs nothing; the matrix product takes it.
@@ -237,7 +238,7 @@ class Scorer:
 
     def _replay_golden_batch(self) -> None:
         inputs, expected = golden_batch(self.release)
-        found = self._forward(np.ascontiguousarray(inputs.numpy().T))
+        found = self.forward(np.ascontiguousarray(inputs.numpy().T))
         tolerance = self.tolerance
         for name, column in expected.items():
             want = column.numpy()

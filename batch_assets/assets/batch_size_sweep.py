@@ -1,0 +1,65 @@
+"""`batch_size_sweep`: how many rows the release should get at once, as a curve."""
+
+import base64
+
+import dagster as dg
+
+from batch_assets.assets.model_release import released_digest
+from batch_assets.assets.night import Pipeline
+from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.scoring.curve import draw
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.sweep import Sweeps, sweep
+
+
+def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
+    spec = pipeline.spec
+
+    @dg.asset(
+        **pipeline.look("batch_size_sweep", "pytorch", partitioned=False),
+        deps=[pipeline.key("model_release")],
+        pool="gpu",
+    )
+    def batch_size_sweep(
+        context: dg.AssetExecutionContext, storage: StorageResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        """How fast the model is in batches of 1, 2, 4, … rows, until memory ends.
+
+        The nights use the knee: the smallest batch within 3 % of the best. It is no
+        part of a night; run it once for each release and device.
+        """
+        digest = released_digest(context.instance, pipeline)
+        release = storage.registry().require(spec.model.name, digest)
+        with gpu.held() as device:
+            found = sweep(
+                release,
+                device,
+                LocalEngine(device).workers,
+                tried=lambda point: context.log.info(
+                    f"{point.batch_rows:,} rows a batch: "
+                    f"{point.rows_per_second:,.0f} rows/s"
+                ),
+            )
+        path = Sweeps(storage.path).keep(found)
+        picture = base64.b64encode(draw(found)).decode()
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/uri": str(path),
+                "curve": dg.MetadataValue.md(
+                    f"![rows per second over the rows of a batch]"
+                    f"(data:image/png;base64,{picture})"
+                ),
+                "knee_rows": found.knee.batch_rows,
+                "rows_per_second": found.knee.rows_per_second,
+                "best_rows": found.best.batch_rows,
+                "best_rows_per_second": found.best.rows_per_second,
+                "edge": found.edge,
+                "model": release.name,
+                "digest": release.digest,
+                "device": found.device,
+                "precision": found.precision,
+                "workers": found.workers,
+            }
+        )
+
+    return batch_size_sweep
