@@ -9,7 +9,12 @@ PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist work
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
-.PHONY: help demo test test-fast test-crash check ui fmt clean
+# Rows of the small model in the benchmark, and the environments of its columns.
+BENCH_ROWS ?= 4000000
+BENCH := .venv-bench
+DAFT := .venv-daft
+
+.PHONY: help demo test test-fast test-crash check ui bench fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +51,21 @@ check: $(READY) ## format, lint, types, import contracts, definitions
 
 ui: $(READY) ## the Dagster UI on the same data, at http://localhost:3000
 	$(BIN)/dg dev
+
+$(BENCH)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+$(DAFT)/.ready: benchmarks/daft.txt
+	$(PYTHON) -m venv $(DAFT)
+	$(DAFT)/bin/pip install --quiet --disable-pip-version-check \
+		--requirement benchmarks/daft.txt
+	@touch $@
+
+bench: $(BENCH)/.ready $(DAFT)/.ready ## measure against the floor and the peers
+	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
 
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -1,76 +1,50 @@
-"""The work that every column of the benchmark does: generated subscribers, two models.
+"""The work that every column does: generated subscribers, validated; two releases.
 
-The data is generated, from a fixed seed. It knows no engine.
+The data is generated, from a fixed seed. It knows no column.
 """
 
 import argparse
-from dataclasses import dataclass
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from deltalake import convert_to_deltalake
 
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.sources import DeltaSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.validation import validate_day
+from benchmarks.model import (
+    FEATURES,
+    LABELS,
+    NAMES,
+    SIZES,
+    Size,
+    make_model,
+    save_model,
+    score,
+)
 
 DAY = "2026-01-05"
-FEATURES = 64
-LABELS = 3
+PIPELINE = "bench"
 SHARDS = 8
 ROW_GROUP_ROWS = 65_536
+CHUNK_ROWS = 262_144
 SOURCE_ROWS = 1 << 18
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model's shape: its hidden layers, and the floating-point operations of a row."""
-
-    name: str
-    hidden: tuple[int, ...]
-
-    @property
-    def flop(self) -> int:
-        widths = (FEATURES, *self.hidden, LABELS)
-        return sum(2 * a * b for a, b in zip(widths, widths[1:], strict=False))
-
-
-SIZES = {
-    "small": Size("small", (256, 256)),
-    "heavy": Size("heavy", (1024, 1536, 1536, 768)),
-}
-
-
-class Mlp(torch.nn.Module):
-    """A classifier: the label, and how sure it is of it."""
-
-    def __init__(self, size: Size) -> None:
-        super().__init__()
-        widths = (FEATURES, *size.hidden)
-        layers: list[torch.nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
-            layers += [torch.nn.Linear(before, after), torch.nn.ReLU()]
-        self.layers = torch.nn.Sequential(*layers, torch.nn.Linear(widths[-1], LABELS))
-
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        confidence, label = torch.softmax(self.layers(features), dim=1).max(dim=1)
-        return label, confidence
 
 
 def make_contract() -> Contract:
     return Contract.model_validate(
         {
             "key": {"name": "user_id", "dtype": "int64"},
-            "features": [
-                {"name": f"f{i:02d}", "dtype": "float32"} for i in range(FEATURES)
-            ],
+            "features": [{"name": name, "dtype": "float32"} for name in NAMES],
             "outputs": [
                 {"name": "label", "dtype": "int64", "min": 0, "max": LABELS - 1},
                 {"name": "confidence", "dtype": "float32", "min": 0, "max": 1},
@@ -80,12 +54,10 @@ def make_contract() -> Contract:
 
 
 def make_release(folder: Path, size: Size) -> Release:
-    """The same bytes each time: the weights come from a seed."""
-    torch.manual_seed(7)
-    module = Mlp(size).eval()
+    """The same bytes each time."""
+    module = make_model(size)
     inputs = torch.randn(4_096, FEATURES)
-    with torch.inference_mode():
-        label, confidence = module(inputs)
+    label, confidence = score(module, inputs)
     return write_release(
         folder,
         name=size.name,
@@ -98,7 +70,7 @@ def make_release(folder: Path, size: Size) -> Release:
 
 
 def write_source(folder: Path, rows: int) -> None:
-    """Subscribers with keys in no order, in files of `SOURCE_ROWS`."""
+    """Subscribers with keys in no order, in a Delta table of files of `SOURCE_ROWS`."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(11)
     keys = random.permutation(rows)
@@ -110,20 +82,27 @@ def write_source(folder: Path, rows: int) -> None:
         pq.write_table(
             table, folder / f"{number:04d}.parquet", use_dictionary=["user_id"]
         )
+    convert_to_deltalake(folder)
 
 
-def prepare(root: Path, rows: int) -> Lake:
-    """Write the source and validate it, so that every column reads the same files."""
+def prepare(root: Path, rows: int) -> None:
+    """Write the source and validate it, so that every column reads the same files.
+
+    What a column needs is in `work.json`: it may not have this package at hand.
+    """
+    versions = {}
     for size in SIZES.values():
         release = make_release(root / "releases" / size.name, size)
         registry = Registry(root)
         registry.add(release.folder)
         registry.approve(size.name, release.digest, channel="batch", why="benchmark")
+        versions[size.name] = release.digest
+        save_model(make_model(size), root / f"{size.name}.pt")
     write_source(root / "source", rows)
-    lake, contract = Lake(root, "bench"), make_contract()
+    lake, contract = Lake(root, PIPELINE), make_contract()
     copy_day(
         lake,
-        ParquetSource(kind="parquet", glob=str(root / "source" / "*.parquet")),
+        DeltaSource(kind="delta", table=str(root / "source"), day_column=None),
         DAY,
         base=root,
         project=root,
@@ -134,7 +113,13 @@ def prepare(root: Path, rows: int) -> Lake:
         row_group_rows=ROW_GROUP_ROWS,
     )
     validate_day(lake, DAY, contract, row_group_rows=ROW_GROUP_ROWS)
-    return lake
+    parts = lake.validated_features.parts(DAY)
+    described = {
+        "rows": sum(part.receipt.tally.rows for part in parts),
+        "files": [str(part.path) for part in parts],
+        "versions": versions,
+    }
+    (root / "work.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 if __name__ == "__main__":

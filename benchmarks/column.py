@@ -1,0 +1,84 @@
+"""One column in its own process: warm up, then time one run and tell of it in JSON.
+
+It needs the standard library alone, so that it runs in every column's environment.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to score: the files of a root, with which model, and where to leave it.
+
+    `rows` may be fewer than the files have: the first of them, in their order.
+    """
+
+    root: Path
+    out: Path
+    size: str
+    rows: int
+    files: list[str]
+    version: str
+
+    @property
+    def model(self) -> Path:
+        return self.root / f"{self.size}.pt"
+
+
+def open_work(root: Path, out: Path, size: str, rows: int | None) -> Work:
+    described = json.loads((root / "work.json").read_text(encoding="utf-8"))
+    return Work(
+        root,
+        out,
+        size,
+        min(rows or described["rows"], described["rows"]),
+        described["files"],
+        described["versions"][size],
+    )
+
+
+Score = Callable[[Work], float | None]
+
+
+def main(
+    score: Score, version: str, before: Callable[[Work], None] = lambda work: None
+) -> None:
+    """Score the small root to get warm, then the root, and print what came of it.
+
+    Args:
+        score: scores all rows and leaves Parquet files under `out`. It may return the
+            seconds that count, where they are not those that it took.
+        version: of what it measures.
+        before: what must be done before each, and is not timed.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("warm", type=Path)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("size")
+    parser.add_argument("--rows", type=int)
+    asked = parser.parse_args()
+    for root in (asked.warm, asked.root):
+        work = open_work(root, asked.out, asked.size, asked.rows)
+        shutil.rmtree(work.out, ignore_errors=True)
+        work.out.mkdir(parents=True)
+        before(work)
+        start = time.perf_counter()
+        counted = score(work)
+        took = time.perf_counter() - start
+    found = {
+        "seconds": took if counted is None else counted,
+        "rows": work.rows,
+        "version": version,
+    }
+    sys.stdout.write(f"\n{json.dumps(found)}\n")

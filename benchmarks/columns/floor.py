@@ -1,0 +1,88 @@
+"""The floor: decode, forward and encode alone, each measured apart on every core.
+
+It is the seconds of processor time that a row costs in the three, over the cores: what
+a night would take if reading, scoring and writing overlapped without a gap, and
+nothing else had to be done.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.column import CORES, Work, main
+from benchmarks.model import BATCH_ROWS, FEATURES, LABELS, SIZES, load_model, score
+
+REPEATS = 5
+# Rows that each core decodes, scores and encodes at a time.
+DECODE_ROWS = 262_144
+ENCODE_ROWS = 262_144
+FORWARD_SECONDS = 0.5
+
+
+def run(work: Work) -> float:
+    model = load_model(work.model, SIZES[work.size])
+    random = np.random.default_rng(0)
+    batches = [
+        torch.from_numpy(random.standard_normal((FEATURES, BATCH_ROWS), np.float32)).T
+        for _ in range(CORES)
+    ]
+    rows = pa.table(
+        {
+            "user_id": random.permutation(ENCODE_ROWS),
+            "label": random.integers(0, LABELS, ENCODE_ROWS),
+            "confidence": random.random(ENCODE_ROWS, np.float32),
+        }
+    )
+
+    def decode(core: int) -> int:
+        done = 0
+        for file in work.files[core::CORES]:
+            source = pq.ParquetFile(file, pre_buffer=False)
+            for group in range(source.num_row_groups):
+                done += len(source.read_row_group(group, use_threads=False))
+                if done >= DECODE_ROWS:
+                    return done
+        return done
+
+    def forward(core: int) -> int:
+        done, end = 0, time.perf_counter() + FORWARD_SECONDS
+        while time.perf_counter() < end:
+            score(model, batches[core])
+            done += BATCH_ROWS
+        return done
+
+    def encode(core: int) -> int:
+        file = Path(work.out) / f"{core}.bin"
+        pq.write_table(rows, file, compression="zstd", use_dictionary=False)
+        file.unlink()
+        return len(rows)
+
+    each = [per_row(work_of_core) for work_of_core in (decode, forward, encode)]
+    return work.rows * sum(each) / CORES
+
+
+def per_row(work: Callable[[int], int]) -> float:
+    """Seconds of processor time for a row, with all cores at it; a median."""
+
+    def on_core(core: int) -> float:
+        torch.set_num_threads(1)
+        start = time.thread_time()
+        rows = work(core)
+        return (time.thread_time() - start) / rows
+
+    found: list[float] = []
+    with ThreadPoolExecutor(CORES) as pool:
+        for _ in range(REPEATS):
+            found += pool.map(on_core, range(CORES))
+    return statistics.median(found)
+
+
+if __name__ == "__main__":
+    main(run, f"torch {torch.__version__}")

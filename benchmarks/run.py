@@ -1,0 +1,454 @@
+"""`make bench`: every column on the same rows, in one go, as one table.
+
+Each column runs in a process of its own, which warms up on fewer rows and then times
+one run. The columns take turns, round by round, so that a machine whose speed drifts
+drifts for all of them; ratios are taken within a round. It knows no column's inside.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.model import SIZES, Size, load_model, score
+from benchmarks.work import prepare
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+MEBI = 1 << 20
+SAMPLE_SECONDS = 0.2
+# A run may take a minute at most; the heavy model gets fewer rows, and the tutorial too.
+HEAVY_ROWS = 1 << 17
+TUTORIAL_ROWS = {"small": 100_000, "heavy": 20_000}
+WARM_ROWS = 1 << 17
+# The days whose memory is compared, in times the rows of the others.
+MEMORY_DAYS = (0.5, 4)
+# How far a column's confidence may be off what torch said of the row.
+CLOSE = 1e-4
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: its module, and how often each of its runs is repeated."""
+
+    name: str
+    module: str
+    repeats: int = 3
+    environment: str = "bench"
+
+
+COLUMNS = [
+    Column("floor", "floor", 5),
+    Column("batch_assets", "local", 5),
+    Column("batch_assets_dagster", "dagster", 3),
+    Column("ray_data", "ray_data"),
+    Column("spark", "spark"),
+    Column("daft", "daft", environment="daft"),
+    Column("plain", "plain"),
+    Column("tutorial", "tutorial"),
+]
+# The project's rate over a column's, at least.
+BARS = {
+    ("small", "floor"): 0.92,
+    ("heavy", "floor"): 0.95,
+    ("small", "ray_data"): 3.0,
+    ("small", "spark"): 4.0,
+    ("small", "daft"): 1.9,
+    ("small", "plain"): 1.5,
+    ("small", "tutorial"): 50.0,
+}
+MAX_DAGSTER_SECONDS = 3.0
+MAX_MEMORY_GROWTH = 0.10
+MAX_NIGHT = 3.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a column said of one run, and the most memory that its processes held."""
+
+    seconds: float
+    rows: int
+    version: str
+    peak_mb: float
+    said: dict[str, Any]
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.rows / self.seconds
+
+
+class BenchmarkError(Exception):
+    """A column failed, or its output is wrong."""
+
+
+class Bench:
+    """The folders of one benchmark, and how a column is run in them."""
+
+    def __init__(self, folder: Path, pythons: dict[str, str]) -> None:
+        self.folder = folder
+        self._pythons = pythons
+        self.warm = self.prepared("warm", WARM_ROWS)
+
+    def prepared(self, name: str, rows: int) -> Path:
+        root = self.folder / name
+        say(f"generating {rows:,} rows")
+        prepare(root, rows)
+        return root
+
+    def run(self, column: Column, size: str, root: Path, rows: int | None) -> Run:
+        """Run a column in its own process.
+
+        Raises:
+            BenchmarkError: it failed.
+        """
+        out = self.folder / "out"
+        command = [
+            self._pythons[column.environment],
+            *("-m", f"benchmarks.columns.{column.module}"),
+            *(str(self.warm), str(root), str(out), size),
+            *(["--rows", str(rows)] if rows else []),
+        ]
+        told, problems = self.folder / "stdout", self.folder / "stderr"
+        with told.open("w") as stdout, problems.open("w") as stderr:
+            process = subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+                stdout=stdout,
+                stderr=stderr,
+            )
+            with Memory(process.pid) as memory:
+                code = process.wait()
+        if code:
+            msg = f"{column.name} ended with {code}:\n{problems.read_text()[-2000:]}"
+            raise BenchmarkError(msg)
+        said = json.loads(told.read_text().strip().splitlines()[-1])
+        return Run(said["seconds"], said["rows"], said["version"], memory.peak_mb, said)
+
+    def check(self, column: Column, run: Run, truth: Path, root: Path) -> None:
+        """Compare a column's output with what torch says of the same rows.
+
+        Raises:
+            BenchmarkError: keys are gone or twice, or predictions differ.
+        """
+        found = duckdb.execute(
+            f"""
+            SELECT count(*), count(DISTINCT f.user_id),
+                count(*) FILTER (abs(f.confidence - t.confidence) > {CLOSE}),
+                count(*) FILTER (f.label <> t.label AND t.confidence > 0.51),
+                count(DISTINCT f.model_version)
+            FROM read_parquet('{self.folder}/out/**/*.parquet') f
+            JOIN read_parquet('{truth}') t USING (user_id)
+            """
+        ).fetchone()
+        if found != (run.rows, run.rows, 0, 0, 1):
+            msg = (
+                f"{column.name}: rows, keys, wrong confidences, wrong labels and "
+                f"versions are {found}, expected {(run.rows, run.rows, 0, 0, 1)}"
+            )
+            raise BenchmarkError(msg)
+
+
+class Memory:
+    """The most memory that a process and its children held, in MiB.
+
+    What they share counts once: it is the sum of the proportional set sizes.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._root = psutil.Process(pid)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            total = 0
+            try:
+                for process in [self._root, *self._root.children(recursive=True)]:
+                    total += _pss(process.pid)
+            except psutil.NoSuchProcess:
+                continue
+            self.peak_mb = max(self.peak_mb, total / MEBI)
+
+
+def _pss(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # It has ended.
+        pass
+    return 0
+
+
+def write_truth(root: Path, size: Size, path: Path) -> None:
+    """What torch says of each row, a file at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from benchmarks.model import NAMES
+
+    model, pieces = load_model(root / f"{size.name}.pt", size), []
+    for file in json.loads((root / "work.json").read_text())["files"]:
+        table = pq.ParquetFile(file).read()
+        features = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in NAMES])
+        label, confidence = score(model, features.T)
+        pieces.append(
+            pa.table(
+                {
+                    "user_id": table["user_id"],
+                    "label": label.numpy(),
+                    "confidence": confidence.numpy(),
+                }
+            )
+        )
+    pq.write_table(pa.concat_tables(pieces), path)
+
+
+def compare(bench: Bench, rows: int) -> dict[str, Any]:
+    """All columns on both models: `{size: {column: figures}}`."""
+    tables: dict[str, Any] = {}
+    for size in SIZES.values():
+        count = rows if size.name == "small" else min(rows, HEAVY_ROWS)
+        root = bench.prepared(size.name, count)
+        truth = bench.folder / f"{size.name}.parquet"
+        write_truth(root, size, truth)
+        runs: dict[str, list[Run]] = defaultdict(list)
+        for number in range(max(column.repeats for column in COLUMNS)):
+            for column in COLUMNS:
+                if number >= column.repeats:
+                    continue
+                fewer = TUTORIAL_ROWS[size.name] if column.name == "tutorial" else None
+                run = bench.run(column, size.name, root, fewer)
+                if column.name != "floor":
+                    bench.check(column, run, truth, root)
+                runs[column.name].append(run)
+                say(f"{size.name} {column.name}: {run.rows_per_s:,.0f} rows/s")
+        tables[size.name] = {name: figures(of, runs) for name, of in runs.items()}
+        shutil.rmtree(root)
+    return tables
+
+
+def figures(of: list[Run], runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Medians of a column's runs, and of the project's rate over its own by round."""
+    ours = runs["batch_assets"]
+    ratios = [a.rows_per_s / b.rows_per_s for a, b in zip(ours, of, strict=False)]
+    return {
+        "rows_per_s": round(statistics.median(run.rows_per_s for run in of)),
+        "rows": of[0].rows,
+        "seconds": round(statistics.median(run.seconds for run in of), 3),
+        "peak_mb": round(max(run.peak_mb for run in of)),
+        "version": of[0].version,
+        "runs": len(of),
+        "ratio": round(statistics.median(ratios), 3),
+    }
+
+
+def compare_memory(bench: Bench, rows: int) -> dict[str, float]:
+    """Peak memory of a night of this project, by its rows."""
+    peaks = {}
+    for count in (int(times * rows) for times in MEMORY_DAYS):
+        root = bench.prepared("memory", count)
+        run = bench.run(Column("batch_assets", "local"), "small", root, None)
+        peaks[str(count)] = round(run.peak_mb)
+        say(f"{count:,} rows: {run.peak_mb:,.0f} MiB")
+        shutil.rmtree(root)
+    return peaks
+
+
+def time_night(bench: Bench, rows: int) -> dict[str, Any]:
+    """Seconds of each stage of whole nights through Dagster; of the median night."""
+    root = bench.prepared("night", rows)
+    nights = []
+    for _ in range(3):
+        run = bench.run(Column("night", "night"), "small", root, None)
+        nights.append(run.said["stages"] | {"total": round(run.seconds, 3)})
+        say(f"night: {run.seconds:.1f} s")
+    shutil.rmtree(root)
+    nights.sort(key=lambda stages: stages["total"])
+    return {"rows": run.rows, "seconds": nights[len(nights) // 2]}
+
+
+def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each bar, what was reached, and whether that is enough."""
+    bars = [
+        {
+            "what": f"{size}: batch_assets over {column}",
+            "bar": f"at least {bar:g}",
+            "found": results[size][column]["ratio"],
+            "reached": results[size][column]["ratio"] >= bar,
+        }
+        for (size, column), bar in BARS.items()
+    ]
+    small, night = results["small"], results["night"]["seconds"]
+    overhead = (
+        small["batch_assets_dagster"]["seconds"] - small["batch_assets"]["seconds"]
+    )
+    few, many = results["memory_mb"].items()
+    whole = night["total"] / night["predictions"]
+    for what, bar, found in (
+        ("seconds that Dagster adds to a partition", MAX_DAGSTER_SECONDS, overhead),
+        (
+            f"memory of {int(many[0]):,} rows over {int(few[0]):,}",
+            1 + MAX_MEMORY_GROWTH,
+            many[1] / few[1],
+        ),
+        ("whole night over its scoring", MAX_NIGHT, whole),
+    ):
+        bars.append(
+            {
+                "what": what,
+                "bar": f"at most {bar:g}",
+                "found": round(found, 3),
+                "reached": found <= bar,
+            }
+        )
+    return bars
+
+
+def machine() -> dict[str, Any]:
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if "model name" in line]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def show(results: dict[str, Any]) -> str:
+    """The tables, in Markdown: they are read on a terminal and in the README."""
+    at = results["machine"]
+    lines = [
+        f"{at['cpu']}, {at['cores']} cores, {at['memory_gb']} GB; Python {at['python']}.",
+    ]
+    for size in SIZES.values():
+        lines += [
+            "",
+            f"{size.name}, {size.flop / 1e6:.2f} MFLOP a row:",
+            "",
+            "| column | rows/s | rows | peak MB | runs | batch_assets over it | version |",
+            "|---|--:|--:|--:|--:|--:|---|",
+        ]
+        lines += [
+            f"| {name} | {c['rows_per_s']:,} | {c['rows']:,} | {c['peak_mb']:,} "
+            f"| {c['runs']} | {c['ratio']:.2f} | {c['version']} |"
+            for name, c in results[size.name].items()
+        ]
+    night = results["night"]
+    lines += [
+        "",
+        f"A whole night of the small model through Dagster, {night['rows']:,} rows:",
+        "",
+        "| stage | seconds |",
+        "|---|--:|",
+        *(f"| {name} | {took:.2f} |" for name, took in night["seconds"].items()),
+        "",
+        "| bar | must be | found | |",
+        "|---|---|--:|---|",
+    ]
+    lines += [
+        f"| {bar['what']} | {bar['bar']} | {bar['found']:.2f} "
+        f"| {'reached' if bar['reached'] else 'NOT reached'} |"
+        for bar in results["bars"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    """The same for a terminal."""
+    console, table = Console(), None
+    for line in show(results).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            if table is not None:
+                console.print(table)
+            table = None
+            console.print(line)
+        elif table is None:
+            table = Table(*cells)
+        elif not line.startswith("|--"):
+            table.add_row(*cells)
+    if table is not None:
+        console.print(table)
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Rows per second of each column, on a scale that shows the slowest too."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(SIZES), figsize=(11, 4), layout="constrained")
+    for axis, size in zip(axes, SIZES.values(), strict=True):
+        columns = results[size.name]
+        rates = [c["rows_per_s"] for c in columns.values()]
+        colors = ["#c44e52" if "batch" in n else "#8c96a8" for n in columns]
+        bars = axis.barh(list(columns), rates, color=colors)
+        axis.bar_label(bars, [f"{rate:,}" for rate in rates], padding=3, fontsize=8)
+        axis.set_xscale("log")
+        axis.set_xlim(min(rates) / 2, max(rates) * 6)
+        axis.invert_yaxis()
+        axis.set_title(f"{size.name}, {size.flop / 1e6:.2f} MFLOP a row")
+        axis.set_xlabel("rows per second, logarithmic")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--daft", default=sys.executable, help="Daft's interpreter")
+    parser.add_argument("--into", type=Path, default=HERE, help="where results go")
+    asked = parser.parse_args()
+    if not shutil.which("java"):
+        sys.exit("Spark needs Java 17 or newer: install a JRE, then run this again.")
+    with tempfile.TemporaryDirectory(prefix="batch-assets-bench-") as folder:
+        bench = Bench(Path(folder), {"bench": sys.executable, "daft": asked.daft})
+        results: dict[str, Any] = {"machine": machine()}
+        results |= compare(bench, asked.rows)
+        results["night"] = time_night(bench, asked.rows)
+        results["memory_mb"] = compare_memory(bench, asked.rows)
+    results["bars"] = judge(results)
+    asked.into.mkdir(parents=True, exist_ok=True)
+    (asked.into / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (asked.into / "results.md").write_text(show(results))
+    draw(results, asked.into / "results.png")
+    print_tables(results)
+
+
+if __name__ == "__main__":
+    main()
