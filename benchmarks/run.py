@@ -15,18 +15,22 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.model import SIZES, Size, load_model, score
+from benchmarks.model import NAMES, SIZES, Size, load_model, score
 from benchmarks.work import prepare
 
 HERE = Path(__file__).parent
@@ -211,16 +215,11 @@ def _pss(pid: int) -> int:
 
 def write_truth(root: Path, size: Size, path: Path) -> None:
     """What torch says of each row, a file at a time."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from benchmarks.model import NAMES
-
     model, pieces = load_model(root / f"{size.name}.pt", size), []
     for file in json.loads((root / "work.json").read_text())["files"]:
         table = pq.ParquetFile(file).read()
-        features = torch.stack([torch.from_numpy(table[n].to_numpy()) for n in NAMES])
-        label, confidence = score(model, features.T)
+        features = np.stack([table[name].to_numpy() for name in NAMES])
+        label, confidence = score(model, torch.from_numpy(features).T)
         pieces.append(
             pa.table(
                 {
@@ -434,7 +433,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
 
 def main() -> None:
