@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batch_assets_tests.projects import FLIGHTS
 from benchmarks import run as module
 from benchmarks.column import open_work
 from benchmarks.model import SIZES, make_model
@@ -34,7 +35,6 @@ from benchmarks.run import (
     with_tables,
     write_truth,
 )
-from batch_assets_tests.projects import FLIGHTS
 
 ROWS = 20_000
 
@@ -60,7 +60,7 @@ def results_of(ratio: float) -> dict:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "WARM_ROWS", 2_000)
+        patch.setattr(module, "WARM_ROWS", {"small": 2_000})
         yield Bench(tmp_path_factory.mktemp("bench"), {"bench": sys.executable})
 
 
@@ -156,7 +156,8 @@ def test_a_wrong_output_ends_the_run(tmp_path, spoil):
 
 def test_a_column_that_fails_ends_the_run_with_its_error(tmp_path):
     bench = object.__new__(Bench)
-    bench.folder = bench.warm = tmp_path
+    bench.folder = tmp_path
+    bench._warm = {"small": tmp_path}
     bench._pythons = {"bench": sys.executable}
     with pytest.raises(BenchmarkError, match=r"work\.json"):
         bench.run(Column("plain", "plain"), "small", tmp_path, None)

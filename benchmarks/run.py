@@ -42,7 +42,8 @@ SAMPLE_SECONDS = 0.2
 # A run may take a minute at most; the heavy model gets fewer rows, and the tutorial too.
 HEAVY_ROWS = 1 << 17
 TUTORIAL_ROWS = {"small": 100_000, "heavy": 20_000}
-WARM_ROWS = 1 << 15
+# Enough for chunks as large as those that are timed, where that takes no minute.
+WARM_ROWS = {"small": 1 << 19, "heavy": 1 << 15}
 # The days whose memory is compared, in times the rows of the others.
 MEMORY_DAYS = (0.5, 4)
 # How far a column's confidence may be off what torch said of the row.
@@ -109,7 +110,10 @@ class Bench:
     def __init__(self, folder: Path, pythons: dict[str, str]) -> None:
         self.folder = folder
         self._pythons = pythons
-        self.warm = self.prepared("warm", WARM_ROWS)
+        self._warm = {
+            size: self.prepared(f"warm-{size}", rows)
+            for size, rows in WARM_ROWS.items()
+        }
 
     def prepared(self, name: str, rows: int) -> Path:
         root = self.folder / name
@@ -127,7 +131,7 @@ class Bench:
         command = [
             self._pythons[column.environment],
             *("-m", f"benchmarks.columns.{column.module}"),
-            *(str(self.warm), str(root), str(out), size),
+            *(str(self._warm[size]), str(root), str(out), size),
             *(["--rows", str(rows)] if rows else []),
         ]
         told, problems = self.folder / "stdout", self.folder / "stderr"
