@@ -86,7 +86,8 @@ def demo(as_json: bool) -> None:
     except ReleaseError:
         registry.approve(DEMO_MODEL, release.digest, why="the demo's own release")
     _say(f"release {release.name} {release.short} is registered and approved", as_json)
-    _sweep_once(release)
+    knee = _sweep_once(release)
+    _say(f"batches of {knee:,} rows are enough for it on this machine", as_json)
     reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
     snapshot = Snapshot.current(data_root() / "snapshots" / DEMO_PIPELINE)
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
@@ -480,19 +481,23 @@ def _closes(shard: str, still_open: list[int]) -> str:
     return "open" if is_open else "closes"
 
 
-def _sweep_once(release: Any) -> None:
-    """Sweep the demo's release through Dagster, if this machine has not yet."""
+def _sweep_once(release: Any) -> int:
+    """The knee of the demo's release; swept through Dagster, unless it was before."""
     from batch_assets.launch import sweep_batch_sizes
     from batch_assets.scoring.device import find_device
     from batch_assets.scoring.sweep import Sweeps
 
-    if Sweeps(data_root()).find(release, find_device()):
-        return
-    with _dagster() as (definitions, on, console):
-        with console.status(f"how many rows at once: {release.name}"):
-            why = sweep_batch_sizes(definitions, on, DEMO_PIPELINE)
-        if why:
-            raise PipelineError("\n".join(why))
+    sweeps, device = Sweeps(data_root()), find_device()
+    if found := sweeps.find(release, device):
+        return found.knee.batch_rows
+    with (
+        _dagster() as (definitions, on, console),
+        console.status(f"how many rows at once: {release.name}"),
+    ):
+        why = sweep_batch_sizes(definitions, on, DEMO_PIPELINE)
+    if why:
+        raise PipelineError("\n".join(why))
+    return sweeps.tuned(release, device).batch_rows
 
 
 def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
