@@ -31,9 +31,11 @@ def features(day: str, data: Path = DATA) -> pa.Table:
 def test_the_query_gives_one_row_for_each_flight_of_the_next_day():
     rows = features(DAY)
     keys = rows["flight_id"].to_pylist()
-    scheduled = duckdb.sql(
+    query = (
         f"SELECT count(*) FROM '{DATA}/flights.parquet' WHERE date = DATE '2013-07-27'"
-    ).fetchall()[0][0]
+    )
+    with duckdb.connect() as connection:
+        scheduled = connection.execute(query).fetchall()[0][0]
     assert len(keys) == len(set(keys)) == scheduled == 811
 
 
@@ -59,7 +61,8 @@ def test_the_query_sees_nothing_that_is_not_known_the_evening_before(tmp_path, d
         f"(date < DATE '{evening}' OR (date = DATE '{evening}' AND "
         "sched_dep_time // 100 * 60 + sched_dep_time % 100 + dep_delay < 22 * 60))"
     )
-    duckdb.sql(f"""
+    connection = duckdb.connect()
+    connection.sql(f"""
         COPY (SELECT * REPLACE (
             CASE WHEN {departed} THEN dep_delay END AS dep_delay,
             CASE WHEN {departed} THEN dep_time END AS dep_time,
@@ -69,11 +72,12 @@ def test_the_query_sees_nothing_that_is_not_known_the_evening_before(tmp_path, d
         ) FROM '{DATA}/flights.parquet')
         TO '{tmp_path}/flights.parquet' (FORMAT parquet)
     """)
-    duckdb.sql(f"""
+    connection.sql(f"""
         COPY (SELECT * FROM '{DATA}/weather.parquet'
               WHERE date < DATE '{evening}' OR (date = DATE '{evening}' AND hour <= 21))
         TO '{tmp_path}/weather.parquet' (FORMAT parquet)
     """)
+    connection.close()
     assert features(day, tmp_path).equals(features(day))
 
 

@@ -157,16 +157,17 @@ class Bench:
         Raises:
             BenchmarkError: keys are gone or twice, or predictions differ.
         """
-        found = duckdb.execute(
-            f"""
+        query = f"""
             SELECT count(*), count(DISTINCT f.user_id),
                 count(*) FILTER (abs(f.confidence - t.confidence) > {CLOSE}),
                 count(*) FILTER (f.label <> t.label AND t.confidence > 0.51),
                 count(DISTINCT f.model_version)
             FROM read_parquet('{self.folder}/out/**/*.parquet') f
             JOIN read_parquet('{truth}') t USING (user_id)
-            """
-        ).fetchone()
+        """
+        # A connection of its own: what is left unread on one blocks its next question.
+        with duckdb.connect() as connection:
+            found = connection.execute(query).fetchone()
         if found != (run.rows, run.rows, 0, 0, 1):
             msg = (
                 f"{column.name}: rows, keys, wrong confidences, wrong labels and "
