@@ -62,11 +62,10 @@ def test_a_part_gives_back_its_rows_and_receipt(tmp_path, n, floats):
 
     part, file = open_part(path)
     file.close()
-    assert (
-        part
-        == written
-        == Part(path, path.stat().st_size, written.sha256, receipt_of(rows))
-    )
+    size = path.stat().st_size
+    assert part == written
+    assert part == Part(path, size, part.sha256, receipt_of(rows), part.groups)
+    assert (sum(part.groups), len(part.groups)) == (n, file.num_row_groups)
     assert read_all(path).equals(rows)
 
 

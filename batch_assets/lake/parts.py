@@ -71,12 +71,16 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Part:
-    """A part file as it lies on disk; `size` in bytes, `sha256` as it is sealed."""
+    """A part file as it lies on disk.
+
+    `size` is in bytes, `sha256` as it is sealed, `groups` the rows of each row group.
+    """
 
     path: Path
     size: int
     sha256: str
     receipt: Receipt
+    groups: tuple[int, ...]
 
     @property
     def carried(self) -> Tally:
@@ -109,6 +113,7 @@ class PartWriter:
         self.path = path
         self._schema = schema
         self._rows = row_group_rows
+        self._groups: list[int] = []
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
@@ -162,12 +167,13 @@ class PartWriter:
                 size = os.fstat(file.fileno()).st_size
             self._beside.replace(self.path)
             sync_folder(self.path.parent)
-        return Part(self.path, size, digest, receipt)
+        return Part(self.path, size, digest, receipt, tuple(self._groups))
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._pending)
         with self._explained():
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
+        self._groups.append(rows)
         rest = table.slice(rows)
         self._pending = [rest] if len(rest) else []
         self._pending_rows = len(rest)
@@ -218,12 +224,14 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
         msg = f"part {path} can't be read: {error or type(error).__name__}"
         raise CorruptPartError(msg) from error
     # A footer has no checksum: one flipped bit there shortens a row group, unnoticed.
-    groups = range(file.num_row_groups)
-    rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+    groups = tuple(
+        file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+    )
+    rows = sum(groups)
     if not rows == file.metadata.num_rows == receipt.tally.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.tally.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, path.stat().st_size, sealed, receipt), file
+    return Part(path, path.stat().st_size, sealed, receipt, groups), file
 
 
 def read_batches(
@@ -257,9 +265,9 @@ def group_rows(path: Path) -> list[int]:
     Raises:
         CorruptPartError: as `open_part`.
     """
-    _, file = open_part(path)
-    with file:
-        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    part, file = open_part(path)
+    file.close()
+    return list(part.groups)
 
 
 def read_columns(
@@ -270,9 +278,9 @@ def read_columns(
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
-    _, file = open_part(path)
-    wanted = range(file.num_row_groups) if groups is None else groups
-    expected = sum(file.metadata.row_group(group).num_rows for group in wanted)
+    part, file = open_part(path)
+    wanted = range(len(part.groups)) if groups is None else groups
+    expected = sum(part.groups[group] for group in wanted)
     try:
         with file:
             # Overlap comes from workers: each decodes on its own thread.

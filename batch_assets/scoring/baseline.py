@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from batch_assets.lake.parts import Part, group_rows
+from batch_assets.lake.parts import Part
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
 from batch_assets.quality.before import FINGERPRINT, SAME
@@ -100,9 +100,7 @@ def rescored_groups(
     """
     # Where rows that have not changed lie apart, there are none to rescore elsewhere.
     parts = [part for part in parts if part.receipt.facts.get(SAME)] or parts
-    groups = [
-        (part.path, i) for part in parts for i in range(len(group_rows(part.path)))
-    ]
+    groups = [(part.path, i) for part in parts for i in range(len(part.groups))]
     rows = sum(part.receipt.tally.rows for part in parts)
 
     def draw(group: tuple[Path, int]) -> bytes:

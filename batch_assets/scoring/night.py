@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.parts import Part, open_part
+from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -188,7 +188,7 @@ def plan_night(
             carry=sources.get(part.path),
         )
         for part in parts
-        for groups, chunk in _chunks(part.path, chunk_rows)
+        for groups, chunk in _chunks(part, chunk_rows)
         for number in [next(numbers[part.receipt.shard])]
     ]
     return Plan(day, job, release, tasks, max_dead)
@@ -439,21 +439,16 @@ def _commit(
     )
 
 
-def _chunks(path: Path, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]]:
+def _chunks(part: Part, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]]:
     """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
-    _, file = open_part(path)
-    with file:
-        groups = [
-            file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)
-        ]
     first = rows = 0
-    for group, count in enumerate(groups):
+    for group, count in enumerate(part.groups):
         if rows and rows + count > chunk_rows:
             yield (first, group), rows
             first, rows = group, 0
         rows += count
     # An empty part is a chunk too: no shard may look done without a receipt.
-    yield (first, len(groups)), rows
+    yield (first, len(part.groups)), rows
 
 
 def _carried(parts: list[Part], shard: int) -> Tally:

@@ -69,7 +69,8 @@ class LocalEngine:
         pool = ThreadPoolExecutor(
             self.workers, "scorer", initializer=torch.set_num_threads, initargs=(1,)
         )
-        waiting = iter(tasks)
+        # The largest first: at the end no worker waits long for another's last chunk.
+        waiting = iter(sorted(tasks, key=lambda task: task.rows, reverse=True))
         running: set[Future[Scored]] = set()
         try:
             while True:
