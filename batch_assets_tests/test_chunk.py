@@ -19,7 +19,12 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.reference import histogram
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
-from batch_assets.scoring.chunk import ChunkTask, dead_letter_schema, score_chunk
+from batch_assets.scoring.chunk import (
+    ChunkTask,
+    _own,
+    dead_letter_schema,
+    score_chunk,
+)
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.scorer import Scorer
@@ -508,3 +513,13 @@ def test_a_validated_part_with_a_flipped_bit_is_never_scored(
         score_chunk(task, Scorer(toy_release, find_device("cpu")))
 
     assert not task.predictions.exists()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 16, 17, 4_095, 4_096, 65_536])
+def test_columns_are_packed_an_odd_number_of_cache_lines_apart(rows: int) -> None:
+    packed = _own.room_for(3, rows)
+
+    lines, beside = divmod(packed.strides[0], 64)
+    assert packed.shape == (3, rows)
+    assert (lines % 2, beside) == (1, 0)
+    assert lines * 16 >= rows

@@ -78,6 +78,18 @@ def test_every_chunk_is_scored_once_however_many_workers(
     assert sum(receipt.tally.rows for receipt in receipts) == ROWS
 
 
+def test_the_largest_chunks_are_scored_first(
+    toy_release: Release, tasks: list[ChunkTask]
+) -> None:
+    engine = LocalEngine(find_device("cpu"), workers=1)
+    engine.load(toy_release)
+
+    rows = [scored.part.receipt.tally.rows for scored in engine.run(tasks)]
+
+    assert rows == sorted((task.rows for task in tasks), reverse=True)
+    assert len(set(rows)) > 1
+
+
 def test_the_output_does_not_depend_on_the_number_of_workers(
     toy_release: Release, tasks: list[ChunkTask]
 ) -> None:
@@ -95,6 +107,7 @@ def test_the_output_does_not_depend_on_the_number_of_workers(
 def test_an_error_in_one_chunk_ends_the_run_and_does_not_hang(
     engine: LocalEngine, tasks: list[ChunkTask], at: int
 ) -> None:
+    tasks.sort(key=lambda task: task.rows, reverse=True)  # As they are started.
     tasks[at] = dataclasses.replace(tasks[at], validated=Path("/nowhere.parquet"))
     before = time.monotonic()
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.column import Work, main
-from benchmarks.model import NAMES, SIZES, load_model, score
+from benchmarks.column import CORES, Work, main
+from benchmarks.model import BATCH_ROWS, NAMES, SIZES, load_model, score
 
 
 def run(work: Work) -> None:
@@ -17,7 +17,9 @@ def run(work: Work) -> None:
         for group in range(source.num_row_groups):
             table = source.read_row_group(group)
             packed = np.column_stack([table[name].to_numpy() for name in NAMES])
-            label, confidence = score(model, torch.from_numpy(packed))
+            label, confidence = score(
+                model, torch.from_numpy(packed), CORES * BATCH_ROWS
+            )
             rows = pa.table(
                 {
                     "user_id": table["user_id"],
