@@ -123,8 +123,11 @@ def run(pipeline: str, day: str, as_json: bool) -> None:
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
 )
+@click.option("--compile", is_flag=True, help="Of the model as compiled code.")
 @as_json
-def sweep(model: str, device: str, precision: str, as_json: bool) -> None:
+def sweep(
+    model: str, device: str, precision: str, compile: bool, as_json: bool
+) -> None:
     """Measure how many rows MODEL should get at once; nights on auto use it."""
     from batch_assets.models.registry import Registry
     from batch_assets.resources import GpuResource
@@ -133,9 +136,10 @@ def sweep(model: str, device: str, precision: str, as_json: bool) -> None:
     from batch_assets.scoring.sweep import sweep as measure
 
     release = Registry(data_root()).resolve(model)
-    with GpuResource(device=device, precision=precision).held() as held:
+    gpu = GpuResource(device=device, precision=precision, compile=compile)
+    with gpu.held(data_root()) as held:
         _say(
-            f"{release.name} {release.short} on {held.name} in {held.precision}",
+            f"{release.name} {release.short} on {held.name} in {held.computes_in}",
             as_json,
         )
         found = measure(

@@ -54,17 +54,27 @@ class GpuResource(dg.ConfigurableResource):
         description="Rows that the model gets at once: auto (the knee of the release's "
         "sweep if there is one) or a number.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Compile the model, once for each release and device, and keep the "
+        "code under <root>/compiled. It needs a C++ compiler and a .pt2 release; a model "
+        "that can't be compiled, or is not itself then, is an error.",
+    )
     lock_folder: str = Field(
         default="/tmp", description="Where the lock of a CUDA device lies."
     )
 
     @contextmanager
-    def held(self) -> Iterator[Device]:
+    def held(self, root: Path) -> Iterator[Device]:
         """The device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
+
+        Args:
+            root: `<root>`, where compiled code is kept.
         """
-        device = find_device(self.device, self.precision, self.batch_rows)
+        compiled = root / "compiled" if self.compile else None
+        device = find_device(self.device, self.precision, self.batch_rows, compiled)
         lock: AbstractContextManager[object] = nullcontext()
         if device.kind == "cuda":
             lock = FileLock(f"{self.lock_folder}/batch-assets-cuda-{device.index}.lock")

@@ -26,6 +26,7 @@ from batch_assets_tests.toys import (
     features_of,
     make_contract,
     make_rows,
+    needs_cpu_with,
     read_day,
     validate,
     write_toy_release,
@@ -196,6 +197,7 @@ def test_a_night_builds_on_no_other_release(lake, toy_release, tmp_path):
     assert second.carried.rows == 0
 
 
+@needs_cpu_with("bfloat16")
 def test_a_night_builds_on_no_other_arithmetic(lake, tmp_path):
     loose = write_toy_release(tmp_path / "release", tolerance={"cpu": 0.1})
     rows = make_rows(200)

@@ -1,10 +1,19 @@
 """A setting becomes a device that is there, or an error that says what is not."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from batch_assets.errors import ConfigError, DeviceError
-from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
+from batch_assets.scoring.device import (
+    AUTO_BATCH_ROWS,
+    CPU_INSTRUCTIONS,
+    find_device,
+    must_compute,
+)
+from batch_assets_tests.toys import needs_cpu_with
 
 CUDA = torch.cuda.is_available()
 without_cuda = pytest.mark.skipif(CUDA, reason="a CUDA device is there")
@@ -53,7 +62,16 @@ def test_batch_rows_that_are_no_number_above_0_are_refused(setting: str) -> None
         find_device("cpu", batch_rows=setting)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "float32",
+        *(
+            pytest.param(name, marks=needs_cpu_with(name))
+            for name in ("bfloat16", "float16")
+        ),
+    ],
+)
 def test_a_precision_is_kept_as_it_was_set(precision: str) -> None:
     assert find_device("cpu", precision).precision == precision
 
@@ -62,3 +80,51 @@ def test_a_precision_is_kept_as_it_was_set(precision: str) -> None:
 def test_a_precision_that_is_none_is_refused(precision: str) -> None:
     with pytest.raises(ConfigError, match=f"precision .* got '{precision}'"):
         find_device("cpu", precision)
+
+
+OTHER_FLAGS = {"avx512_f": True, "avx512_bf16": False, "l2_cache_size": 1_048_576}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_precision_without_instructions_for_it_is_an_error_that_names_them(
+    precision: str,
+) -> None:
+    with pytest.raises(DeviceError, match=rf"'{precision}' .*Old CPU.* avx512_"):
+        must_compute(precision, "Old CPU", OTHER_FLAGS)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_any_one_of_the_instructions_is_enough(precision: str) -> None:
+    for flag in CPU_INSTRUCTIONS[precision]:
+        must_compute(precision, "New CPU", OTHER_FLAGS | {flag: True})
+
+
+def test_float32_needs_no_instructions_of_its_own() -> None:
+    must_compute("float32", "Any CPU", {})
+
+
+def test_the_flags_are_those_that_torch_tells_of_this_cpu() -> None:
+    capabilities = torch.cpu.get_capabilities()
+
+    for precision, flags in CPU_INSTRUCTIONS.items():
+        if any(capabilities.get(flag) for flag in flags):
+            assert find_device("cpu", precision).precision == precision
+        else:
+            with pytest.raises(DeviceError, match="no instructions for it"):
+                find_device("cpu", precision)
+
+
+def test_only_a_device_that_pads_has_its_batches_cut_to_the_chunk() -> None:
+    cpu = find_device("cpu", batch_rows="1000")
+    pads = replace(cpu, padded=True)
+
+    assert cpu.for_chunks(300) == cpu
+    assert pads.for_chunks(300).batch_rows == 300
+    assert pads.for_chunks(3_000).batch_rows == 1_000
+
+
+def test_compiled_code_is_another_arithmetic(tmp_path: Path) -> None:
+    eager, compiled = find_device("cpu"), find_device("cpu", compiled=tmp_path)
+
+    assert eager.arithmetic == "cpu float32"
+    assert compiled.arithmetic == "cpu float32 compiled"

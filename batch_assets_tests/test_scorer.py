@@ -30,6 +30,7 @@ from batch_assets_tests.toys import (
     features_of,
     make_contract,
     make_rows,
+    needs_cpu_with,
     write_toy_release,
 )
 
@@ -271,10 +272,15 @@ def test_one_golden_row_off_by_more_than_the_tolerance_is_enough(
     ("precision", "tolerance", "accepted"),
     [
         ("float32", 1e-5, True),
-        ("bfloat16", 1e-5, False),
-        ("bfloat16", 5e-2, True),
-        ("float16", 1e-7, False),
-        ("float16", 1e-2, True),
+        *(
+            pytest.param(*case, marks=needs_cpu_with(case[0]))
+            for case in [
+                ("bfloat16", 1e-5, False),
+                ("bfloat16", 5e-2, True),
+                ("float16", 1e-7, False),
+                ("float16", 1e-2, True),
+            ]
+        ),
     ],
 )
 def test_the_golden_tolerance_alone_decides_on_a_precision(
@@ -291,6 +297,30 @@ def test_the_golden_tolerance_alone_decides_on_a_precision(
 
     expected = ToyRisk()(torch.from_numpy(packed().T)).numpy()
     np.testing.assert_allclose(outputs["risk"], expected, atol=2 * tolerance)
+
+
+@needs_cpu_with("bfloat16")
+def test_a_tolerance_for_a_precision_leaves_float32_as_strict_as_it_was(
+    tmp_path: Path,
+) -> None:
+    release = write_toy_release(
+        tmp_path / "release", tolerance={"cpu": 1e-5, "cpu bfloat16": 5e-2}
+    )
+    golden = load_file(release.folder / GOLDEN)["output.risk"]
+    off = altered(release, tmp_path / "altered", risk=golden + 1e-3)
+
+    assert Scorer(release, find_device("cpu")).tolerance == 1e-5
+    assert Scorer(off, find_device("cpu", "bfloat16")).tolerance == 5e-2
+    with pytest.raises(GoldenBatchError, match="expected at most 1e-05"):
+        Scorer(off, find_device("cpu"))
+
+
+@needs_cpu_with("bfloat16")
+def test_a_precision_that_is_refused_says_which_tolerance_would_allow_it(
+    toy_release: Release,
+) -> None:
+    with pytest.raises(GoldenBatchError, match="tolerance for 'cpu bfloat16'"):
+        Scorer(toy_release, find_device("cpu", "bfloat16"))
 
 
 def test_a_device_without_a_tolerance_must_be_exact(tmp_path: Path) -> None:

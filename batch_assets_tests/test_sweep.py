@@ -72,9 +72,9 @@ def test_a_size_counts_by_the_median_of_its_runs_without_the_first(
     asked = []
     forward = Scorer.forward
 
-    def slow_at_first(self, features):
+    def slow_at_first(self, features, size=0):
         asked.append(features.shape[1])
-        return forward(self, features)
+        return forward(self, features, size)
 
     monkeypatch.setattr(Scorer, "forward", slow_at_first)
     rates = iter([5.0, 1.0, 9.0, 2.0])
@@ -89,10 +89,10 @@ def test_a_size_counts_by_the_median_of_its_runs_without_the_first(
 def test_a_sweep_ends_where_memory_ends(toy_release, monkeypatch):
     forward = Scorer.forward
 
-    def small(self, features):
+    def small(self, features, size=0):
         if features.shape[1] > 16 and self.ready:
             raise MemoryError
-        return forward(self, features)
+        return forward(self, features, size)
 
     monkeypatch.setattr(Scorer, "ready", False, raising=False)
     scorer_of = module.Scorer

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from deltalake import DeltaTable, write_deltalake
 
@@ -20,6 +21,7 @@ from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated, validate_day
+from batch_assets.scoring.device import CPU_INSTRUCTIONS
 from batch_assets.spec import PipelineSpec
 
 NAME = "toy"
@@ -41,6 +43,13 @@ class ToyRisk(torch.nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         known = torch.nan_to_num(features, nan=0.0)
         return torch.sigmoid(known @ self.weights + self.bias)
+
+
+def needs_cpu_with(precision: str) -> pytest.MarkDecorator:
+    """Skips where the CPU has no instructions for a precision."""
+    flags = CPU_INSTRUCTIONS[precision]
+    there = any(torch.cpu.get_capabilities().get(flag) for flag in flags)
+    return pytest.mark.skipif(not there, reason=f"no {precision} in this CPU")
 
 
 def make_contract(key_dtype: str = "int64", **changes: Any) -> Contract:

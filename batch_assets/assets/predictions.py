@@ -22,6 +22,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
 from batch_assets.scoring.sweep import Sweeps
+from batch_assets.scoring.usage import Usage
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
 # In the metadata of a materialization that was a replay.
@@ -68,10 +69,11 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         release = storage.registry().require(model, digest)
         with (
             sole_run(context, lake) as guard,
-            gpu.held() as found,
+            gpu.held(storage.path) as found,
             tracked(f"{day} predictions", rows, context.log.info) as progress,
         ):
-            device = Sweeps(storage.path).tuned(release, found)
+            tuned = Sweeps(storage.path).tuned(release, found)
+            device = tuned.for_chunks(spec.chunk_rows)
             engine = LocalEngine(device, grace_seconds=spec.grace_seconds)
             arguments: dict[str, Any] = {
                 "chunk_rows": spec.chunk_rows,
@@ -89,7 +91,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     release,
                     day,
                     engine,
-                    precision=device.precision,
+                    precision=device.computes_in,
                     gates=spec.gates,
                     incremental=Incremental(spec.full_every, spec.rescored_share)
                     if spec.incremental
@@ -104,6 +106,8 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 did["unchanged"] = done.unchanged
                 if spec.incremental:
                     did |= carry_metadata(done)
+            wall = 0.0 if isinstance(done, Replayed) else done.seconds
+            did_on_device = usage_metadata(engine.usage, wall)
         facts: dict[str, Any] = {
             "job": done.job,
             "model": release.name,
@@ -134,6 +138,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **tally_metadata("scored", done.tally),
                 "dead_letters": done.dead_letters.rows,
                 **device_metadata(device),
+                **did_on_device,
                 "batch_rows": engine.batch_rows,
                 "batch_rows_from": device.batch_rows_from,
                 **facts,
@@ -179,4 +184,17 @@ def device_metadata(device: Device) -> dict[str, Any]:
         "device_name": device.name,
         "device_memory_gb": round(device.memory / 2**30, 1),
         "precision": device.precision,
+        "compiled": device.compiled is not None,
+    }
+
+
+def usage_metadata(usage: Usage | None, seconds: float) -> dict[str, Any]:
+    """How much of a CUDA device was used, where one was; `seconds` are wall time."""
+    if usage is None:
+        return {}
+    busy = {"device_busy_share": usage.busy_seconds / seconds} if seconds else {}
+    return {
+        "device_peak_allocated_mib": round(usage.peak_allocated_mib, 1),
+        "device_peak_reserved_mib": round(usage.peak_reserved_mib, 1),
+        **busy,
     }

@@ -47,7 +47,8 @@ class ModelSpec(Strict):
 class Golden(Strict):
     """Rows with their outputs that the loaded model must reproduce.
 
-    The tolerance is absolute and relative at once, per kind of device.
+    The tolerance is absolute and relative at once, per kind of device; one for a kind
+    and a precision (`cpu bfloat16`) goes before.
     """
 
     file: str = GOLDEN

@@ -56,7 +56,8 @@ def write_release(
         model_format: how to store the module.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with, for safetensors.
-        tolerance: how far the golden outputs may be off, per kind of device.
+        tolerance: how far the golden outputs may be off, per kind of device, or per
+            kind and precision (`cpu bfloat16`).
 
     Returns:
         The release, opened and verified.

@@ -4,8 +4,10 @@ It knows no model and no row.
 """
 
 import os
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 
@@ -17,6 +19,12 @@ PRECISIONS: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# What a CPU computes a precision with, as torch.cpu.get_capabilities() calls it: one of
+# these is enough, on x86 and on ARM. Without any, torch converts forth and back.
+CPU_INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
 # Rows of a batch where none is set. On a CPU a batch should stay in the caches: an MLP
 # 64-256-256-3 ran 1.07 M rows/s at 4,096 rows and 0.53 M at 65,536 on two EPYC cores.
 AUTO_BATCH_ROWS = {"cpu": 4_096, "cuda": 65_536}
@@ -27,7 +35,8 @@ class Device:
     """A device that is there, and how it is used.
 
     `memory` is in bytes. `batch_rows_from` says who chose the rows of a batch: a person,
-    a sweep, or nobody.
+    a sweep, or nobody. Where batches are `padded`, the model sees `batch_rows` rows each
+    time. `compiled` is where compiled code is kept; without it, nothing is compiled.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -37,11 +46,18 @@ class Device:
     precision: Precision
     batch_rows: int
     batch_rows_from: Literal["default", "sweep", "set"] = "default"
+    padded: bool = False
+    compiled: Path | None = None
+
+    @property
+    def computes_in(self) -> str:
+        """The settings that change an output: the precision, and whether compiled."""
+        return self.precision + (" compiled" if self.compiled else "")
 
     @property
     def arithmetic(self) -> str:
         """What else than the release decides the last bits of an output."""
-        return f"{self.kind} {self.precision}"
+        return f"{self.kind} {self.computes_in}"
 
     @property
     def label(self) -> str:
@@ -54,9 +70,18 @@ class Device:
             return torch.device("cpu")
         return torch.device("cuda", self.index)
 
+    def for_chunks(self, rows: int) -> Self:
+        """For chunks of so many rows: no batch is padded to more than a chunk has."""
+        if not self.padded:
+            return self
+        return replace(self, batch_rows=min(self.batch_rows, rows))
+
 
 def find_device(
-    device: str = "auto", precision: str = "float32", batch_rows: str = "auto"
+    device: str = "auto",
+    precision: str = "float32",
+    batch_rows: str = "auto",
+    compiled: Path | None = None,
 ) -> Device:
     """Turn settings into a device.
 
@@ -64,9 +89,10 @@ def find_device(
         device: `auto` (CUDA if there is any), `cpu`, `cuda`, or `cuda:N`.
         precision: `float32`, `bfloat16` or `float16`.
         batch_rows: `auto`, or how many rows the model gets at once.
+        compiled: where compiled code is kept, if the model is to be compiled.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or can't compute in that precision.
         ConfigError: a setting is not one of these.
     """
     if precision not in PRECISIONS:
@@ -82,6 +108,7 @@ def find_device(
         name, memory = properties.name, properties.total_memory
     else:
         name = _cpu_name()
+        must_compute(precision, name, torch.cpu.get_capabilities())
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(
         kind,
@@ -91,7 +118,32 @@ def find_device(
         precision,  # type: ignore[arg-type]
         rows,
         "default" if batch_rows == "auto" else "set",
+        # A CPU has nothing to win by rows that nobody asked for.
+        padded=kind == "cuda",
+        compiled=compiled,
     )
+
+
+def must_compute(precision: str, name: str, capabilities: Mapping[str, Any]) -> None:
+    """Refuse a precision that a CPU has no instructions for.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        name: of the CPU.
+        capabilities: of the CPU, as `torch.cpu.get_capabilities()` has them.
+
+    Raises:
+        DeviceError: it has none of them.
+    """
+    needed = CPU_INSTRUCTIONS.get(precision, ())
+    if needed and not any(capabilities.get(flag) for flag in needed):
+        msg = (
+            f"precision '{precision}' was asked for, but this CPU ({name}) has no "
+            f"instructions for it: one of {', '.join(needed)} was expected, none was "
+            "found. It would be slower than float32, and less exact. Nothing was "
+            "scored. Set precision to 'float32', or run on a CPU that has them."
+        )
+        raise DeviceError(msg)
 
 
 def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:

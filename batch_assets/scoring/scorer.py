@@ -3,17 +3,23 @@
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from batch_assets.errors import GoldenBatchError
 from batch_assets.models.contract import OUTPUT_TYPES
+from batch_assets.models.formats import OUTPUT_TYPES as TENSOR_TYPES
 from batch_assets.models.formats import columns_of, golden_batch, load_module
 from batch_assets.models.release import Release
+from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.device import PRECISIONS, Device
+from batch_assets.scoring.lane import Lane, fill
+from batch_assets.scoring.usage import Usage
 
 # What a RuntimeError says where torch raises no OutOfMemoryError: its allocator on the
 # CPU, a pinned buffer, a library's workspace, and any of them inside TorchScript.
@@ -42,12 +48,10 @@ class Spent:
         return Spent(self.model + other.model, self.copy + other.copy)
 
 
-class _Lane(threading.local):
-    """What a thread has on a CUDA device: its stream, its pinned memory, its copies."""
+class _Own(threading.local):
+    """What a thread has on a CUDA device."""
 
-    stream: torch.cuda.Stream | None = None
-    pinned: torch.Tensor | None = None
-    copy_seconds = 0.0
+    lane: Lane | None = None
 
 
 class Abandoned(BaseException):
@@ -57,9 +61,10 @@ class Abandoned(BaseException):
 class Scorer:
     """Loads a release once, proves it on its golden batch, then scores batches.
 
-    It may be shared by threads: each has its own stream and pinned buffer on CUDA.
-    `batch_rows` is how many rows the model gets at once: as many as the device was
-    found with, or fewer once its memory ran out.
+    It may be shared by threads: each has its own lane on CUDA. `batch_rows` is how many
+    rows the model gets at once: as many as the device was found with, or fewer once its
+    memory ran out. Where the device pads, the model never sees fewer. `usage` is of a
+    CUDA device.
     """
 
     def __init__(self, release: Release, device: Device) -> None:
@@ -71,20 +76,38 @@ class Scorer:
 
         Raises:
             GoldenBatchError: the outputs of the golden batch are not those recorded.
+            ConfigError: there is nothing to compile it with.
+            ReleaseError: it can't be loaded, or not be compiled.
         """
         self.release = release
         self.device = device
-        self._module = load_module(release, device.torch)
+        self.usage = Usage(device.torch) if device.kind == "cuda" else None
+        self._module: Callable[[torch.Tensor], Any] = (
+            compiled_module(release, device, device.compiled)
+            if device.compiled
+            else load_module(release, device.torch)
+        )
+        if device.kind == "cuda":
+            # What loading began on its stream is there before a lane's stream reads it.
+            torch.cuda.synchronize(device.torch)
         self.batch_rows = device.batch_rows
         self._shrinking = threading.Lock()
         self._abandoned = threading.Event()
-        self._lane = _Lane()
+        self._own = _Own()
         self._replay_golden_batch()
+        if self.usage:
+            self.usage.forget_time()
+            # Whoever loads need not be one who scores: its buffers are let go.
+            self._own = _Own()
 
     @property
     def tolerance(self) -> float:
-        """How far an output may be off what the release once said, on this device."""
-        return self.release.manifest.golden.tolerance.get(self.device.kind, 0.0)
+        """How far an output may be off what the release once said, on this device.
+
+        A release may say it for a kind of device in a precision, or for the kind alone.
+        """
+        said, kind = self.release.manifest.golden.tolerance, self.device.kind
+        return said.get(f"{kind} {self.device.precision}", said.get(kind, 0.0))
 
     def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
@@ -105,7 +128,9 @@ class Scorer:
             for o in contract.outputs
         }
         seconds = 0.0
-        self._lane.copy_seconds = 0.0
+        lane = self._lane()
+        if lane:
+            lane.copy_seconds = 0.0
         start = 0
         while start < rows:
             if self.abandoned:
@@ -115,7 +140,7 @@ class Scorer:
             self._fill(outputs, features, start, stop)
             seconds += time.perf_counter() - begin
             start = stop
-        return outputs, Spent(seconds, self._lane.copy_seconds)
+        return outputs, Spent(seconds, lane.copy_seconds if lane else 0.0)
 
     def abandon(self) -> None:
         """Let every thread give up at its next batch: the run is over."""
@@ -138,14 +163,14 @@ class Scorer:
         single row of it runs out of memory, the size was not at fault, and the row's
         own error goes out: it must not leave the night at one row a batch.
         """
-        asked = size = stop - start
+        asked = size = self._bucket(stop - start, self.batch_rows)
         while start < stop:
             end = min(start + size, stop)
-            columns = self._try(features[:, start:end])
+            columns = self._try(features[:, start:end], size)
             # Tried again out here: a caught error's traceback holds the tensors of
             # the batch that did not fit.
             if columns is None:
-                size = (end - start) // 2
+                size = self._bucket(end - start, size) // 2
                 self._free_cache()
                 continue
             for name, column in columns.items():
@@ -154,12 +179,16 @@ class Scorer:
         if size < asked:
             self._remember(asked, size)
 
-    def _try(self, features: np.ndarray) -> dict[str, np.ndarray] | None:
+    def _bucket(self, rows: int, size: int) -> int:
+        """How many rows the model sees of a batch of at most `size` that has `rows`."""
+        return size if self.device.padded else rows
+
+    def _try(self, features: np.ndarray, size: int) -> dict[str, np.ndarray] | None:
         """The outputs of a batch, or None if it needs more memory than there is."""
         try:
-            return self.forward(features)
+            return self.forward(features, size)
         except (MemoryError, RuntimeError) as error:
-            if features.shape[1] == 1 or not out_of_memory(error):
+            if self._bucket(features.shape[1], size) == 1 or not out_of_memory(error):
                 raise
             return None
 
@@ -183,53 +212,36 @@ class Scorer:
             size,
         )
 
-    def forward(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Score rows at once, as `score` does a batch; it fails if memory runs out."""
+    def forward(self, features: np.ndarray, size: int = 0) -> dict[str, np.ndarray]:
+        """Score rows at once, as `score` does a batch; it fails if memory runs out.
+
+        Where the device pads, the model sees `size` rows, if there are fewer.
+        """
+        rows = features.shape[1]
+        bucket = max(self._bucket(rows, size), rows)
         with torch.inference_mode(), self._autocast():
-            if self.device.kind == "cpu":
-                # The transposed view costs nothing; the matrix product takes it.
-                result = self._module(torch.from_numpy(features).T)
-                columns = columns_of(result, self.release.contract, features.shape[1])
-                return {name: column.numpy() for name, column in columns.items()}
-            return self._forward_cuda(features)
+            if lane := self._lane():
+                return lane.run(features, bucket, self._columns)
+            if rows < bucket:
+                room = np.empty((len(features), bucket), np.float32)
+                fill(room, features)
+                features = room
+            # The transposed view costs nothing; the matrix product takes it.
+            columns = self._columns(torch.from_numpy(features).T)
+            return {name: column.numpy()[:rows] for name, column in columns.items()}
 
-    def _forward_cuda(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        lane, stream = self._lane, self._stream()
-        begin, sent, scored, back = (
-            torch.cuda.Event(enable_timing=True) for _ in range(4)
+    def _columns(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
+        return columns_of(
+            self._module(features), self.release.contract, features.shape[0]
         )
-        with torch.cuda.stream(stream):
-            packing = time.perf_counter()
-            pinned = self._pinned(features.shape)
-            pinned.numpy()[...] = features
-            lane.copy_seconds += time.perf_counter() - packing
-            begin.record()
-            on_device = pinned.to(self.device.torch, non_blocking=True)
-            sent.record()
-            columns = columns_of(
-                self._module(on_device.T), self.release.contract, features.shape[1]
-            )
-            scored.record()
-            on_host = {n: c.to("cpu", non_blocking=True) for n, c in columns.items()}
-            back.record()
-            # The copies back are asynchronous, and the buffer is used again.
-            stream.synchronize()
-        # An event tells milliseconds.
-        lane.copy_seconds += (
-            begin.elapsed_time(sent) + scored.elapsed_time(back)
-        ) / 1e3
-        return {name: column.numpy() for name, column in on_host.items()}
 
-    def _stream(self) -> torch.cuda.Stream:
-        if self._lane.stream is None:
-            self._lane.stream = torch.cuda.Stream(self.device.torch)
-        return self._lane.stream
-
-    def _pinned(self, shape: tuple[int, ...]) -> torch.Tensor:
-        size, lane = shape[0] * shape[1], self._lane
-        if lane.pinned is None or lane.pinned.numel() < size:
-            lane.pinned = torch.empty(size, dtype=torch.float32, pin_memory=True)
-        return lane.pinned[:size].view(shape)
+    def _lane(self) -> Lane | None:
+        """The lane of the thread that asks; a CPU has none."""
+        if self.usage and self._own.lane is None:
+            outputs = self.release.contract.outputs
+            types = {o.name: TENSOR_TYPES[o.dtype] for o in outputs}
+            self._own.lane = Lane(self.device.torch, types, self.usage)
+        return self._own.lane
 
     def _autocast(self) -> torch.autocast | nullcontext:
         if self.device.precision == "float32":
@@ -238,7 +250,8 @@ class Scorer:
 
     def _replay_golden_batch(self) -> None:
         inputs, expected = golden_batch(self.release)
-        found = self.forward(np.ascontiguousarray(inputs.numpy().T))
+        # As any other rows: in the batches, and padded to the buckets, of the night.
+        found, _ = self.score(np.ascontiguousarray(inputs.numpy().T))
         tolerance = self.tolerance
         for name, column in expected.items():
             want = column.numpy()
@@ -250,11 +263,21 @@ class Scorer:
                 msg = (
                     f"release {self.release.name} {self.release.short} does not "
                     f"reproduce its golden batch on {self.device.name} in "
-                    f"{self.device.precision}: output '{name}' is off by up to "
+                    f"{self.device.computes_in}: output '{name}' is off by up to "
                     f"{gap:.3g} in {int((~close).sum())} of {len(want)} rows, expected "
-                    f"at most {tolerance:.3g}. Nothing was scored."
+                    f"at most {tolerance:.3g}. Nothing was scored.{self._way_out()}"
                 )
                 raise GoldenBatchError(msg)
+
+    def _way_out(self) -> str:
+        """What to do if the golden batch is not reproduced in another way than usual."""
+        if self.device.computes_in == "float32":
+            return ""
+        where = f"{self.device.kind} {self.device.precision}"
+        return (
+            f" Score it in float32 and with compile false; or, if so much is no loss, "
+            f"write the release with a tolerance for '{where}'."
+        )
 
 
 def out_of_memory(error: BaseException) -> bool:

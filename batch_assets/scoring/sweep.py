@@ -25,6 +25,7 @@ import torch
 from batch_assets.models.formats import golden_batch
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
+from batch_assets.scoring.native import MOST_ROWS
 from batch_assets.scoring.scorer import Scorer, out_of_memory
 
 # The smallest batch whose rate is at most this share below the best is the knee.
@@ -55,7 +56,7 @@ class Point:
 class Sweep:
     """The curve of a release on a device.
 
-    `edge` says why it ends where it ends.
+    `edge` says why it ends where it ends; `precision`, whether it was compiled too.
     """
 
     model: str
@@ -109,6 +110,8 @@ def sweep(
     """
     trial = _Trial(Scorer(release, device), workers)
     largest = max_rows or MAX_ROWS[device.kind]
+    if device.compiled:
+        largest = min(largest, MOST_ROWS)
     calls: dict[int, int] = {}
     memory: dict[int, float | None] = {}
     rates: dict[int, list[float]] = {}
@@ -142,7 +145,7 @@ def sweep(
         model=release.name,
         digest=release.digest,
         device=device.label,
-        precision=device.precision,
+        precision=device.computes_in,
         workers=workers,
         torch=torch.__version__,
         at=time.time(),
@@ -272,7 +275,9 @@ class Sweeps:
 
     def find(self, release: Release, device: Device) -> Sweep | None:
         """The sweep of a release on a device, if there is one that can be read."""
-        path = self._path(release.name, release.digest, device.label, device.precision)
+        path = self._path(
+            release.name, release.digest, device.label, device.computes_in
+        )
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
             points = tuple(Point(**point) for point in said.pop("points"))
@@ -297,7 +302,10 @@ class Sweeps:
         )
 
     def _path(self, model: str, digest: str, device: str, precision: str) -> Path:
-        name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        name, precision = (
+            re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+            for text in (device, precision)
+        )
         # Two names that look the same as a file are two devices all the same.
         mark = hashlib.sha256(device.encode()).hexdigest()[:8]
         return self._folder / model / f"{digest}-{name}-{mark}-{precision}.json"

@@ -15,6 +15,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored, score_chunk
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.scorer import Scorer
+from batch_assets.scoring.usage import Usage
 
 # Less than the 30 seconds that Kubernetes gives between SIGTERM and SIGKILL.
 GRACE_SECONDS = 20.0
@@ -48,6 +49,11 @@ class LocalEngine:
     def batch_rows(self) -> int:
         """Rows that the model gets at once: fewer than asked if memory ran out."""
         return self._scorer.batch_rows if self._scorer else self.device.batch_rows
+
+    @property
+    def usage(self) -> Usage | None:
+        """How much of a CUDA device the loaded release has used."""
+        return self._scorer.usage if self._scorer else None
 
     def load(self, release: Release) -> None:
         """Load the release and replay its golden batch."""

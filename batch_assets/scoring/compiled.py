@@ -1,0 +1,218 @@
+"""A release as compiled code: made once, and kept by all that the code depends on.
+
+It is a cache: what does not hash as recorded is made again, and whatever is loaded has
+to reproduce the release's golden batch like any other code. It knows no row.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+import time
+import uuid
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from batch_assets.errors import ConfigError, ReleaseError
+from batch_assets.models.contract import Contract
+from batch_assets.models.formats import columns_of, load_module
+from batch_assets.models.release import Release, sha256_of
+from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
+from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
+
+# Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
+# compiling processes would outlive the compiling.
+OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1}
+# What the compiled function takes and gives; another number is another cache.
+LAYOUT = 1
+
+log = logging.getLogger(__name__)
+
+
+def compiled_module(release: Release, device: Device, folder: Path) -> NativeModule:
+    """The release's module as compiled code for a device, compiled if need be.
+
+    One file serves batches of all sizes: a batch that is halved when memory runs out
+    must not wait for a compiler, and a process that goes on in a scorer's place has to
+    give its bits.
+
+    Args:
+        release: opened by the registry, so its bytes are verified.
+        device: where to run, and in what precision.
+        folder: `<root>/compiled`.
+
+    Raises:
+        ConfigError: there is no C++ compiler, or the batches are too large.
+        ReleaseError: the release is no `.pt2`, or can't be compiled.
+    """
+    if release.manifest.model.format != "pt2":
+        # The class behind weights is not part of the digest, so no cache can go by it.
+        msg = (
+            f"release {release.name} {release.short} is stored as "
+            f"{release.manifest.model.format}: only a .pt2 can be compiled. Nothing was "
+            "scored. Write the release as pt2, or set compile to false."
+        )
+        raise ReleaseError(msg)
+    if device.batch_rows > MOST_ROWS:
+        msg = (
+            f"batch_rows is {device.batch_rows:,}, but compiled code takes at most "
+            f"{MOST_ROWS:,} rows at once. Set a smaller batch_rows."
+        )
+        raise ConfigError(msg)
+    path = _path(folder, release, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Held while it is loaded: what is loaded is what was hashed.
+    with FileLock(path.with_suffix(".lock")):
+        if not _whole(path):
+            _compile(release, device, path)
+        return NativeModule(path, device.torch)
+
+
+def _path(folder: Path, release: Release, device: Device) -> Path:
+    """Where the code for a release on a device lies.
+
+    The name says what a person asks for first; the mark at its end is of everything.
+    """
+    depends_on = {
+        "release": release.digest,
+        "device": device.label,
+        "precision": device.precision,
+        "torch": [torch.__version__, torch.version.git_version],
+        # On CUDA too: what launches the kernels is compiled for this very CPU.
+        "cpu": {k: str(v) for k, v in torch.cpu.get_capabilities().items()},
+        "layout": [LAYOUT, LEAST_ROWS, MOST_ROWS, AUTO_BATCH_ROWS[device.kind]],
+        "options": OPTIONS,
+    }
+    text = json.dumps(depends_on, sort_keys=True)
+    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
+    label, version = (
+        re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+        for name in (device.label, torch.__version__)
+    )
+    name = f"{label}-torch-{version}-{device.precision}-{mark}.pt2"
+    return folder / release.name / release.digest / name
+
+
+def _record(path: Path) -> Path:
+    """Where a file's digest is recorded, as `sha256sum` reads it."""
+    return path.with_suffix(".sha256")
+
+
+def _whole(path: Path) -> bool:
+    """Whether there is code, and it hashes as recorded."""
+    if not path.exists():
+        return False
+    record = _record(path)
+    text = record.read_text(encoding="utf-8") if record.exists() else ""
+    found, said = sha256_of(path), text.partition(" ")[0]
+    if found != said:
+        log.warning(
+            "%s hashes to %s, %s was recorded: it was not loaded, and is made again",
+            path,
+            found,
+            said or "nothing",
+        )
+    return found == said
+
+
+def _compile(release: Release, device: Device, path: Path) -> None:
+    """Compile a release, and put the code and its digest in place."""
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    _need_a_compiler()
+    module = load_module(release, device.torch)
+    log.info(
+        "compiling %s %s for %s in %s, once: it may take minutes",
+        release.name,
+        release.short,
+        device.name,
+        device.precision,
+    )
+    begin = time.perf_counter()
+    beside = path.with_name(f"{uuid.uuid4().hex}.pt2")
+    try:
+        # torch's own caches lie in /tmp and vouch for nothing: none of them is used.
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            fresh_cache(dir=folder, delete=False),
+        ):
+            aoti_compile_and_package(
+                _exported(module, release.contract, device),
+                package_path=str(beside),
+                inductor_configs=dict(OPTIONS),
+            )
+        record = beside.with_suffix(".tmp")
+        record.write_text(f"{sha256_of(beside)}  {path.name}\n", encoding="utf-8")
+        # The digest first: a run that dies between the two leaves a mismatch.
+        record.replace(_record(path))
+        beside.replace(path)
+    # torch, Triton and the compiler can raise anything here.
+    except Exception as error:
+        msg = (
+            f"release {release.name} {release.short} can't be compiled for "
+            f"{device.name} in {device.precision} by torch {torch.__version__}: "
+            f"{type(error).__name__}: {error}. Nothing was scored. Set compile to false "
+            "to score it as it is."
+        )
+        raise ReleaseError(msg) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    log.info("compiled in %.0f s: %s", time.perf_counter() - begin, path)
+
+
+def _exported(
+    module: torch.nn.Module, contract: Contract, device: Device
+) -> torch.export.ExportedProgram:
+    """What is compiled: from packed features to the columns of the contract."""
+    features, rows = len(contract.features), AUTO_BATCH_ROWS[device.kind]
+    example = torch.zeros(features, rows, device=device.torch)
+    dynamic = {1: torch.export.Dim("rows", min=LEAST_ROWS, max=MOST_ROWS)}
+    # As it is run: a constant of the model can't be traced otherwise.
+    with torch.inference_mode():
+        return torch.export.export(
+            _Packed(module, contract, device),
+            (example,),
+            dynamic_shapes=(dynamic,),
+        )
+
+
+class _Packed(torch.nn.Module):
+    """A release's module as the scorer uses it: packed features, precision, columns."""
+
+    def __init__(
+        self, module: torch.nn.Module, contract: Contract, device: Device
+    ) -> None:
+        super().__init__()
+        self.module, self.contract, self.device = module, contract, device
+
+    def forward(self, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        precision = self.device.precision
+        with (
+            nullcontext()
+            if precision == "float32"
+            else torch.autocast(self.device.kind, PRECISIONS[precision])
+        ):
+            result = self.module(packed.T)
+        columns = columns_of(result, self.contract, packed.shape[1])
+        return tuple(columns[name] for name in self.contract.output_names)
+
+
+def _need_a_compiler() -> None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        msg = (
+            "compile was asked for, but there is no C++ compiler here: $CXX or g++ was "
+            "expected. Nothing was scored. Install one (apt-get install g++), or set "
+            "compile to false."
+        )
+        raise ConfigError(msg) from error
