@@ -10,8 +10,9 @@ import torch
 from batch_assets.errors import CorruptPartError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.shards import fingerprint
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
+from batch_assets.quality.before import Hint
 from batch_assets.quality.gates import carried_rows
 from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.device import find_device
@@ -329,7 +330,7 @@ def test_a_carried_prediction_whose_bytes_were_changed_stops_the_night(
 
 
 @pytest.mark.parametrize("key_dtype", ["int64", "string"])
-def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
+def test_rows_that_are_as_they_were_lie_in_row_groups_of_their_own(
     lake, tmp_path, key_dtype
 ):
     release = write_toy_release(tmp_path / "release", key_dtype=key_dtype)
@@ -338,16 +339,14 @@ def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
     night(lake, release, SECOND, changed(rows))
 
     first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
-    rows_of = {
-        same: sum(
-            part.receipt.tally.rows
-            for part in second
-            if part.receipt.facts["as_before"] == same
-        )
-        for same in (False, True)
-    }
+    rows_of = {False: 0, True: 0}
+    for part in second:
+        hint = Hint.in_receipt(part)
+        assert hint.of == digest_of(first)
+        for group, count in enumerate(part.groups):
+            rows_of[group in hint.groups] += count
 
-    assert not any(part.receipt.facts["as_before"] for part in first)
+    assert {Hint.in_receipt(part) == Hint() for part in first} == {True}
     assert rows_of == {False: CHANGED, True: ROWS - CHANGED}
     assert lake.books(SECOND).open_after_validation() == []
     assert list(lake.validated_features.path.glob(".before-*")) == []

@@ -71,12 +71,16 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Part:
-    """A part file as it lies on disk; `size` in bytes, `sha256` as it is sealed."""
+    """A part file as it lies on disk; `size` in bytes, `sha256` as it is sealed.
+
+    `groups` are the rows of each row group.
+    """
 
     path: Path
     size: int
     sha256: str
     receipt: Receipt
+    groups: tuple[int, ...]
 
     @property
     def carried(self) -> Tally:
@@ -97,20 +101,23 @@ class PartWriter:
         *,
         row_group_rows: int,
         floats: bool = False,
+        lanes: int = 1,
     ) -> None:
         """Open the file beside its final name.
 
         Args:
             path: the part's final path.
             schema: its columns, the key first.
-            row_group_rows: rows of a row group; memory is bounded by one of them.
+            row_group_rows: rows of a row group; memory is bounded by one per lane.
             floats: the columns are mostly float32: split their bytes, no dictionary.
+            lanes: kinds of rows, of which no row group holds two.
         """
         self.path = path
         self._schema = schema
         self._rows = row_group_rows
-        self._pending: list[pa.Table] = []
-        self._pending_rows = 0
+        self._pending: list[list[pa.Table]] = [[] for _ in range(lanes)]
+        self._groups: list[int] = []
+        self._lanes: list[int] = []
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         # No key is there twice, and numbers hardly repeat: to try a dictionary on them
@@ -135,19 +142,17 @@ class PartWriter:
                 store_schema=False,
             )
 
-    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+    def write(self, rows: pa.Table | pa.RecordBatch, lane: int = 0) -> None:
         """Add rows; they are written as soon as a row group is full."""
         if isinstance(rows, pa.RecordBatch):
             rows = pa.Table.from_batches([rows])
-        self._pending.append(rows)
-        self._pending_rows += len(rows)
-        while self._pending_rows >= self._rows:
-            self._flush(self._rows)
+        self._pending[lane].append(rows)
+        while sum(map(len, self._pending[lane])) >= self._rows:
+            self._flush(lane, self._rows)
 
     def finish(self, receipt: Receipt) -> Part:
         """Close the file with its receipt, seal and sync it, and give it its name."""
-        if self._pending_rows:
-            self._flush(self._pending_rows)
+        self.flush()
         with self._explained():
             self._writer.add_key_value_metadata(
                 {RECEIPT: receipt.dumps(), SHA256: UNSEALED}
@@ -162,15 +167,23 @@ class PartWriter:
                 size = os.fstat(file.fileno()).st_size
             self._beside.replace(self.path)
             sync_folder(self.path.parent)
-        return Part(self.path, size, digest, receipt)
+        return Part(self.path, size, digest, receipt, tuple(self._groups))
 
-    def _flush(self, rows: int) -> None:
-        table = pa.concat_tables(self._pending)
+    def flush(self) -> list[int]:
+        """Write what is pending; the lane of each row group that there is."""
+        for lane, pending in enumerate(self._pending):
+            if rows := sum(map(len, pending)):
+                self._flush(lane, rows)
+        return self._lanes
+
+    def _flush(self, lane: int, rows: int) -> None:
+        table = pa.concat_tables(self._pending[lane])
         with self._explained():
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
         rest = table.slice(rows)
-        self._pending = [rest] if len(rest) else []
-        self._pending_rows = len(rest)
+        self._pending[lane] = [rest] if len(rest) else []
+        self._groups.append(rows)
+        self._lanes.append(lane)
 
     def __enter__(self) -> Self:
         return self
@@ -218,12 +231,15 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
         msg = f"part {path} can't be read: {error or type(error).__name__}"
         raise CorruptPartError(msg) from error
     # A footer has no checksum: one flipped bit there shortens a row group, unnoticed.
-    groups = range(file.num_row_groups)
-    rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+    metadata = file.metadata
+    groups = tuple(
+        metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+    )
+    rows = sum(groups)
     if not rows == file.metadata.num_rows == receipt.tally.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.tally.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, path.stat().st_size, sealed, receipt), file
+    return Part(path, path.stat().st_size, sealed, receipt, groups), file
 
 
 def read_batches(
@@ -251,17 +267,6 @@ def read_batches(
         raise CorruptPartError(msg)
 
 
-def group_rows(path: Path) -> list[int]:
-    """The rows of each row group of a part.
-
-    Raises:
-        CorruptPartError: as `open_part`.
-    """
-    _, file = open_part(path)
-    with file:
-        return [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-
-
 def read_columns(
     path: Path, columns: list[str], groups: Sequence[int] | None = None
 ) -> pa.Table:
@@ -270,21 +275,29 @@ def read_columns(
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
-    _, file = open_part(path)
-    wanted = range(file.num_row_groups) if groups is None else groups
-    expected = sum(file.metadata.row_group(group).num_rows for group in wanted)
+    part, file = open_part(path)
+    with file:
+        return columns_of(part, file, columns, groups)
+
+
+def columns_of(
+    part: Part,
+    file: pq.ParquetFile,
+    columns: list[str],
+    groups: Sequence[int] | None = None,
+) -> pa.Table:
+    """The same, of a part that is open."""
+    wanted = range(len(part.groups)) if groups is None else groups
+    expected = sum(part.groups[group] for group in wanted)
     try:
-        with file:
-            # Overlap comes from workers: each decodes on its own thread.
-            table = file.read_row_groups(
-                list(wanted), columns=columns, use_threads=False
-            )
+        # Overlap comes from workers: each decodes on its own thread.
+        table = file.read_row_groups(list(wanted), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}"
+        msg = f"part {part.path} can't be read: {error}"
         raise CorruptPartError(msg) from error
     # Arrow ends early, without a word, where a footer points to a wrong place.
     if len(table) != expected:
-        msg = f"part {path} gave {len(table):,} rows of {expected:,}"
+        msg = f"part {part.path} gave {len(table):,} rows of {expected:,}"
         raise CorruptPartError(msg)
     return table
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.parts import Part, open_part
+from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -26,12 +26,7 @@ from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
-from batch_assets.scoring.baseline import (
-    Baseline,
-    Grounds,
-    find_baseline,
-    rescored_groups,
-)
+from batch_assets.scoring.baseline import Baseline, Grounds, find_baseline
 from batch_assets.scoring.carry import CarryError, Incremental, Source
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
@@ -161,10 +156,7 @@ def plan_night(
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
     sources: dict[Path, Source] = {}
     if baseline:
-        rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
-        sources = {
-            p.path: baseline.source_of(p, rescored, rescored_rows) for p in parts
-        }
+        sources = baseline.sources_of(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
@@ -188,7 +180,7 @@ def plan_night(
             carry=sources.get(part.path),
         )
         for part in parts
-        for groups, chunk in _chunks(part.path, chunk_rows)
+        for groups, chunk in _chunks(part.groups, chunk_rows)
         for number in [next(numbers[part.receipt.shard])]
     ]
     return Plan(day, job, release, tasks, max_dead)
@@ -439,13 +431,10 @@ def _commit(
     )
 
 
-def _chunks(path: Path, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]]:
+def _chunks(
+    groups: Sequence[int], chunk_rows: int
+) -> Iterator[tuple[tuple[int, int], int]]:
     """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
-    _, file = open_part(path)
-    with file:
-        groups = [
-            file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)
-        ]
     first = rows = 0
     for group, count in enumerate(groups):
         if rows and rows + count > chunk_rows:

@@ -178,16 +178,13 @@ def _task(
     day, shard, job = dead.receipt.day, dead.receipt.shard, dead.receipt.job
     taken = max(p.receipt.chunk for p in parts if p.receipt.shard == shard)
     chunk, rows = taken + 1 + number, dead.receipt.tally.rows
-    _, file = open_part(dead.path)
-    with file:
-        groups = file.num_row_groups
     return ChunkTask(
         day=day,
         shard=shard,
         chunk=chunk,
         job=job,
         validated=dead.path,
-        row_groups=(0, groups),
+        row_groups=(0, len(dead.groups)),
         rows=rows,
         predictions=lake.predictions.part_path(day, shard, job, chunk),
         dead_letters=lake.dead_letters.part_path(day, shard, job, chunk),
