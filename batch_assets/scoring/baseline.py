@@ -85,10 +85,7 @@ class Baseline:
         found: dict[int, dict[str, Origin]] = {}
         for part in self.validated:
             shard, name = part.receipt.shard, part.path.name
-            predictions = made_of[shard, name]
-            # A replay's come after those of the night, as they are numbered.
-            predictions.sort(key=lambda p: p.receipt.chunk)
-            paths = tuple(p.path for p in predictions)
+            paths = tuple(p.path for p in made_of[shard, name])
             found.setdefault(shard, {})[name] = Origin(part.path, paths)
         return found
 

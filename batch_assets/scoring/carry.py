@@ -24,8 +24,9 @@ from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
 from batch_assets.quality.before import FINGERPRINT
 
-# Last night's shards in memory at once: those that the workers are at, and the next.
-SHARDS_KEPT = 4
+# Sources in memory at once, each a few parts of last night or a shard of it: those that
+# the workers are at, and the next.
+SOURCES_KEPT = 4
 
 
 class CarryError(ScoringError):
@@ -184,9 +185,9 @@ def take_over(
     keys = table[contract.key.name].combine_chunks()
     hashes = hash_keys(keys)
     fingerprints = table[FINGERPRINT].to_numpy().view(np.uint64)
-    before = _shards.get(source, contract)
+    before = _loaded.get(source, contract)
     ends = np.cumsum([part.groups[group] for group in groups]).tolist()
-    spans = dict(zip(groups, map(slice, [0, *ends], ends), strict=False))
+    spans = dict(zip(groups, map(slice, [0, *ends], ends), strict=True))
     found = np.full(len(keys), -1)
     for group in spans.keys() & source.groups:
         rows = spans[group]
@@ -243,30 +244,32 @@ def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
     return predicted.append_column(FINGERPRINT, fingerprints)
 
 
-class _Shards:
-    """Last night's shards that are in memory, each loaded once."""
+class _Loaded:
+    """What of last night is in memory, each source loaded once for all chunks of it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loaded: OrderedDict[tuple[Origin, ...], Future[LastNight]] = OrderedDict()
+        self._futures: OrderedDict[tuple[Origin, ...], Future[LastNight]] = (
+            OrderedDict()
+        )
 
     def get(self, source: Source, contract: Contract) -> LastNight:
         name = source.origins
         with self._lock:
-            mine = name not in self._loaded
-            future = self._loaded.setdefault(name, Future())
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > SHARDS_KEPT:
-                self._loaded.popitem(last=False)
+            mine = name not in self._futures
+            future = self._futures.setdefault(name, Future())
+            self._futures.move_to_end(name)
+            while len(self._futures) > SOURCES_KEPT:
+                self._futures.popitem(last=False)
         if mine:
             try:
                 future.set_result(_load(source, contract))
             except BaseException as error:
                 with self._lock:
-                    self._loaded.pop(name, None)
+                    self._futures.pop(name, None)
                 future.set_exception(error)
                 raise
         return future.result()
 
 
-_shards = _Shards()
+_loaded = _Loaded()
