@@ -14,7 +14,7 @@ import torch
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import open_part
-from batch_assets.lake.shards import content
+from batch_assets.lake.shards import content, hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.reference import histogram
 from batch_assets.models.release import Release
@@ -166,7 +166,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
         "dead": None,
         "replayed": None,
         "arithmetic": "cpu float32",
-        "content": content(table["user_id"], [table["risk"].to_numpy()]),
+        "content": content(hash_keys(table["user_id"]), [table["risk"].to_numpy()]),
         "outputs": {
             "risk": {
                 "rows": 200,

@@ -20,7 +20,7 @@ def part_of(counts: list[int], *, total: float = 0.0, name: str = "risk") -> Par
     receipt = Receipt(
         "predictions", "2026-01-05", 0, 0, "ab", Tally(sum(counts), 0), facts
     )
-    return Part(Path("part.parquet"), 1, "0" * 64, receipt, (sum(counts),))
+    return Part(Path("part.parquet"), 1, "0" * 64, receipt, ())
 
 
 def judge(toy_release, counts: list[int], *, gates: Gates | None = None, daily=()):

@@ -22,7 +22,7 @@ from batch_assets.errors import (
     LakeError,
     SnapshotError,
 )
-from batch_assets.lake import parts
+from batch_assets.lake import parts, shards
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.lake.tables import Lake
@@ -176,9 +176,9 @@ def test_strings_are_served_even_where_their_hashes_collide(
     distinct: int | None,
 ) -> None:
     if distinct:  # So many hashes for all the keys of a shard.
-        few = distinct * SHARDS
+        few, hash_strings = distinct * SHARDS, shards._hash_strings
         monkeypatch.setattr(
-            publishing, "hash_keys", lambda keys: hash_keys(keys) % np.uint64(few)
+            shards, "_hash_strings", lambda keys: hash_strings(keys) % np.uint64(few)
         )
         monkeypatch.setattr(looking_up, "hash_key", lambda key: hash_key(key) % few)
     lake, release = Lake(root, NAME), narrow(tmp_path / "release", key_dtype="string")

@@ -71,9 +71,9 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Part:
-    """A part file as it lies on disk; `size` in bytes, `sha256` as it is sealed.
+    """A part file as it lies on disk.
 
-    `groups` are the rows of each row group.
+    `size` is in bytes, `sha256` as it is sealed, `groups` the rows of each row group.
     """
 
     path: Path
@@ -231,9 +231,8 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
         msg = f"part {path} can't be read: {error or type(error).__name__}"
         raise CorruptPartError(msg) from error
     # A footer has no checksum: one flipped bit there shortens a row group, unnoticed.
-    metadata = file.metadata
     groups = tuple(
-        metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+        file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
     )
     rows = sum(groups)
     if not rows == file.metadata.num_rows == receipt.tally.rows:

@@ -180,7 +180,7 @@ def plan_night(
             carry=sources.get(part.path),
         )
         for part in parts
-        for groups, chunk in _chunks(part.groups, chunk_rows)
+        for groups, chunk in _chunks(part, chunk_rows)
         for number in [next(numbers[part.receipt.shard])]
     ]
     return Plan(day, job, release, tasks, max_dead)
@@ -431,18 +431,16 @@ def _commit(
     )
 
 
-def _chunks(
-    groups: Sequence[int], chunk_rows: int
-) -> Iterator[tuple[tuple[int, int], int]]:
+def _chunks(part: Part, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]]:
     """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
     first = rows = 0
-    for group, count in enumerate(groups):
+    for group, count in enumerate(part.groups):
         if rows and rows + count > chunk_rows:
             yield (first, group), rows
             first, rows = group, 0
         rows += count
     # An empty part is a chunk too: no shard may look done without a receipt.
-    yield (first, len(groups)), rows
+    yield (first, len(part.groups)), rows
 
 
 def _carried(parts: list[Part], shard: int) -> Tally:

@@ -347,8 +347,9 @@ def _prove(
 
 def _evidence(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
     """The tally and the content of a file's rows."""
-    keys = rows[manifest.key]
-    return Tally.of(keys), content(keys, [rows[n].to_numpy() for n in manifest.outputs])
+    hashes = hash_keys(rows[manifest.key])
+    outputs = [rows[name].to_numpy() for name in manifest.outputs]
+    return Tally.of_hashes(hashes), content(hashes, outputs)
 
 
 def _expected(parts: list[Part]) -> tuple[Tally, int | None]:
