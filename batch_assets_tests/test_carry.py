@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.lake.books import Tally, total
-from batch_assets.lake.parts import columns_of
+from batch_assets.lake.parts import RECEIPT, SHA256, columns_of, open_part
 from batch_assets.lake.shards import fingerprint
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
@@ -18,7 +19,7 @@ from batch_assets.quality.before import Hint
 from batch_assets.quality.gates import carried_rows
 from batch_assets.scoring import chunk
 from batch_assets.scoring.baseline import find_baseline
-from batch_assets.scoring.carry import Incremental, Origin, Source
+from batch_assets.scoring.carry import Incremental, Origin, Source, take_over
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
@@ -484,3 +485,21 @@ def test_chunks_of_carried_rows_read_no_features_but_of_those_rescored(
     night(lake, toy_release, SECOND, rows)
 
     assert sum(read) == 1
+
+
+def test_predictions_are_hashed_before_they_are_taken_over(lake, toy_release):
+    night(lake, toy_release, FIRST, make_rows(ROWS))
+    part = lake.predictions.parts(FIRST)[0]
+    notes = pq.read_metadata(part.path).metadata
+    rows = pq.read_table(part.path, partitioning=None)
+    at = rows.column_names.index("risk")
+    forged = rows.set_column(at, "risk", pa.array(rows["risk"].to_numpy() / 2))
+    with pq.ParquetWriter(part.path, forged.schema, store_schema=False) as writer:
+        writer.write_table(forged)
+        writer.add_key_value_metadata({name: notes[name] for name in (RECEIPT, SHA256)})
+    validated = lake.validated_features.parts(FIRST)[0]
+    source = Source((Origin(validated.path, (part.path,)),), (0,))
+
+    opened, file = open_part(validated.path)
+    with file, pytest.raises(CorruptPartError, match="it was sealed as"):
+        take_over(source, opened, file, (0, 1), toy_release.contract)
