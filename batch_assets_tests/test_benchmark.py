@@ -54,6 +54,16 @@ def results_of(ratio: float) -> dict:
         "heavy": columns,
         "night": {"rows": 100, "seconds": {"predictions": 2.0, "total": 6.5}},
         "memory_mb": {"50": 100, "400": 111},
+        "incremental": {
+            size: {
+                "rows": 100,
+                "unchanged_share": 0.8,
+                "full_seconds": 10.0,
+                "incremental_seconds": 2.6,
+                "ratio": 0.26,
+            }
+            for size in SIZES
+        },
     }
 
 
@@ -116,6 +126,19 @@ def test_a_night_tells_the_seconds_of_every_stage(bench, work):
         "serving_snapshot_snapshot_equals_predictions",
     } <= set(stages)
     assert 0 < sum(stages.values()) <= run.seconds
+
+
+@pytest.mark.slow
+def test_an_incremental_night_is_timed_beside_the_same_night_scored_whole(bench):
+    root = bench.prepared("incremental", ROWS, 0.2)
+    truth = bench.folder / "incremental.parquet"
+    write_truth(root, SIZES["small"], truth)
+    column = Column("incremental", "incremental")
+    run = bench.run(column, "small", root, None)
+    bench.check(column, run, truth, root)
+    assert run.rows == ROWS
+    assert 0.78 < run.said["carried"] / ROWS < 0.82
+    assert 0 < run.said["full_seconds"] < 60
 
 
 @pytest.mark.parametrize(
@@ -191,7 +214,11 @@ def test_bars_that_are_reached_and_bars_that_are_not():
         bars = judge(results_of(ratio))
         of_columns = bars[: len(BARS)]
         assert {bar["reached"] for bar in of_columns} == {reached}
-    night, memory = bars[-1], bars[-2]
+    memory, night, *incremental = bars[len(BARS) + 1 :]
+    assert [(bar["found"], bar["reached"]) for bar in incremental] == [
+        (0.26, True),
+        (0.26, False),
+    ]
     assert (night["found"], night["reached"]) == (3.25, False)
     assert (memory["found"], memory["reached"]) == (1.11, False)
 

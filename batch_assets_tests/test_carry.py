@@ -1,23 +1,31 @@
 """Incremental nights: unchanged rows take over a prediction, and nothing else does."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.lake.books import Tally, total
+from batch_assets.lake.parts import RECEIPT, SHA256, columns_of, open_part
 from batch_assets.lake.shards import fingerprint
-from batch_assets.lake.tables import Lake
+from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
+from batch_assets.quality.before import Hint
 from batch_assets.quality.gates import carried_rows
-from batch_assets.scoring.carry import Incremental
+from batch_assets.scoring import chunk
+from batch_assets.scoring.baseline import find_baseline
+from batch_assets.scoring.carry import Incremental, Origin, Source, take_over
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.replay import replay_day
 from batch_assets.spec import Gates
+from batch_assets_tests.test_replay import broken, write_mendable
 from batch_assets_tests.toys import (
     NAME,
     ROW_GROUP_ROWS,
@@ -27,8 +35,10 @@ from batch_assets_tests.toys import (
     make_contract,
     make_rows,
     needs_cpu_with,
+    pin_rows,
     read_day,
     validate,
+    write_events,
     write_toy_release,
 )
 
@@ -331,7 +341,7 @@ def test_a_carried_prediction_whose_bytes_were_changed_stops_the_night(
 
 
 @pytest.mark.parametrize("key_dtype", ["int64", "string"])
-def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
+def test_rows_that_are_as_they_were_lie_in_row_groups_of_their_own(
     lake, tmp_path, key_dtype
 ):
     release = write_toy_release(tmp_path / "release", key_dtype=key_dtype)
@@ -340,16 +350,14 @@ def test_rows_that_are_as_they_were_lie_in_parts_of_their_own(
     night(lake, release, SECOND, changed(rows))
 
     first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
-    rows_of = {
-        same: sum(
-            part.receipt.tally.rows
-            for part in second
-            if part.receipt.facts["as_before"] == same
-        )
-        for same in (False, True)
-    }
+    rows_of = {False: 0, True: 0}
+    for part in second:
+        hint = Hint.in_receipt(part)
+        assert hint.of == digest_of(first)
+        for group, count in enumerate(part.groups):
+            rows_of[group in hint.groups] += count
 
-    assert not any(part.receipt.facts["as_before"] for part in first)
+    assert {Hint.in_receipt(part) == Hint() for part in first} == {True}
     assert rows_of == {False: CHANGED, True: ROWS - CHANGED}
     assert lake.books(SECOND).open_after_validation() == []
     assert list(lake.validated_features.path.glob(".before-*")) == []
@@ -367,3 +375,133 @@ def test_what_a_killed_validation_left_is_swept(lake, toy_release):
 
     assert not left.exists()
     assert other.exists()
+
+
+def pinned_night(
+    lake: Lake, release: Release, day: str, rows: pa.Table
+) -> dict[Path, Source]:
+    """A night of a pinned source, in ten pieces, and where its parts are taken from."""
+    write_events(lake, rows, day=day, files=10)
+    pin_rows(lake, rows, day=day, contract=release.contract)
+    validate(lake, day=day, row_group_rows=50, fingerprints=True)
+    baseline, _ = find_baseline(
+        lake,
+        release,
+        day,
+        arithmetic=find_device("cpu").arithmetic,
+        incremental=Incremental(),
+    )
+    parts = lake.validated_features.parts(day)
+    sources = baseline.sources_of(parts, "job", 0.01) if baseline else {}
+    done = night(lake, release, day)
+    assert done.carried.rows == (ROWS - CHANGED if baseline else 0)
+    return sources
+
+
+def test_rows_are_looked_up_in_those_parts_alone_that_they_were_in(lake, toy_release):
+    rows = make_rows(ROWS)
+    pinned_night(lake, toy_release, FIRST, rows)
+    ages = np.where(np.arange(ROWS) % 5 == 0, 121 - rows["age"].to_numpy(), rows["age"])
+    at = rows.column_names.index("age")
+    field = rows.schema.field("age")
+    tonight = rows.set_column(at, field, pa.array(ages.astype(np.int16)))
+
+    sources = pinned_night(lake, toy_release, SECOND, tonight)
+
+    origins = [source.origins for source in sources.values()]
+    assert {len(of) for of in origins} == {1}
+    assert len(set(origins)) == len(lake.validated_features.parts(FIRST)) == 40
+
+
+def test_a_shard_is_loaded_once_where_its_rows_lie_anywhere(lake, toy_release):
+    rows = make_rows(ROWS)
+    pinned_night(lake, toy_release, FIRST, rows)
+
+    sources = pinned_night(lake, toy_release, SECOND, changed(rows))
+
+    shards = {path.parent.name: set[tuple[Origin, ...]]() for path in sources}
+    for path, source in sources.items():
+        shards[path.parent.name].add(source.origins)
+    assert len(sources) > len(shards)
+    assert {len(origins) for origins in shards.values()} == {1}
+
+
+def test_a_night_beside_one_that_was_never_scored_builds_on_the_one_that_was(
+    lake, toy_release
+):
+    rows = make_rows(ROWS)
+    night(lake, toy_release, FIRST, rows)
+    copy_rows(lake, changed(rows), day=SECOND)
+    validate(lake, day=SECOND, fingerprints=True)
+
+    third = night(lake, toy_release, THIRD, changed(rows, seed=6))
+
+    assert third.grounds.built_on == FIRST
+    assert third.carried.rows == ROWS - CHANGED
+
+
+def test_a_night_without_fingerprints_of_its_own_scores_every_row(lake, toy_release):
+    rows = make_rows(200)
+    night(lake, toy_release, FIRST, rows)
+    copy_rows(lake, rows, day=SECOND)
+    validate(lake, day=SECOND)
+
+    second = night(lake, toy_release, SECOND)
+
+    assert second.carried.rows == 0
+    assert lake.books(SECOND).total.scored.rows == 200
+
+
+def test_a_row_that_a_replay_has_rescued_is_carried(lake, tmp_path):
+    release = write_mendable(tmp_path / "release")
+    rows = make_rows(ROWS)
+    broken.add(100)
+    allowed = Gates(max_dead_letter_share=1)
+    first = night(lake, release, FIRST, rows, gates=allowed)
+    broken.clear()
+    engine = LocalEngine(find_device("cpu"), workers=2)
+    replay_day(lake, release, FIRST, engine, chunk_rows=2 * ROW_GROUP_ROWS)
+
+    second = night(lake, release, SECOND, rows)
+
+    assert first.dead_letters.rows > 0
+    assert second.carried.rows == ROWS
+    assert read_day(lake, "predictions", SECOND).equals(
+        read_day(lake, "predictions", FIRST)
+    )
+
+
+def test_chunks_of_carried_rows_read_no_features_but_of_those_rescored(
+    lake, toy_release, monkeypatch
+):
+    rows = make_rows(ROWS)
+    night(lake, toy_release, FIRST, rows)
+    read: list[int] = []
+
+    def counting(part, file, columns, groups=None):
+        if "age" in columns:
+            read.append(len(groups))
+        return columns_of(part, file, columns, groups)
+
+    monkeypatch.setattr(chunk, "columns_of", counting)
+    night(lake, toy_release, SECOND, rows)
+
+    assert sum(read) == 1
+
+
+def test_predictions_are_hashed_before_they_are_taken_over(lake, toy_release):
+    night(lake, toy_release, FIRST, make_rows(ROWS))
+    part = lake.predictions.parts(FIRST)[0]
+    notes = pq.read_metadata(part.path).metadata
+    rows = pq.read_table(part.path, partitioning=None)
+    at = rows.column_names.index("risk")
+    forged = rows.set_column(at, "risk", pa.array(rows["risk"].to_numpy() / 2))
+    with pq.ParquetWriter(part.path, forged.schema, store_schema=False) as writer:
+        writer.write_table(forged)
+        writer.add_key_value_metadata({name: notes[name] for name in (RECEIPT, SHA256)})
+    validated = lake.validated_features.parts(FIRST)[0]
+    source = Source((Origin(validated.path, (part.path,)),), (0,))
+
+    opened, file = open_part(validated.path)
+    with file, pytest.raises(CorruptPartError, match="it was sealed as"):
+        take_over(source, opened, file, (0, 1), toy_release.contract)

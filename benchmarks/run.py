@@ -83,6 +83,10 @@ BARS = {
 MAX_DAGSTER_SECONDS = 3.0
 MAX_MEMORY_GROWTH = 0.10
 MAX_NIGHT = 3.0
+# A night that is built on the one before, over the same night scored whole, at most.
+MAX_INCREMENTAL = {"small": 0.40, "heavy": 0.25}
+# The share of the rows that is not as it was the night before.
+CHANGED = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,10 @@ class Bench:
             for size, rows in WARM_ROWS.items()
         }
 
-    def prepared(self, name: str, rows: int) -> Path:
+    def prepared(self, name: str, rows: int, changed: float | None = None) -> Path:
         root = self.folder / name
         say(f"generating {rows:,} rows")
-        prepare(root, rows)
+        prepare(root, rows, changed=changed)
         return root
 
     def run(self, column: Column, size: str, root: Path, rows: int | None) -> Run:
@@ -301,6 +305,30 @@ def time_night(bench: Bench, rows: int) -> dict[str, Any]:
     return {"rows": run.rows, "seconds": nights[len(nights) // 2]}
 
 
+def time_incremental(bench: Bench, rows: int) -> dict[str, Any]:
+    """An incremental night of each model, and the same night scored whole."""
+    found = {}
+    for size in SIZES.values():
+        count = rows if size.name == "small" else min(rows, HEAVY_ROWS)
+        root = bench.prepared("incremental", count, CHANGED)
+        truth = bench.folder / "incremental.parquet"
+        write_truth(root, size, truth)
+        column = Column("incremental", "incremental")
+        run = bench.run(column, size.name, root, None)
+        bench.check(column, run, truth, root)
+        full = run.said["full_seconds"]
+        say(f"{size.name}: {run.seconds:.2f} s incremental, {full:.2f} s full")
+        found[size.name] = {
+            "rows": run.rows,
+            "unchanged_share": round(run.said["carried"] / run.rows, 3),
+            "full_seconds": round(full, 3),
+            "incremental_seconds": round(run.seconds, 3),
+            "ratio": round(run.seconds / full, 3),
+        }
+        shutil.rmtree(root)
+    return found
+
+
 def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Each bar, what was reached, and whether that is enough."""
     bars = [
@@ -326,6 +354,14 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
             many[1] / few[1],
         ),
         ("whole night over its scoring", MAX_NIGHT, whole),
+        *(
+            (
+                f"{size}: incremental over full",
+                bar,
+                results["incremental"][size]["ratio"],
+            )
+            for size, bar in MAX_INCREMENTAL.items()
+        ),
     ):
         bars.append(
             {
@@ -377,6 +413,17 @@ def show(results: dict[str, Any]) -> str:
         "| stage | seconds |",
         "|---|--:|",
         *(f"| {name} | {took:.2f} |" for name, took in night["seconds"].items()),
+        "",
+        "A night built on the one before, and the same night scored whole:",
+        "",
+        "| model | rows | unchanged | whole, seconds | incremental, seconds | ratio |",
+        "|---|--:|--:|--:|--:|--:|",
+        *(
+            f"| {size} | {c['rows']:,} | {c['unchanged_share']:.0%} "
+            f"| {c['full_seconds']:.2f} | {c['incremental_seconds']:.2f} "
+            f"| {c['ratio']:.2f} |"
+            for size, c in results["incremental"].items()
+        ),
         "",
         "| bar | must be | found | |",
         "|---|---|--:|---|",
@@ -454,6 +501,7 @@ def main() -> None:
         results: dict[str, Any] = {"machine": machine()}
         results |= compare(bench, asked.rows)
         results["night"] = time_night(bench, asked.rows)
+        results["incremental"] = time_incremental(bench, asked.rows)
         results["memory_mb"] = compare_memory(bench, asked.rows)
     results["bars"] = judge(results)
     asked.into.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from deltalake import convert_to_deltalake
 
+from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import copy_day
 from batch_assets.lake.sources import DeltaSource
 from batch_assets.lake.tables import Lake
@@ -33,6 +34,7 @@ from benchmarks.model import (
 )
 
 DAY = "2026-01-05"
+NEXT_DAY = "2026-01-06"
 PIPELINE = "bench"
 SHARDS = 8
 ROW_GROUP_ROWS = 65_536
@@ -69,15 +71,19 @@ def make_release(folder: Path, size: Size) -> Release:
     )
 
 
-def write_source(folder: Path, rows: int) -> None:
-    """Subscribers with keys in no order, in a Delta table of files of `SOURCE_ROWS`."""
+def write_source(folder: Path, rows: int, changed: float = 0.0) -> None:
+    """Subscribers with keys in no order, in a Delta table of files of `SOURCE_ROWS`.
+
+    They are the same each time, but for the share `changed`, here and there among them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(11)
+    random, change = np.random.default_rng(11), np.random.default_rng(13)
     keys = random.permutation(rows)
     schema = make_contract().raw_schema()
     for number, start in enumerate(range(0, rows, SOURCE_ROWS)):
         mine = keys[start : start + SOURCE_ROWS]
         features = random.standard_normal((FEATURES, len(mine)), dtype=np.float32)
+        features[0, change.random(len(mine)) < changed] += 1
         table = pa.table([pa.array(mine), *map(pa.array, features)], schema=schema)
         pq.write_table(
             table, folder / f"{number:04d}.parquet", use_dictionary=["user_id"]
@@ -85,8 +91,11 @@ def write_source(folder: Path, rows: int) -> None:
     convert_to_deltalake(folder)
 
 
-def prepare(root: Path, rows: int) -> None:
+def prepare(root: Path, rows: int, *, changed: float | None = None) -> None:
     """Write the source and validate it, so that every column reads the same files.
+
+    With `changed` there are two nights, with fingerprints: the second differs from the
+    first in so large a share of the rows, and is the one that the work is.
 
     What a column needs is in `work.json`: it may not have this package at hand.
     """
@@ -99,11 +108,24 @@ def prepare(root: Path, rows: int) -> None:
         versions[size.name] = release.digest
         save_model(make_model(size), root / f"{size.name}.pt")
     write_source(root / "source", rows)
+    parts = _validated(root, DAY, "source", fingerprints=changed is not None)
+    if changed is not None:
+        write_source(root / "next_source", rows, changed)
+        parts = _validated(root, NEXT_DAY, "next_source", fingerprints=True)
+    described = {
+        "rows": sum(part.receipt.tally.rows for part in parts),
+        "files": [str(part.path) for part in parts],
+        "versions": versions,
+    }
+    (root / "work.json").write_text(json.dumps(described), encoding="utf-8")
+
+
+def _validated(root: Path, day: str, source: str, *, fingerprints: bool) -> list[Part]:
     lake, contract = Lake(root, PIPELINE), make_contract()
     copy_day(
         lake,
-        DeltaSource(kind="delta", table=str(root / "source"), day_column=None),
-        DAY,
+        DeltaSource(kind="delta", table=str(root / source), day_column=None),
+        day,
         base=root,
         project=root,
         key=contract.key.name,
@@ -112,14 +134,9 @@ def prepare(root: Path, rows: int) -> None:
         shards=SHARDS,
         row_group_rows=ROW_GROUP_ROWS,
     )
-    validate_day(lake, DAY, contract, row_group_rows=ROW_GROUP_ROWS)
-    parts = lake.validated_features.parts(DAY)
-    described = {
-        "rows": sum(part.receipt.tally.rows for part in parts),
-        "files": [str(part.path) for part in parts],
-        "versions": versions,
-    }
-    (root / "work.json").write_text(json.dumps(described), encoding="utf-8")
+    return validate_day(
+        lake, day, contract, row_group_rows=ROW_GROUP_ROWS, fingerprints=fingerprints
+    ).parts
 
 
 if __name__ == "__main__":

@@ -101,21 +101,23 @@ class PartWriter:
         *,
         row_group_rows: int,
         floats: bool = False,
+        lanes: int = 1,
     ) -> None:
         """Open the file beside its final name.
 
         Args:
             path: the part's final path.
             schema: its columns, the key first.
-            row_group_rows: rows of a row group; memory is bounded by one of them.
+            row_group_rows: rows of a row group; memory is bounded by one per lane.
             floats: the columns are mostly float32: split their bytes, no dictionary.
+            lanes: kinds of rows, of which no row group holds two.
         """
         self.path = path
         self._schema = schema
         self._rows = row_group_rows
+        self._pending: list[list[pa.Table]] = [[] for _ in range(lanes)]
         self._groups: list[int] = []
-        self._pending: list[pa.Table] = []
-        self._pending_rows = 0
+        self._lanes: list[int] = []
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         # No key is there twice, and numbers hardly repeat: to try a dictionary on them
@@ -140,19 +142,17 @@ class PartWriter:
                 store_schema=False,
             )
 
-    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+    def write(self, rows: pa.Table | pa.RecordBatch, lane: int = 0) -> None:
         """Add rows; they are written as soon as a row group is full."""
         if isinstance(rows, pa.RecordBatch):
             rows = pa.Table.from_batches([rows])
-        self._pending.append(rows)
-        self._pending_rows += len(rows)
-        while self._pending_rows >= self._rows:
-            self._flush(self._rows)
+        self._pending[lane].append(rows)
+        while sum(map(len, self._pending[lane])) >= self._rows:
+            self._flush(lane, self._rows)
 
     def finish(self, receipt: Receipt) -> Part:
         """Close the file with its receipt, seal and sync it, and give it its name."""
-        if self._pending_rows:
-            self._flush(self._pending_rows)
+        self.flush()
         with self._explained():
             self._writer.add_key_value_metadata(
                 {RECEIPT: receipt.dumps(), SHA256: UNSEALED}
@@ -169,14 +169,21 @@ class PartWriter:
             sync_folder(self.path.parent)
         return Part(self.path, size, digest, receipt, tuple(self._groups))
 
-    def _flush(self, rows: int) -> None:
-        table = pa.concat_tables(self._pending)
+    def flush(self) -> list[int]:
+        """Write what is pending; the lane of each row group that there is."""
+        for lane, pending in enumerate(self._pending):
+            if rows := sum(map(len, pending)):
+                self._flush(lane, rows)
+        return self._lanes
+
+    def _flush(self, lane: int, rows: int) -> None:
+        table = pa.concat_tables(self._pending[lane])
         with self._explained():
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
-        self._groups.append(rows)
         rest = table.slice(rows)
-        self._pending = [rest] if len(rest) else []
-        self._pending_rows = len(rest)
+        self._pending[lane] = [rest] if len(rest) else []
+        self._groups.append(rows)
+        self._lanes.append(lane)
 
     def __enter__(self) -> Self:
         return self
@@ -259,17 +266,6 @@ def read_batches(
         raise CorruptPartError(msg)
 
 
-def group_rows(path: Path) -> list[int]:
-    """The rows of each row group of a part.
-
-    Raises:
-        CorruptPartError: as `open_part`.
-    """
-    part, file = open_part(path)
-    file.close()
-    return list(part.groups)
-
-
 def read_columns(
     path: Path, columns: list[str], groups: Sequence[int] | None = None
 ) -> pa.Table:
@@ -279,20 +275,28 @@ def read_columns(
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
     part, file = open_part(path)
+    with file:
+        return columns_of(part, file, columns, groups)
+
+
+def columns_of(
+    part: Part,
+    file: pq.ParquetFile,
+    columns: list[str],
+    groups: Sequence[int] | None = None,
+) -> pa.Table:
+    """The same, of a part that is open."""
     wanted = range(len(part.groups)) if groups is None else groups
     expected = sum(part.groups[group] for group in wanted)
     try:
-        with file:
-            # Overlap comes from workers: each decodes on its own thread.
-            table = file.read_row_groups(
-                list(wanted), columns=columns, use_threads=False
-            )
+        # Overlap comes from workers: each decodes on its own thread.
+        table = file.read_row_groups(list(wanted), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}"
+        msg = f"part {part.path} can't be read: {error}"
         raise CorruptPartError(msg) from error
     # Arrow ends early, without a word, where a footer points to a wrong place.
     if len(table) != expected:
-        msg = f"part {path} gave {len(table):,} rows of {expected:,}"
+        msg = f"part {part.path} gave {len(table):,} rows of {expected:,}"
         raise CorruptPartError(msg)
     return table
 

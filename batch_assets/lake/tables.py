@@ -336,31 +336,46 @@ class Lake:
             day: the day.
             scoring: whether to look beyond validation.
         """
-        raw = self.raw_features.parts(day)
-        validated = self.validated_features.parts(day)
-        quarantined = self.quarantined_rows.parts(day)
-        scored = self.predictions.parts(day) if scoring else []
-        dead = self.dead_letters.parts(day) if scoring else []
-        tallies = {
-            "raw": _by_shard(raw),
-            "validated": _by_shard(validated),
-            "quarantined": _by_shard(quarantined),
-            "scored": _by_shard(scored, lambda p: p.receipt.tally - p.carried),
-            "carried": _by_shard(scored, lambda p: p.carried),
-            "dead": _by_shard(dead),
-        }
-        shards = sorted({shard for side in tallies.values() for shard in side})
-        return Books(
+        return books_of(
             day,
-            {
-                shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
-                for shard in shards
-            },
-            outdated_validated=_outdated([*validated, *quarantined], "raw", raw)
-            | _of_another_job(quarantined, validated),
-            outdated_scored=_outdated([*scored, *dead], "validated", validated)
-            | _of_another_job(dead, scored),
+            raw=self.raw_features.parts(day),
+            validated=self.validated_features.parts(day),
+            quarantined=self.quarantined_rows.parts(day),
+            scored=self.predictions.parts(day) if scoring else [],
+            dead=self.dead_letters.parts(day) if scoring else [],
         )
+
+
+def books_of(
+    day: str,
+    *,
+    raw: list[Part],
+    validated: list[Part],
+    quarantined: list[Part],
+    scored: list[Part],
+    dead: list[Part],
+) -> Books:
+    """The books that these parts make."""
+    tallies = {
+        "raw": _by_shard(raw),
+        "validated": _by_shard(validated),
+        "quarantined": _by_shard(quarantined),
+        "scored": _by_shard(scored, lambda p: p.receipt.tally - p.carried),
+        "carried": _by_shard(scored, lambda p: p.carried),
+        "dead": _by_shard(dead),
+    }
+    shards = sorted({shard for side in tallies.values() for shard in side})
+    return Books(
+        day,
+        {
+            shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
+            for shard in shards
+        },
+        outdated_validated=_outdated([*validated, *quarantined], "raw", raw)
+        | _of_another_job(quarantined, validated),
+        outdated_scored=_outdated([*scored, *dead], "validated", validated)
+        | _of_another_job(dead, scored),
+    )
 
 
 def _outdated(parts: list[Part], made_of: str, committed: list[Part]) -> frozenset[int]:

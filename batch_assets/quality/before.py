@@ -1,7 +1,8 @@
 """Which rows of a day are as they were the night before: a hint for how it is laid out.
 
-Rows that have not changed lie together, so that whoever scores only the others decodes
-few of them. It decides nothing: a row is carried over by what the scorer compares.
+Rows that have not changed are kept in row groups of their own, so that whoever scores
+only the others decodes few of them, and the receipt says in which parts of the night
+before they were. No row is carried over for it: the scorer compares each.
 """
 
 import tempfile
@@ -16,42 +17,74 @@ import numpy as np
 from batch_assets.lake.cores import on_cores
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
-from batch_assets.lake.tables import BEFORE, Table
+from batch_assets.lake.tables import BEFORE, Table, digest_of
 
 FINGERPRINT = "fingerprint"
-# In the receipt of a part: whether its rows are all as they were the night before.
+# In the receipt of a part: what `Hint` says.
 SAME = "as_before"
 
 
 @dataclass(frozen=True)
-class Before:
-    """The rows of the night before, by shard: one number for key and features, sorted.
+class Hint:
+    """What a validated part says of the night before.
 
-    The numbers are mapped from files, because a day of them need not fit into memory.
+    Of its row groups, `groups` hold only rows that were in the validated day whose
+    bytes `of` names, in its `parts`; none of the other row groups holds such a row.
     """
 
-    shards: dict[int, Path] = field(default_factory=dict)
+    of: str = ""
+    groups: list[int] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
 
-    def has(
+    @classmethod
+    def in_receipt(cls, part: Part) -> "Hint":
+        return cls(**part.receipt.facts.get(SAME, {}))
+
+
+@dataclass(frozen=True)
+class Known:
+    """The rows of a shard the night before: one number for key and features, sorted.
+
+    The numbers, and beside each the part that it was in, are mapped from files, because
+    a day of them need not fit into memory.
+    """
+
+    numbers: Path
+    part_of: Path
+    parts: list[str]
+
+
+@dataclass(frozen=True)
+class Before:
+    """The rows of the night before, by shard; `of` names the bytes that they are in."""
+
+    of: str = ""
+    shards: dict[int, Known] = field(default_factory=dict)
+
+    def find(
         self, shard: int, hashes: np.ndarray, fingerprints: np.ndarray
-    ) -> np.ndarray:
-        """Whether each row was there; bool (rows,).
+    ) -> tuple[np.ndarray, set[str]]:
+        """Whether each row was there, bool (rows,), and in which parts they were.
 
         Args:
             shard: that the rows are of.
             hashes: of the keys, uint64 (rows,).
             fingerprints: of the features, uint64 (rows,).
         """
-        path = self.shards.get(shard)
-        if path is None:
-            return np.zeros(len(hashes), dtype=bool)
-        known = np.load(path, mmap_mode="r")
+        known = self.shards.get(shard)
+        if known is None:
+            return np.zeros(len(hashes), dtype=bool), set()
+        numbers = np.load(known.numbers, mmap_mode="r")
         asked = _rows(hashes, fingerprints)
         order = np.argsort(asked)
-        at = np.searchsorted(known, asked[order])
+        at = np.searchsorted(numbers, asked[order])
+        at[at == len(numbers)] = 0
+        there = numbers[at] == asked[order]
         found = np.empty(len(asked), dtype=bool)
-        found[order] = known[np.minimum(at, len(known) - 1)] == asked[order]
-        return found
+        found[order] = there
+        part_of = np.load(known.part_of, mmap_mode="r")
+        seen = np.flatnonzero(np.bincount(part_of[at[there]]))
+        return found, {known.parts[number] for number in seen}
 
 
 @contextmanager
@@ -69,19 +102,28 @@ def before_of(table: Table, day: str, key: str, *, wanted: bool) -> Iterator[Bef
     with tempfile.TemporaryDirectory(
         dir=table.path, prefix=f"{BEFORE}{day}-"
     ) as folder:
-        paths = on_cores(partial(_write, Path(folder), key), list(shards.values()))
-        yield Before(dict(zip(shards, paths, strict=True)))
+        known = on_cores(partial(_write, Path(folder), key), list(shards.values()))
+        yield Before(digest_of(parts), dict(zip(shards, known, strict=True)))
 
 
-def _write(folder: Path, key: str, parts: list[Part], _: object) -> Path:
+def _write(folder: Path, key: str, parts: list[Part], _: object) -> Known:
     rows = []
     for part in parts:
         table = read_columns(part.path, [key, FINGERPRINT])
         found = table[FINGERPRINT].to_numpy().view(np.uint64)
         rows.append(_rows(hash_keys(table[key]), found))
-    path = folder / f"{parts[0].receipt.shard}.npy"
-    np.save(path, np.sort(np.concatenate(rows)))
-    return path
+    numbers = np.concatenate(rows)
+    part_of = np.repeat(np.arange(len(rows), dtype=np.uint32), [len(r) for r in rows])
+    order = np.argsort(numbers)
+    shard = parts[0].receipt.shard
+    known = Known(
+        folder / f"{shard}.npy",
+        folder / f"{shard}-part.npy",
+        [part.path.name for part in parts],
+    )
+    np.save(known.numbers, numbers[order])
+    np.save(known.part_of, part_of[order])
+    return known
 
 
 def _rows(hashes: np.ndarray, fingerprints: np.ndarray) -> np.ndarray:

@@ -3,13 +3,13 @@
 Bad schema stops, bad rows wait. A day is cut into pieces, each a task of its own: the
 raw part of one shard, or a run of row groups of a pinned source, whose rows go to every
 shard. A core holds one batch or row group of its piece, and one row group per shard that
-it writes. It knows no model, only the contract; and not where the raw rows came from.
+it writes, or two with fingerprints. It knows no model, only the contract; and not where the raw rows came from.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +29,7 @@ from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.quality.before import FINGERPRINT, SAME, Before, before_of
+from batch_assets.quality.before import FINGERPRINT, SAME, Before, Hint, before_of
 from batch_assets.quality.rules import RULES, RowRules, counts_of
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
@@ -58,7 +58,6 @@ class Job:
     quarantined: Table
     contract: Contract
     shards: int
-    pieces: int
     fingerprints: bool
     before: Before
 
@@ -135,7 +134,6 @@ def validate_day(
             quarantined=quarantined,
             contract=contract,
             shards=len(raw),
-            pieces=len(pieces),
             fingerprints=fingerprints,
             before=before,
         )
@@ -164,8 +162,8 @@ def validate_piece(
 ) -> tuple[list[Part], list[Part]]:
     """Cut a piece in two: a validated part for each shard, quarantine where there is any.
 
-    Rows that are as they were the night before go to a part of their own, so that the
-    scorer need not decode them to find the others.
+    Rows that are as they were the night before go to row groups of their own, so that
+    the scorer need not decode them to find the others.
     """
     rules = RowRules(job.contract)
     with ExitStack() as stack:
@@ -191,12 +189,12 @@ def validate_piece(
                     keep(by_shard[shard], mine, theirs)
             progress(len(batch))
         bad = [part for side in sides if (part := side.finish_bad())]
-        return [part for side in sides for part in side.finish_good()], bad
+        return [side.finish_good() for side in sides], bad
 
 
 class _Sides:
     """The parts that a piece leaves in a shard: of rows to score, and if there are any,
-    of rows that are as they were the night before, and of rows to quarantine.
+    of rows to quarantine.
     """
 
     def __init__(self, job: Job, piece: Piece, shard: int, raw: str) -> None:
@@ -205,7 +203,7 @@ class _Sides:
         self._facts = {"raw": raw, "contract": job.contract.digest}
         self._stack = ExitStack()
         self._good = self._new(job.validated)
-        self._same: _Side | None = None
+        self._seen: set[str] = set()
         self._bad: _Side | None = None
         self._broken: Counter[str] = Counter()
 
@@ -214,41 +212,40 @@ class _Sides:
             self._good.write(rows, hashes)
             return
         rows, found = _with_fingerprints(rows, self._job.contract)
-        same = self._job.before.has(self.shard, hashes, found)
-        if not same.all():
-            self._good.write(*_only(rows, hashes, ~same))
-        if same.any():
-            self._same = self._same or self._new(self._job.validated, same=True)
-            self._same.write(*_only(rows, hashes, same))
+        same, parts = self._job.before.find(self.shard, hashes, found)
+        self._seen |= parts
+        for lane, which in enumerate((~same, same)):
+            if which.any():
+                self._good.write(*_only(rows, hashes, which), lane)
 
     def put_aside(self, rows: pa.Table, hashes: np.ndarray) -> None:
         self._bad = self._bad or self._new(self._job.quarantined)
         self._bad.write(rows, hashes)
         self._broken.update(counts_of(pl.Series(rows[RULES])))
 
-    def finish_good(self) -> list[Part]:
-        facts = self._facts | {FINGERPRINT: self._job.fingerprints}
-        parts = [self._good.finish(facts | {"rules": dict(self._broken), SAME: False})]
-        if self._same:
-            parts.append(self._same.finish(facts | {"rules": {}, SAME: True}))
-        return parts
+    def finish_good(self) -> Part:
+        facts: dict[str, Any] = self._facts | {"rules": dict(self._broken)}
+        if self._job.fingerprints:
+            same = [at for at, lane in enumerate(self._good.flush()) if lane]
+            hint = Hint(self._job.before.of, same, sorted(self._seen))
+            facts |= {FINGERPRINT: True, SAME: asdict(hint)}
+        return self._good.finish(facts)
 
     def finish_bad(self) -> Part | None:
         return self._bad.finish(self._facts) if self._bad else None
 
-    def _new(self, table: Table, *, same: bool = False) -> "_Side":
-        job, number = self._job, self._piece.number
+    def _new(self, table: Table) -> "_Side":
+        job, chunk = self._job, self._piece.number
         schema = quarantine_schema(job.contract)
         if table is job.validated:
             schema = validated_schema(job.contract, fingerprints=job.fingerprints)
-        # Parts of rows that are the same are numbered on from the others.
-        chunk = number + job.pieces if same else number
         receipt = Receipt(table.name, job.day, self.shard, chunk, job.id, Tally())
         writer = PartWriter(
             table.part_path(job.day, self.shard, job.id, chunk),
             schema,
             row_group_rows=self._piece.row_group_rows,
             floats=table is job.validated,
+            lanes=2 if job.fingerprints else 1,
         )
         return _Side(self._stack.enter_context(writer), receipt)
 
@@ -265,10 +262,13 @@ class _Side:
     def __init__(self, writer: PartWriter, receipt: Receipt) -> None:
         self._writer, self._receipt = writer, receipt
 
-    def write(self, rows: pa.Table, hashes: np.ndarray) -> None:
-        self._writer.write(rows)
+    def write(self, rows: pa.Table, hashes: np.ndarray, lane: int = 0) -> None:
+        self._writer.write(rows, lane)
         tally = self._receipt.tally + Tally.of_hashes(hashes)
         self._receipt = replace(self._receipt, tally=tally)
+
+    def flush(self) -> list[int]:
+        return self._writer.flush()
 
     def finish(self, facts: dict[str, Any]) -> Part:
         return self._writer.finish(replace(self._receipt, facts=facts))

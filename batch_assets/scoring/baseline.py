@@ -9,32 +9,85 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from batch_assets.lake.parts import Part
-from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.lake.tables import Lake, books_of, digest_of
 from batch_assets.models.release import Release
-from batch_assets.quality.before import FINGERPRINT, SAME
-from batch_assets.scoring.carry import Incremental, Source
+from batch_assets.quality.before import FINGERPRINT, Hint
+from batch_assets.scoring.carry import Incremental, Origin, Source
+
+# Tonight's rows of a part lie in a few of last night's: in one of each kind, or where
+# the source has grown, two. In more they lie anywhere, and a shard is loaded whole, once
+# for all of its parts.
+MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
 class Baseline:
     """A night that unchanged rows are taken over from.
 
-    `content` names its very bytes, `nights` says how many in a row have built on a full
-    one, tonight included.
+    `nights` says how many in a row have built on a full one, tonight included.
     """
 
     day: str
-    content: str
     nights: int
-    sources: dict[int, Source]
+    validated: list[Part]
+    predictions: list[Part]
 
-    def source_of(
-        self, part: Part, rescored: dict[Path, list[int]], rows: int
-    ) -> Source:
-        """Where a part's rows are taken over from; a new shard has nothing to take."""
-        source = self.sources.get(part.receipt.shard, Source((), ()))
-        mine = tuple(rescored.get(part.path, ()))
-        return replace(source, rescored=mine, rescored_rows=rows)
+    @property
+    def content(self) -> str:
+        """Names its very bytes."""
+        both = digest_of(self.validated) + digest_of(self.predictions)
+        return hashlib.sha256(both.encode()).hexdigest()
+
+    def sources_of(
+        self, parts: list[Part], job: str, share: float
+    ) -> dict[Path, Source]:
+        """Where the rows of tonight's parts are taken over from; some have none to take.
+
+        Args:
+            parts: tonight's validated parts.
+            job: the night's.
+            share: of the rows that can be taken over, how many are scored all the same.
+        """
+        of, shards = digest_of(self.validated), self._origins()
+        found: dict[Path, Source] = {}
+        for part in parts:
+            if not part.receipt.facts.get(FINGERPRINT):
+                continue
+            origins = shards.get(part.receipt.shard, {})
+            hint = Hint.in_receipt(part)
+            if hint.of != of:
+                # Not validated beside this night: any row may have been there.
+                hint = Hint(of, list(range(len(part.groups))), list(origins))
+            if len(hint.parts) <= MOST_PARTS:
+                origins = {name: origins[name] for name in hint.parts}
+            if hint.groups and origins:
+                found[part.path] = Source(tuple(origins.values()), tuple(hint.groups))
+        rows = {part.path: part.groups for part in parts}
+        groups = [(path, i) for path, source in found.items() for i in source.groups]
+        drawn = _drawn(groups, job, share)
+        wanted = sum(rows[path][i] for path, i in groups) * share
+        each = math.ceil(wanted / max(len(drawn), 1))
+        return {
+            path: replace(
+                source,
+                rescored=tuple(i for other, i in drawn if other == path),
+                rescored_rows=each,
+            )
+            for path, source in found.items()
+        }
+
+    def _origins(self) -> dict[int, dict[str, Origin]]:
+        """Its parts by shard and name."""
+        made_of: dict[tuple[int, str], list[Part]] = {}
+        for part in self.predictions:
+            place = part.receipt.shard, part.receipt.facts["validated"]
+            made_of.setdefault(place, []).append(part)
+        found: dict[int, dict[str, Origin]] = {}
+        for part in self.validated:
+            shard, name = part.receipt.shard, part.path.name
+            paths = tuple(p.path for p in made_of[shard, name])
+            found.setdefault(shard, {})[name] = Origin(part.path, paths)
+        return found
 
 
 @dataclass(frozen=True)
@@ -71,9 +124,14 @@ def find_baseline(
             None,
             f"{before} was scored by another release, or otherwise than in {arithmetic}",
         )
-    if lake.books(before).open_after_scoring():
-        return None, f"{before} was validated again since it was scored"
     validated = lake.validated_features.parts(before)
+    dead = lake.dead_letters.parts(before)
+    # Of the scoring alone: it is what tonight builds on.
+    books = books_of(
+        before, raw=[], validated=validated, quarantined=[], scored=parts, dead=dead
+    )
+    if books.open_after_scoring():
+        return None, f"{before} was validated again since it was scored"
     if not all(part.receipt.facts.get(FINGERPRINT) for part in validated):
         return None, f"{before} was validated without fingerprints"
     commit = lake.predictions.last_commit(before)
@@ -81,38 +139,19 @@ def find_baseline(
     nights = grounds.get("nights_since_full", 0) + 1
     if nights >= incremental.full_every:
         return None, f"each {incremental.full_every}th night scores every row"
-    sources = {
-        shard: Source(_paths(validated, shard), _paths(parts, shard))
-        for shard in {part.receipt.shard for part in parts}
-    }
-    content = hashlib.sha256(
-        (digest_of(validated) + digest_of(parts)).encode()
-    ).hexdigest()
-    return Baseline(before, content, nights, sources), f"unchanged since {before}"
+    return Baseline(before, nights, validated, parts), f"unchanged since {before}"
 
 
-def rescored_groups(
-    parts: list[Part], job: str, share: float
-) -> tuple[dict[Path, list[int]], int]:
-    """The row groups in which rows are rescored, and how many rows in each.
+def _drawn(
+    groups: list[tuple[Path, int]], job: str, share: float
+) -> list[tuple[Path, int]]:
+    """The row groups in which rows are rescored.
 
     They are drawn by the job's id: at random, and the same for the same job.
     """
-    # Where rows that have not changed lie apart, there are none to rescore elsewhere.
-    parts = [part for part in parts if part.receipt.facts.get(SAME)] or parts
-    groups = [(part.path, i) for part in parts for i in range(len(part.groups))]
-    rows = sum(part.receipt.tally.rows for part in parts)
 
     def draw(group: tuple[Path, int]) -> bytes:
         text = f"{job} {group[0].parent.name} {group[0].name} {group[1]}"
         return hashlib.sha256(text.encode()).digest()
 
-    drawn = sorted(groups, key=draw)[: math.ceil(len(groups) * share)]
-    found: dict[Path, list[int]] = {}
-    for path, group in drawn:
-        found.setdefault(path, []).append(group)
-    return found, math.ceil(rows * share / max(len(drawn), 1))
-
-
-def _paths(parts: list[Part], shard: int) -> tuple[Path, ...]:
-    return tuple(part.path for part in parts if part.receipt.shard == shard)
+    return sorted(groups, key=draw)[: math.ceil(len(groups) * share)]

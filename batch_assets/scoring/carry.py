@@ -14,16 +14,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batch_assets.errors import ScoringError
 from batch_assets.lake.books import Tally
-from batch_assets.lake.parts import group_rows, read_columns, sealed_part
+from batch_assets.lake.parts import Part, columns_of, read_columns, sealed_part
+from batch_assets.lake.places import Places
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
 from batch_assets.quality.before import FINGERPRINT
 
-# Last night's shards in memory at once: those that the workers are at, and the next.
-SHARDS_KEPT = 4
+# Sources in memory at once, each a few parts of last night or a shard of it: those that
+# the workers are at, and the next.
+SOURCES_KEPT = 4
 
 
 class CarryError(ScoringError):
@@ -43,46 +46,48 @@ class Incremental:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a shard's rows are taken over from: last night's parts of it.
+class Origin:
+    """A validated part of last night, and the predictions of its rows, in their order."""
 
-    A descriptor without a row in it. Of the row groups `rescored` of tonight's part,
-    `rescored_rows` each are scored although they could be taken over.
+    validated: Path
+    predictions: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a part are taken over from. A descriptor without a row in it.
+
+    Only rows of the row groups `groups` were there last night, in `origins`. Of the row
+    groups `rescored`, `rescored_rows` each are scored although they could be taken over.
     """
 
-    validated: tuple[Path, ...]
-    predictions: tuple[Path, ...]
+    origins: tuple[Origin, ...]
+    groups: tuple[int, ...]
     rescored: tuple[int, ...] = ()
     rescored_rows: int = 0
 
 
 @dataclass(frozen=True)
 class LastNight:
-    """A shard as it was last predicted, sorted by the hash of the key."""
+    """Rows as they were last predicted."""
 
-    hashes: np.ndarray
+    places: Places
     fingerprints: np.ndarray
     outputs: dict[str, np.ndarray]
 
-    def find(self, hashes: np.ndarray, fingerprints: np.ndarray) -> np.ndarray:
+    def find(
+        self, keys: pa.Array, hashes: np.ndarray, fingerprints: np.ndarray
+    ) -> np.ndarray:
         """Where the predictions of these rows are; -1 for a row that is new or changed.
 
         Args:
+            keys: of the rows.
             hashes: of the keys, uint64 (rows,).
             fingerprints: of the features, uint64 (rows,).
         """
-        if not len(self.hashes):
-            return np.full(len(hashes), -1)
-        # Sorted questions run through memory in its order: 20 ns each, unsorted 180.
-        order = np.argsort(hashes)
-        asked = hashes[order]
-        at = np.searchsorted(self.hashes, asked)
-        at[at == len(self.hashes)] = 0
-        same = (self.hashes[at] == asked) & (
-            self.fingerprints[at] == fingerprints[order]
-        )
-        found = np.empty(len(hashes), dtype=np.int64)
-        found[order] = np.where(same, at, -1)
+        found = self.places.find(keys, hashes)
+        if len(self.fingerprints):
+            found[self.fingerprints[found] != fingerprints] = -1
         return found
 
     def taken(self, name: str, found: np.ndarray) -> np.ndarray:
@@ -101,6 +106,7 @@ class Taken:
     """
 
     keys: pa.Array
+    hashes: np.ndarray
     carried: np.ndarray
     scored: np.ndarray
     outputs: dict[str, np.ndarray]
@@ -110,7 +116,7 @@ class Taken:
     @property
     def facts(self) -> dict[str, Any]:
         """What the receipt says of it."""
-        tally = Tally.of(self.keys.filter(pa.array(self.carried)))
+        tally = Tally.of_hashes(self.hashes[self.carried])
         return {
             "carried": {"rows": tally.rows, "keys": tally.keys},
             "rescored": int((self.carried & self.scored).sum()),
@@ -156,13 +162,18 @@ class Taken:
 
 
 def take_over(
-    source: Source, validated: Path, row_groups: tuple[int, int], contract: Contract
+    source: Source,
+    part: Part,
+    file: pq.ParquetFile,
+    row_groups: tuple[int, int],
+    contract: Contract,
 ) -> Taken:
     """Find which rows of a chunk were predicted last night from the same features.
 
     Args:
-        source: last night's parts of the shard.
-        validated: tonight's part.
+        source: where they may have been.
+        part: tonight's validated part.
+        file: the same, open.
         row_groups: the chunk's: the first, and one past the last.
         contract: of the release, which is last night's too.
 
@@ -170,92 +181,95 @@ def take_over(
         CorruptPartError: a part is not what was committed.
     """
     groups = range(*row_groups)
-    sizes = group_rows(validated)[row_groups[0] : row_groups[1]]
-    group_of = np.repeat(np.arange(*row_groups), sizes)
-    columns = [contract.key.name, FINGERPRINT]
-    table = read_columns(validated, columns, groups)
+    table = columns_of(part, file, [contract.key.name, FINGERPRINT], groups)
     keys = table[contract.key.name].combine_chunks()
-    before = _shards.get(source, contract)
+    hashes = hash_keys(keys)
     fingerprints = table[FINGERPRINT].to_numpy().view(np.uint64)
-    found = before.find(hash_keys(keys), fingerprints)
+    before = _loaded.get(source, contract)
+    ends = np.cumsum([part.groups[group] for group in groups]).tolist()
+    spans = dict(zip(groups, map(slice, [0, *ends], ends), strict=True))
+    found = np.full(len(keys), -1)
+    for group in spans.keys() & source.groups:
+        rows = spans[group]
+        found[rows] = before.find(keys[rows], hashes[rows], fingerprints[rows])
     carried = found >= 0
     scored = ~carried
-    for group in set(groups).intersection(source.rescored):
+    for group in spans.keys() & source.rescored:
         # Evenly over the group: rows beside each other may have much in common.
-        rows = np.flatnonzero(carried & (group_of == group))
-        picks = np.linspace(0, len(rows) - 1, min(source.rescored_rows, len(rows)))
-        scored[rows[picks.astype(np.int64)]] = True
-    needed = np.unique(group_of[scored])
+        there = np.flatnonzero(carried[spans[group]])
+        count = min(source.rescored_rows, len(there))
+        picks = np.linspace(0, len(there) - 1, count).astype(np.int64)
+        scored[spans[group]][there[picks]] = True
+    needed = [group for group, rows in spans.items() if scored[rows].any()]
     return Taken(
         keys,
+        hashes,
         carried,
         scored,
         {name: before.taken(name, found) for name in contract.output_names},
-        needed.tolist(),
-        scored[np.isin(group_of, needed)],
+        needed,
+        np.concatenate([scored[:0], *(scored[spans[group]] for group in needed)]),
     )
 
 
 def _load(source: Source, contract: Contract) -> LastNight:
-    key = contract.key.name
-    hashes, columns = _columns(source.validated, key, [FINGERPRINT])
-    seen, scored = _columns(source.predictions, key, contract.output_names, sealed=True)
-    order = np.argsort(hashes)
-    hashes, fingerprints = hashes[order], columns[FINGERPRINT][order].view(np.uint64)
-    # Two keys with one hash, if that ever happens, are scored each night.
-    alone = np.ones(len(hashes), dtype=bool)
-    alone[1:] &= hashes[1:] != hashes[:-1]
-    alone[:-1] &= hashes[1:] != hashes[:-1]
-    hashes, fingerprints = hashes[alone], fingerprints[alone]
-    order = np.argsort(seen)
-    seen = seen[order]
-    at = np.searchsorted(hashes, seen)
-    at[at == len(hashes)] = 0
-    both = hashes[at] == seen if len(hashes) else np.zeros(len(seen), dtype=bool)
+    found = [_rows_of(origin, contract) for origin in source.origins]
+    rows = pa.concat_tables(found)
+    keys = rows[contract.key.name].combine_chunks()
     return LastNight(
-        seen[both],
-        fingerprints[at[both]],
-        {name: values[order][both] for name, values in scored.items()},
+        Places(keys, hash_keys(keys)),
+        rows[FINGERPRINT].to_numpy().view(np.uint64),
+        {name: rows[name].to_numpy() for name in contract.output_names},
     )
 
 
-def _columns(
-    paths: tuple[Path, ...], key: str, names: list[str], *, sealed: bool = False
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The hashes of the keys of some parts, and columns beside them."""
+def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
+    """Predictions with the fingerprints that they were made from."""
+    key = contract.key.name
+    validated = read_columns(origin.validated, [key, FINGERPRINT])
     tables = []
-    for path in paths:
-        if sealed:
-            sealed_part(path)
-        tables.append(read_columns(path, [key, *names]))
-    table = pa.concat_tables(tables)
-    return hash_keys(table[key]), {name: table[name].to_numpy() for name in names}
+    for path in origin.predictions:
+        sealed_part(path)
+        tables.append(read_columns(path, [key, *contract.output_names]))
+    predicted = pa.concat_tables(tables)
+    fingerprints = validated[FINGERPRINT]
+    if not predicted[key].equals(validated[key]):
+        # Dead letters were among them, or have been replayed.
+        keys = predicted[key].combine_chunks()
+        all_keys = validated[key].combine_chunks()
+        places = Places(all_keys, hash_keys(all_keys))
+        found = places.find(keys, hash_keys(keys))
+        predicted = predicted.filter(pa.array(found >= 0))
+        fingerprints = fingerprints.take(pa.array(found[found >= 0]))
+    return predicted.append_column(FINGERPRINT, fingerprints)
 
 
-class _Shards:
-    """Last night's shards that are in memory, each loaded once."""
+class _Loaded:
+    """What of last night is in memory, each source loaded once for all chunks of it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loaded: OrderedDict[tuple, Future[LastNight]] = OrderedDict()
+        self._futures: OrderedDict[tuple[Origin, ...], Future[LastNight]] = (
+            OrderedDict()
+        )
 
     def get(self, source: Source, contract: Contract) -> LastNight:
-        name = (source.validated, source.predictions)
+        name = source.origins
         with self._lock:
-            mine = name not in self._loaded
-            future = self._loaded.setdefault(name, Future())
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > SHARDS_KEPT:
-                self._loaded.popitem(last=False)
+            mine = name not in self._futures
+            future = self._futures.setdefault(name, Future())
+            self._futures.move_to_end(name)
+            while len(self._futures) > SOURCES_KEPT:
+                self._futures.popitem(last=False)
         if mine:
             try:
                 future.set_result(_load(source, contract))
             except BaseException as error:
                 with self._lock:
-                    self._loaded.pop(name, None)
+                    self._futures.pop(name, None)
                 future.set_exception(error)
                 raise
         return future.result()
 
 
-_shards = _Shards()
+_loaded = _Loaded()

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
-from batch_assets.lake.parts import Part, PartWriter, Receipt, read_columns
+from batch_assets.lake.parts import Part, PartWriter, Receipt, columns_of, open_part
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
@@ -89,9 +90,11 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     contract = scorer.release.contract
     clock = _Clock()
     taken = None
-    if task.carry:
-        taken = take_over(task.carry, task.validated, task.row_groups, contract)
-    table = _read(task, contract, taken)
+    validated, file = open_part(task.validated)
+    with file:
+        if task.carry:
+            taken = take_over(task.carry, validated, file, task.row_groups, contract)
+        table = _read(task, validated, file, contract, taken)
     clock.lap("read")
     features = _pack(table, contract)
     clock.lap("pack")
@@ -124,17 +127,26 @@ def dead_letter_schema(contract: Contract) -> pa.Schema:
     )
 
 
-def _read(task: ChunkTask, contract: Contract, taken: Taken | None) -> pa.Table:
+def _read(
+    task: ChunkTask,
+    validated: Part,
+    file: pq.ParquetFile,
+    contract: Contract,
+    taken: Taken | None,
+) -> pa.Table:
     """The rows to score: all of the chunk, or those that are not taken over."""
     columns = contract.feature_schema().names
     if taken is None:
-        table = read_columns(task.validated, columns, range(*task.row_groups))
+        table = columns_of(validated, file, columns, range(*task.row_groups))
         if len(table) != task.rows:
             msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
             raise CorruptPartError(msg)
         return table
-    table = read_columns(task.validated, columns, taken.groups)
-    return table.filter(pa.array(taken.scored_of_groups))
+    if not taken.groups:
+        return contract.feature_schema().empty_table()
+    table = columns_of(validated, file, columns, taken.groups)
+    which = taken.scored_of_groups
+    return table if which.all() else table.filter(pa.array(which))
 
 
 class _Own(threading.local):

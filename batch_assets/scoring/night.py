@@ -26,12 +26,7 @@ from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
-from batch_assets.scoring.baseline import (
-    Baseline,
-    Grounds,
-    find_baseline,
-    rescored_groups,
-)
+from batch_assets.scoring.baseline import Baseline, Grounds, find_baseline
 from batch_assets.scoring.carry import CarryError, Incremental, Source
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
@@ -161,10 +156,7 @@ def plan_night(
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
     sources: dict[Path, Source] = {}
     if baseline:
-        rescored, rescored_rows = rescored_groups(parts, job, rescored_share)
-        sources = {
-            p.path: baseline.source_of(p, rescored, rescored_rows) for p in parts
-        }
+        sources = baseline.sources_of(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)

@@ -76,7 +76,8 @@ class LocalEngine:
             self.workers, "scorer", initializer=torch.set_num_threads, initargs=(1,)
         )
         # The largest first: at the end no worker waits long for another's last chunk.
-        waiting = iter(sorted(tasks, key=lambda task: task.rows, reverse=True))
+        # Those that take rows over stay beside each other: they share what they load.
+        waiting = iter(sorted(tasks, key=lambda t: 0 if t.carry else -t.rows))
         running: set[Future[Scored]] = set()
         try:
             while True:

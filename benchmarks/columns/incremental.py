@@ -1,0 +1,85 @@
+"""The second of two nights, scored whole and built on the first, in turns.
+
+It is no column of its own: it tells the seconds of both, over the same rows in the same
+process. The first night is scored before, which warms the process up. It leaves the
+predictions of the last night that was built on the first.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets.scoring.carry import Incremental
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.night import Night, score_night
+from batch_assets.spec import Gates
+from benchmarks.column import Work, open_work
+from benchmarks.work import CHUNK_ROWS, DAY, NEXT_DAY, PIPELINE
+
+REPEATS = 3
+
+
+def score(work: Work, day: str, incremental: Incremental | None) -> tuple[Night, float]:
+    """A night, and its seconds."""
+    device = find_device("cpu")
+    release = Registry(work.root).require(work.size, work.version)
+    start = time.perf_counter()
+    night = score_night(
+        Lake(work.root, PIPELINE),
+        release,
+        day,
+        LocalEngine(device),
+        chunk_rows=CHUNK_ROWS,
+        precision=device.precision,
+        arithmetic=device.arithmetic,
+        gates=Gates(),
+        incremental=incremental,
+    )
+    return night, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("warm", type=Path)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("size")
+    asked = parser.parse_args()
+    work = open_work(asked.root, asked.out, asked.size, None)
+    predictions = Lake(work.root, PIPELINE).predictions
+    first = work.root / "first_night"
+    for folder in (work.out, predictions.path, first):
+        shutil.rmtree(folder, ignore_errors=True)
+    work.out.mkdir(parents=True)
+    score(work, DAY, None)
+    shutil.copytree(predictions.path, first)
+    took: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(REPEATS):
+        for built_on, seconds in took.items():
+            # Both are new: nothing of the night is there, and the first night is.
+            shutil.rmtree(predictions.path)
+            shutil.copytree(first, predictions.path)
+            night, spent = score(work, NEXT_DAY, Incremental() if built_on else None)
+            seconds.append(spent)
+            sys.stderr.write(f"{spent:.3f} s, {night.carried.rows:,} rows carried\n")
+    for number, part in enumerate(night.parts):
+        (work.out / f"{number}.parquet").symlink_to(part.path)
+    found = {
+        "seconds": statistics.median(took[True]),
+        "full_seconds": statistics.median(took[False]),
+        "rows": night.tally.rows,
+        "carried": night.carried.rows,
+        "version": f"{REPEATS} nights each",
+    }
+    sys.stdout.write(f"\n{json.dumps(found)}\n")
+
+
+if __name__ == "__main__":
+    main()
