@@ -7,12 +7,17 @@ import dagster as dg
 from batch_assets.resources import GpuResource, StorageResource
 
 
-def project_defs(folder: Path) -> dg.Definitions:
-    """Every pipeline under a package's defs/, and what their assets are given."""
+def project_defs(folder: Path, gpu: GpuResource | None = None) -> dg.Definitions:
+    """Every pipeline under a package's defs/, and what their assets are given.
+
+    Args:
+        folder: of the package.
+        gpu: the device that scores, where it is not the usual one.
+    """
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=folder),
         dg.Definitions(
-            resources={"storage": StorageResource(), "gpu": GpuResource()},
+            resources={"storage": StorageResource(), "gpu": gpu or GpuResource()},
             # A killed run must not leave a child behind that keeps the device.
             executor=dg.in_process_executor,
         ),

