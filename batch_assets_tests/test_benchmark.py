@@ -139,6 +139,7 @@ def test_an_incremental_night_is_timed_beside_the_same_night_scored_whole(bench)
     assert run.rows == ROWS
     assert 0.78 < run.said["carried"] / ROWS < 0.82
     assert 0 < run.said["full_seconds"] < 60
+    assert 0 < run.said["ratio"] < 10
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,11 @@ def main() -> None:
     found = {
         "seconds": statistics.median(took[True]),
         "full_seconds": statistics.median(took[False]),
+        # Within a round, as of the columns: the speed of a shared machine drifts.
+        "ratio": statistics.median(
+            built_on / whole
+            for built_on, whole in zip(took[True], took[False], strict=True)
+        ),
         "rows": night.tally.rows,
         "carried": night.carried.rows,
         "version": f"{REPEATS} nights each",
