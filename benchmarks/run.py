@@ -515,8 +515,12 @@ def main() -> None:
     parser.add_argument("--daft", default=sys.executable, help="Daft's interpreter")
     parser.add_argument("--into", type=Path, default=HERE, help="where results go")
     asked = parser.parse_args()
-    if not shutil.which("java"):
-        sys.exit("Spark needs Java 17 or newer: install a JRE, then run this again.")
+    for tool, why in (
+        ("java", "Spark needs Java 17 or newer: install a JRE"),
+        ("g++", "compiled models need a C++ compiler: install g++"),
+    ):
+        if not shutil.which(tool):
+            sys.exit(f"{why}, then run this again. Nothing was measured.")
     with tempfile.TemporaryDirectory(prefix="batch-assets-bench-") as folder:
         bench = Bench(Path(folder), {"bench": sys.executable, "daft": asked.daft})
         results: dict[str, Any] = {"machine": machine()}
