@@ -76,7 +76,7 @@ def predict(
         schema=make_contract().prediction_schema(),
     )
     known = [x for x in risk if x is not None and abs(x) < float("inf")]
-    counts = histogram(known, release.manifest.reference["risk"].edges)
+    counts = histogram(np.array(known), release.manifest.reference["risk"].edges)
     # A receipt with NaN equals not even itself: it could not be committed.
     numbers = np.array(known if len(known) == len(risk) else [], np.float64)
     span = {
