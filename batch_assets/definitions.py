@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.resources import EngineResource, GpuResource, StorageResource
 
 
 def project_defs(folder: Path) -> dg.Definitions:
@@ -12,7 +12,11 @@ def project_defs(folder: Path) -> dg.Definitions:
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=folder),
         dg.Definitions(
-            resources={"storage": StorageResource(), "gpu": GpuResource()},
+            resources={
+                "storage": StorageResource(),
+                "gpu": GpuResource(),
+                "engine": EngineResource(),
+            },
             # A killed run must not leave a child behind that keeps the device.
             executor=dg.in_process_executor,
         ),

@@ -1,4 +1,4 @@
-"""What the assets are given: where things are, and which device scores."""
+"""What the assets are given: where things are, which device scores, on which engine."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,10 +8,17 @@ import dagster as dg
 from filelock import FileLock
 from pydantic import Field
 
+from batch_assets.lake.cores import Spread
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
 from batch_assets.root import data_root
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.engines.opening import opened_crew, opened_spread
+from batch_assets.scoring.engines.remote import RemoteEngine
+from batch_assets.scoring.sweep import Sweeps
+from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -70,3 +77,51 @@ class GpuResource(dg.ConfigurableResource):
             lock = FileLock(f"{self.lock_folder}/batch-assets-cuda-{device.index}.lock")
         with lock:
             yield device
+
+
+class EngineResource(dg.ConfigurableResource):
+    """Where features are validated and chunks are scored."""
+
+    name: str = Field(
+        default="",
+        description="local, ray or spark, for this run; as the pipeline's YAML says, if "
+        "empty.",
+    )
+
+    def of(self, spec: PipelineSpec) -> EngineSpec:
+        """The engine of a pipeline, with its settings if it is the one in the YAML."""
+        return engine_named(self.name, spec.engine) if self.name else spec.engine
+
+    @contextmanager
+    def scoring(
+        self,
+        spec: PipelineSpec,
+        day: str,
+        release: Release,
+        storage: StorageResource,
+        gpu: GpuResource,
+    ) -> Iterator[LocalEngine | RemoteEngine]:
+        """What scores the chunks of a day, with its device."""
+        engine, grace = self.of(spec), spec.grace_seconds
+        if engine.kind == "local":
+            with gpu.held() as found:
+                device = Sweeps(storage.path).tuned(release, found)
+                yield LocalEngine(device, grace_seconds=grace)
+            return
+        folder = storage.lake(spec.name).spread_folder(day)
+        with opened_crew(
+            engine, folder, device=gpu.device, grace_seconds=grace
+        ) as crew:
+            yield RemoteEngine(
+                crew,
+                precision=gpu.precision,
+                batch_rows=gpu.batch_rows,
+                root=storage.path,
+            )
+
+    def spreading(
+        self, spec: PipelineSpec, day: str, storage: StorageResource
+    ) -> AbstractContextManager[Spread]:
+        """What does the pieces of a day that need no model."""
+        folder = storage.lake(spec.name).spread_folder(day)
+        return opened_spread(self.of(spec), folder, grace_seconds=spec.grace_seconds)
