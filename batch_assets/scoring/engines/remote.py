@@ -194,7 +194,7 @@ class Order:
     precision: str
     batch_rows: str
     root: Path
-    torch: str = _version_of(torch)
+    torch_version: str = _version_of(torch)
 
     def scorer(self) -> Scorer:
         """Verify the release, load it, and replay its golden batch.
@@ -203,10 +203,10 @@ class Order:
             EngineError: torch here is not the driver's.
             ReleaseError: the release is not what was registered.
         """
-        if (here := _version_of(torch)) != self.torch:
+        if (here := _version_of(torch)) != self.torch_version:
             msg = (
                 f"a worker on {socket.gethostname()} has torch {here}, the driver "
-                f"{self.torch}: another version may give another output. Nothing was "
+                f"{self.torch_version}: another version may give another output. Nothing was "
                 "committed; let every node have the same."
             )
             raise EngineError(msg)
@@ -254,7 +254,7 @@ def _scorer(order: Order) -> Scorer:
         return _loaded(order)
 
 
-# A worker may outlive a night; it keeps one release, or one for each GPU that it gets.
+# A worker may outlive a night, and Spark may give it another GPU with each task.
 @functools.lru_cache(maxsize=8)
 def _loaded(order: Order) -> Scorer:
     return order.scorer()
