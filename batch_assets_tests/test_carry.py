@@ -11,11 +11,11 @@ import torch
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.lake.books import Tally, total
-from batch_assets.lake.parts import RECEIPT, SHA256, columns_of, open_part
+from batch_assets.lake.parts import RECEIPT, SHA256, Part, Receipt, open_part, read_open
 from batch_assets.lake.shards import fingerprint
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
-from batch_assets.quality.before import Hint
+from batch_assets.quality.before import FINGERPRINT, Hint
 from batch_assets.quality.gates import carried_rows
 from batch_assets.scoring import chunk
 from batch_assets.scoring.baseline import find_baseline
@@ -481,9 +481,9 @@ def test_chunks_of_carried_rows_read_no_features_but_of_those_rescored(
     def counting(part, file, columns, groups=None):
         if "age" in columns:
             read.append(len(groups))
-        return columns_of(part, file, columns, groups)
+        return read_open(part, file, columns, groups)
 
-    monkeypatch.setattr(chunk, "columns_of", counting)
+    monkeypatch.setattr(chunk, "read_open", counting)
     night(lake, toy_release, SECOND, rows)
 
     assert sum(read) == 1
@@ -505,3 +505,11 @@ def test_predictions_are_hashed_before_they_are_taken_over(lake, toy_release):
     opened, file = open_part(validated.path)
     with file, pytest.raises(CorruptPartError, match="it was sealed as"):
         take_over(source, opened, file, (0, 1), toy_release.contract)
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_part_validated_before_there_were_hints_has_none(said: bool) -> None:
+    facts = {FINGERPRINT: True, "as_before": said}
+    receipt = Receipt("validated_features", "2026-01-05", 0, 0, "job", Tally(), facts)
+
+    assert Hint.in_receipt(Part(Path("part"), 1, "0" * 64, receipt, ())) == Hint()

@@ -70,24 +70,24 @@ def test_a_part_gives_back_its_rows_and_receipt(tmp_path, n, floats):
     assert read_all(path).equals(rows)
 
 
-def test_no_row_group_holds_rows_of_two_lanes(tmp_path):
+def test_no_row_group_holds_rows_of_two_kinds(tmp_path):
     path, rows = tmp_path / "part.parquet", rows_of(500)
-    with PartWriter(path, SCHEMA, row_group_rows=100, lanes=2) as writer:
+    with PartWriter(path, SCHEMA, row_group_rows=100, kinds=2) as writer:
         for start in range(0, 500, 50):
-            lane = int(start % 200 == 0)
-            writer.write(rows.slice(start, 50), lane)
-        lanes = writer.flush()
+            kind = int(start % 200 == 0)
+            writer.write(rows.slice(start, 50), kind)
+        kinds = writer.flush()
         part = writer.finish(receipt_of(rows))
 
-    assert sorted(zip(lanes, part.groups, strict=True)) == [
+    assert sorted(zip(kinds, part.groups, strict=True)) == [
         *((0, 50), (0, 100), (0, 100), (0, 100)),
         *((1, 50), (1, 100)),
     ]
     found = [read_columns(path, ["user_id"], [group]) for group in range(6)]
     keys = rows["user_id"].to_pylist()
-    for lane, table in zip(lanes, found, strict=True):
+    for kind, table in zip(kinds, found, strict=True):
         starts = {keys.index(key) // 50 * 50 for key in table["user_id"].to_pylist()}
-        assert {int(start % 200 == 0) for start in starts} == {lane}
+        assert {int(start % 200 == 0) for start in starts} == {kind}
 
 
 def test_a_receipt_survives_the_way_through_json():

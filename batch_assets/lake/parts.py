@@ -101,23 +101,25 @@ class PartWriter:
         *,
         row_group_rows: int,
         floats: bool = False,
-        lanes: int = 1,
+        kinds: int = 1,
     ) -> None:
         """Open the file beside its final name.
 
         Args:
             path: the part's final path.
             schema: its columns, the key first.
-            row_group_rows: rows of a row group; memory is bounded by one per lane.
+            row_group_rows: rows of a row group; memory is bounded by one of each kind.
             floats: the columns are mostly float32: split their bytes, no dictionary.
-            lanes: kinds of rows, of which no row group holds two.
+            kinds: of rows, of which no row group holds two.
         """
         self.path = path
         self._schema = schema
         self._rows = row_group_rows
-        self._pending: list[list[pa.Table]] = [[] for _ in range(lanes)]
+        self._pending: list[list[pa.Table]] = [[] for _ in range(kinds)]
+        # Counted, not summed: with many shards a row group comes in thousands of pieces.
+        self._pending_rows = [0] * kinds
         self._groups: list[int] = []
-        self._lanes: list[int] = []
+        self._kinds: list[int] = []
         self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         # No key is there twice, and numbers hardly repeat: to try a dictionary on them
@@ -142,13 +144,14 @@ class PartWriter:
                 store_schema=False,
             )
 
-    def write(self, rows: pa.Table | pa.RecordBatch, lane: int = 0) -> None:
+    def write(self, rows: pa.Table | pa.RecordBatch, kind: int = 0) -> None:
         """Add rows; they are written as soon as a row group is full."""
         if isinstance(rows, pa.RecordBatch):
             rows = pa.Table.from_batches([rows])
-        self._pending[lane].append(rows)
-        while sum(map(len, self._pending[lane])) >= self._rows:
-            self._flush(lane, self._rows)
+        self._pending[kind].append(rows)
+        self._pending_rows[kind] += len(rows)
+        while self._pending_rows[kind] >= self._rows:
+            self._flush(kind, self._rows)
 
     def finish(self, receipt: Receipt) -> Part:
         """Close the file with its receipt, seal and sync it, and give it its name."""
@@ -170,20 +173,21 @@ class PartWriter:
         return Part(self.path, size, digest, receipt, tuple(self._groups))
 
     def flush(self) -> list[int]:
-        """Write what is pending; the lane of each row group that there is."""
-        for lane, pending in enumerate(self._pending):
-            if rows := sum(map(len, pending)):
-                self._flush(lane, rows)
-        return self._lanes
+        """Write what is pending; the kind of each row group that there is."""
+        for kind, rows in enumerate(self._pending_rows):
+            if rows:
+                self._flush(kind, rows)
+        return self._kinds
 
-    def _flush(self, lane: int, rows: int) -> None:
-        table = pa.concat_tables(self._pending[lane])
+    def _flush(self, kind: int, rows: int) -> None:
+        table = pa.concat_tables(self._pending[kind])
         with self._explained():
             self._writer.write_table(table.slice(0, rows), row_group_size=rows)
         rest = table.slice(rows)
-        self._pending[lane] = [rest] if len(rest) else []
+        self._pending[kind] = [rest] if len(rest) else []
+        self._pending_rows[kind] = len(rest)
         self._groups.append(rows)
-        self._lanes.append(lane)
+        self._kinds.append(kind)
 
     def __enter__(self) -> Self:
         return self
@@ -276,10 +280,10 @@ def read_columns(
     """
     part, file = open_part(path)
     with file:
-        return columns_of(part, file, columns, groups)
+        return read_open(part, file, columns, groups)
 
 
-def columns_of(
+def read_open(
     part: Part,
     file: pq.ParquetFile,
     columns: list[str],

@@ -20,8 +20,9 @@ from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
 from batch_assets.lake.tables import BEFORE, Table, digest_of
 
 FINGERPRINT = "fingerprint"
-# In the receipt of a part: what `Hint` says.
-SAME = "as_before"
+# In the receipt of a part: what `Hint` says. Not "as_before", where receipts of before
+# there were hints hold a boolean.
+HINT = "hint"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Hint:
 
     @classmethod
     def in_receipt(cls, part: Part) -> "Hint":
-        return cls(**part.receipt.facts.get(SAME, {}))
+        return cls(**part.receipt.facts.get(HINT, {}))
 
 
 @dataclass(frozen=True)

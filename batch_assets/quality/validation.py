@@ -29,7 +29,7 @@ from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.quality.before import FINGERPRINT, SAME, Before, Hint, before_of
+from batch_assets.quality.before import FINGERPRINT, HINT, Before, Hint, before_of
 from batch_assets.quality.rules import RULES, RowRules, counts_of
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
@@ -214,9 +214,9 @@ class _Sides:
         rows, found = _with_fingerprints(rows, self._job.contract)
         same, parts = self._job.before.find(self.shard, hashes, found)
         self._seen |= parts
-        for lane, which in enumerate((~same, same)):
+        for kind, which in enumerate((~same, same)):
             if which.any():
-                self._good.write(*_only(rows, hashes, which), lane)
+                self._good.write(*_only(rows, hashes, which), kind)
 
     def put_aside(self, rows: pa.Table, hashes: np.ndarray) -> None:
         self._bad = self._bad or self._new(self._job.quarantined)
@@ -226,9 +226,9 @@ class _Sides:
     def finish_good(self) -> Part:
         facts: dict[str, Any] = self._facts | {"rules": dict(self._broken)}
         if self._job.fingerprints:
-            same = [at for at, lane in enumerate(self._good.flush()) if lane]
+            same = [at for at, kind in enumerate(self._good.flush()) if kind]
             hint = Hint(self._job.before.of, same, sorted(self._seen))
-            facts |= {FINGERPRINT: True, SAME: asdict(hint)}
+            facts |= {FINGERPRINT: True, HINT: asdict(hint)}
         return self._good.finish(facts)
 
     def finish_bad(self) -> Part | None:
@@ -245,7 +245,7 @@ class _Sides:
             schema,
             row_group_rows=self._piece.row_group_rows,
             floats=table is job.validated,
-            lanes=2 if job.fingerprints else 1,
+            kinds=2 if job.fingerprints else 1,
         )
         return _Side(self._stack.enter_context(writer), receipt)
 
@@ -262,8 +262,8 @@ class _Side:
     def __init__(self, writer: PartWriter, receipt: Receipt) -> None:
         self._writer, self._receipt = writer, receipt
 
-    def write(self, rows: pa.Table, hashes: np.ndarray, lane: int = 0) -> None:
-        self._writer.write(rows, lane)
+    def write(self, rows: pa.Table, hashes: np.ndarray, kind: int = 0) -> None:
+        self._writer.write(rows, kind)
         tally = self._receipt.tally + Tally.of_hashes(hashes)
         self._receipt = replace(self._receipt, tally=tally)
 

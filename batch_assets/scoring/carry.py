@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import ScoringError
 from batch_assets.lake.books import Tally
-from batch_assets.lake.parts import Part, columns_of, read_columns, sealed_part
+from batch_assets.lake.parts import Part, read_columns, read_open, sealed_part
 from batch_assets.lake.places import Places
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
@@ -181,7 +181,7 @@ def take_over(
         CorruptPartError: a part is not what was committed.
     """
     groups = range(*row_groups)
-    table = columns_of(part, file, [contract.key.name, FINGERPRINT], groups)
+    table = read_open(part, file, [contract.key.name, FINGERPRINT], groups)
     keys = table[contract.key.name].combine_chunks()
     hashes = hash_keys(keys)
     fingerprints = table[FINGERPRINT].to_numpy().view(np.uint64)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.books import Tally
-from batch_assets.lake.parts import Part, PartWriter, Receipt, columns_of, open_part
+from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_open
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
@@ -137,14 +137,14 @@ def _read(
     """The rows to score: all of the chunk, or those that are not taken over."""
     columns = contract.feature_schema().names
     if taken is None:
-        table = columns_of(validated, file, columns, range(*task.row_groups))
+        table = read_open(validated, file, columns, range(*task.row_groups))
         if len(table) != task.rows:
             msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
             raise CorruptPartError(msg)
         return table
     if not taken.groups:
         return contract.feature_schema().empty_table()
-    table = columns_of(validated, file, columns, taken.groups)
+    table = read_open(validated, file, columns, taken.groups)
     which = taken.scored_of_groups
     return table if which.all() else table.filter(pa.array(which))
 
