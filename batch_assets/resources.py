@@ -11,6 +11,7 @@ from pydantic import Field
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.root import data_root
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
 
 
@@ -73,7 +74,7 @@ class GpuResource(dg.ConfigurableResource):
         Args:
             root: `<root>`, where compiled code is kept.
         """
-        compiled = root / "compiled" if self.compile else None
+        compiled = root / COMPILED if self.compile else None
         device = find_device(self.device, self.precision, self.batch_rows, compiled)
         lock: AbstractContextManager[object] = nullcontext()
         if device.kind == "cuda":

@@ -47,6 +47,17 @@ def open_work(root: Path, out: Path, size: str, rows: int | None) -> Work:
     )
 
 
+def arguments() -> argparse.Namespace:
+    """What every column is called with: a small root, the root, where to, which model."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("warm", type=Path)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("size")
+    parser.add_argument("--rows", type=int)
+    return parser.parse_args()
+
+
 Score = Callable[[Work], float | None]
 
 
@@ -61,13 +72,7 @@ def main(
         version: of what it measures.
         before: what must be done before each, and is not timed.
     """
-    parser = argparse.ArgumentParser()
-    parser.add_argument("warm", type=Path)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("size")
-    parser.add_argument("--rows", type=int)
-    asked = parser.parse_args()
+    asked = arguments()
     for root in (asked.warm, asked.root):
         work = open_work(root, asked.out, asked.size, asked.rows)
         shutil.rmtree(work.out, ignore_errors=True)

@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 from batch_assets.models.registry import Registry
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.sweep import Sweeps, sweep
+from batch_assets.scoring.sweep import SWEEPS, Sweeps, sweep
 
-COMPILED, SWEEPS = "compiled", "sweeps"
 # Past the knee of either model; a batch of the heavy one takes seconds by then.
 MAX_ROWS = 4_096
 

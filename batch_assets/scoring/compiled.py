@@ -32,6 +32,8 @@ from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
 OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1, "freezing": True}
 # What the compiled function takes and gives; another number is another cache.
 LAYOUT = 1
+# Where compiled code lies under a root.
+COMPILED = "compiled"
 
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,8 @@ RUN_SECONDS = 0.1
 FREE_SHARE = 0.5
 MAX_ROWS = {"cpu": 1 << 20, "cuda": 1 << 28}
 MEBI = 1 << 20
+# Where sweeps lie under a root.
+SWEEPS = "sweeps"
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +264,7 @@ class Sweeps:
     """The sweeps under a root: the newest of each release, device and precision."""
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / "sweeps"
+        self._folder = root / SWEEPS
 
     def keep(self, found: Sweep) -> Path:
         """Write a sweep, in one step, in place of an older one."""

@@ -5,23 +5,19 @@ process. The first night is scored before, which warms the process up. It leaves
 predictions of the last night that was built on the first.
 """
 
-import argparse
 import json
 import shutil
 import statistics
 import sys
 import time
-from pathlib import Path
 
 from batch_assets.lake.tables import Lake
-from batch_assets.models.registry import Registry
 from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import Night, score_night
-from batch_assets.spec import Gates
-from benchmarks.column import Work, open_work
-from benchmarks.work import CHUNK_ROWS, DAY, NEXT_DAY, PIPELINE
+from batch_assets.scoring.night import Night
+from benchmarks.column import Work, arguments, open_work
+from benchmarks.columns.local import release_of, score_day
+from benchmarks.work import DAY, NEXT_DAY, PIPELINE
 
 REPEATS = 3
 
@@ -29,29 +25,14 @@ REPEATS = 3
 def score(work: Work, day: str, incremental: Incremental | None) -> tuple[Night, float]:
     """A night, and its seconds."""
     device = find_device("cpu")
-    release = Registry(work.root).require(work.size, work.version)
+    release = release_of(work)
     start = time.perf_counter()
-    night = score_night(
-        Lake(work.root, PIPELINE),
-        release,
-        day,
-        LocalEngine(device),
-        chunk_rows=CHUNK_ROWS,
-        precision=device.precision,
-        arithmetic=device.arithmetic,
-        gates=Gates(),
-        incremental=incremental,
-    )
+    night = score_day(device, work, release, day, incremental)
     return night, time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("warm", type=Path)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("size")
-    asked = parser.parse_args()
+    asked = arguments()
     work = open_work(asked.root, asked.out, asked.size, None)
     predictions = Lake(work.root, PIPELINE).predictions
     first = work.root / "first_night"

@@ -5,17 +5,20 @@ The release is compiled, and the rows of a batch are those of its sweep: as
 """
 
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
+from batch_assets.scoring.carry import Incremental
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
+from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import Gates
 from benchmarks.column import Work, main
-from benchmarks.tune import COMPILED
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE
 
 
@@ -24,19 +27,35 @@ def run(work: Work) -> None:
 
 
 def run_on(device: Device, work: Work) -> None:
-    lake = Lake(work.root, PIPELINE)
-    release = Registry(work.root).require(work.size, work.version)
-    device = Sweeps(work.root).tuned(release, device)
-    score_night(
-        lake,
+    """Score the day on a device, in the batches of its sweep."""
+    release = release_of(work)
+    score_day(Sweeps(work.root).tuned(release, device), work, release, DAY)
+    show(Lake(work.root, PIPELINE), work)
+
+
+def release_of(work: Work) -> Release:
+    return Registry(work.root).require(work.size, work.version)
+
+
+def score_day(
+    device: Device,
+    work: Work,
+    release: Release,
+    day: str,
+    incremental: Incremental | None = None,
+) -> Night:
+    """A night without Dagster."""
+    return score_night(
+        Lake(work.root, PIPELINE),
         release,
-        DAY,
+        day,
         LocalEngine(device),
         chunk_rows=CHUNK_ROWS,
         precision=device.computes_in,
+        arithmetic=device.arithmetic,
         gates=Gates(),
+        incremental=incremental,
     )
-    show(lake, work)
 
 
 def show(lake: Lake, work: Work) -> None:
@@ -51,9 +70,14 @@ def forget(lake: Lake) -> None:
         shutil.rmtree(table.path, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def measure(run: Callable[[Work], None]) -> None:
+    """Be a column of this project."""
     main(
         run,
         f"batch-assets {version('batch-assets')}",
         before=lambda work: forget(Lake(work.root, PIPELINE)),
     )
+
+
+if __name__ == "__main__":
+    measure(run)

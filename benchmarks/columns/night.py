@@ -4,17 +4,15 @@ It is no column of its own: it tells the seconds of each stage, as Dagster's eve
 has them.
 """
 
-import argparse
 import json
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from dagster import DagsterEventType, DagsterInstance
 
 from batch_assets.launch import instance, run_night
-from benchmarks.column import open_work
+from benchmarks.column import arguments, open_work
 from benchmarks.project import open_project
 from benchmarks.work import DAY
 
@@ -38,12 +36,7 @@ def stages_of(on: DagsterInstance) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("warm", type=Path)
-    parser.add_argument("root", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("size")
-    asked = parser.parse_args()
+    asked = arguments()
     for root in (asked.warm, asked.root):
         shutil.rmtree(root / "lake" / NIGHT, ignore_errors=True)
         shutil.rmtree(root / "snapshots" / NIGHT, ignore_errors=True)
