@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from batch_assets.scoring.isolation import ModelProcess
 from batch_assets.scoring.native import MOST_ROWS, _unpack
 from batch_assets.scoring.scorer import Scorer, out_of_memory
 from batch_assets.scoring.sweep import Sweeps, sweep
-from batch_assets_tests.projects import attributes, make_project
+from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.test_scorer import altered
 from batch_assets_tests.toys import (
     DAY,
@@ -37,6 +38,7 @@ from batch_assets_tests.toys import (
     needs_cpu_with,
     write_source,
     write_toy_release,
+    write_toy_release_as,
 )
 
 ROWS = 1_003
@@ -76,6 +78,15 @@ class Deep(torch.nn.Module):
 def packed(rows: int = ROWS) -> np.ndarray:
     features = features_of(make_rows(rows, seed=3), make_contract())
     return np.ascontiguousarray(features.numpy().T)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As a worker has it: with two, the last bits of some rows differ."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -171,7 +182,8 @@ def test_threads_share_the_code_and_no_row(deep: Release, cache: Path) -> None:
     inputs = [packed(rows) for rows in range(90, 190, 5)]
     alone = [scorer.score(features)[0]["risk"] for features in inputs]
 
-    with ThreadPoolExecutor(12) as pool:  # More than are let in at once.
+    # More than are let in at once; each computes as an engine's worker does.
+    with ThreadPoolExecutor(12, "scorer", torch.set_num_threads, (1,)) as pool:
         together = list(pool.map(lambda x: scorer.score(x)[0]["risk"], inputs * 5))
 
     for one, other in zip(alone * 5, together, strict=True):
@@ -342,14 +354,10 @@ def test_a_night_with_compile_says_so_and_is_another_job(
             config = {"resources": {"gpu": {"config": {"compile": compile_it}}}}
             night = project.run("toy", DAY, instance, run_config=config)
             assert night.success
-            (found,) = [
-                event.materialization.metadata
-                for event in night.get_asset_materialization_events()
-                if event.asset_key.path[-1] == "predictions"
-            ]
-            assert found["compiled"].value is compile_it
+            found = metadata_of(night, "predictions")
+            assert found["compiled"] is compile_it
             assert "device_busy_share" not in found  # Of CUDA devices only.
-            jobs.append(found["job"].value)
+            jobs.append(found["job"])
 
     assert jobs[0] != jobs[1]
     assert {path.name: path.stat().st_ino for path in codes(kept)} == before
@@ -387,12 +395,7 @@ def test_code_is_kept_by_all_that_it_depends_on(
 @pytest.mark.parametrize("model_format", ["safetensors", "torchscript"])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_only_a_pt2_is_compiled(tmp_path: Path, model_format: Any) -> None:
-    by_import = {"import_path": "batch_assets_tests.toys:ToyRisk"}
-    release = write_toy_release(
-        tmp_path / "release",
-        model_format=model_format,
-        **(by_import if model_format == "safetensors" else {}),
-    )
+    release = write_toy_release_as(model_format, tmp_path / "release")
 
     with pytest.raises(ReleaseError, match=f"stored as {model_format}: only a .pt2"):
         Scorer(release, device(tmp_path / "compiled"))

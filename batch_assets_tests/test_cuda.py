@@ -28,7 +28,7 @@ from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests import test_buckets
-from batch_assets_tests.projects import attributes, make_project
+from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.test_compiled import Deep, compiles
 from batch_assets_tests.toys import (
     DAY,
@@ -301,20 +301,13 @@ def test_a_nights_metadata_has_the_devices_memory_and_busy_share(
         config = {"resources": {"gpu": {"config": {"device": "cuda"}}}}
         night = project.run("toy", DAY, instance, run_config=config)
         assert night.success
-        (found,) = [
-            event.materialization.metadata
-            for event in night.get_asset_materialization_events()
-            if event.asset_key.path[-1] == "predictions"
-        ]
+        found = metadata_of(night, "predictions")
 
-    assert 0 < found["device_busy_share"].value <= 1
-    assert found["device_peak_allocated_mib"].value > 0
-    assert (
-        found["device_peak_allocated_mib"].value
-        <= found["device_peak_reserved_mib"].value
-    )
+    assert 0 < found["device_busy_share"] <= 1
+    assert found["device_peak_allocated_mib"] > 0
+    assert found["device_peak_allocated_mib"] <= found["device_peak_reserved_mib"]
     # No bucket is larger than a chunk.
-    assert found["batch_rows"].value == 200
+    assert found["batch_rows"] == 200
 
 
 @pytest.mark.filterwarnings("ignore")  # The profiler's own.

@@ -19,6 +19,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.serving.snapshot import Snapshot
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
+from batch_assets_tests.test_component import ASSETS
 from batch_assets_tests.test_replay import write_mendable
 from batch_assets_tests.toys import make_rows, write_source
 
@@ -115,16 +116,7 @@ def test_the_ui_shows_the_graph(environment, command):
             "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
         )
         nodes = nodes["assetNodes"]
-        assert {node["assetKey"]["path"][-1] for node in nodes} == {
-            "raw_features",
-            "validated_features",
-            "quarantined_rows",
-            "model_release",
-            "batch_size_sweep",
-            "predictions",
-            "dead_letters",
-            "serving_snapshot",
-        }
+        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS
         assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
         assert httpx.get(url).status_code == 200
 

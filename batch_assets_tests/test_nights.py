@@ -12,7 +12,7 @@ import pytest
 
 from batch_assets.lake.claims import claimed
 from batch_assets.serving.snapshot import Snapshot, current_version
-from batch_assets_tests.projects import Project, attributes, make_project
+from batch_assets_tests.projects import Project, attributes, make_project, metadata_of
 from batch_assets_tests.toys import (
     expected_risk,
     make_rows,
@@ -68,13 +68,6 @@ def errors_of(result) -> str:
                 texts.append(error.message)
                 error = error.cause
     return "\n".join(texts)
-
-
-def metadata_of(result, asset: str) -> dict[str, object]:
-    for event in result.get_asset_materialization_events():
-        if event.materialization.asset_key.path[-1] == asset:
-            return {k: v.value for k, v in event.materialization.metadata.items()}
-    raise AssertionError(asset)
 
 
 def test_a_good_night_is_served_as_the_model_says(project, instance):

@@ -32,6 +32,7 @@ from batch_assets_tests.toys import (
     make_rows,
     needs_cpu_with,
     write_toy_release,
+    write_toy_release_as,
 )
 
 ROWS = 257
@@ -190,12 +191,7 @@ def test_no_rows_give_no_outputs(toy_release: Release) -> None:
 @pytest.mark.parametrize("model_format", ["pt2", "torchscript", "safetensors"])
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_every_format_scores_the_same(tmp_path: Path, model_format: Any) -> None:
-    by_import = {"import_path": "batch_assets_tests.toys:ToyRisk"}
-    release = write_toy_release(
-        tmp_path / "release",
-        model_format=model_format,
-        **(by_import if model_format == "safetensors" else {}),
-    )
+    release = write_toy_release_as(model_format, tmp_path / "release")
 
     outputs, _ = Scorer(release, find_device("cpu")).score(packed())
 

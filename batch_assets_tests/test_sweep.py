@@ -15,7 +15,7 @@ from batch_assets.scoring.curve import draw
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Point, Sweep, Sweeps, sweep
-from batch_assets_tests.projects import attributes, make_project
+from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.toys import DAY, make_rows, write_source
 
 PNG = b"\x89PNG\r\n"
@@ -188,12 +188,7 @@ def test_the_asset_shows_the_curve_and_the_nights_use_its_knee(project):
             "toy", ["model_release", "batch_size_sweep"], None, instance
         )
         assert result.success
-        (event,) = [
-            event.materialization
-            for event in result.get_asset_materialization_events()
-            if event.asset_key.path[-1] == "batch_size_sweep"
-        ]
-        found = {name: value.value for name, value in event.metadata.items()}
+        found = metadata_of(result, "batch_size_sweep")
         picture = found["curve"].partition("base64,")[2].rstrip(")")
         assert base64.b64decode(picture).startswith(PNG)
         # It goes into Dagster's database.
@@ -203,13 +198,9 @@ def test_the_asset_shows_the_curve_and_the_nights_use_its_knee(project):
         night = project.run("toy", DAY, instance)
 
         assert night.success
-        (scored,) = [
-            event.materialization.metadata
-            for event in night.get_asset_materialization_events()
-            if event.asset_key.path[-1] == "predictions"
-        ]
-        assert scored["batch_rows"].value == found["knee_rows"]
-        assert scored["batch_rows_from"].value == "sweep"
+        scored = metadata_of(night, "predictions")
+        assert scored["batch_rows"] == found["knee_rows"]
+        assert scored["batch_rows_from"] == "sweep"
         assert not night.asset_materializations_for_node("toy__batch_size_sweep")
 
 

@@ -132,6 +132,13 @@ def write_toy_release(
     return write_release(folder, **(arguments | changes))
 
 
+def write_toy_release_as(model_format: str, folder: Path) -> Release:
+    """The toy release in one of the formats."""
+    imported = {"import_path": "batch_assets_tests.toys:ToyRisk"}
+    changes = imported if model_format == "safetensors" else {}
+    return write_toy_release(folder, model_format=model_format, **changes)
+
+
 def make_spec(**changes: Any) -> PipelineSpec:
     """A pipeline over `days/{{ day }}.parquet`, small enough to have several chunks."""
     return PipelineSpec.model_validate(
