@@ -117,6 +117,26 @@ def test_a_cpu_is_not_driven_into_the_ground(toy_release, monkeypatch):
     assert "2 rows would need 2,000,000,000 MiB" in found.edge
 
 
+@pytest.mark.parametrize(
+    ("rates", "sizes"),
+    [
+        ([8, 9, 7, 8.5], [1, 2, 4, 8]),  # None takes a second.
+        ([8, 9, 3, 6], [1, 2, 4]),
+        ([1, 2, 3, 4], [1, 2, 4, 8]),  # Slow, but faster and faster.
+    ],
+)
+def test_a_cpu_is_not_kept_busy_by_batches_that_gain_nothing(
+    toy_release, monkeypatch, rates, sizes
+):
+    rate = iter(map(float, rates))
+    monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, next(rate)))
+    found = sweep(toy_release, find_device("cpu"), 1, repeats=1, max_rows=8)
+
+    assert [point.batch_rows for point in found.points] == sizes
+    if sizes[-1] < 8:
+        assert found.edge == "4 rows take 1.3 s and are no faster than fewer"
+
+
 def test_an_error_that_is_not_of_memory_goes_out(toy_release, monkeypatch):
     def broken(self, calls):
         msg = "shapes do not match"

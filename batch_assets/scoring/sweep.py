@@ -38,6 +38,9 @@ RUN_SECONDS = 0.1
 # is more than any chunk gives.
 FREE_SHARE = 0.5
 MAX_ROWS = {"cpu": 1 << 20, "cuda": 1 << 28}
+# And where batches take so long and are no faster than smaller ones: twice the rows of
+# a heavy model would take twice the minutes, to say the same.
+SLOW_SECONDS = 1.0
 MEBI = 1 << 20
 # Where sweeps lie under a root.
 SWEEPS = "sweeps"
@@ -95,7 +98,7 @@ def sweep(
     max_rows: int | None = None,
     tried: Callable[[Point], None] = lambda point: None,
 ) -> Sweep:
-    """Measure batches of 1, 2, 4, … rows until memory ends.
+    """Measure batches of 1, 2, 4, … rows, until memory ends; or gain, on a CPU.
 
     Args:
         release: opened by the registry.
@@ -134,6 +137,11 @@ def sweep(
                 break
             rates[rows] = [rate]
             tried(Point(rows, rate, memory[rows]))
+            took = workers * rows / rate
+            best = max(found[0] for found in rates.values())
+            if device.kind == "cpu" and took > SLOW_SECONDS and rate < best:
+                edge = f"{rows:,} rows take {took:.1f} s and are no faster than fewer"
+                break
             rows *= 2
         # Again in turns: a machine that slows down does so for every size.
         for _ in range(repeats - 1):
