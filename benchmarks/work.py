@@ -5,6 +5,7 @@ The data is generated, from a fixed seed. It knows no column.
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.validation import validate_day
+from benchmarks.column import CORES
 from benchmarks.model import (
     FEATURES,
     LABELS,
@@ -77,17 +79,21 @@ def write_source(folder: Path, rows: int, changed: float = 0.0) -> None:
     They are the same each time, but for the share `changed`, here and there among them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    random, change = np.random.default_rng(11), np.random.default_rng(13)
-    keys = random.permutation(rows)
+    keys = np.random.default_rng(11).permutation(rows)
     schema = make_contract().raw_schema()
-    for number, start in enumerate(range(0, rows, SOURCE_ROWS)):
+
+    def write(start: int) -> None:
+        random, change = (np.random.default_rng([start, seed]) for seed in (11, 13))
         mine = keys[start : start + SOURCE_ROWS]
         features = random.standard_normal((FEATURES, len(mine)), dtype=np.float32)
         features[0, change.random(len(mine)) < changed] += 1
         table = pa.table([pa.array(mine), *map(pa.array, features)], schema=schema)
-        pq.write_table(
-            table, folder / f"{number:04d}.parquet", use_dictionary=["user_id"]
-        )
+        # A key is there once, and no float twice: a dictionary is tried in vain.
+        file = folder / f"{start // SOURCE_ROWS:04d}.parquet"
+        pq.write_table(table, file, use_dictionary=False)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(write, range(0, rows, SOURCE_ROWS)))
     convert_to_deltalake(folder)
 
 
