@@ -1,6 +1,7 @@
 """Parts: whole and with their receipt, or not there at all."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_no_row_group_holds_rows_of_two_kinds(tmp_path):
     for kind, table in zip(kinds, found, strict=True):
         starts = {keys.index(key) // 50 * 50 for key in table["user_id"].to_pylist()}
         assert {int(start % 200 == 0) for start in starts} == {kind}
+
+
+def test_the_disk_is_told_what_is_read_next_and_no_more(tmp_path, monkeypatch):
+    path, rows = tmp_path / "part.parquet", rows_of(500)
+    write_part(path, rows)
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *asked: told.append(asked))
+
+    read_columns(path, ["user_id"], [1, 3])
+
+    footer = pq.read_metadata(path)
+    groups = [
+        [footer.row_group(group).column(at) for at in range(footer.num_columns)]
+        for group in (1, 3)
+    ]
+    for (start, length, how), columns in zip(told, groups, strict=True):
+        starts = [c.dictionary_page_offset or c.data_page_offset for c in columns]
+        assert how == os.POSIX_FADV_WILLNEED
+        assert start == min(starts)
+        assert length == sum(column.total_compressed_size for column in columns)
 
 
 def test_a_receipt_survives_the_way_through_json():
