@@ -205,7 +205,7 @@ def test_rows_on_which_the_model_raises_are_found_and_all_others_scored(
     assert scored.dead is not None
     letters = pq.read_table(scored.dead.path, partitioning=None)
     assert letters["user_id"].to_pylist() == bad
-    assert scored.part.receipt.facts["dead"] == scored.dead.path.name
+    assert scored.part.receipt.facts["dead"] == scored.dead.sha256
 
 
 def test_a_dead_letter_is_the_whole_row_with_its_reason_stage_and_release(

@@ -492,6 +492,28 @@ def double_a_row(path: Path, other: Path) -> None:
     )
 
 
+def test_dead_letters_of_another_attempt_are_not_taken_for_this_ones(
+    ready: Lake, tmp_path: Path
+) -> None:
+    """They are whole, of this very chunk, and of as many rows: only the digest tells."""
+    release = narrow(tmp_path / "narrow")
+    score(ready, release)
+    before = files(ready)
+    task = next(t for t in plan(ready, release).tasks if t.dead_letters.exists())
+    for table in (ready.predictions, ready.dead_letters):
+        shutil.rmtree(table.path / "_delta_log")
+    letters = pq.read_table(task.dead_letters, partitioning=None)
+    reasons = pa.repeat("it hung", len(letters))
+    at = letters.schema.get_field_index("reason")
+    rewritten(task.dead_letters, letters.set_column(at, "reason", reasons))
+    engine = Counting()
+
+    score(ready, release, engine)
+
+    assert engine.given == [(task.shard, task.chunk)]
+    assert files(ready) == before
+
+
 @pytest.mark.parametrize(
     "harm",
     [

@@ -274,7 +274,8 @@ def _write_predictions(
         "validated": task.made_of,
         "replayed": task.validated.name if task.replay_of else None,
         "row_groups": list(task.row_groups),
-        "dead": dead.path.name if dead else None,
+        # By digest: of two attempts of a chunk, each has its own pair of parts.
+        "dead": dead.sha256 if dead else None,
         "arithmetic": scorer.device.arithmetic,
         **(taken.facts if taken else {}),
         "content": content(hashes, [outputs[o.name] for o in contract.outputs]),

@@ -24,10 +24,21 @@ def left_before(task: ChunkTask, release: Release) -> Scored | None:
         dead = None
         if part.receipt.facts["dead"]:
             dead = _mine(task, task.dead_letters, "dead_letters", release)
+            _must_be_a_pair(part, dead)
     except CorruptPartError as error:
         log.warning("%s; the chunk is scored again", error)
         return None
     return Scored(part, dead)
+
+
+def _must_be_a_pair(part: Part, dead: Part) -> None:
+    """Refuse the dead letters of another attempt: each row is in one of the two."""
+    if (named := part.receipt.facts["dead"]) != dead.sha256:
+        msg = (
+            f"part {dead.path} was sealed as {dead.sha256[:12]}, and {part.path.name} "
+            f"of the predictions goes with {named[:12]}"
+        )
+        raise CorruptPartError(msg)
 
 
 def _mine(task: ChunkTask, path: Path, table: str, release: Release) -> Part:
