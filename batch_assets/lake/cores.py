@@ -5,11 +5,22 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Report = Callable[[int], None]
+
+
+class Spread(Protocol):
+    """Does pieces of work as `on_cores` does, here or on other machines."""
+
+    def __call__(
+        self,
+        work: Callable[[Item, Report], Result],
+        items: Sequence[Item],
+        progress: Report = ...,
+    ) -> list[Result]: ...
 
 
 class _StoppedError(Exception):

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import deltalake
@@ -113,6 +114,10 @@ class PinnedRows:
             )
             raise SourceError(msg)
         return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # On its way to another machine: a piece has its own row groups with it.
+        return {**self.__dict__, "_groups": []}
 
     def pieces(self, rows: int) -> list[RowGroups]:
         """Runs of row groups of about so many rows, at most, in an order of their own.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batch_assets.lake.cores import on_cores
+from batch_assets.lake.cores import Spread, on_cores
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
 from batch_assets.lake.tables import BEFORE, Table, digest_of
@@ -89,7 +89,9 @@ class Before:
 
 
 @contextmanager
-def before_of(table: Table, day: str, key: str, *, wanted: bool) -> Iterator[Before]:
+def before_of(
+    table: Table, day: str, key: str, *, wanted: bool, spread: Spread = on_cores
+) -> Iterator[Before]:
     """The newest day of validated features before a day, while this is entered."""
     earlier = max((d for d in table.rows_by_day() if d < day), default=None)
     parts = table.parts(earlier) if wanted and earlier else []
@@ -103,7 +105,7 @@ def before_of(table: Table, day: str, key: str, *, wanted: bool) -> Iterator[Bef
     with tempfile.TemporaryDirectory(
         dir=table.path, prefix=f"{BEFORE}{day}-"
     ) as folder:
-        known = on_cores(partial(_write, Path(folder), key), list(shards.values()))
+        known = spread(partial(_write, Path(folder), key), list(shards.values()))
         yield Before(digest_of(parts), dict(zip(shards, known, strict=True)))
 
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, CorruptPartError, LakeError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.cores import Report, on_cores
+from batch_assets.lake.cores import Report, Spread, on_cores
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_batches
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import job_of, pin_of
@@ -46,6 +46,10 @@ class Piece:
     read: Callable[[], Iterator[pa.RecordBatch]]
     duplicated: pl.Series
     row_group_rows: int
+
+    def __str__(self) -> str:
+        shards = ", ".join(str(part.receipt.shard) for part in self.raw)
+        return f"piece {self.number} of shard {shards}"
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,14 @@ def validate_day(
     *,
     row_group_rows: int,
     fingerprints: bool = False,
+    spread: Spread = on_cores,
     guard: Callable[[], None] = lambda: None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Validated:
     """Validate a day of `raw_features` and commit both sides.
 
     With `fingerprints`, each validated row has one of its features, by which the next
-    night tells whether it has changed.
+    night tells whether it has changed. Pieces are done where `spread` does them.
 
     Raises:
         LakeError: the day has no raw features.
@@ -125,8 +130,8 @@ def validate_day(
         not lake.books(day, scoring=False).open_after_validation()
     ):
         return Validated(job, there, quarantined.parts(day), raw_rows, unchanged=True)
-    pieces = _pieces(raw, contract, row_group_rows)
-    with before_of(validated, day, key, wanted=fingerprints) as before:
+    pieces = _pieces(raw, contract, row_group_rows, spread)
+    with before_of(validated, day, key, wanted=fingerprints, spread=spread) as before:
         task = Job(
             day=day,
             id=job,
@@ -137,7 +142,7 @@ def validate_day(
             fingerprints=fingerprints,
             before=before,
         )
-        done = on_cores(partial(validate_piece, task), pieces, progress)
+        done = spread(partial(validate_piece, task), pieces, progress)
     good = [part for goods, _ in done for part in goods]
     bad = [part for _, bads in done for part in bads]
     for part in raw:
@@ -282,7 +287,9 @@ def _only(
     return rows.take(pa.array(np.flatnonzero(which))), hashes[which]
 
 
-def _pieces(raw: list[Part], contract: Contract, row_group_rows: int) -> list[Piece]:
+def _pieces(
+    raw: list[Part], contract: Contract, row_group_rows: int, spread: Spread
+) -> list[Piece]:
     """The pieces of a raw day; the same whatever machine validates it."""
     key, columns = contract.key.name, contract.raw_schema().names
     what = f"raw_features {raw[0].receipt.day}"
@@ -296,7 +303,7 @@ def _pieces(raw: list[Part], contract: Contract, row_group_rows: int) -> list[Pi
             with file:
                 contract.check_schema(file.schema_arrow, what)
     # Of a pinned day the raw parts hold the keys: of every row, in its shard.
-    duplicated = on_cores(lambda part, _: duplicated_keys(part.path, key), raw)
+    duplicated = spread(partial(_duplicated_in, key), raw)
     if rows is None:
         return [
             Piece(
@@ -343,6 +350,10 @@ def _with_fingerprints(
 def quarantine_schema(contract: Contract) -> pa.Schema:
     """The columns of quarantined rows: the raw row, whole, and the rules it broke."""
     return contract.raw_schema().append(pa.field(RULES, pa.list_(pa.string())))
+
+
+def _duplicated_in(key: str, part: Part, _: Report) -> pl.Series:
+    return duplicated_keys(part.path, key)
 
 
 def duplicated_keys(part: Path, key: str) -> pl.Series:
