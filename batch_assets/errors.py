@@ -13,6 +13,7 @@
     │   ├── UnapprovedError      nobody approved it for the channel
     │   ├── RevokedError         an approval was taken back, or has run out
     │   └── GoldenBatchError     it does not reproduce its own golden batch
+    ├── EngineError              an engine is not there, or has lost its workers
     ├── ScoringError             the model can't be run over the day
     ├── LakeError                a table or part is not what it should be
     │   ├── BooksError           rows in and rows out don't agree
@@ -77,6 +78,10 @@ class RevokedError(ReleaseError):
 
 class GoldenBatchError(ReleaseError):
     """The loaded model does not reproduce the release's golden batch."""
+
+
+class EngineError(BatchAssetsError):
+    """An engine is not there, or its workers don't come up or don't last."""
 
 
 class ScoringError(BatchAssetsError):

@@ -2,11 +2,12 @@
 
 import re
 from datetime import date
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from batch_assets.errors import ConfigError
 from batch_assets.lake.sources import Declared, Source
 
 # How long the model may take over a chunk before it counts as hanging.
@@ -55,6 +56,125 @@ class Serving(Declared):
     keep: int = Field(default=7, ge=2, description="How many versions stay on disk.")
 
 
+class Local(Declared):
+    """The cores, or the CUDA device, of the machine that the night runs on."""
+
+    kind: Literal["local"]
+
+
+class Ray(Declared):
+    """Workers on a Ray cluster; each loads the release once and scores chunks."""
+
+    kind: Literal["ray"]
+    address: str | None = Field(
+        default=None,
+        description="Of the cluster; RAY_ADDRESS if left out, and without that a Ray of "
+        "its own on this machine.",
+    )
+    resource: str | None = Field(
+        default=None,
+        description="A Dagster resource of the project that connects to a cluster, such "
+        "as one of dagster-ray's for KubeRay.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many; as many as the cluster has room for if left out.",
+    )
+    cpus_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many chunks a worker scores at once, each on a core; 1, or 3 "
+        "on a whole GPU, if left out.",
+    )
+    gpus_per_worker: float | None = Field(
+        default=None,
+        gt=0,
+        description="A share of a GPU, or whole ones; 1 where the cluster has GPUs, if "
+        "left out.",
+    )
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        description="How many workers may die on a chunk before it counts as failed.",
+    )
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _more_than_one_gpu_is_whole(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            msg = f"a worker has a share of one GPU or whole GPUs, got {gpus}"
+            raise ValueError(msg)
+        return gpus
+
+    @model_validator(mode="after")
+    def _one_way_to_a_cluster(self) -> Self:
+        if self.address and self.resource:
+            msg = "a cluster is found by `address` or by `resource`, got both"
+            raise ValueError(msg)
+        return self
+
+
+class Spark(Declared):
+    """Tasks of a Spark application; each scores one chunk."""
+
+    kind: Literal["spark"]
+    settings: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Any of Spark's own, such as `spark.master`, or `spark.remote` for "
+        "Spark Connect.",
+    )
+    attempts: int = Field(
+        default=3,
+        ge=1,
+        description="How many workers may die on a chunk before it counts as failed, "
+        "where `settings` don't say it in Spark's own words.",
+    )
+
+    @field_validator("settings")
+    @classmethod
+    def _settings_are_sparks(cls, settings: dict[str, object]) -> dict[str, object]:
+        for name in settings:
+            if not name.startswith("spark."):
+                msg = f"a setting of Spark begins with 'spark.', got '{name}'"
+                raise ValueError(msg)
+        return settings
+
+
+EngineName = Literal["local", "ray", "spark"]
+
+
+def _engine_in_one_word(engine: object) -> object:
+    return {"kind": engine} if isinstance(engine, str) else engine
+
+
+EngineSpec = Annotated[
+    Annotated[Local | Ray | Spark, Field(discriminator="kind")],
+    BeforeValidator(
+        _engine_in_one_word, json_schema_input_type=EngineName | Local | Ray | Spark
+    ),
+]
+
+
+def engine_named(name: str, declared: EngineSpec) -> EngineSpec:
+    """The engine of that name: the declared one with its settings, or a plain one.
+
+    Raises:
+        ConfigError: there is no such engine.
+    """
+    if name == declared.kind:
+        return declared
+    match name:
+        case "local":
+            return Local(kind="local")
+        case "ray":
+            return Ray(kind="ray")
+        case "spark":
+            return Spark(kind="spark")
+    msg = f"an engine is one of {', '.join(get_args(EngineName))}, got '{name}'"
+    raise ConfigError(msg)
+
+
 class PipelineSpec(Declared):
     """One scoring job: what is scored, by which model, when, and how it is judged."""
 
@@ -98,7 +218,11 @@ class PipelineSpec(Declared):
         allow_inf_nan=False,
         description="How long chunks in flight may go on when the night is interrupted.",
     )
-    engine: Literal["local"] = "local"
+    engine: EngineSpec = Field(
+        default_factory=lambda: Local(kind="local"),
+        description="Where features are validated and chunks are scored: local, ray or "
+        "spark, alone or as the `kind` of its settings.",
+    )
     incremental: bool = Field(
         default=False,
         description="Rows that have not changed since the night before, under the same "

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from batch_assets.spec import Gates
+from batch_assets.errors import ConfigError
+from batch_assets.spec import Gates, engine_named
 from batch_assets_tests.toys import make_spec
 
 
@@ -11,7 +12,7 @@ def test_a_spec_says_little_and_knows_the_rest():
     spec = make_spec()
 
     assert (spec.timezone, spec.schedule) == ("UTC", "30 0 * * *")
-    assert (spec.engine, spec.allow_empty, spec.end_day) == ("local", False, None)
+    assert (spec.engine.kind, spec.allow_empty, spec.end_day) == ("local", False, None)
     assert (spec.serving.keep, spec.gates) == (7, Gates())
 
 
@@ -28,6 +29,13 @@ def test_a_spec_says_little_and_knows_the_rest():
         {"shards": 10_000},
         {"gates": {"max_quarantine_share": 0, "min_coverage": 1}},
         {"serving": {"keep": 2}},
+        {"engine": "local"},
+        {"engine": "ray"},
+        {"engine": {"kind": "ray", "workers": 40, "gpus_per_worker": 0.25}},
+        {"engine": {"kind": "ray", "gpus_per_worker": 2}},
+        {"engine": {"kind": "ray", "resource": "kuberay"}},
+        {"engine": "spark"},
+        {"engine": {"kind": "spark", "settings": {"spark.master": "yarn"}}},
     ],
     ids=str,
 )
@@ -58,7 +66,22 @@ def test_a_right_declaration_is_taken(changes):
         ({"shards": 10_001}, "less than or equal to 10000"),
         ({"row_group_rows": 0}, "greater than or equal to 1"),
         ({"chunk_rows": 0}, "greater than or equal to 1"),
-        ({"engine": "dask"}, "engine"),
+        ({"engine": "dask"}, "'dask' .* expected tags: 'local', 'ray', 'spark'"),
+        ({"engine": {"workers": 2}}, "engine\\n  Unable to .* 'kind'"),
+        ({"engine": {"kind": "ray", "wrkers": 2}}, "engine.ray.wrkers"),
+        (
+            {"engine": {"kind": "ray", "gpus_per_worker": 1.5}},
+            "a share of one GPU or whole GPUs, got 1.5",
+        ),
+        (
+            {"engine": {"kind": "ray", "address": "auto", "resource": "kuberay"}},
+            "by `address` or by `resource`, got both",
+        ),
+        ({"engine": {"kind": "spark", "workers": 2}}, "engine.spark.workers"),
+        (
+            {"engine": {"kind": "spark", "settings": {"master": "yarn"}}},
+            "begins with 'spark.', got 'master'",
+        ),
         ({"gates": {"max_quarantine_share": 1.1}}, "less than or equal to 1"),
         ({"gates": {"max_dead_letter_share": -0.1}}, "greater than or equal to 0"),
         ({"gates": {"min_coverage": 99}}, "less than or equal to 1"),
@@ -86,3 +109,17 @@ def test_an_hour_that_no_clock_shows_is_refused(schedule):
 def test_a_spec_does_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         make_spec().shards = 3
+
+
+def test_an_engine_in_one_word_is_that_engine_without_settings():
+    assert make_spec(engine="ray").engine == make_spec(engine={"kind": "ray"}).engine
+
+
+def test_another_engine_than_the_declared_one_has_no_settings_of_it():
+    declared = make_spec(engine={"kind": "ray", "workers": 40}).engine
+
+    assert engine_named("ray", declared) is declared
+    assert engine_named("local", declared) == make_spec().engine
+    assert engine_named("spark", declared) == make_spec(engine="spark").engine
+    with pytest.raises(ConfigError, match="local, ray, spark, got 'dask'"):
+        engine_named("dask", declared)
