@@ -104,10 +104,15 @@ def demo(as_json: bool) -> None:
 @main.command()
 @click.argument("pipeline")
 @of_day
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray", "spark"]),
+    help="Where this night is validated and scored; as the YAML says if left out.",
+)
 @as_json
-def run(pipeline: str, day: str, as_json: bool) -> None:
+def run(pipeline: str, day: str, engine: str | None, as_json: bool) -> None:
     """Run one night of PIPELINE: its assets and its checks, through Dagster."""
-    reports = _run_nights(pipeline, [day])
+    reports = _run_nights(pipeline, [day], engine)
     if as_json:
         print_json(reports[0])
     else:
@@ -504,7 +509,9 @@ def _sweep_once(release: Any) -> int:
     return sweeps.tuned(release, device).batch_rows
 
 
-def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
+def _run_nights(
+    pipeline: str, days: Sequence[str], engine: str | None = None
+) -> list[Any]:
     from batch_assets.launch import run_night
 
     reports = []
@@ -512,7 +519,7 @@ def _run_nights(pipeline: str, days: Sequence[str]) -> list[Any]:
         for number, day in enumerate(days, 1):
             where = f"night {number} of {len(days)}" if len(days) > 1 else "night"
             with console.status(f"{where}: {pipeline} {day}"):
-                report = run_night(definitions, on, pipeline, day)
+                report = run_night(definitions, on, pipeline, day, engine)
             reports.append(report)
             if report.interrupted:
                 break

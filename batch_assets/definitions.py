@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.resources import EngineResource, GpuResource, StorageResource
 
 
 def project_defs(folder: Path, gpu: GpuResource | None = None) -> dg.Definitions:
@@ -17,7 +17,11 @@ def project_defs(folder: Path, gpu: GpuResource | None = None) -> dg.Definitions
     return dg.Definitions.merge(
         dg.load_from_defs_folder(path_within_project=folder),
         dg.Definitions(
-            resources={"storage": StorageResource(), "gpu": gpu or GpuResource()},
+            resources={
+                "storage": StorageResource(),
+                "gpu": gpu or GpuResource(),
+                "engine": EngineResource(),
+            },
             # A killed run must not leave a child behind that keeps the device.
             executor=dg.in_process_executor,
         ),

@@ -27,7 +27,7 @@ from batch_assets.lake.sources import (
 )
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.schedules import SWEEP
-from batch_assets.spec import Gates, Model, PipelineSpec, Serving
+from batch_assets.spec import Gates, Local, Model, PipelineSpec, Ray, Serving, Spark
 
 DECLARED: list[type[Declared]] = [
     PipelineSpec,
@@ -37,6 +37,9 @@ DECLARED: list[type[Declared]] = [
     SqlSource,
     ParquetSource,
     DeltaSource,
+    Local,
+    Ray,
+    Spark,
 ]
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -155,14 +158,26 @@ def _one_line(found: Any) -> str:
 
 
 def run_night(
-    definitions: dg.Definitions, on: DagsterInstance, pipeline: str, day: str
+    definitions: dg.Definitions,
+    on: DagsterInstance,
+    pipeline: str,
+    day: str,
+    engine: str | None = None,
 ) -> NightReport:
     """Materialise one day of a pipeline: its assets and its checks, in order.
+
+    Args:
+        definitions: of the project.
+        on: the Dagster instance.
+        pipeline: its name.
+        day: the day.
+        engine: the engine of this night, if not that of the YAML.
 
     Raises:
         PipelineError: there is no such pipeline, or no such day in it.
     """
-    return _report(_execute(definitions, on, pipeline, day, "job"), day)
+    config = {"resources": {"engine": {"config": {"name": engine}}}} if engine else {}
+    return _report(_execute(definitions, on, pipeline, day, "job", config), day)
 
 
 def replay_night(
@@ -210,6 +225,7 @@ def _execute(
     pipeline: str,
     day: str,
     which: str,
+    config: dict[str, Any] | None = None,
 ) -> ExecuteInProcessResult:
     jobs = {job.name for job in definitions.resolve_all_job_defs()}
     name = f"{pipeline}_{which}"
@@ -230,7 +246,7 @@ def _execute(
         partition_key=day,
         instance=on,
         raise_on_error=False,
-        run_config={**own, **QUIET},
+        run_config={**own, **QUIET, **(config or {})},
     )
 
 

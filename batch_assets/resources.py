@@ -1,4 +1,4 @@
-"""What the assets are given: where things are, and which device scores."""
+"""What the assets are given: where things are, which device scores, on which engine."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,11 +8,18 @@ import dagster as dg
 from filelock import FileLock
 from pydantic import Field
 
+from batch_assets.lake.cores import Spread
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
 from batch_assets.root import data_root
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.engines.opening import opened_crew, opened_spread
+from batch_assets.scoring.engines.remote import RemoteEngine
+from batch_assets.scoring.sweep import Sweeps
+from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -65,6 +72,10 @@ class GpuResource(dg.ConfigurableResource):
         default="/tmp", description="Where the lock of a CUDA device lies."
     )
 
+    def compiled(self, root: Path) -> Path | None:
+        """Where compiled code is kept, if the model is to be compiled."""
+        return root / COMPILED if self.compile else None
+
     @contextmanager
     def held(self, root: Path) -> Iterator[Device]:
         """The device, alone: one process at a time scores on a CUDA device.
@@ -74,10 +85,62 @@ class GpuResource(dg.ConfigurableResource):
         Args:
             root: `<root>`, where compiled code is kept.
         """
-        compiled = root / COMPILED if self.compile else None
-        device = find_device(self.device, self.precision, self.batch_rows, compiled)
+        device = find_device(
+            self.device, self.precision, self.batch_rows, self.compiled(root)
+        )
         lock: AbstractContextManager[object] = nullcontext()
         if device.kind == "cuda":
             lock = FileLock(f"{self.lock_folder}/batch-assets-cuda-{device.index}.lock")
         with lock:
             yield device
+
+
+class EngineResource(dg.ConfigurableResource):
+    """Where features are validated and chunks are scored."""
+
+    name: str = Field(
+        default="",
+        description="local, ray or spark, for this run; as the pipeline's YAML says, if "
+        "empty.",
+    )
+
+    def of(self, spec: PipelineSpec) -> EngineSpec:
+        """The engine of a pipeline, with its settings if it is the one in the YAML."""
+        return engine_named(self.name, spec.engine) if self.name else spec.engine
+
+    @contextmanager
+    def scoring(
+        self,
+        spec: PipelineSpec,
+        day: str,
+        release: Release,
+        storage: StorageResource,
+        gpu: GpuResource,
+    ) -> Iterator[LocalEngine | RemoteEngine]:
+        """What scores the chunks of a day, with its device."""
+        engine, grace = self.of(spec), spec.grace_seconds
+        if engine.kind == "local":
+            with gpu.held(storage.path) as found:
+                tuned = Sweeps(storage.path).tuned(release, found)
+                device = tuned.for_chunks(spec.chunk_rows)
+                yield LocalEngine(device, grace_seconds=grace)
+            return
+        folder = storage.lake(spec.name).spread_folder(day)
+        with opened_crew(
+            engine, folder, device=gpu.device, grace_seconds=grace
+        ) as crew:
+            yield RemoteEngine(
+                crew,
+                precision=gpu.precision,
+                batch_rows=gpu.batch_rows,
+                compiled=gpu.compiled(storage.path),
+                chunk_rows=spec.chunk_rows,
+                root=storage.path,
+            )
+
+    def spreading(
+        self, spec: PipelineSpec, day: str, storage: StorageResource
+    ) -> AbstractContextManager[Spread]:
+        """What does the pieces of a day that need no model."""
+        folder = storage.lake(spec.name).spread_folder(day)
+        return opened_spread(self.of(spec), folder, grace_seconds=spec.grace_seconds)

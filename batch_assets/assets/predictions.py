@@ -14,14 +14,12 @@ from batch_assets.assets.night import (
     tally_metadata,
 )
 from batch_assets.progress import tracked
-from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.resources import EngineResource, GpuResource, StorageResource
 from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.chunk import dead_letter_schema
 from batch_assets.scoring.device import Device
-from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
-from batch_assets.scoring.sweep import Sweeps
 from batch_assets.scoring.usage import Usage
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
@@ -51,13 +49,14 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         name=f"{spec.name}__predictions",
         specs=[out("predictions", PREDICTIONS), out("dead_letters", DEAD_LETTERS)],
         pool="gpu",
+        required_resource_keys=pipeline.needs("storage", "gpu", "engine"),
     )
     def predictions(
-        context: dg.AssetExecutionContext,
-        config: ScoringConfig,
-        storage: StorageResource,
-        gpu: GpuResource,
+        context: dg.AssetExecutionContext, config: ScoringConfig
     ) -> Iterator[dg.MaterializeResult]:
+        storage: StorageResource = context.resources.storage
+        gpu: GpuResource = context.resources.gpu
+        engines: EngineResource = context.resources.engine
         day = context.partition_key
         lake = storage.lake(spec.name)
         if config.replay_dead_letters:
@@ -69,12 +68,9 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         release = storage.registry().require(model, digest)
         with (
             sole_run(context, lake) as guard,
-            gpu.held(storage.path) as found,
+            engines.scoring(spec, day, release, storage, gpu) as engine,
             tracked(f"{day} predictions", rows, context.log.info) as progress,
         ):
-            tuned = Sweeps(storage.path).tuned(release, found)
-            device = tuned.for_chunks(spec.chunk_rows)
-            engine = LocalEngine(device, grace_seconds=spec.grace_seconds)
             arguments: dict[str, Any] = {
                 "chunk_rows": spec.chunk_rows,
                 "chunk_seconds": spec.chunk_seconds,
@@ -91,12 +87,12 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     release,
                     day,
                     engine,
-                    precision=device.computes_in,
+                    precision=engine.device.computes_in,
                     gates=spec.gates,
                     incremental=Incremental(spec.full_every, spec.rescored_share)
                     if spec.incremental
                     else None,
-                    arithmetic=device.arithmetic,
+                    arithmetic=engine.device.arithmetic,
                     **arguments,
                 )
                 did = {
@@ -109,6 +105,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             wall = 0.0 if isinstance(done, Replayed) else done.seconds
             did_on_device = usage_metadata(engine.usage, wall)
         facts: dict[str, Any] = {
+            "engine": engines.of(spec).kind,
             "job": done.job,
             "model": release.name,
             "digest": release.digest,
@@ -137,10 +134,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 ),
                 **tally_metadata("scored", done.tally),
                 "dead_letters": done.dead_letters.rows,
-                **device_metadata(device),
+                **device_metadata(engine.device),
                 **did_on_device,
                 "batch_rows": engine.batch_rows,
-                "batch_rows_from": device.batch_rows_from,
+                "batch_rows_from": engine.device.batch_rows_from,
                 **facts,
             },
             data_version=dg.DataVersion(done.content),

@@ -17,7 +17,7 @@ from batch_assets.quality.validation import (
     validate_day,
     validated_schema,
 )
-from batch_assets.resources import StorageResource
+from batch_assets.resources import EngineResource, StorageResource
 
 VALIDATED = (
     "Rows that keep the contract, as the model gets them: float32, in its order."
@@ -40,16 +40,20 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             out("validated_features", VALIDATED),
             out("quarantined_rows", QUARANTINED),
         ],
+        required_resource_keys=pipeline.needs("storage", "engine"),
     )
     def validated_features(
-        context: dg.AssetExecutionContext, storage: StorageResource
+        context: dg.AssetExecutionContext,
     ) -> Iterator[dg.MaterializeResult]:
+        storage: StorageResource = context.resources.storage
+        engines: EngineResource = context.resources.engine
         day = context.partition_key
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
         rows = lake.raw_features.rows_by_day().get(day)
         with (
             sole_run(context, lake) as guard,
+            engines.spreading(spec, day, storage) as spread,
             tracked(f"{day} validated_features", rows, context.log.info) as progress,
         ):
             done = validate_day(
@@ -58,10 +62,15 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 contract,
                 row_group_rows=spec.row_group_rows,
                 fingerprints=spec.incremental,
+                spread=spread,
                 guard=guard,
                 progress=progress,
             )
-        facts: dict[str, Any] = {"job": done.job, "unchanged": done.unchanged}
+        facts: dict[str, Any] = {
+            "engine": engines.of(spec).kind,
+            "job": done.job,
+            "unchanged": done.unchanged,
+        }
         quarantined = quarantine_schema(contract)
         yield dg.MaterializeResult(
             asset_key=pipeline.key("quarantined_rows"),

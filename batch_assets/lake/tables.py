@@ -318,6 +318,10 @@ class Lake:
             self.dead_letters,
         ]
 
+    def spread_folder(self, day: str) -> Path:
+        """Where workers elsewhere post what came of their work on a day."""
+        return self.folder / f".spread-{day}"
+
     def sweep(self, day: str) -> None:
         """Remove what killed runs of a day left half written.
 
@@ -328,6 +332,7 @@ class Lake:
                 path.unlink(missing_ok=True)
             for folder in table.path.glob(f"{BEFORE}{day}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.spread_folder(day), ignore_errors=True)
 
     def books(self, day: str, *, scoring: bool = True) -> Books:
         """The books of a day, from the receipts of every committed part.

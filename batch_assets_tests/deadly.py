@@ -1,0 +1,63 @@
+"""A model that kills its own process on purpose, a given number of times."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from batch_assets.models.release import Release
+from batch_assets_tests.stuck import Risk
+from batch_assets_tests.toys import (
+    features_of,
+    make_contract,
+    make_rows,
+    write_toy_release,
+)
+
+# Nobody of the golden rows has that age.
+FATAL = 119
+GOLDEN_ROWS = 4
+
+
+class Deadly(Risk):
+    """A logistic model that takes `seconds` a batch, and dies of an age as often as
+    the file `deaths` in its home says. A line of `calls` is a batch.
+    """
+
+    def __init__(self, home: str) -> None:
+        super().__init__()
+        self.home = Path(home)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        if (features[:, 0] == FATAL).any():
+            left = int((self.home / "deaths").read_text(encoding="utf-8"))
+            if left:
+                (self.home / "deaths").write_text(str(left - 1), encoding="utf-8")
+                os.kill(os.getpid(), signal.SIGKILL)
+        if len(features) > GOLDEN_ROWS:
+            with (self.home / "calls").open("a", encoding="utf-8") as calls:
+                calls.write(f"{len(features)}\n")
+            time.sleep(float((self.home / "seconds").read_text(encoding="utf-8")))
+        return super().forward(features)
+
+
+def write_deadly_release(
+    home: Path, *, deaths: int = 0, seconds: float = 0.0
+) -> Release:
+    """A release whose module dies so often, and takes so long."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "deaths").write_text(str(deaths), encoding="utf-8")
+    (home / "seconds").write_text(str(seconds), encoding="utf-8")
+    contract = make_contract()
+    golden = features_of(make_rows(64), contract)
+    golden = golden[golden[:, 0] != FATAL][:GOLDEN_ROWS]
+    return write_toy_release(
+        home / "release",
+        module=Deadly(str(home)),
+        golden_inputs=golden,
+        model_format="safetensors",
+        import_path="batch_assets_tests.deadly:Deadly",
+        arguments={"home": str(home)},
+    )

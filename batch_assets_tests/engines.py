@@ -1,0 +1,104 @@
+"""Real engines for tests: a local Ray and a local Spark, started once, and nights on them.
+
+An engine that finds Ray or Spark running uses it and leaves it running, so that a file of
+tests starts each once.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from batch_assets.lake.cores import Spread
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.engines.opening import opened_crew, opened_spread
+from batch_assets.scoring.engines.remote import Crew, RemoteEngine
+from batch_assets.scoring.night import Night, score_night
+from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
+from batch_assets_tests.toys import DAY, NAME
+
+ENGINES: dict[str, EngineSpec] = {
+    "local": Local(kind="local"),
+    "ray": Ray(kind="ray", workers=2),
+    "spark": Spark(kind="spark", settings={"spark.master": "local[2,3]"}),
+}
+OPEN = Gates(max_quarantine_share=1, max_dead_letter_share=1)
+GRACE_SECONDS = 20.0
+CHUNK_ROWS = 100
+
+
+@contextmanager
+def running_ray() -> Iterator[None]:
+    """A Ray of two CPUs on this machine, whatever it has."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def crew_of(engine: Ray | Spark, root: Path, **changes: Any) -> Iterator[Crew]:
+    arguments = {"device": "cpu", "grace_seconds": GRACE_SECONDS} | changes
+    with opened_crew(engine, folder_of(root), **arguments) as crew:
+        yield crew
+
+
+def folder_of(root: Path) -> Path:
+    return Lake(root, NAME).spread_folder(DAY)
+
+
+def engine_on(crew: Crew, root: Path) -> RemoteEngine:
+    return RemoteEngine(
+        crew,
+        precision="float32",
+        batch_rows="auto",
+        compiled=None,
+        chunk_rows=CHUNK_ROWS,
+        root=root,
+    )
+
+
+@contextmanager
+def scoring_on(engine: EngineSpec, root: Path) -> Iterator[LocalEngine | RemoteEngine]:
+    if engine.kind == "local":
+        yield LocalEngine(find_device("cpu"), workers=2)
+        return
+    with crew_of(engine, root) as crew:
+        yield engine_on(crew, root)
+
+
+@contextmanager
+def spreading_on(engine: EngineSpec, root: Path) -> Iterator[Spread]:
+    with opened_spread(engine, folder_of(root), grace_seconds=GRACE_SECONDS) as spread:
+        yield spread
+
+
+def score(
+    lake: Lake, release: Release, engine: Any, day: str = DAY, **changes: Any
+) -> Night:
+    """Score a day in chunks of a row group; `changes` go to `score_night`."""
+    arguments: dict[str, Any] = {
+        "chunk_rows": CHUNK_ROWS,
+        "precision": "float32",
+        "gates": OPEN,
+    }
+    return score_night(lake, release, day, engine, **(arguments | changes))
+
+
+def parts_on_disk(lake: Lake) -> dict[str, bytes]:
+    """Every part of every table by its path, committed or not, to the byte."""
+    return {
+        str(path.relative_to(lake.folder)): path.read_bytes()
+        for path in sorted(lake.folder.rglob("*.parquet"))
+    }
+
+
+def litter(lake: Lake) -> list[Path]:
+    """What workers have left behind beside whole parts."""
+    return [*lake.folder.rglob("*.tmp"), *lake.folder.glob(".spread-*")]
