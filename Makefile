@@ -14,7 +14,7 @@ BENCH_ROWS ?= 4000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash check ui bench fmt clean
+.PHONY: help demo test test-fast test-crash test-engines check ui bench fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,14 +32,24 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 	@$(BIN)/batch-assets demo
 
 test: $(READY) ## the whole test suite, the fast part first
-	$(PYTEST) -m "not slow and not crash"
-	$(PYTEST) -m "slow and not crash"
+	$(PYTEST) -m "not slow and not crash and not engines"
+	$(PYTEST) -m "slow and not crash and not engines"
 
 test-fast: $(READY) ## the fast part alone
-	$(PYTEST) -m "not slow and not crash"
+	$(PYTEST) -m "not slow and not crash and not engines"
 
 test-crash: $(READY) ## kill a night 200 times and more
 	$(BIN)/pytest -m crash --quiet
+
+$(VENV)/.engines: $(READY)
+	@java -version 2>/dev/null || { echo "Spark needs Java 17 or newer, got none."; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,ray,spark]'
+	@touch $@
+
+# One at a time: each test has the two cores that its Ray or Spark asks for.
+test-engines: $(VENV)/.engines ## the same nights on a real Ray and a real Spark
+	$(BIN)/pytest -m engines --quiet
 
 check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/ruff format --check .

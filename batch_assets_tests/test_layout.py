@@ -6,11 +6,13 @@ import yaml
 
 from batch_assets.component import starter_attributes
 from batch_assets.lake.sources import KINDS
-from batch_assets.spec import Gates, PipelineSpec, Serving
+from batch_assets.spec import Gates, PipelineSpec, Ray, Serving, Spark
 from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.toys import make_spec
 
 README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
 PIPELINE = (FLIGHTS / "docs" / "pipeline.md").read_text(encoding="utf-8")
+ENGINES = (FLIGHTS / "docs" / "engines.md").read_text(encoding="utf-8")
 MAKEFILE = (FLIGHTS / "Makefile").read_text(encoding="utf-8")
 
 
@@ -55,6 +57,15 @@ def test_the_guide_has_every_field_of_the_yaml():
     models = (PipelineSpec, Gates, Serving, *KINDS.values())
     for field in {name for model in models for name in model.model_fields}:
         assert f"`{field}" in PIPELINE or f"{field}:" in PIPELINE, field
+
+
+def test_the_guide_of_engines_has_every_setting():
+    for field in {name for model in (Ray, Spark) for name in model.model_fields}:
+        assert f"`{field}`" in ENGINES or f"{field}:" in ENGINES, field
+    blocks = re.findall(r"```yaml\n(.*?)```", ENGINES, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        make_spec(**yaml.safe_load(block))
 
 
 def test_the_guides_yaml_and_the_starter_are_valid():

@@ -45,5 +45,7 @@ def opened_spread(
     if engine.kind == "local":
         yield on_cores
         return
+    if engine.kind == "ray":
+        engine = engine.model_copy(update={"gpus_per_worker": None})
     with opened_crew(engine, folder, device="cpu", grace_seconds=grace_seconds) as crew:
         yield partial(spread, crew)

@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,8 +30,8 @@ PORT = 6379
 GPU_THREADS = 3
 # How long the first actor may take to come up: a cluster may have to grow for it.
 START_SECONDS = 600.0
-# How soon the driver answers a signal, which it can't while it waits inside Ray.
-TICK_SECONDS = 0.5
+# How often the driver looks at the clock meanwhile.
+TICK_SECONDS = 1.0
 
 
 class _Worker:
@@ -100,7 +101,7 @@ class RayCrew:
         self._size = settings.workers or self._room()
         # An actor is here once for each thread that has nothing to do.
         self._free: deque[Any] = deque()
-        self._starting: dict[Any, Any] = {}
+        self._starting: dict[Future[None], Any] = {}
         self._hired: list[Any] = []
 
     def do(
@@ -110,7 +111,8 @@ class RayCrew:
         ray = self._ray
         shared = ray.put(work)
         waiting = deque(range(len(items)))
-        running: dict[Any, tuple[Any, int]] = {}
+        # Waited for as futures: a signal that Ray answers inside itself is lost to us.
+        running: dict[Future[Outcome], tuple[Any, int]] = {}
         deaths: Counter[int] = Counter()
         up = time.monotonic()
         try:
@@ -119,16 +121,15 @@ class RayCrew:
                 while waiting and self._free:
                     actor, number = self._free.popleft(), waiting.popleft()
                     asked = actor.do.remote(shared, number, items[number])
-                    running[asked] = actor, number
-                refs = [*running, *self._starting]
-                done, _ = ray.wait(refs, num_returns=1, timeout=TICK_SECONDS)
-                for ref in done:
-                    if ref in self._starting:
-                        self._welcome(ref)
-                        continue
-                    actor, number = running.pop(ref)
+                    running[asked.future()] = actor, number
+                asked_for: list[Future[Any]] = [*running, *self._starting]
+                done, _ = wait(asked_for, TICK_SECONDS, FIRST_COMPLETED)
+                for future in done.intersection(self._starting):
+                    self._welcome(future)
+                for future in done.intersection(running):
+                    actor, number = running.pop(future)
                     try:
-                        outcome = ray.get(ref)
+                        outcome = future.result()
                     except ray.exceptions.RayTaskError as error:
                         msg = (
                             f"a worker can't do {items[number]!s:.200}: "
@@ -142,7 +143,8 @@ class RayCrew:
                             raise self._failed(items[number], error) from error
                         waiting.appendleft(number)
                         continue
-                    self._free.append(actor)
+                    if actor in self._hired:
+                        self._free.append(actor)
                     yield outcome
                 if self._hired:
                     up = time.monotonic()
@@ -181,13 +183,13 @@ class RayCrew:
                 )
                 .remote()
             )
-            self._starting[actor.here.remote()] = actor
+            self._starting[actor.here.remote().future()] = actor
 
-    def _welcome(self, ref: Any) -> None:
+    def _welcome(self, up: Future[None]) -> None:
         """Take an actor on that has come up."""
-        actor = self._starting.pop(ref)
+        actor = self._starting.pop(up)
         try:
-            self._ray.get(ref)
+            up.result()
         except self._ray.exceptions.RayError as error:
             if self._hired:
                 return  # The others go on, and another is started if it is needed.
@@ -208,20 +210,18 @@ class RayCrew:
             self._ray.kill(actor)
         self._free = deque(other for other in self._free if other is not actor)
 
-    def _let_finish(self, running: dict[Any, tuple[Any, int]]) -> None:
+    def _let_finish(self, running: dict[Future[Outcome], tuple[Any, int]]) -> None:
         """Give what is in flight the grace period; end the actors that are late."""
-        late = list(running)
+        late = set(running)
         try:
-            _, late = self._ray.wait(
-                late, num_returns=len(late), timeout=self._grace_seconds
-            )
+            late = wait(running, timeout=self._grace_seconds).not_done
         finally:
-            for actor in {id(a): a for a, _ in (running[r] for r in late)}.values():
-                self._part_with(actor)
+            for future in late:
+                self._part_with(running[future][0])
             self._free.extend(
                 actor
-                for ref, (actor, _) in running.items()
-                if ref not in late and actor in self._hired
+                for future, (actor, _) in running.items()
+                if future not in late and actor in self._hired
             )
 
     def _failed(self, item: object, error: Exception) -> EngineError:
