@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -32,19 +33,64 @@ def run(home: Path, *arguments: str, code: int = 0, **env: str) -> dict:
     return json.loads(finish(home, *command, code=code, **env))
 
 
+def declare(home: Path, engine: Any, definitions: str = "") -> None:
+    """Write the project anew, with another engine in its YAML."""
+    pipeline = attributes(
+        engine=engine, gates={"max_dead_letter_share": 0.1, "min_coverage": 0.9}
+    )
+    (home / "p").rename(home / "before")
+    write_project(home / "p", "toys_project", [pipeline])
+    (home / "before" / "days").rename(home / "p" / "days")
+    if definitions:
+        path = home / "p" / "toys_project" / "definitions.py"
+        path.write_text(definitions, encoding="utf-8")
+
+
 @pytest.mark.parametrize("engine", ["ray", "spark"])
-def test_a_night_on_an_engine_is_served_and_a_night_after_it_changes_nothing(
+def test_with_one_word_in_the_yaml_nights_and_replays_are_served_from_an_engine(
     home: Path, engine: str
 ) -> None:
-    report = run(home, "--engine", engine)
+    declare(home, engine)
+    report = run(home, BROKEN_AGES="7 11")
 
     assert report["success"], report
-    assert (report["scored_rows"], report["checks_passed"]) == (ROWS, report["checks"])
+    assert report["checks_passed"] == report["checks"]
+    assert report["scored_rows"] + report["dead_letters"] == ROWS
+    assert report["dead_letters"] > 0
+    command = ("dead-letters", "replay", "toy", "--day", DAY, "--json")
+    replayed = json.loads(finish(home, *command))
+    assert replayed["rescued_rows"] == report["dead_letters"]
     lake = Lake(home / "root", "toy")
     before = parts_on_disk(lake)
-    assert run(home)["unchanged"]
+    assert run(home, "--engine", "local")["unchanged"]
     assert parts_on_disk(lake) == before
     assert litter(lake) == []
+
+
+WITH_A_CLUSTER = """\
+from pathlib import Path
+
+import dagster as dg
+from dagster_ray import LocalRay
+
+from batch_assets.definitions import project_defs
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    ray = LocalRay(ray_init_options={"num_cpus": 2, "include_dashboard": False})
+    return dg.Definitions.merge(
+        project_defs(Path(__file__).parent), dg.Definitions(resources={"cluster": ray})
+    )
+"""
+
+
+def test_a_night_runs_on_the_cluster_of_a_dagster_ray_resource(home: Path) -> None:
+    declare(home, {"kind": "ray", "resource": "cluster"}, WITH_A_CLUSTER)
+
+    report = run(home)
+
+    assert (report["success"], report["scored_rows"]) == (True, ROWS), report
 
 
 @pytest.mark.parametrize("engine", ["ray", "spark"])
@@ -99,13 +145,7 @@ def test_a_night_whose_driver_is_killed_on_an_engine_goes_on_on_another(
 
 
 def test_a_night_runs_over_spark_connect(home: Path) -> None:
-    engine = {"kind": "spark", "settings": {"spark.remote": "local[2]"}}
-    pipeline = attributes(
-        engine=engine, gates={"max_dead_letter_share": 0.1, "min_coverage": 0.9}
-    )
-    (home / "p").rename(home / "before")
-    write_project(home / "p", "toys_project", [pipeline])
-    (home / "before" / "days").rename(home / "p" / "days")
+    declare(home, {"kind": "spark", "settings": {"spark.remote": "local[2]"}})
 
     report = run(home)
 

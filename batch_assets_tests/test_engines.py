@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
@@ -25,7 +26,18 @@ from batch_assets_tests.engines import (
     scoring_on,
     spreading_on,
 )
-from batch_assets_tests.toys import DAY, NAME, copy_rows, pin_rows, validate
+from batch_assets_tests.stuck import LOOPS, Stuck
+from batch_assets_tests.toys import (
+    DAY,
+    NAME,
+    copy_rows,
+    make_contract,
+    make_rows,
+    pin_rows,
+    read_day,
+    validate,
+    write_toy_release,
+)
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
@@ -87,23 +99,29 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def two_nights(copied: Path, root: Path, release: Release, engine: EngineSpec) -> Lake:
+def two_nights(
+    copied: Path,
+    root: Path,
+    release: Release,
+    engine: EngineSpec,
+    *,
+    preempted: bool = True,
+) -> Lake:
     """A night of quarantined and poisonous rows; another that carries most of its rows
     over, and of which half was done on one machine before it was preempted.
     """
     shutil.copytree(copied, root, dirs_exist_ok=True)
     lake = Lake(root, NAME)
-    half = engine.kind != "local"
     with spreading_on(engine, root) as spread:
         validate(lake, fingerprints=True, spread=spread)
         validate(lake, day=NEXT_DAY, fingerprints=True, spread=spread)
     with scoring_on(engine, root) as scorer:
         score(lake, release, scorer, **BUILDING)
-        if half:
+        if preempted:
             with pytest.raises(ConnectionError):
                 score(lake, release, Half(), NEXT_DAY, **BUILDING)
         night = score(lake, release, scorer, NEXT_DAY, **BUILDING)
-    assert (night.resumed_chunks > 0) == half
+    assert (night.resumed_chunks > 0) == preempted
     assert night.carried.rows > 300
     assert night.rescored_rows > 0
     assert night.dead_letters.rows > 0
@@ -116,13 +134,13 @@ def expected(
 ) -> Lake:
     """Two nights on one machine, undisturbed."""
     root = tmp_path_factory.mktemp("local")
-    return two_nights(copied, root, fussy, ENGINES["local"])
+    return two_nights(copied, root, fussy, ENGINES["local"], preempted=False)
 
 
-def test_an_engine_leaves_what_one_machine_leaves_to_the_byte(
-    copied: Path, expected: Lake, fussy: Release, remote: EngineSpec, root: Path
+def test_every_engine_leaves_what_one_undisturbed_machine_leaves_to_the_byte(
+    copied: Path, expected: Lake, fussy: Release, engine: EngineSpec, root: Path
 ) -> None:
-    lake = two_nights(copied, root, fussy, remote)
+    lake = two_nights(copied, root, fussy, engine)
 
     assert parts_on_disk(lake) == parts_on_disk(expected)
     for day in (DAY, NEXT_DAY):
@@ -134,6 +152,55 @@ def test_an_engine_leaves_what_one_machine_leaves_to_the_byte(
             p.sha256 for p in other.parts(NEXT_DAY)
         ]
     assert litter(lake) == []
+
+
+def test_chunks_of_another_size_give_the_same_scores_within_a_tolerance(
+    remote: EngineSpec, lake: Lake, toy_release: Release, tmp_path: Path
+) -> None:
+    """Rows stand elsewhere in their batches, which may change the last bits."""
+    copy_rows(lake, make_rows(1_000))
+    validate(lake)
+    other = Lake(tmp_path / "other", NAME)
+    shutil.copytree(lake.folder, other.folder)
+    with scoring_on(ENGINES["local"], tmp_path) as scorer:
+        score(lake, toy_release, scorer, chunk_rows=100)
+
+    with scoring_on(remote, tmp_path / "other") as scorer:
+        score(other, toy_release, scorer, chunk_rows=300)
+
+    one, found = read_day(lake, "predictions"), read_day(other, "predictions")
+    assert found["user_id"].equals(one["user_id"])
+    assert len(other.predictions.parts(DAY)) < len(lake.predictions.parts(DAY))
+    np.testing.assert_allclose(found["risk"], one["risk"], rtol=1e-6)
+
+
+def test_rows_that_the_model_hangs_on_are_dead_letters_on_an_engine(
+    remote: EngineSpec, lake: Lake, root: Path, tmp_path: Path
+) -> None:
+    contract = make_contract()
+    release = write_toy_release(
+        tmp_path / "release",
+        module=Stuck(0),
+        golden_inputs=torch.ones(4, len(contract.features)),
+        model_format="safetensors",
+        import_path="batch_assets_tests.stuck:Stuck",
+        arguments={"home": 0},
+    )
+    rows = make_rows(200)
+    ages = np.minimum(rows["age"].to_numpy(), LOOPS - 1)
+    ages[[7, 150]] = LOOPS
+    copy_rows(lake, rows.set_column(1, rows.schema.field("age"), pa.array(ages)))
+    validate(lake)
+
+    with scoring_on(remote, root) as scorer:
+        night = score(lake, release, scorer, chunk_seconds=0.5)
+
+    letters = read_day(lake, "dead_letters")
+    assert letters["user_id"].to_pylist() == sorted(
+        rows["user_id"].take([7, 150]).to_pylist()
+    )
+    assert all("no answer within" in reason for reason in letters["reason"].to_pylist())
+    assert night.tally.rows == 198
 
 
 def test_a_pinned_day_is_validated_on_an_engine_as_on_one_machine(

@@ -157,7 +157,28 @@ def test_of_attempts_at_once_the_first_has_made_the_chunk(
     assert litter(lake) == []
 
 
-def test_attempts_at_once_that_differ_are_told_apart_or_agree(
+@pytest.mark.parametrize("round_", range(10))
+def test_of_attempts_at_once_that_differ_both_tell_of_what_lies_there(
+    lake: Lake,
+    toy_release: Release,
+    monkeypatch: pytest.MonkeyPatch,
+    round_: int,
+) -> None:
+    copy_rows(lake, make_rows(ROWS))
+    validate(lake)
+    task = plan_night(
+        lake, toy_release, DAY, chunk_rows=100, precision="float32", gates=Gates()
+    ).tasks[1]
+    scorers = scorer_of(toy_release), scorer_of(toy_release, odd=True)
+
+    told = at_once(task, monkeypatch, *scorers)
+
+    there = open_part(task.predictions)[0]
+    assert [one.part for one in told] == [there, there]
+    assert litter(lake) == []
+
+
+def test_attempts_at_once_with_other_dead_letters_are_told_apart_or_agree(
     lake: Lake, task: ChunkTask, narrow: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver may be told of a pair that is not there: then a rerun must see it."""
