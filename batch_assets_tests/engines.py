@@ -31,11 +31,11 @@ CHUNK_ROWS = 100
 
 
 @contextmanager
-def running_ray() -> Iterator[None]:
-    """A Ray of two CPUs on this machine, whatever it has."""
+def running_ray(gpus: int = 0) -> Iterator[None]:
+    """A Ray on this machine that takes it for one of two CPUs, whatever it has."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False)
+    ray.init(address="local", num_cpus=2, num_gpus=gpus, include_dashboard=False)
     try:
         yield
     finally:

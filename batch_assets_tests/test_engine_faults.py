@@ -12,8 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
-from batch_assets.errors import ConfigError, EngineError
+from batch_assets.errors import ConfigError, DeviceError, EngineError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask
@@ -29,6 +30,7 @@ from batch_assets_tests.engines import (
     running_ray,
     score,
     scoring_on,
+    spreading_on,
 )
 from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
 
@@ -39,7 +41,8 @@ ROWS = 1_200
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray() -> Iterator[None]:
-    with running_ray():
+    # Torch sees no such GPU: it is there for Ray to hand out.
+    with running_ray(gpus=1):
         yield
 
 
@@ -329,12 +332,40 @@ def test_what_a_ray_cluster_has_no_room_for_is_refused(
         pass
 
 
-def test_cuda_on_a_ray_without_gpus_is_refused(root: Path) -> None:
+def test_more_gpus_for_a_worker_than_a_ray_has_are_refused(root: Path) -> None:
     with (
-        pytest.raises(EngineError, match=r"1 CPUs and 0\.5 GPUs.*2 CPUs and 0 GPUs"),
-        crew_of(Ray(kind="ray", gpus_per_worker=0.5), root, device="cuda"),
+        pytest.raises(EngineError, match=r"3 CPUs and 2 GPUs.*2 CPUs and 1 GPUs"),
+        crew_of(Ray(kind="ray", gpus_per_worker=2), root, device="cuda"),
     ):
         pass
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_workers_share_a_gpu_and_refuse_to_score_without_it(
+    root: Path, device: str
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    settings = Ray(kind="ray", gpus_per_worker=0.5)
+
+    with crew_of(settings, root, device=device) as crew:
+        assert crew.device == "cuda"
+        assert crew._size == 2
+        with pytest.raises(DeviceError, match="'cuda' was asked for"):
+            engine_on(crew, root)
+
+
+def test_validation_asks_for_no_gpu(root: Path) -> None:
+    settings = Ray(kind="ray", gpus_per_worker=0.5)
+
+    with spreading_on(settings, root) as spread:
+        assert spread(_gpus, [1, 2]) == [[], []]
+
+
+def _gpus(*_: object) -> list[object]:
+    import ray
+
+    return list(ray.get_gpu_ids())
 
 
 def test_a_ray_worker_of_two_cpus_scores_two_chunks_at_once(

@@ -4,7 +4,9 @@ import dataclasses
 import errno
 import os
 import pickle
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -273,13 +275,24 @@ def test_what_goes_to_a_worker_and_comes_back_has_no_rows_in_it(
     assert all(abs(few - many) < 400 for few, many in zip(*sizes, strict=True))
 
 
-def test_a_release_is_hashed_again_where_it_is_loaded(
-    task: ChunkTask, root: Path, tmp_path: Path
-) -> None:
-    release = write_toy_release(tmp_path / "release", about={"author": "else"})
+def flip_the_last_byte(release: Release, _: Path) -> None:
     with (release.folder / "model.pt2").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"x")
+
+
+def put_another_release(release: Release, tmp_path: Path) -> None:
+    other = write_toy_release(tmp_path / "other", about={"author": "another"})
+    shutil.rmtree(release.folder)
+    other.folder.rename(release.folder)
+
+
+@pytest.mark.parametrize("harm", [flip_the_last_byte, put_another_release])
+def test_a_release_is_hashed_again_where_it_is_loaded(
+    task: ChunkTask, root: Path, tmp_path: Path, harm: Callable[[Release, Path], None]
+) -> None:
+    release = write_toy_release(tmp_path / "release", about={"author": "else"})
+    harm(release, tmp_path)
 
     outcome = outcome_of(ScoreChunk(order_of(release, root)), 0, Attempt(task))
 
