@@ -300,6 +300,18 @@ def test_a_release_is_hashed_again_where_it_is_loaded(
     assert not task.predictions.exists()
 
 
+def test_another_torch_than_the_drivers_scores_nothing(
+    task: ChunkTask, narrow: Release, root: Path
+) -> None:
+    order = dataclasses.replace(order_of(narrow, root), torch="1.0.0")
+
+    outcome = outcome_of(ScoreChunk(order), 0, Attempt(task))
+
+    assert isinstance(outcome.error, EngineError)
+    assert "the driver 1.0.0" in str(outcome.error)
+    assert not task.predictions.exists()
+
+
 class LocalError(Exception):
     """Of two arguments, so that it can't be unpickled."""
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal, signal
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
@@ -128,7 +129,7 @@ class RemoteEngine:
 
     @property
     def workers(self) -> int:
-        """How many have scored chunks at the same time."""
+        """How many have scored chunks, each one at a time."""
         return len(self._seen)
 
     def load(self, release: Release) -> None:
@@ -195,6 +196,11 @@ def _results(
                 yield outcome
 
 
+def _version_of(module: ModuleType) -> str:
+    """Without what says how it was built: a driver may have a build without CUDA."""
+    return str(module.__version__).partition("+")[0]
+
+
 @dataclass(frozen=True)
 class Order:
     """What it takes to become a scorer, wherever the release can be read."""
@@ -207,9 +213,22 @@ class Order:
     compiled: Path | None
     chunk_rows: int
     root: Path
+    torch: str = _version_of(torch)
 
     def scorer(self) -> Scorer:
-        """Verify the release, load it, and replay its golden batch."""
+        """Verify the release, load it, and replay its golden batch.
+
+        Raises:
+            EngineError: torch here is not the driver's.
+            ReleaseError: the release is not what was registered.
+        """
+        if (here := _version_of(torch)) != self.torch:
+            msg = (
+                f"a worker on {socket.gethostname()} has torch {here}, the driver "
+                f"{self.torch}: another version may give another output. Nothing was "
+                "committed; let every node have the same."
+            )
+            raise EngineError(msg)
         release = open_release(self.folder, self.digest)
         found = find_device(self.device, self.precision, self.batch_rows, self.compiled)
         tuned = Sweeps(self.root).tuned(release, found)

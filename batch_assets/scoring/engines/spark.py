@@ -224,9 +224,12 @@ def _post(folder: Path, outcome: Outcome, key: bytes) -> None:
 
 def _collected(folder: Path, key: bytes) -> Iterator[Outcome]:
     for path in sorted(folder.glob(f"*{POSTED}")):
-        posted = path.read_bytes()
+        try:
+            posted = path.read_bytes()
+            path.unlink()
+        except FileNotFoundError:
+            return  # Another run has the day now, and has swept.
         mark, data = posted[:MARK_BYTES], posted[MARK_BYTES:]
-        path.unlink()
         if not hmac.compare_digest(mark, hmac.digest(key, data, "sha256")):
             msg = (
                 f"{path} was not written by a task of this job, so it was not read. "
