@@ -22,8 +22,9 @@ GOLDEN_ROWS = 4
 
 
 class Deadly(Risk):
-    """A logistic model that takes `seconds` a batch, and dies of an age as often as
-    the file `deaths` in its home says. A line of `calls` is a batch.
+    """A logistic model that does what the files in its home say: it takes `seconds` a
+    batch, and of an age it dies as often as `deaths` says, or takes `stall` seconds.
+    A line of `calls` is a batch.
     """
 
     def __init__(self, home: str) -> None:
@@ -31,7 +32,9 @@ class Deadly(Risk):
         self.home = Path(home)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        seconds = float((self.home / "seconds").read_text(encoding="utf-8"))
         if (features[:, 0] == FATAL).any():
+            seconds += float((self.home / "stall").read_text(encoding="utf-8"))
             left = int((self.home / "deaths").read_text(encoding="utf-8"))
             if left:
                 (self.home / "deaths").write_text(str(left - 1), encoding="utf-8")
@@ -39,17 +42,18 @@ class Deadly(Risk):
         if len(features) > GOLDEN_ROWS:
             with (self.home / "calls").open("a", encoding="utf-8") as calls:
                 calls.write(f"{len(features)}\n")
-            time.sleep(float((self.home / "seconds").read_text(encoding="utf-8")))
+            time.sleep(seconds)
         return super().forward(features)
 
 
 def write_deadly_release(
-    home: Path, *, deaths: int = 0, seconds: float = 0.0
+    home: Path, *, deaths: int = 0, seconds: float = 0.0, stall: float = 0.0
 ) -> Release:
     """A release whose module dies so often, and takes so long."""
     home.mkdir(parents=True, exist_ok=True)
     (home / "deaths").write_text(str(deaths), encoding="utf-8")
     (home / "seconds").write_text(str(seconds), encoding="utf-8")
+    (home / "stall").write_text(str(stall), encoding="utf-8")
     contract = make_contract()
     golden = features_of(make_rows(64), contract)
     golden = golden[golden[:, 0] != FATAL][:GOLDEN_ROWS]

@@ -225,8 +225,8 @@ def test_the_first_error_of_a_worker_ends_the_run_as_what_it_is(
 def test_spark_that_speculates_doubles_no_row(
     ready: Lake, root: Path, validated: Path, home: Path
 ) -> None:
-    """Each chunk is slow enough that Spark begins a second attempt of many."""
-    release = write_deadly_release(home, seconds=0.4)
+    """One chunk is so slow that Spark begins a second attempt of it."""
+    release = write_deadly_release(home, seconds=0.1, stall=6)
     settings: dict[str, str | int | float | bool] = {
         "spark.master": "local-cluster[2,1,1024]",
         "spark.speculation": True,
@@ -241,7 +241,8 @@ def test_spark_that_speculates_doubles_no_row(
 
     assert night.tally.rows == ROWS
     calls = (home / "calls").read_text(encoding="utf-8").splitlines()
-    assert len(calls) > len(tasks_of(ready, release))
+    assert len(calls) == len(tasks_of(ready, release)) + 1
+    (home / "stall").write_text("0", encoding="utf-8")
     must_end_as_on_one_machine(ready, release, validated)
 
 
@@ -261,6 +262,30 @@ def test_executors_that_do_not_see_the_root_are_no_success(
         monkeypatch.chdir(elsewhere)  # Executors stay where they are.
         with pytest.raises(EngineError, match="reported success, but 3 of 3 items"):
             list(crew.do(_nothing, [1, 2, 3]))
+
+
+def test_what_a_lost_spark_driver_left_ends_when_the_next_run_sweeps(
+    lake: Lake, root: Path, tmp_path: Path
+) -> None:
+    settings = ENGINES["spark"]
+    assert settings.kind == "spark"
+    done = tmp_path / "done"
+    done.touch()
+    with crew_of(settings, root) as crew:
+        run = crew.do(_slowly, [done] * 40)
+        next(run)
+        lake.sweep(DAY)
+        with pytest.raises(EngineError, match="items left no outcome"):
+            list(run)
+
+    # Two were being done when it swept, and each worker may have begun another.
+    assert len(done.read_text(encoding="utf-8")) < 10
+
+
+def _slowly(done: Path, _: object) -> None:
+    time.sleep(0.5)
+    with done.open("a", encoding="utf-8") as file:
+        file.write(".")
 
 
 def test_an_outcome_that_another_has_posted_is_not_read(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_a_release_is_hashed_again_where_it_is_loaded(
 def test_another_torch_than_the_drivers_scores_nothing(
     task: ChunkTask, narrow: Release, root: Path
 ) -> None:
-    order = dataclasses.replace(order_of(narrow, root), torch="1.0.0")
+    order = dataclasses.replace(order_of(narrow, root), torch_version="1.0.0")
 
     outcome = outcome_of(ScoreChunk(order), 0, Attempt(task))
 

@@ -213,7 +213,7 @@ class Order:
     compiled: Path | None
     chunk_rows: int
     root: Path
-    torch: str = _version_of(torch)
+    torch_version: str = _version_of(torch)
 
     def scorer(self) -> Scorer:
         """Verify the release, load it, and replay its golden batch.
@@ -222,10 +222,10 @@ class Order:
             EngineError: torch here is not the driver's.
             ReleaseError: the release is not what was registered.
         """
-        if (here := _version_of(torch)) != self.torch:
+        if (here := _version_of(torch)) != self.torch_version:
             msg = (
                 f"a worker on {socket.gethostname()} has torch {here}, the driver "
-                f"{self.torch}: another version may give another output. Nothing was "
+                f"{self.torch_version}: another version may give another output. Nothing was "
                 "committed; let every node have the same."
             )
             raise EngineError(msg)
@@ -274,7 +274,7 @@ def _scorer(order: Order) -> Scorer:
         return _loaded(order)
 
 
-# A worker may outlive a night; it keeps one release, or one for each GPU that it gets.
+# A worker may outlive a night, and Spark may give it another GPU with each task.
 @functools.lru_cache(maxsize=8)
 def _loaded(order: Order) -> Scorer:
     return order.scorer()

@@ -15,7 +15,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import uuid
 import warnings
@@ -103,8 +102,9 @@ class SparkCrew:
         """What came of each item, as it is posted, in any order."""
         if not items:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        # With the usual permissions: executors may be another user's.
+        folder = self._folder / uuid.uuid4().hex
+        folder.mkdir(parents=True)
         (folder / DOOR).touch()
         key = secrets.token_bytes(MARK_BYTES)
         job = _Job(self._session, _task(work, items, folder, key), len(items))
