@@ -4,8 +4,12 @@ An engine that finds Ray or Spark running uses it and leaves it running, so that
 tests starts each once.
 """
 
+import os
+import socket
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,37 @@ def running_ray(gpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def running_spark() -> Iterator[str]:
+    """A Spark of two workers on hosts of their own, as far as Spark can tell; its master.
+
+    It begins a second attempt of a task on another host only.
+    """
+    import pyspark
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    master = f"spark://127.0.0.1:{port}"
+    spark = Path(pyspark.__file__).parent / "bin" / "spark-class"
+    commands = [["master.Master", "--host", "127.0.0.1", "--port", port]] + [
+        ["worker.Worker", "--host", host, "--cores", "1", "--memory", "1g", master]
+        for host in ("127.0.0.2", "127.0.0.3")
+    ]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for name, *arguments in commands:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [spark, f"org.apache.spark.deploy.{name}", *arguments],
+                    env={**os.environ, "SPARK_WORKER_DIR": folder},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+            stack.callback(process.terminate)
+        yield master
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from batch_assets_tests.engines import (
     litter,
     parts_on_disk,
     running_ray,
+    running_spark,
     score,
     scoring_on,
     spreading_on,
@@ -223,21 +224,27 @@ def test_the_first_error_of_a_worker_ends_the_run_as_what_it_is(
 
 
 def test_spark_that_speculates_doubles_no_row(
-    ready: Lake, root: Path, validated: Path, home: Path
+    ready: Lake,
+    root: Path,
+    validated: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One chunk is so slow that Spark begins a second attempt of it."""
-    release = write_deadly_release(home, seconds=0.1, stall=6)
+    """One chunk is so slow that Spark begins a second attempt of it, elsewhere."""
+    release = write_deadly_release(home, seconds=0.1, stall=8)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     settings: dict[str, str | int | float | bool] = {
-        "spark.master": "local-cluster[2,1,1024]",
+        "spark.driver.host": "127.0.0.1",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parents[1]),
         "spark.speculation": True,
-        "spark.speculation.interval": "50ms",
-        "spark.speculation.multiplier": "0.1",
-        "spark.speculation.quantile": "0.01",
-        "spark.speculation.minTaskRuntime": "100ms",
+        "spark.speculation.quantile": 0.5,
+        "spark.speculation.multiplier": 1.1,
     }
 
-    with scoring_on(Spark(kind="spark", settings=settings), root) as scorer:
-        night = score(ready, release, scorer)
+    with running_spark() as master:
+        engine = Spark(kind="spark", settings={**settings, "spark.master": master})
+        with scoring_on(engine, root) as scorer:
+            night = score(ready, release, scorer)
 
     assert night.tally.rows == ROWS
     calls = (home / "calls").read_text(encoding="utf-8").splitlines()
