@@ -24,7 +24,7 @@ GOLDEN_ROWS = 4
 class Deadly(Risk):
     """A logistic model that does what the files in its home say: it takes `seconds` a
     batch, and of an age it dies as often as `deaths` says, or takes `stall` seconds.
-    A line of `calls` is a batch.
+    A line of `calls` is a batch, a line of `loads` a golden batch that was replayed.
     """
 
     def __init__(self, home: str) -> None:
@@ -39,9 +39,10 @@ class Deadly(Risk):
             if left:
                 (self.home / "deaths").write_text(str(left - 1), encoding="utf-8")
                 os.kill(os.getpid(), signal.SIGKILL)
-        if len(features) > GOLDEN_ROWS:
-            with (self.home / "calls").open("a", encoding="utf-8") as calls:
-                calls.write(f"{len(features)}\n")
+        golden = len(features) <= GOLDEN_ROWS
+        with (self.home / ("loads" if golden else "calls")).open("a") as file:
+            file.write(f"{len(features)}\n")
+        if not golden:
             time.sleep(seconds)
         return super().forward(features)
 

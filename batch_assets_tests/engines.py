@@ -88,24 +88,26 @@ def folder_of(root: Path) -> Path:
     return Lake(root, NAME).spread_folder(DAY)
 
 
-def engine_on(crew: Crew, root: Path) -> RemoteEngine:
+def engine_on(crew: Crew, root: Path, compiled: Path | None = None) -> RemoteEngine:
     return RemoteEngine(
         crew,
         precision="float32",
         batch_rows="auto",
-        compiled=None,
+        compiled=compiled,
         chunk_rows=CHUNK_ROWS,
         root=root,
     )
 
 
 @contextmanager
-def scoring_on(engine: EngineSpec, root: Path) -> Iterator[LocalEngine | RemoteEngine]:
+def scoring_on(
+    engine: EngineSpec, root: Path, compiled: Path | None = None
+) -> Iterator[LocalEngine | RemoteEngine]:
     if engine.kind == "local":
-        yield LocalEngine(find_device("cpu"), workers=2)
+        yield LocalEngine(find_device("cpu", compiled=compiled), workers=2)
         return
     with crew_of(engine, root) as crew:
-        yield engine_on(crew, root)
+        yield engine_on(crew, root, compiled)
 
 
 @contextmanager

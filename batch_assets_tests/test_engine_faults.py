@@ -157,6 +157,19 @@ def test_an_actor_that_ray_ends_is_replaced(
     must_end_as_on_one_machine(ready, release, validated)
 
 
+def test_each_worker_loads_the_release_once(
+    engine: EngineSpec, ready: Lake, root: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, seconds=0.1)
+    (home / "loads").unlink()
+    with scoring_on(engine, root) as scorer:
+        score(ready, release, scorer)
+
+    loads = (home / "loads").read_text(encoding="utf-8").splitlines()
+    assert len(loads) == scorer.workers == 2
+    assert len(tasks_of(ready, release)) > 10
+
+
 def test_a_run_that_ends_early_lets_chunks_in_flight_finish_and_begins_no_other(
     engine: EngineSpec, ready: Lake, root: Path, home: Path
 ) -> None:

@@ -11,8 +11,9 @@ import psutil
 import pytest
 
 from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
 from batch_assets_tests.engines import litter, parts_on_disk
-from batch_assets_tests.projects import attributes, write_project
+from batch_assets_tests.projects import FLIGHTS, attributes, write_project
 from batch_assets_tests.test_interrupt import (
     ROWS,
     chunks_on_disk,
@@ -91,6 +92,25 @@ def test_a_night_runs_on_the_cluster_of_a_dagster_ray_resource(home: Path) -> No
     report = run(home)
 
     assert (report["success"], report["scored_rows"]) == (True, ROWS), report
+
+
+def test_the_flights_demo_leaves_the_same_predictions_on_every_engine(
+    tmp_path: Path,
+) -> None:
+    found = []
+    for engine in ("local", "ray", "spark"):
+        root = tmp_path / engine
+        registry = Registry(root)
+        release = registry.add(FLIGHTS / "data" / "releases" / "flight_delay")
+        registry.approve("flight_delay", release.digest, why="a test needs it")
+        env = {"BATCH_ASSETS_ROOT": str(root), "DAGSTER_HOME": str(tmp_path)}
+        command = ("run", "flights", "--day", "2013-07-26", "--engine", engine)
+        report = json.loads(finish(tmp_path, *command, "--json", cwd=FLIGHTS, **env))
+        assert (report["success"], report["quarantined_rows"]) == (True, 1), report
+        found.append(parts_on_disk(Lake(root, "flights")))
+
+    assert found[0] == found[1] == found[2]
+    assert any("predictions" in path for path in found[0])
 
 
 @pytest.mark.parametrize("engine", ["ray", "spark"])

@@ -27,6 +27,7 @@ from batch_assets_tests.engines import (
     spreading_on,
 )
 from batch_assets_tests.stuck import LOOPS, Stuck
+from batch_assets_tests.test_compiled import compiles
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -172,6 +173,33 @@ def test_chunks_of_another_size_give_the_same_scores_within_a_tolerance(
     assert found["user_id"].equals(one["user_id"])
     assert len(other.predictions.parts(DAY)) < len(lake.predictions.parts(DAY))
     np.testing.assert_allclose(found["risk"], one["risk"], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled code lies; whoever needs it first has to compile it."""
+    return tmp_path_factory.mktemp("code")
+
+
+@compiles
+def test_workers_compile_a_release_once_and_score_as_one_machine_does(
+    remote: EngineSpec, lake: Lake, toy_release: Release, code: Path, tmp_path: Path
+) -> None:
+    copy_rows(lake, make_rows(1_000))
+    validate(lake)
+    other = Lake(tmp_path / "other", NAME)
+    shutil.copytree(lake.folder, other.folder)
+
+    with scoring_on(remote, tmp_path / "other", code) as scorer:
+        score(other, toy_release, scorer, precision=scorer.device.computes_in)
+
+    assert len(list(code.rglob("*.pt2"))) == 1
+    assert scorer.device.compiled == code
+    with scoring_on(ENGINES["local"], tmp_path, code) as scorer:
+        score(lake, toy_release, scorer, precision=scorer.device.computes_in)
+    assert parts_on_disk(other) == parts_on_disk(lake)
+    facts = [part.receipt.facts for part in other.predictions.parts(DAY)]
+    assert {fact["arithmetic"] for fact in facts} == {"cpu float32 compiled"}
 
 
 def test_rows_that_the_model_hangs_on_are_dead_letters_on_an_engine(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,11 +40,13 @@ def home(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def started(home: Path, *arguments: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+def started(
+    home: Path, *arguments: str, cwd: Path | None = None, **env: str
+) -> Iterator[subprocess.Popen[str]]:
     tests = Path(__file__).parents[1]
     with subprocess.Popen(
         [sys.executable, "-m", "batch_assets.cli", *arguments],
-        cwd=home / "p",
+        cwd=cwd or home / "p",
         env={
             **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},
             "BATCH_ASSETS_ROOT": str(home / "root"),
@@ -58,8 +61,8 @@ def started(home: Path, *arguments: str, **env: str) -> Iterator[subprocess.Pope
         process.kill()
 
 
-def finish(home: Path, *arguments: str, code: int = 0, **env: str) -> str:
-    with started(home, *arguments, **env) as process:
+def finish(home: Path, *arguments: str, code: int = 0, **changes: Any) -> str:
+    with started(home, *arguments, **changes) as process:
         out, err = process.communicate(timeout=120)
     assert process.returncode == code, out + err
     assert "Traceback" not in err

@@ -13,7 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batch_assets.errors import CorruptPartError, EngineError, TamperedReleaseError
+from batch_assets.errors import (
+    CorruptPartError,
+    EngineError,
+    ScoringError,
+    TamperedReleaseError,
+)
 from batch_assets.lake.parts import open_part
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
@@ -32,7 +37,7 @@ from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.resume import left_before
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
-from batch_assets_tests.engines import litter, parts_on_disk
+from batch_assets_tests.engines import engine_on, litter, parts_on_disk, score
 from batch_assets_tests.toys import (
     DAY,
     copy_rows,
@@ -333,12 +338,16 @@ def test_an_error_goes_to_the_driver_with_where_it_was_raised() -> None:
 
 
 class Forgetful:
-    """A crew that says it is done when it is not, and comes back with things twice."""
+    """A crew that says it is done when it is not, and comes back with things twice.
+
+    It loses the first of several items.
+    """
 
     device = "cpu"
 
     def do(self, work, items):  # type: ignore[no-untyped-def]
-        for number, item in enumerate(items[1:], 1):
+        lost = len(items) > 1
+        for number, item in enumerate(items[lost:], lost):
             yield outcome_of(work, number, item)
             yield outcome_of(work, number, item)
 
@@ -353,6 +362,17 @@ def test_pieces_that_are_missing_are_an_error() -> None:
     with pytest.raises(EngineError, match="1 of 3 pieces are missing, though"):
         spread(Forgetful(), work, [1, 2, 3], rows.append)
     assert rows == [2, 3]
+
+
+def test_chunks_that_are_missing_are_no_success(
+    lake: Lake, task: ChunkTask, narrow: Release, root: Path
+) -> None:
+    engine = engine_on(Forgetful(), root)
+
+    with pytest.raises(ScoringError, match=r"^1 of \d+ chunks .* are missing, though"):
+        score(lake, narrow, engine)
+
+    assert lake.predictions.rows_by_day() == {}
 
 
 def test_the_toy_has_dead_letters_in_each_chunk(task: ChunkTask) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import torch
 
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored, score_chunk
+from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import Usage
@@ -75,9 +75,7 @@ class LocalEngine:
         pool = ThreadPoolExecutor(
             self.workers, "scorer", initializer=torch.set_num_threads, initargs=(1,)
         )
-        # The largest first: at the end no worker waits long for another's last chunk.
-        # Those that take rows over stay beside each other: they share what they load.
-        waiting = iter(sorted(tasks, key=lambda t: 0 if t.carry else -t.rows))
+        waiting = iter(in_turn(tasks))
         running: set[Future[Scored]] = set()
         try:
             while True:

@@ -30,7 +30,7 @@ from batch_assets.errors import CorruptPartError, EngineError
 from batch_assets.lake.cores import Report
 from batch_assets.lake.parts import BESIDE, Part, open_part, sync_folder
 from batch_assets.models.release import Release, open_release
-from batch_assets.scoring.chunk import ChunkTask, Scored, score_chunk
+from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
 from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.resume import left_before
 from batch_assets.scoring.scorer import Scorer
@@ -147,7 +147,9 @@ class RemoteEngine:
             raise RuntimeError(msg)
         order = self._order(self._release.folder, self._release.digest)
         devices: list[Device] = []
-        attempts = [Attempt(task, _sealed_at(task.predictions)) for task in tasks]
+        attempts = [
+            Attempt(task, _sealed_at(task.predictions)) for task in in_turn(tasks)
+        ]
         with closing(_results(self._crew, ScoreChunk(order), attempts)) as outcomes:
             for outcome in outcomes:
                 self._seen.add(outcome.worker)
