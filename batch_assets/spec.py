@@ -144,8 +144,16 @@ class Spark(Declared):
 EngineName = Literal["local", "ray", "spark"]
 
 
+def _no_engine(name: str) -> str:
+    return f"an engine is one of {', '.join(get_args(EngineName))}, got '{name}'"
+
+
 def _engine_in_one_word(engine: object) -> object:
-    return {"kind": engine} if isinstance(engine, str) else engine
+    if not isinstance(engine, str):
+        return engine
+    if engine not in get_args(EngineName):
+        raise ValueError(_no_engine(engine))
+    return {"kind": engine}
 
 
 EngineSpec = Annotated[
@@ -171,8 +179,7 @@ def engine_named(name: str, declared: EngineSpec) -> EngineSpec:
             return Ray(kind="ray")
         case "spark":
             return Spark(kind="spark")
-    msg = f"an engine is one of {', '.join(get_args(EngineName))}, got '{name}'"
-    raise ConfigError(msg)
+    raise ConfigError(_no_engine(name))
 
 
 class PipelineSpec(Declared):

@@ -202,7 +202,7 @@ def test_workers_compile_a_release_once_and_score_as_one_machine_does(
     assert {fact["arithmetic"] for fact in facts} == {"cpu float32 compiled"}
 
 
-def test_rows_that_the_model_hangs_on_are_dead_letters_on_an_engine(
+def test_a_row_that_the_model_hangs_on_is_a_dead_letter_on_an_engine(
     remote: EngineSpec, lake: Lake, root: Path, tmp_path: Path
 ) -> None:
     contract = make_contract()
@@ -216,7 +216,7 @@ def test_rows_that_the_model_hangs_on_are_dead_letters_on_an_engine(
     )
     rows = make_rows(200)
     ages = np.minimum(rows["age"].to_numpy(), LOOPS - 1)
-    ages[[7, 150]] = LOOPS
+    ages[7] = LOOPS
     copy_rows(lake, rows.set_column(1, rows.schema.field("age"), pa.array(ages)))
     validate(lake)
 
@@ -224,11 +224,9 @@ def test_rows_that_the_model_hangs_on_are_dead_letters_on_an_engine(
         night = score(lake, release, scorer, chunk_seconds=0.5)
 
     letters = read_day(lake, "dead_letters")
-    assert letters["user_id"].to_pylist() == sorted(
-        rows["user_id"].take([7, 150]).to_pylist()
-    )
-    assert all("no answer within" in reason for reason in letters["reason"].to_pylist())
-    assert night.tally.rows == 198
+    assert letters["user_id"].to_pylist() == [rows["user_id"][7].as_py()]
+    assert "no answer within" in letters["reason"][0].as_py()
+    assert night.tally.rows == 199
 
 
 def test_a_pinned_day_is_validated_on_an_engine_as_on_one_machine(

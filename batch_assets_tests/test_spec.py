@@ -66,7 +66,7 @@ def test_a_right_declaration_is_taken(changes):
         ({"shards": 10_001}, "less than or equal to 10000"),
         ({"row_group_rows": 0}, "greater than or equal to 1"),
         ({"chunk_rows": 0}, "greater than or equal to 1"),
-        ({"engine": "dask"}, "'dask' .* expected tags: 'local', 'ray', 'spark'"),
+        ({"engine": "dask"}, "an engine is one of local, ray, spark, got 'dask'"),
         ({"engine": {"workers": 2}}, "engine\\n  Unable to .* 'kind'"),
         ({"engine": {"kind": "ray", "wrkers": 2}}, "engine.ray.wrkers"),
         (
