@@ -387,7 +387,7 @@ def test_more_gpus_for_a_worker_than_a_ray_has_are_refused(root: Path) -> None:
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_workers_share_a_gpu_and_refuse_to_score_without_it(
-    root: Path, device: str
+    ready: Lake, toy_release: Release, root: Path, device: str
 ) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device here")
@@ -397,7 +397,8 @@ def test_workers_share_a_gpu_and_refuse_to_score_without_it(
         assert crew.device == "cuda"
         assert crew._size == 2
         with pytest.raises(DeviceError, match="'cuda' was asked for"):
-            engine_on(crew, root)
+            score(ready, toy_release, engine_on(crew, root))
+    assert ready.predictions.rows_by_day() == {}
 
 
 def test_validation_asks_for_no_gpu(root: Path) -> None:

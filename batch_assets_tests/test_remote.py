@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -339,15 +340,13 @@ def test_an_error_goes_to_the_driver_with_where_it_was_raised() -> None:
 
 class Forgetful:
     """A crew that says it is done when it is not, and comes back with things twice.
-
-    It loses the first of several items.
+    It loses the first of them.
     """
 
-    device = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     def do(self, work, items):  # type: ignore[no-untyped-def]
-        lost = len(items) > 1
-        for number, item in enumerate(items[lost:], lost):
+        for number, item in enumerate(items[1:], 1):
             yield outcome_of(work, number, item)
             yield outcome_of(work, number, item)
 

@@ -95,14 +95,8 @@ def find_device(
         DeviceError: the device is not there, or can't compute in that precision.
         ConfigError: a setting is not one of these.
     """
-    if precision not in PRECISIONS:
-        msg = f"precision is one of {', '.join(PRECISIONS)}, got '{precision}'"
-        raise ConfigError(msg)
     kind, index = _kind(device)
-    if batch_rows != "auto" and not (batch_rows.isdecimal() and int(batch_rows)):
-        msg = f"batch_rows is 'auto' or a number above 0, got '{batch_rows}'"
-        raise ConfigError(msg)
-    rows = AUTO_BATCH_ROWS[kind] if batch_rows == "auto" else int(batch_rows)
+    asked = asked_for(kind, precision, batch_rows, compiled)
     if kind == "cuda":
         properties = torch.cuda.get_device_properties(index)
         name, memory = properties.name, properties.total_memory
@@ -110,11 +104,32 @@ def find_device(
         name = _cpu_name()
         must_compute(precision, name, torch.cpu.get_capabilities())
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return replace(asked, index=index, name=name, memory=memory)
+
+
+def asked_for(
+    kind: Literal["cpu", "cuda"],
+    precision: str,
+    batch_rows: str,
+    compiled: Path | None,
+) -> Device:
+    """A device as far as settings tell, on a machine that nobody has asked yet.
+
+    Raises:
+        ConfigError: a setting is not one of those of `find_device`.
+    """
+    if precision not in PRECISIONS:
+        msg = f"precision is one of {', '.join(PRECISIONS)}, got '{precision}'"
+        raise ConfigError(msg)
+    if batch_rows != "auto" and not (batch_rows.isdecimal() and int(batch_rows)):
+        msg = f"batch_rows is 'auto' or a number above 0, got '{batch_rows}'"
+        raise ConfigError(msg)
+    rows = AUTO_BATCH_ROWS[kind] if batch_rows == "auto" else int(batch_rows)
     return Device(
         kind,
-        index,
-        name,
-        memory,
+        0,
+        "no worker was asked",
+        0,
         precision,  # type: ignore[arg-type]
         rows,
         "default" if batch_rows == "auto" else "set",

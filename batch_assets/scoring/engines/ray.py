@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from batch_assets.errors import ConfigError, EngineError
 from batch_assets.lake.cores import Report
@@ -94,7 +94,7 @@ class RayCrew:
         self._attempts = settings.attempts
         gpus_there = ray.cluster_resources().get("GPU", 0)
         self._gpus = _gpus_per_worker(settings.gpus_per_worker, device, gpus_there)
-        self.device = "cuda" if self._gpus else "cpu"
+        self.device: Literal["cpu", "cuda"] = "cuda" if self._gpus else "cpu"
         self._threads = settings.cpus_per_worker or (
             GPU_THREADS if self._gpus >= 1 else 1
         )

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal, signal
 from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -31,7 +31,7 @@ from batch_assets.lake.cores import Report
 from batch_assets.lake.parts import BESIDE, Part, open_part, sync_folder
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
-from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.device import Device, asked_for, find_device
 from batch_assets.scoring.resume import left_before
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Sweeps
@@ -61,12 +61,12 @@ class Outcome:
 class Crew(Protocol):
     """The workers of an engine, wherever they are.
 
-    `device` is what they are asked to score on, `cpu` or `cuda`. Whoever closes the
+    `device` is what they are asked to score on. Whoever closes the
     generator ends the work: items in flight get the grace period, others never start.
     A worker that dies is replaced, and its item done again, a few times at most.
     """
 
-    device: str
+    device: Literal["cpu", "cuda"]
 
     def do(
         self, work: Callable[[Any, Report], Any], items: Sequence[Any]
@@ -86,7 +86,7 @@ class RemoteEngine:
         chunk_rows: int,
         root: Path,
     ) -> None:
-        """Ask a worker which device it has.
+        """Say how the model runs; no worker is asked for before there are chunks.
 
         Args:
             crew: who scores.
@@ -95,10 +95,6 @@ class RemoteEngine:
             compiled: where compiled code is kept, if the model is to be compiled.
             chunk_rows: the most rows of a chunk.
             root: where the sweeps are.
-
-        Raises:
-            DeviceError: the device that was asked for is not there.
-            EngineError: no worker comes up.
         """
         self._crew = crew
         self._seen: set[str] = set()
@@ -112,10 +108,8 @@ class RemoteEngine:
             chunk_rows=chunk_rows,
             root=root,
         )
-        asked = [(crew.device, precision, batch_rows, compiled)]
-        # As a worker found it; later, as the worker with the smallest batches has it.
-        self.device: Device
-        (self.device,) = spread(crew, _look, asked)
+        # As asked for; later, as the worker with the smallest batches has it.
+        self.device = asked_for(crew.device, precision, batch_rows, compiled)
 
     @property
     def batch_rows(self) -> int:
@@ -280,10 +274,6 @@ def _scorer(order: Order) -> Scorer:
 @functools.lru_cache(maxsize=8)
 def _loaded(order: Order) -> Scorer:
     return order.scorer()
-
-
-def _look(asked: tuple[str, str, str, Path | None], _: Report) -> Device:
-    return find_device(*asked)
 
 
 def score_attempt(attempt: Attempt, scorer: Scorer) -> Scored:

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -295,7 +295,7 @@ def _must_have_java() -> None:
     raise EngineError(msg)
 
 
-def _device(device: str, gpus: float) -> str:
+def _device(device: str, gpus: float) -> Literal["cpu", "cuda"]:
     if device.startswith("cuda:"):
         msg = (
             f"device '{device}' names a GPU of this machine, but on Spark it is Spark "
