@@ -1,6 +1,7 @@
 """On Ray and on Spark something dies in the middle: the night ends right or says why."""
 
 import dataclasses
+import gc
 import os
 import shutil
 import signal
@@ -264,6 +265,19 @@ def test_spark_that_speculates_doubles_no_row(
     assert len(calls) == len(tasks_of(ready, release)) + 1
     (home / "stall").write_text("0", encoding="utf-8")
     must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_what_a_spark_worker_has_loaded_is_not_looked_at_after_each_task(
+    root: Path,
+) -> None:
+    with crew_of(ENGINES["spark"], root) as crew:
+        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [False] * 2
+        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [True] * 2
+
+
+def _frozen(*_: object) -> int:
+    time.sleep(0.5)  # Both workers have one.
+    return gc.get_freeze_count()
 
 
 def test_executors_that_do_not_see_the_root_are_no_success(

@@ -7,6 +7,7 @@ folder's door is shut, tasks that have not begun do nothing: those of a killed d
 as soon as the next run of the day sweeps the folder away.
 """
 
+import gc
 import hmac
 import os
 import pickle
@@ -198,8 +199,19 @@ def _task(
                     outcome = outcome_of(_on_its_gpu(work), number, items[number])
                     _post(folder, outcome, key)
             yield batch
+        _settle()
 
     return do
+
+
+def _settle() -> None:
+    """Keep what this worker has loaded out of the collections of garbage to come.
+
+    After each task PySpark collects, and would look at a quarter of a million objects of
+    torch and polars each time: a task took 0.36 s of a core more.
+    """
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _on_its_gpu(work: Callable[[Any, Report], Any]) -> Callable[[Any, Report], Any]:
