@@ -68,6 +68,14 @@ def test_the_guide_of_engines_has_every_setting():
         make_spec(**yaml.safe_load(block))
 
 
+def test_the_plan_of_the_guide_of_engines_is_what_its_arithmetic_gives(capsys):
+    (code,) = re.findall(r"```python\n(ROWS, .*?)```", ENGINES, flags=re.DOTALL)
+    exec(code, {})
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 4
+    assert printed in ENGINES
+
+
 def test_the_guides_yaml_and_the_starter_are_valid():
     block = re.search(r"```yaml\n(.*?)```", PIPELINE, re.DOTALL)
     PipelineSpec.model_validate(yaml.safe_load(block.group(1))["attributes"])
