@@ -23,6 +23,7 @@ from benchmarks.run import (
     BEGIN,
     COLUMNS,
     END,
+    ON_ENGINES,
     Bench,
     BenchmarkError,
     Column,
@@ -48,6 +49,8 @@ def results_of(ratio: float) -> dict:
     runs = {c.name: [ran(10.0)] * 3 for c in COLUMNS}
     runs["batch_assets"] = [ran(10.0 * ratio)] * 3
     columns = {name: figures(of, runs) for name, of in runs.items()}
+    for name in ON_ENGINES:
+        columns[name]["over_peer"] = ratio
     return {
         "machine": {"cpu": "a CPU", "cores": 2, "memory_gb": 24, "python": "3.11"},
         "small": columns,
@@ -94,7 +97,15 @@ def test_the_models_are_the_same_each_time():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["local", "dagster", "plain"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local",
+        "dagster",
+        "plain",
+        *(pytest.param(on, marks=pytest.mark.engines) for on in ("on_ray", "on_spark")),
+    ],
+)
 def test_a_column_scores_every_row_as_torch_does(bench, work, name):
     root, truth = work
     column = Column(name, name)
@@ -213,9 +224,9 @@ def test_a_ratio_is_the_median_of_the_rounds():
 def test_bars_that_are_reached_and_bars_that_are_not():
     for ratio, reached in ((60.0, True), (0.5, False)):
         bars = judge(results_of(ratio))
-        of_columns = bars[: len(BARS)]
+        of_columns = bars[: len(BARS) + len(ON_ENGINES)]
         assert {bar["reached"] for bar in of_columns} == {reached}
-    memory, night, *incremental = bars[len(BARS) + 1 :]
+    memory, night, *incremental = bars[len(of_columns) + 1 :]
     assert [(bar["found"], bar["reached"]) for bar in incremental] == [
         (0.26, True),
         (0.26, False),

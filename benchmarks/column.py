@@ -73,7 +73,10 @@ Score = Callable[[Work], float | None]
 
 
 def main(
-    score: Score, version: str, before: Callable[[Work], None] = lambda work: None
+    score: Score,
+    version: str,
+    before: Callable[[Work], None] = lambda work: None,
+    startup_s: float | None = None,
 ) -> None:
     """Score the small root to get warm, then the root, and print what came of it.
 
@@ -82,6 +85,7 @@ def main(
             seconds that count, where they are not those that it took.
         version: of what it measures.
         before: what must be done before each, and is not timed.
+        startup_s: seconds that its engine took to start, which don't count.
     """
     asked = arguments()
     for root in (asked.warm, asked.root):
@@ -97,5 +101,6 @@ def main(
         "seconds": took if counted is None else counted,
         "rows": work.rows,
         "version": version,
+        "startup_s": startup_s,
     }
     sys.stdout.write(f"\n{json.dumps(found)}\n")

@@ -14,6 +14,7 @@ import time
 from batch_assets.lake.tables import Lake
 from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night
 from benchmarks.column import Work, arguments, open_work
 from benchmarks.columns.local import release_of, score_day
@@ -24,10 +25,10 @@ REPEATS = 3
 
 def score(work: Work, day: str, incremental: Incremental | None) -> tuple[Night, float]:
     """A night, and its seconds."""
-    device = find_device("cpu")
+    engine = LocalEngine(find_device("cpu"))
     release = release_of(work)
     start = time.perf_counter()
-    night = score_day(device, work, release, day, incremental)
+    night = score_day(engine, work, release, day, incremental)
     return night, time.perf_counter() - start
 
 

@@ -14,10 +14,12 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
-from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
+from batch_assets.scoring.engines.opening import opened_crew
+from batch_assets.scoring.engines.remote import RemoteEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.sweep import Sweeps
-from batch_assets.spec import Gates
+from batch_assets.spec import Gates, Ray, Spark
 from benchmarks.column import Work, main
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE
 
@@ -29,8 +31,28 @@ def run(work: Work) -> None:
 def run_on(device: Device, work: Work) -> None:
     """Score the day on a device, in the batches of its sweep."""
     release = release_of(work)
-    score_day(Sweeps(work.root).tuned(release, device), work, release, DAY)
+    tuned = Sweeps(work.root).tuned(release, device)
+    score_day(LocalEngine(tuned), work, release, DAY)
     show(Lake(work.root, PIPELINE), work)
+
+
+def run_on_engine(settings: Ray | Spark, work: Work) -> None:
+    """Score the day on an engine that is started, as `run` does on this machine."""
+    lake = Lake(work.root, PIPELINE)
+    folder = lake.spread_folder(DAY)
+    with opened_crew(
+        settings, folder, device="cpu", grace_seconds=GRACE_SECONDS
+    ) as crew:
+        engine = RemoteEngine(
+            crew,
+            precision="float32",
+            batch_rows="auto",
+            compiled=work.root / COMPILED,
+            chunk_rows=CHUNK_ROWS,
+            root=work.root,
+        )
+        score_day(engine, work, release_of(work), DAY)
+    show(lake, work)
 
 
 def release_of(work: Work) -> Release:
@@ -38,7 +60,7 @@ def release_of(work: Work) -> Release:
 
 
 def score_day(
-    device: Device,
+    engine: LocalEngine | RemoteEngine,
     work: Work,
     release: Release,
     day: str,
@@ -49,10 +71,10 @@ def score_day(
         Lake(work.root, PIPELINE),
         release,
         day,
-        LocalEngine(device),
+        engine,
         chunk_rows=CHUNK_ROWS,
-        precision=device.computes_in,
-        arithmetic=device.arithmetic,
+        precision=engine.device.computes_in,
+        arithmetic=engine.device.arithmetic,
         gates=Gates(),
         incremental=incremental,
     )
@@ -70,12 +92,13 @@ def forget(lake: Lake) -> None:
         shutil.rmtree(table.path, ignore_errors=True)
 
 
-def measure(run: Callable[[Work], None]) -> None:
+def measure(run: Callable[[Work], None], startup_s: float | None = None) -> None:
     """Be a column of this project."""
     main(
         run,
         f"batch-assets {version('batch-assets')}",
         before=lambda work: forget(Lake(work.root, PIPELINE)),
+        startup_s=startup_s,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.column import CORES, Work, main
 from benchmarks.model import NAMES, SIZES, load_model, score
+from benchmarks.starting import started_ray
 
 BATCH_ROWS = 65_536
 
@@ -52,12 +53,6 @@ def run(work: Work) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(
-        num_cpus=CORES,
-        include_dashboard=False,
-        logging_level="error",
-        object_store_memory=4 << 30,
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    main(run, f"ray {ray.__version__}")
-    ray.shutdown()
+    with started_ray() as seconds:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        main(run, f"ray {ray.__version__}", startup_s=seconds)

@@ -3,8 +3,6 @@
 Batches large enough that the way to Python and back is paid seldom.
 """
 
-import os
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,10 +11,10 @@ import pyspark
 import torch
 from pyspark.sql import SparkSession
 
-from benchmarks.column import CORES, Work, main
+from benchmarks.column import Work, main
 from benchmarks.model import NAMES, SIZES, load_model, score
+from benchmarks.starting import started_spark
 
-BATCH_ROWS = 16_384
 SCHEMA = "user_id long, label long, confidence float, model_version string"
 
 
@@ -40,19 +38,11 @@ def run(work: Work) -> None:
                 }
             )
 
+    session = SparkSession.active()
     frame = session.read.parquet(*work.files).mapInArrow(predict, SCHEMA)
     frame.write.mode("overwrite").parquet(str(work.out))
 
 
 if __name__ == "__main__":
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = (
-        SparkSession.builder.master(f"local[{CORES}]")
-        .config("spark.driver.memory", "4g")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_ROWS)
-        .config("spark.log.level", "ERROR")
-        .getOrCreate()
-    )
-    main(run, f"pyspark {pyspark.__version__}")
-    session.stop()
+    with started_spark() as seconds:
+        main(run, f"pyspark {pyspark.__version__}", startup_s=seconds)

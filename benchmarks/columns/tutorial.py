@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from benchmarks.column import CORES, Work, main
+from benchmarks.column import Work, main
 from benchmarks.model import NAMES, SIZES, load_model
+from benchmarks.starting import started_ray
 
 CHUNK_ROWS = 128
 
@@ -54,6 +55,5 @@ def run(work: Work) -> None:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=CORES, include_dashboard=False, logging_level="error")
-    main(run, f"ray {ray.__version__}")
-    ray.shutdown()
+    with started_ray() as seconds:
+        main(run, f"ray {ray.__version__}", startup_s=seconds)
