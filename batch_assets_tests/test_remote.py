@@ -363,6 +363,28 @@ def test_pieces_that_are_missing_are_an_error() -> None:
     assert rows == [2, 3]
 
 
+def test_a_crew_gets_the_largest_chunks_first(
+    lake: Lake, toy_release: Release, root: Path
+) -> None:
+    copy_rows(lake, make_rows(ROWS))
+    validate(lake)
+    night = score(lake, toy_release, engine_on(Alone(), root), chunk_rows=200)
+
+    begun = [part.receipt.tally.rows for part in night.parts]
+    assert begun == sorted(begun, reverse=True)
+    assert len(set(begun)) > 2
+
+
+class Alone:
+    """A crew of one, in this process."""
+
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def do(self, work, items):  # type: ignore[no-untyped-def]
+        for number, item in enumerate(items):
+            yield outcome_of(work, number, item)
+
+
 def test_chunks_that_are_missing_are_no_success(
     lake: Lake, task: ChunkTask, narrow: Release, root: Path
 ) -> None:
