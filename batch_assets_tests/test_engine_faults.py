@@ -356,6 +356,21 @@ def test_an_engine_that_is_not_installed_says_what_to_install(
         pass
 
 
+@pytest.mark.parametrize("name", ["spark.remote", "spark.master"])
+def test_a_spark_that_does_not_answer_is_said_in_seconds(root: Path, name: str) -> None:
+    scheme = {"spark.remote": "sc", "spark.master": "spark"}[name]
+    address = f"{scheme}://127.0.0.1:1"
+    begin = time.monotonic()
+
+    with (
+        pytest.raises(EngineError, match=rf"had at {address}: .*refused"),
+        crew_of(Spark(kind="spark", settings={name: address}), root),
+    ):
+        pass
+
+    assert time.monotonic() - begin < 15
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "said"),
     [

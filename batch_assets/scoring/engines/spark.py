@@ -40,6 +40,8 @@ from batch_assets.spec import Spark
 JAVA = 17
 # Where a Spark Connect server listens if its address does not say.
 PORT = 15002
+# Where the master of a Spark of one's own listens if its address does not say.
+MASTER_PORT = 7077
 # For a session of our own, unless the YAML says otherwise.
 DEFAULTS = {
     "spark.app.name": "batch-assets",
@@ -274,6 +276,9 @@ def _session(builder_of: Any, settings: Spark) -> Any:
     try:
         if remote and not remote.startswith("local"):
             must_answer(remote, port=PORT)
+        # Of several masters, one is enough, and Spark finds it.
+        elif master.startswith("spark://") and "," not in master:
+            must_answer(master, port=MASTER_PORT)
         with own_signals(), _quietly():
             return builder.getOrCreate()
     except ModuleNotFoundError as error:
