@@ -24,7 +24,7 @@ from batch_assets_tests.test_interrupt import (
 )
 from batch_assets_tests.toys import DAY
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
 __all__ = ["home"]  # a fixture
 
@@ -123,7 +123,7 @@ def test_a_night_that_is_interrupted_on_an_engine_goes_on_on_one_machine(
         time.sleep(0.4)  # Between two chunks of a worker there is none in flight.
         done = chunks_on_disk(home)
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
 
     assert process.returncode == 130, err
     left = chunks_on_disk(home)

@@ -63,7 +63,7 @@ def started(
 
 def finish(home: Path, *arguments: str, code: int = 0, **changes: Any) -> str:
     with started(home, *arguments, **changes) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=240)
     assert process.returncode == code, out + err
     assert "Traceback" not in err
     return out if code == 0 else err
@@ -75,7 +75,7 @@ def chunks_on_disk(home: Path) -> int:
 
 
 def wait_for_chunks(home: Path, process: subprocess.Popen[str], number: int) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 180
     while chunks_on_disk(home) < number:
         assert process.poll() is None, "it ended before it was interrupted"
         assert time.monotonic() < end
