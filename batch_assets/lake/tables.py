@@ -24,7 +24,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from batch_assets.errors import CommitError, CorruptPartError, LakeError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
 from batch_assets.lake.books import Books, Page, Tally, total
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.storage import (
@@ -256,7 +256,14 @@ class Table:
             return None
 
     def _delta(self) -> DeltaTable:
-        return DeltaTable(str(self.path), storage_options=delta_options(self.path))
+        options = delta_options(self.path)
+        try:
+            return DeltaTable(str(self.path), storage_options=options)
+        except OSError as error:
+            if options is None:
+                raise
+            msg = f"{self.path} can't be opened: {' '.join(ANSI.sub('', str(error)).split())}"
+            raise StorageError(msg) from error
 
     def _create(self, schema: pa.Schema) -> None:
         whole = pa.schema(
