@@ -183,13 +183,15 @@ def place_of(text: str, base: Path | None = None) -> Place:
     if not there:
         return ((base or Path.cwd()) / Path(text).expanduser()).resolve()
     bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket:
+    key = key.strip("/")
+    odd = {"", ".", ".."}.intersection(key.split("/") if key else ())
+    if scheme != "s3" or not bucket or odd:
         msg = (
             f"'{text}' is no place to keep anything: expected a directory, or "
             "s3://BUCKET/PREFIX. Set BATCH_ASSETS_ROOT to one of these."
         )
         raise ConfigError(msg)
-    return ObjectPath(bucket, key.strip("/"))
+    return ObjectPath(bucket, key)
 
 
 def below(place: Place, above: Place) -> str:

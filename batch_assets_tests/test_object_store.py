@@ -48,6 +48,7 @@ from batch_assets.serving.snapshot import Snapshot, current_version
 from batch_assets.spec import Gates
 from batch_assets.storage import (
     ObjectPath,
+    Ranges,
     fetch,
     local,
     place_of,
@@ -279,6 +280,23 @@ def test_a_part_that_is_replaced_while_it_is_read_is_refused(lake):
     flip(part.path)
     with file, pytest.raises(CorruptPartError, match="was replaced while it was read"):
         read_open(part, file, None)
+
+
+def test_a_chunk_reads_its_row_groups_and_the_end_alone(lake, monkeypatch):
+    part = write_part(lake.predictions, list(range(200_000)))
+    got = []
+    inner = Ranges._get
+
+    def counted(self: Ranges, wanted: Any) -> Any:
+        found = inner(self, wanted)
+        got.append(found.range[1] - found.range[0])
+        return found
+
+    monkeypatch.setattr(Ranges, "_get", counted)
+    rows = read_columns(part.path, ["user_id"], range(1_000, 1_002))
+    assert rows["user_id"].to_pylist() == list(range(100_000, 100_200))
+    assert len(got) < 6
+    assert sum(got) < part.size / 2
 
 
 def test_dead_letters_are_replayed(root, lake, tmp_path):
@@ -592,6 +610,18 @@ def test_an_altered_version_is_refused(root, ready, machine):
         Snapshot.current(snapshots).verify()
 
 
+def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkeypatch):
+    def put_and_flip(here: Path, place: ObjectPath) -> None:
+        put_file(here, place)
+        if place.name == "shard=02.arrow":
+            flip(place)
+
+    monkeypatch.setattr("batch_assets.serving.publish.put_file", put_and_flip)
+    with pytest.raises(SnapshotError, match="shard=02.arrow"):
+        publish(root)
+    assert current_version(root / "snapshots" / NAME) is None
+
+
 def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
     root, ready, monkeypatch
 ):
@@ -715,6 +745,7 @@ def test_the_commands_work_on_a_bucket(cli, root, toy_release, tmp_path, monkeyp
     [
         ("BATCH_ASSETS_ROOT", "gs://bucket/x", "expected a directory, or s3://"),
         ("BATCH_ASSETS_ROOT", "s3:///x", "expected a directory, or s3://"),
+        ("BATCH_ASSETS_ROOT", "s3://bucket/../x", "expected a directory, or s3://"),
         ("BATCH_ASSETS_ROOT", "s3://no-such-bucket/x", "there is no bucket"),
         ("AWS_SECRET_ACCESS_KEY", "wrong", "does not let us into the bucket"),
         ("AWS_ACCESS_KEY_ID", "wrong", "does not let us into the bucket"),

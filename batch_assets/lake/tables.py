@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -170,11 +171,14 @@ class Table:
                 for actions in self._changes(table, day, parts):
                     self._transact(table, day, actions, custom)
             except OSError as error:
-                msg = (
-                    f"{self.name} {day} can't be committed: {ANSI.sub('', str(error))}. "
+                then = (
                     "The table is as it was. Make room, or give the permission, and run "
                     "the day again."
+                    if isinstance(self.path, Path)
+                    else "Run the day again when the store answers: it finds out whether "
+                    "the commit had arrived there."
                 )
+                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
                 raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
@@ -262,7 +266,7 @@ class Table:
         except OSError as error:
             if options is None:
                 raise
-            msg = f"{self.path} can't be opened: {' '.join(ANSI.sub('', str(error)).split())}"
+            msg = f"{self.path} can't be opened: {one_line(error)}"
             raise StorageError(msg) from error
 
     def _create(self, schema: pa.Schema) -> None:
@@ -425,6 +429,11 @@ def digest_of(parts: list[Part]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """Delta writes its errors for a terminal, in several lines."""
+    return " ".join(ANSI.sub("", str(error)).split())
 
 
 def _opened(path: Place) -> Part:
