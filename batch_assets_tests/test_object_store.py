@@ -57,7 +57,7 @@ from batch_assets.storage import (
     replace,
 )
 from batch_assets_tests.projects import attributes, make_project, metadata_of
-from batch_assets_tests.seaweed import BUCKET, object_store
+from batch_assets_tests.seaweed import BUCKET, Server, object_store
 from batch_assets_tests.test_nights import errors_of
 from batch_assets_tests.test_replay import GATES, broken, replay, write_mendable
 from batch_assets_tests.test_tables import SCHEMA, commit, write_part
@@ -86,9 +86,9 @@ TABLES = (
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with object_store(tmp_path_factory.mktemp("store")) as environment:
-        yield environment
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with object_store(tmp_path_factory.mktemp("store")) as started:
+        yield started
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def machine(tmp_path, monkeypatch) -> Callable[[str], None]:
 @pytest.fixture
 def root(server, machine, tmp_path, monkeypatch) -> ObjectPath:
     """A prefix of the bucket for each test, in place of the folder of the others."""
-    for name, value in server.items():
+    for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     machine("first")
     url = f"s3://{BUCKET}/{tmp_path.parent.name}/{tmp_path.name}"
@@ -763,25 +763,34 @@ def test_a_root_that_can_not_be_used_says_why(cli, monkeypatch, name, value, sai
     assert time.monotonic() - begin < 20
 
 
-def test_a_store_that_goes_away_ends_a_night_with_its_name(
-    tmp_path, machine, monkeypatch, toy_release
+def test_a_store_that_goes_away_ends_a_night_and_one_that_comes_back_does_not(
+    tmp_path, machine, monkeypatch
 ):
     (folder := tmp_path / "own").mkdir()
-    with object_store(folder) as environment:
-        for name, value in environment.items():
+    with object_store(folder) as server:
+        for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         machine("first")
-        monkeypatch.setattr("batch_assets.storage.RETRIES", 2)
-        root = place_of(f"s3://{BUCKET}/here")
-        lake = Lake(root, NAME)
+        lake = Lake(place_of(f"s3://{BUCKET}/here"), NAME)
         commit(lake.predictions, [1])
-        part = lake.predictions.parts(DAY)[0]
-    with pytest.raises(StorageError, match="can't be opened"):
-        lake.predictions.parts(DAY)
-    with pytest.raises(StorageError, match="can't be reached"):
+        (part,) = lake.predictions.parts(DAY)
+
+        server.kill()
+        coming_back = threading.Timer(2, server.start)
+        coming_back.start()
+        commit(lake.predictions, [1, 2], day=NEXT_DAY)
+        assert lake.predictions.rows_by_day() == {DAY: 1, NEXT_DAY: 2}
+
+        monkeypatch.setattr("batch_assets.storage.RETRIES", 2)
+        monkeypatch.setenv("AWS_OF_ANOTHER_CLIENT", "which has less patience")
         read_columns(part.path)
-    with pytest.raises(StorageError, match="can't be reached"):
-        write_part(lake.predictions, [2], chunk=7)
+        server.kill()
+        with pytest.raises(StorageError, match="can't be opened"):
+            lake.predictions.parts(DAY)
+        with pytest.raises(StorageError, match="can't be reached"):
+            read_columns(part.path)
+        with pytest.raises(StorageError, match="can't be reached"):
+            write_part(lake.predictions, [2], chunk=7)
 
 
 def batch_assets(*arguments: str) -> subprocess.CompletedProcess[str]:
