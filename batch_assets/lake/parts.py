@@ -173,7 +173,7 @@ class PartWriter:
             )
             self._writer.close()
             with self._beside.open("r+b") as file:
-                digest, at = _digest_of(self.path, file)
+                digest, at = _digest_of(file)
                 file.seek(at)
                 file.write(digest.encode())
                 file.flush()
@@ -380,14 +380,14 @@ def _sealed(path: Place, data: Readable) -> Part:
     part, file = open_part(path, data)
     file.close()
     with data.open("rb") if isinstance(data, Path) else nullcontext(data) as bytes_:
-        found, _ = _digest_of(path, bytes_)
+        found, _ = _digest_of(bytes_)
     if found != part.sha256:
         msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
         raise CorruptPartError(msg)
     return part
 
 
-def _digest_of(path: Place, file: io.BufferedIOBase) -> tuple[str, int]:
+def _digest_of(file: io.BufferedIOBase) -> tuple[str, int]:
     """The sha256 of a part without its own digest, and where that stands.
 
     Raises:
@@ -403,7 +403,7 @@ def _digest_of(path: Place, file: io.BufferedIOBase) -> tuple[str, int]:
     at = footer.find(SHA256) + len(SHA256)
     at += footer[at : at + 4].find(b"\x40") + 1
     if SHA256 not in footer or len(footer) < at + len(UNSEALED):
-        msg = f"part {path} has no digest"
+        msg = f"part {getattr(file, 'name', '')} has no digest"
         raise CorruptPartError(msg)
     file.seek(0)
     digest, left = hashlib.sha256(), start
