@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
@@ -20,6 +19,7 @@ from batch_assets.scoring.engines.opening import opened_crew, opened_spread
 from batch_assets.scoring.engines.remote import RemoteEngine
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
+from batch_assets.storage import Place, local, place_of
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -27,12 +27,13 @@ class StorageResource(dg.ConfigurableResource):
 
     root: str | None = Field(
         default=None,
-        description="A folder; BATCH_ASSETS_ROOT, or data/ in the project, if left out.",
+        description="A directory, or s3://BUCKET/PREFIX; BATCH_ASSETS_ROOT, or data/ in "
+        "the project, if left out.",
     )
 
     @property
-    def path(self) -> Path:
-        return Path(self.root) if self.root else data_root()
+    def path(self) -> Place:
+        return place_of(self.root) if self.root else data_root()
 
     def lake(self, pipeline: str) -> Lake:
         return Lake(self.path, pipeline)
@@ -40,7 +41,7 @@ class StorageResource(dg.ConfigurableResource):
     def registry(self) -> Registry:
         return Registry(self.path)
 
-    def snapshots(self, pipeline: str) -> Path:
+    def snapshots(self, pipeline: str) -> Place:
         return self.path / "snapshots" / pipeline
 
 
@@ -72,22 +73,17 @@ class GpuResource(dg.ConfigurableResource):
         default="/tmp", description="Where the lock of a CUDA device lies."
     )
 
-    def compiled(self, root: Path) -> Path | None:
-        """Where compiled code is kept, if the model is to be compiled."""
-        return root / COMPILED if self.compile else None
-
     @contextmanager
-    def held(self, root: Path) -> Iterator[Device]:
+    def held(self, root: Place) -> Iterator[Device]:
         """The device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
 
         Args:
-            root: `<root>`, where compiled code is kept.
+            root: `<root>`, where compiled code is kept, or what stands for it here.
         """
-        device = find_device(
-            self.device, self.precision, self.batch_rows, self.compiled(root)
-        )
+        compiled = local(root) / COMPILED if self.compile else None
+        device = find_device(self.device, self.precision, self.batch_rows, compiled)
         lock: AbstractContextManager[object] = nullcontext()
         if device.kind == "cuda":
             lock = FileLock(f"{self.lock_folder}/batch-assets-cuda-{device.index}.lock")
@@ -133,7 +129,7 @@ class EngineResource(dg.ConfigurableResource):
                 crew,
                 precision=gpu.precision,
                 batch_rows=gpu.batch_rows,
-                compiled=gpu.compiled(storage.path),
+                compile=gpu.compile,
                 chunk_rows=spec.chunk_rows,
                 root=storage.path,
             )

@@ -16,12 +16,14 @@ from typing import Any
 from batch_assets.lake.cores import Spread
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.opening import opened_crew, opened_spread
 from batch_assets.scoring.engines.remote import Crew, RemoteEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
+from batch_assets.storage import Place, local
 from batch_assets_tests.toys import DAY, NAME
 
 ENGINES: dict[str, EngineSpec] = {
@@ -78,22 +80,22 @@ def running_spark() -> Iterator[str]:
 
 
 @contextmanager
-def crew_of(engine: Ray | Spark, root: Path, **changes: Any) -> Iterator[Crew]:
+def crew_of(engine: Ray | Spark, root: Place, **changes: Any) -> Iterator[Crew]:
     arguments = {"device": "cpu", "grace_seconds": GRACE_SECONDS} | changes
     with opened_crew(engine, folder_of(root), **arguments) as crew:
         yield crew
 
 
-def folder_of(root: Path) -> Path:
+def folder_of(root: Place) -> Place:
     return Lake(root, NAME).spread_folder(DAY)
 
 
-def engine_on(crew: Crew, root: Path, compiled: Path | None = None) -> RemoteEngine:
+def engine_on(crew: Crew, root: Place, *, compile: bool = False) -> RemoteEngine:
     return RemoteEngine(
         crew,
         precision="float32",
         batch_rows="auto",
-        compiled=compiled,
+        compile=compile,
         chunk_rows=CHUNK_ROWS,
         root=root,
     )
@@ -101,17 +103,18 @@ def engine_on(crew: Crew, root: Path, compiled: Path | None = None) -> RemoteEng
 
 @contextmanager
 def scoring_on(
-    engine: EngineSpec, root: Path, compiled: Path | None = None
+    engine: EngineSpec, root: Place, *, compile: bool = False
 ) -> Iterator[LocalEngine | RemoteEngine]:
     if engine.kind == "local":
+        compiled = local(root) / COMPILED if compile else None
         yield LocalEngine(find_device("cpu", compiled=compiled), workers=2)
         return
     with crew_of(engine, root) as crew:
-        yield engine_on(crew, root, compiled)
+        yield engine_on(crew, root, compile=compile)
 
 
 @contextmanager
-def spreading_on(engine: EngineSpec, root: Path) -> Iterator[Spread]:
+def spreading_on(engine: EngineSpec, root: Place) -> Iterator[Spread]:
     with opened_spread(engine, folder_of(root), grace_seconds=GRACE_SECONDS) as spread:
         yield spread
 

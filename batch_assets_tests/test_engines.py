@@ -13,6 +13,7 @@ import torch
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.carry import Incremental
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.spec import EngineSpec
@@ -175,27 +176,22 @@ def test_chunks_of_another_size_give_the_same_scores_within_a_tolerance(
     np.testing.assert_allclose(found["risk"], one["risk"], rtol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where compiled code lies; whoever needs it first has to compile it."""
-    return tmp_path_factory.mktemp("code")
-
-
 @compiles
 def test_workers_compile_a_release_once_and_score_as_one_machine_does(
-    remote: EngineSpec, lake: Lake, toy_release: Release, code: Path, tmp_path: Path
+    remote: EngineSpec, lake: Lake, toy_release: Release, tmp_path: Path
 ) -> None:
     copy_rows(lake, make_rows(1_000))
     validate(lake)
     other = Lake(tmp_path / "other", NAME)
     shutil.copytree(lake.folder, other.folder)
 
-    with scoring_on(remote, tmp_path / "other", code) as scorer:
+    with scoring_on(remote, tmp_path / "other", compile=True) as scorer:
         score(other, toy_release, scorer, precision=scorer.device.computes_in)
 
+    code = tmp_path / "other" / COMPILED
     assert len(list(code.rglob("*.pt2"))) == 1
     assert scorer.device.compiled == code
-    with scoring_on(ENGINES["local"], tmp_path, code) as scorer:
+    with scoring_on(ENGINES["local"], tmp_path / "other", compile=True) as scorer:
         score(lake, toy_release, scorer, precision=scorer.device.computes_in)
     assert parts_on_disk(other) == parts_on_disk(lake)
     facts = [part.receipt.facts for part in other.predictions.parts(DAY)]

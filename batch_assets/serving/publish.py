@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.cores import Report, on_cores
-from batch_assets.lake.parts import Part, sealed_part, sync_folder
+from batch_assets.lake.parts import Part, sealed_part
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.registry import Registry
@@ -40,15 +39,33 @@ from batch_assets.serving.snapshot import (
     day_of,
     map_shard,
     version_folder,
+    version_in,
     versions,
 )
 from batch_assets.spec import Gates
+from batch_assets.storage import (
+    COPYING,
+    ObjectPath,
+    Place,
+    Seen,
+    copied,
+    each,
+    exclusive,
+    local,
+    put_file,
+    read_seen,
+    remove_tree,
+    replace,
+    source,
+    sync_folder,
+)
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 # Where a receipt of predictions holds the checksum of its rows, `shards.content`.
 CONTENT = "content"
+NEWER = " is served already, which is of a newer day"
 STAYS = "nothing was published; what was served is still served"
 
 
@@ -66,7 +83,7 @@ class Published:
 def publish_day(
     lake: Lake,
     registry: Registry,
-    snapshots: Path,
+    snapshots: Place,
     day: str,
     *,
     gates: Gates,
@@ -89,10 +106,10 @@ def publish_day(
         LakeError: the day has no predictions.
         SnapshotError: the version that was built is not what was predicted.
     """
-    snapshots.mkdir(parents=True, exist_ok=True)
     # One publisher at a time: to read the evidence, look at CURRENT and swap it is one
-    # act, or a slow publisher could undo a newer one.
-    with filelock.FileLock(snapshots / ".lock"):
+    # act, or a slow publisher could undo a newer one. In a store there may be others,
+    # on other machines: there CURRENT is swapped only if it is still the one seen here.
+    with exclusive(snapshots):
         parts = lake.predictions.parts(day)
         if not parts:
             msg = f"predictions has no {day}: materialise it first; {STAYS}"
@@ -102,32 +119,38 @@ def publish_day(
         must_be_open(day, verdicts, then=STAYS)
         _must_be_committed(lake, day, parts)
         version = _version_of(day, parts)
-        served = _served(snapshots)
-        if served and day_of(served) > day:
-            why = f"{served} is served already, which is of a newer day"
+        seen = read_seen(snapshots / CURRENT)
+        served = _served(snapshots, seen)
+
+        def stays(served: str, why: str) -> Published:
             manifest = Snapshot.open(snapshots, served).manifest
             return Published(
                 version, manifest, swapped=False, why=why, verdicts=verdicts
             )
+
+        if served and day_of(served) > day:
+            return stays(served, f"{served}{NEWER}")
         if served == version and _is_whole(snapshots, version):
-            why = "this very version is served already"
-            manifest = Snapshot.open(snapshots, version).manifest
-            return Published(
-                version, manifest, swapped=False, why=why, verdicts=verdicts
-            )
+            return stays(version, "this very version is served already")
         manifest = _build(lake, release, snapshots, version, day, parts, served)
         if lake.predictions.paths(day) != [part.path for part in parts]:
             msg = f"{day} was scored again while its version was built; {STAYS}"
             raise SnapshotError(msg)
         guard()
-        _swap(snapshots, version)
+        while not replace(snapshots / CURRENT, f"{version}\n".encode(), seen=seen):
+            # Another machine's publisher has swapped it meanwhile.
+            seen = read_seen(snapshots / CURRENT)
+            served = _served(snapshots, seen)
+            if served and day_of(served) > day:
+                return stays(served, f"{served}{NEWER}")
+            guard()
         _collect(snapshots, keep, {version, served})
     return Published(
         version, manifest, swapped=True, why="published", verdicts=verdicts
     )
 
 
-def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
+def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
     """Every row of a day's version is the row that was predicted, and no other."""
     gate = "snapshot_equals_predictions"
     parts = lake.predictions.parts(day)
@@ -185,16 +208,16 @@ def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
-def _served(snapshots: Path) -> str | None:
+def _served(snapshots: Place, seen: Seen) -> str | None:
     """What is served; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
-        return current_version(snapshots)
+        return version_in(snapshots, seen)
     except SnapshotError as error:
         log.warning("%s; the next version takes its place", error)
         return None
 
 
-def _is_whole(snapshots: Path, version: str) -> bool:
+def _is_whole(snapshots: Place, version: str) -> bool:
     """Whether a version can be served; one that can't is built again."""
     try:
         Snapshot.open(snapshots, version).verify()
@@ -212,19 +235,18 @@ def _version_of(day: str, parts: list[Part]) -> str:
 def _build(
     lake: Lake,
     release: Release,
-    snapshots: Path,
+    snapshots: Place,
     version: str,
     day: str,
     parts: list[Part],
     parent: str | None,
 ) -> SnapshotManifest:
     target = version_folder(snapshots, version)
-    building = snapshots / f".building-{version}"
+    here = local(snapshots)
+    building = here / f".building-{version}"
     # What a killed publisher left; nobody else builds under the lock.
-    for leftover in snapshots.glob(".building-*"):
+    for leftover in here.glob(".building-*"):
         shutil.rmtree(leftover)
-    if target.exists():
-        shutil.rmtree(target)
     building.mkdir()
     contract = release.contract
     shards = sorted({part.receipt.shard for part in parts})
@@ -256,9 +278,31 @@ def _build(
     path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     _sync(path)
     sync_folder(building)
+    if isinstance(target, ObjectPath):
+        _put(building, target, manifest)
+        return manifest
+    if target.exists():
+        shutil.rmtree(target)
     building.rename(target)
-    sync_folder(snapshots)
+    sync_folder(target.parent)
     return manifest
+
+
+def _put(building: Path, target: ObjectPath, manifest: SnapshotManifest) -> None:
+    """Put a version into a store, and prove what lies there; its manifest comes last."""
+
+    def put(entry: ShardFile) -> None:
+        place = target / entry.name
+        put_file(building / entry.name, place)
+        with copied(place) as data:
+            sha = hashlib.file_digest(data, "sha256").hexdigest()
+        if sha != entry.sha256:
+            msg = f"{place} hashes to {sha}, {entry.sha256} was built; {STAYS}"
+            raise SnapshotError(msg)
+
+    each(target, put, manifest.files, at_once=COPYING)
+    put_file(building / MANIFEST, target / MANIFEST)
+    building.rmdir()
 
 
 def _write_shard(
@@ -303,11 +347,13 @@ def _shard_rows(
     return rows.append_column(KEY_HASH, pa.array(hashes[order]))
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
+def _read(path: Place, columns: list[str]) -> pa.Table:
     try:
         # Not through a dataset: it would add the folders' day and shard as columns.
         with pq.ParquetFile(
-            path, page_checksum_verification=True, pre_buffer=False
+            source(path),
+            page_checksum_verification=True,
+            pre_buffer=not isinstance(path, Path),
         ) as file:
             return file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
@@ -363,19 +409,11 @@ def _expected(parts: list[Part]) -> tuple[Tally, int | None]:
     return whole, sum(part.receipt.facts[CONTENT] for part in parts) & WORD_MASK
 
 
-def _swap(snapshots: Path, version: str) -> None:
-    beside = snapshots / f"{CURRENT}.tmp"
-    beside.write_text(version + "\n", encoding="utf-8")
-    _sync(beside)
-    beside.replace(snapshots / CURRENT)
-    sync_folder(snapshots)
-
-
-def _collect(snapshots: Path, keep: int, never: set[str | None]) -> None:
+def _collect(snapshots: Place, keep: int, never: set[str | None]) -> None:
     """Remove all but the newest versions; never what is served, or was before it."""
     for manifest in versions(snapshots)[:-keep]:
         if manifest.version not in never:
-            shutil.rmtree(version_folder(snapshots, manifest.version))
+            remove_tree(version_folder(snapshots, manifest.version), first=MANIFEST)
 
 
 def _sync(path: Path) -> None:

@@ -22,6 +22,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key
+from batch_assets.storage import ObjectPath, Place, Seen, fetch, local, read_seen
 
 CURRENT = "CURRENT"
 MANIFEST = "manifest.json"
@@ -80,13 +81,13 @@ class Answer:
 class Snapshot:
     """One version, opened for lookups; it never changes under its reader."""
 
-    def __init__(self, folder: Path, manifest: SnapshotManifest) -> None:
+    def __init__(self, folder: Place, manifest: SnapshotManifest) -> None:
         self.folder = folder
         self.manifest = manifest
         self._shards: dict[int, _Shard] = {}
 
     @classmethod
-    def current(cls, snapshots: Path) -> "Snapshot":
+    def current(cls, snapshots: Place) -> "Snapshot":
         """Open the version that is served.
 
         Args:
@@ -103,7 +104,7 @@ class Snapshot:
         return cls.open(snapshots, version)
 
     @classmethod
-    def open(cls, snapshots: Path, version: str) -> "Snapshot":
+    def open(cls, snapshots: Place, version: str) -> "Snapshot":
         """Open one version.
 
         Raises:
@@ -187,7 +188,7 @@ class _Shard:
     """One mapped file: columns as arrays over the map, without a copy."""
 
     def __init__(
-        self, folder: Path, entry: ShardFile, manifest: SnapshotManifest
+        self, folder: Place, entry: ShardFile, manifest: SnapshotManifest
     ) -> None:
         path = folder / entry.name
         try:
@@ -215,7 +216,10 @@ class _Shard:
         return None
 
 
-def _mapped(path: Path, entry: ShardFile) -> pa.Table:
+def _mapped(place: Place, entry: ShardFile) -> pa.Table:
+    path = local(place)
+    if isinstance(place, ObjectPath) and not path.exists():
+        fetch(place, path)
     size = path.stat().st_size
     if size != entry.size:
         msg = f"{path} has {size} bytes, its manifest says {entry.size}"
@@ -234,19 +238,26 @@ def map_shard(path: Path) -> pa.Table:
     return table.combine_chunks() if table.num_columns and len(table) else table
 
 
-def current_version(snapshots: Path) -> str | None:
+def current_version(snapshots: Place) -> str | None:
     """The version that CURRENT names, or None.
 
     Raises:
         SnapshotError: CURRENT is there but names no version.
     """
-    path = snapshots / CURRENT
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
+    return version_in(snapshots, read_seen(snapshots / CURRENT))
+
+
+def version_in(snapshots: Place, seen: Seen) -> str | None:
+    """The version that a CURRENT names that was seen, or None.
+
+    Raises:
+        SnapshotError: it was there but named no version.
+    """
+    if seen.data is None:
         return None
+    text = seen.data.decode(errors="replace").strip()
     if not text:
-        msg = f"{path} is empty; write the name of a version into it"
+        msg = f"{snapshots / CURRENT} is empty; write the name of a version into it"
         raise SnapshotError(msg)
     return text
 
@@ -256,20 +267,23 @@ def day_of(version: str) -> str:
     return version[:10]
 
 
-def versions(snapshots: Path) -> list[SnapshotManifest]:
+def versions(snapshots: Place) -> list[SnapshotManifest]:
     """The whole versions on disk, oldest first."""
     found = []
-    for path in snapshots.glob(f"v=*/{MANIFEST}"):
+    for folder in snapshots.iterdir() if snapshots.is_dir() else ():
+        if not folder.name.startswith("v="):
+            continue
         try:
-            manifest = SnapshotManifest.model_validate(json.loads(path.read_bytes()))
+            data = (folder / MANIFEST).read_bytes()
+            manifest = SnapshotManifest.model_validate(json.loads(data))
         except (ValueError, OSError):
             continue
         # A copy under another name is somebody's backup.
-        if path.parent.name == f"v={manifest.version}":
+        if folder.name == f"v={manifest.version}":
             found.append(manifest)
     return sorted(found, key=lambda manifest: manifest.created_at)
 
 
-def version_folder(snapshots: Path, version: str) -> Path:
+def version_folder(snapshots: Place, version: str) -> Place:
     """Where a version lies."""
     return snapshots / f"v={version}"

@@ -47,7 +47,7 @@ def run_on_engine(settings: Ray | Spark, work: Work) -> None:
             crew,
             precision="float32",
             batch_rows="auto",
-            compiled=work.root / COMPILED,
+            compile=True,
             chunk_rows=CHUNK_ROWS,
             root=work.root,
         )

@@ -6,15 +6,15 @@ Ray and Spark are extras, and each takes seconds to import or to start.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
 
 from batch_assets.lake.cores import Spread, on_cores
 from batch_assets.scoring.engines.remote import Crew, spread
 from batch_assets.spec import Local, Ray, Spark
+from batch_assets.storage import Place
 
 
 def opened_crew(
-    engine: Ray | Spark, folder: Path, *, device: str, grace_seconds: float
+    engine: Ray | Spark, folder: Place, *, device: str, grace_seconds: float
 ) -> AbstractContextManager[Crew]:
     """The workers of an engine on other machines, while this is entered.
 
@@ -39,7 +39,7 @@ def opened_crew(
 
 @contextmanager
 def opened_spread(
-    engine: Local | Ray | Spark, folder: Path, *, grace_seconds: float
+    engine: Local | Ray | Spark, folder: Place, *, grace_seconds: float
 ) -> Iterator[Spread]:
     """What does pieces of work that need no model, where an engine would do them."""
     if engine.kind == "local":

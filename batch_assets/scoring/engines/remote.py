@@ -28,14 +28,17 @@ import torch
 
 from batch_assets.errors import CorruptPartError, EngineError
 from batch_assets.lake.cores import Report
-from batch_assets.lake.parts import BESIDE, Part, open_part, sync_folder
+from batch_assets.lake.parts import open_part
+from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
+from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, asked_for, find_device
 from batch_assets.scoring.resume import left_before
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.scoring.usage import Usage
+from batch_assets.storage import BESIDE, Place, local, put_file, put_new
 
 # For a connection to an engine that is said to be there.
 ANSWER_SECONDS = 10.0
@@ -82,9 +85,9 @@ class RemoteEngine:
         *,
         precision: str,
         batch_rows: str,
-        compiled: Path | None,
+        compile: bool,
         chunk_rows: int,
-        root: Path,
+        root: Place,
     ) -> None:
         """Say how the model runs; no worker is asked for before there are chunks.
 
@@ -92,9 +95,9 @@ class RemoteEngine:
             crew: who scores.
             precision: of the model's arithmetic.
             batch_rows: `auto`, or how many rows the model gets at once.
-            compiled: where compiled code is kept, if the model is to be compiled.
+            compile: whether the model is to be compiled, by each machine for itself.
             chunk_rows: the most rows of a chunk.
-            root: where the sweeps are.
+            root: where the sweeps are, and compiled code.
         """
         self._crew = crew
         self._seen: set[str] = set()
@@ -104,11 +107,12 @@ class RemoteEngine:
             device=crew.device,
             precision=precision,
             batch_rows=batch_rows,
-            compiled=compiled,
+            compile=compile,
             chunk_rows=chunk_rows,
             root=root,
         )
         # As asked for; later, as the worker with the smallest batches has it.
+        compiled = local(root) / COMPILED if compile else None
         self.device = asked_for(crew.device, precision, batch_rows, compiled)
 
     @property
@@ -139,7 +143,8 @@ class RemoteEngine:
         if self._release is None:
             msg = "an engine loads a release before it runs"
             raise RuntimeError(msg)
-        order = self._order(self._release.folder, self._release.digest)
+        release = self._release
+        order = self._order(release.folder, release.name, release.digest)
         devices: list[Device] = []
         attempts = [
             Attempt(task, _sealed_at(task.predictions)) for task in in_turn(tasks)
@@ -202,13 +207,14 @@ class Order:
     """What it takes to become a scorer, wherever the release can be read."""
 
     folder: Path
+    name: str
     digest: str
     device: str
     precision: str
     batch_rows: str
-    compiled: Path | None
+    compile: bool
     chunk_rows: int
-    root: Path
+    root: Place
     torch_version: str = _version_of(torch)
 
     def scorer(self) -> Scorer:
@@ -225,8 +231,12 @@ class Order:
                 "committed; let every node have the same."
             )
             raise EngineError(msg)
-        release = open_release(self.folder, self.digest)
-        found = find_device(self.device, self.precision, self.batch_rows, self.compiled)
+        if isinstance(self.root, Path):
+            release = open_release(self.folder, self.digest)
+        else:  # The driver's folder is a copy, of the driver's machine.
+            release = Registry(self.root).verify(self.name, self.digest)
+        compiled = local(self.root) / COMPILED if self.compile else None
+        found = find_device(self.device, self.precision, self.batch_rows, compiled)
         tuned = Sweeps(self.root).tuned(release, found)
         return Scorer(release, tuned.for_chunks(self.chunk_rows))
 
@@ -286,27 +296,25 @@ def score_attempt(attempt: Attempt, scorer: Scorer) -> Scored:
     task, release = attempt.task, scorer.release
     if there := _done_by_another(attempt, release):
         return there
-    mark = f".{uuid.uuid4().hex}{BESIDE}"
-    mine = replace(
-        task,
-        predictions=task.predictions.with_name(task.predictions.name + mark),
-        dead_letters=task.dead_letters.with_name(task.dead_letters.name + mark),
-    )
+    beside, dead_beside = _beside(task.predictions), _beside(task.dead_letters)
+    mine = replace(task, predictions=beside, dead_letters=dead_beside)
     try:
         scored = score_chunk(mine, scorer)
         if there := _done_by_another(attempt, release):
             return there
-        dead = scored.dead and _named(scored.dead, task.dead_letters)
-        if not _first(mine.predictions, task.predictions):
+        dead = scored.dead
+        if dead:
+            put_file(dead_beside, task.dead_letters)
+            dead = replace(dead, path=task.dead_letters)
+        if not put_new(beside, task.predictions):
             if there := _done_by_another(attempt, release):
                 return there
-            mine.predictions.replace(task.predictions)
+            put_file(beside, task.predictions)
         part = replace(scored.part, path=task.predictions)
-        sync_folder(task.predictions.parent)
         return replace(scored, part=part, dead=dead)
     finally:
-        mine.predictions.unlink(missing_ok=True)
-        mine.dead_letters.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
+        dead_beside.unlink(missing_ok=True)
 
 
 def _done_by_another(attempt: Attempt, release: Release) -> Scored | None:
@@ -315,25 +323,12 @@ def _done_by_another(attempt: Attempt, release: Release) -> Scored | None:
     return there if there and there.part.sha256 != attempt.instead_of else None
 
 
-def _named(part: Part, path: Path) -> Part:
-    part.path.replace(path)
-    sync_folder(path.parent)
-    return replace(part, path=path)
+def _beside(place: Place) -> Path:
+    here = local(place)
+    return here.with_name(f"{here.name}.{uuid.uuid4().hex}{BESIDE}")
 
 
-def _first(mine: Path, path: Path) -> bool:
-    """Give a file its name unless there is one of that name; say whether it has it."""
-    try:
-        os.link(mine, path)
-    except FileExistsError:
-        return False
-    except OSError:
-        # Not every file system has links. There, the last attempt has made the chunk.
-        mine.replace(path)
-    return True
-
-
-def _sealed_at(path: Path) -> str | None:
+def _sealed_at(path: Place) -> str | None:
     """The digest of the part of that name, as far as its footer tells."""
     if not path.exists():
         return None

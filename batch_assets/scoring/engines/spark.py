@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from batch_assets.errors import ConfigError, EngineError
+from batch_assets.errors import ConfigError, EngineError, StorageError
 from batch_assets.lake.cores import Report
 from batch_assets.scoring.engines.remote import (
     Outcome,
@@ -36,6 +36,7 @@ from batch_assets.scoring.engines.remote import (
     own_signals,
 )
 from batch_assets.spec import Spark
+from batch_assets.storage import Place, Seen, read_seen, remove_tree, replace
 
 JAVA = 17
 # Where a Spark Connect server listens if its address does not say.
@@ -60,7 +61,7 @@ CANCEL_SECONDS = 10.0
 
 @contextmanager
 def spark_crew(
-    settings: Spark, folder: Path, *, device: str, grace_seconds: float
+    settings: Spark, folder: Place, *, device: str, grace_seconds: float
 ) -> Iterator["SparkCrew"]:
     """A crew on the Spark of the settings, or on one of its own on this machine.
 
@@ -93,7 +94,7 @@ class SparkCrew:
     """Jobs of one session, each of as many tasks as there are items."""
 
     def __init__(
-        self, session: Any, folder: Path, *, device: str, grace_seconds: float
+        self, session: Any, folder: Place, *, device: str, grace_seconds: float
     ) -> None:
         self._session, self._folder = session, folder
         self._grace_seconds = grace_seconds
@@ -108,7 +109,7 @@ class SparkCrew:
         # With the usual permissions: executors may be another user's.
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir(parents=True)
-        (folder / DOOR).touch()
+        replace(folder / DOOR, b"", seen=Seen(None))
         key = secrets.token_bytes(MARK_BYTES)
         job = _Job(self._session, _task(work, items, folder, key), len(items))
         seen: set[int] = set()
@@ -128,12 +129,14 @@ class SparkCrew:
                 job.wait(self._grace_seconds)
             finally:
                 job.cancel()
-                shutil.rmtree(folder, ignore_errors=True)
-                with suppress(OSError):  # Another job is at it, or it is gone.
-                    self._folder.rmdir()
+                # What stays, the next run of the day sweeps; or it has done so by now.
+                with suppress(OSError, StorageError):
+                    remove_tree(folder)
+                    if isinstance(self._folder, Path):
+                        self._folder.rmdir()
 
 
-def _incomplete(job: "_Job", missing: int, folder: Path) -> EngineError:
+def _incomplete(job: "_Job", missing: int, folder: Place) -> EngineError:
     if job.error:
         return EngineError(
             f"Spark gave up with {missing} of {job.size} items left: "
@@ -190,7 +193,7 @@ class _Job:
 
 
 def _task(
-    work: Callable[[Any, Report], Any], items: Sequence[Any], folder: Path, key: bytes
+    work: Callable[[Any, Report], Any], items: Sequence[Any], folder: Place, key: bytes
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """What a task does with its partition: one number of an item."""
 
@@ -227,17 +230,16 @@ def _on_its_gpu(work: Callable[[Any, Report], Any]) -> Callable[[Any, Report], A
     return work
 
 
-def _post(folder: Path, outcome: Outcome, key: bytes) -> None:
+def _post(folder: Place, outcome: Outcome, key: bytes) -> None:
     data = pickle.dumps(outcome)
-    beside = folder / uuid.uuid4().hex
+    place = folder / f"{outcome.number}{POSTED}"
     # A folder that is gone is a driver that is.
     with suppress(FileNotFoundError):
-        beside.write_bytes(hmac.digest(key, data, "sha256") + data)
-        beside.rename(folder / f"{outcome.number}{POSTED}")
+        replace(place, hmac.digest(key, data, "sha256") + data, seen=read_seen(place))
 
 
-def _collected(folder: Path, key: bytes) -> Iterator[Outcome]:
-    for path in sorted(folder.glob(f"*{POSTED}")):
+def _collected(folder: Place, key: bytes) -> Iterator[Outcome]:
+    for path in sorted(path for path in folder.iterdir() if path.name.endswith(POSTED)):
         try:
             posted = path.read_bytes()
             path.unlink()
