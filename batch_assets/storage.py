@@ -15,7 +15,6 @@ import io
 import os
 import shutil
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -420,7 +419,6 @@ class Ranges(io.BufferedIOBase):
 
     def __init__(self, place: ObjectPath) -> None:
         self._place, self._at = place, 0
-        self._lock = threading.Lock()
         self._tag: str | None = None
         found = self._get({"suffix": TAIL_BYTES})
         self._tag, self._size = found.meta["e_tag"], found.meta["size"]
@@ -545,6 +543,9 @@ def _explained(place: ObjectPath) -> Iterator[None]:
     except (AlreadyExistsError, PreconditionError):
         raise
     except BaseError as error:
+        if "416 Range Not Satisfiable" in str(error):
+            msg = f"{place} is empty, or shorter than it was"
+            raise OSError(msg) from error
         msg = (
             f"{place} can't be reached: {_line(error)}. What is committed and served is "
             "as it was; run it again when the store answers."

@@ -292,13 +292,22 @@ def test_a_killed_night_goes_on_where_it_was(root, lake, registry, tmp_path):
     assert not list(local(lake.predictions.path).rglob("*.tmp"))
 
 
-def test_an_altered_part_is_refused_and_made_again(lake, registry, tmp_path):
+def empty(place: ObjectPath) -> None:
+    assert replace(place, b"", seen=read_seen(place))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(flip, "it was sealed as"), (empty, "is empty")]
+)
+def test_an_altered_part_is_refused_and_made_again(
+    lake, registry, tmp_path, damage, said
+):
     prepared(lake, tmp_path)
     release = registry.resolve(NAME)
     score(lake, release)
     whole = read_day(lake, "predictions")
-    flip(lake.predictions.parts(DAY)[0].path)
-    with pytest.raises(CorruptPartError, match="it was sealed as"):
+    damage(lake.predictions.parts(DAY)[0].path)
+    with pytest.raises(CorruptPartError, match=said):
         publish(lake.folder.parent.parent)
 
     night = score(lake, release)
