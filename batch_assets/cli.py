@@ -77,7 +77,7 @@ def demo(as_json: bool) -> None:
     """Score a week of real nights, and look one flight up."""
     from batch_assets.errors import ReleaseError
     from batch_assets.models.registry import Registry
-    from batch_assets.serving.snapshot import Snapshot
+    from batch_assets.serving.version import Version
 
     registry = Registry(data_root())
     release = registry.add(project_folder() / "data" / "releases" / DEMO_MODEL)
@@ -89,7 +89,7 @@ def demo(as_json: bool) -> None:
     knee = _sweep_once(release)
     _say(f"batches of {knee:,} rows are enough for it on this machine", as_json)
     reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
-    snapshot = Snapshot.current(data_root() / "snapshots" / DEMO_PIPELINE)
+    snapshot = Version.current(data_root() / "snapshots" / DEMO_PIPELINE)
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
     answer = snapshot.get(key)
     if as_json:
@@ -320,9 +320,9 @@ def release_verify(name: str, digest: str | None, as_json: bool) -> None:
 @as_json
 def lookup(pipeline: str, key: str, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
-    from batch_assets.serving.snapshot import Snapshot
+    from batch_assets.serving.version import Version
 
-    snapshot = Snapshot.current(_snapshots(pipeline))
+    snapshot = Version.current(_snapshots(pipeline))
     answer = snapshot.get(key)
     if answer is None:
         msg = (
@@ -346,7 +346,7 @@ def snapshot() -> None:
 @as_json
 def snapshot_list(pipeline: str, as_json: bool) -> None:
     """The versions of PIPELINE on disk, the newest last."""
-    from batch_assets.serving.snapshot import current_version, versions
+    from batch_assets.serving.manifest import current_version, versions
 
     folder = _snapshots(pipeline)
     served = current_version(folder)

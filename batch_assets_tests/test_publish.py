@@ -31,17 +31,17 @@ from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.serving import publish as publishing
-from batch_assets.serving import snapshot as looking_up
-from batch_assets.serving.publish import Published, equals_predictions, publish_day
-from batch_assets.serving.snapshot import (
+from batch_assets.serving import build as building
+from batch_assets.serving import version as looking_up
+from batch_assets.serving.manifest import (
     CURRENT,
     MANIFEST,
-    Snapshot,
     current_version,
     version_folder,
     versions,
 )
+from batch_assets.serving.publish import Published, equals_predictions, publish_day
+from batch_assets.serving.version import Version
 from batch_assets.spec import Gates
 from batch_assets_tests.toys import (
     DAY,
@@ -151,7 +151,7 @@ def test_a_version_has_every_prediction_and_no_other(ready: Lake, one: Release) 
     published = publish(ready)
 
     assert (published.swapped, published.why) == (True, "published")
-    snapshot = Snapshot.current(snapshots_of(ready))
+    snapshot = Version.current(snapshots_of(ready))
     predictions = read_day(ready, "predictions")
     assert snapshot.version == published.version
     assert snapshot.manifest.rows == len(predictions)
@@ -189,7 +189,7 @@ def test_strings_are_served_even_where_their_hashes_collide(
 
     publish(lake)
 
-    snapshot = Snapshot.current(snapshots_of(lake))
+    snapshot = Version.current(snapshots_of(lake))
     for row in read_day(lake, "predictions").to_pylist():
         answer = snapshot.get(row["user_id"])
         assert answer is not None
@@ -391,7 +391,7 @@ def test_a_day_that_can_not_be_proved_keeps_yesterday_byte_for_byte(
 
     assert served(ready) == before
     key = read_day(ready, "predictions")["user_id"][0].as_py()
-    assert Snapshot.current(snapshots_of(ready)).get(key) is not None
+    assert Version.current(snapshots_of(ready)).get(key) is not None
 
 
 def test_a_day_without_predictions_is_not_published(ready: Lake) -> None:
@@ -453,7 +453,7 @@ def test_collection_keeps_the_newest_and_never_the_served_or_its_parent(
 
     assert left == found[-2:]
     assert current_version(snapshots_of(ready)) == found[-1]
-    Snapshot.open(snapshots_of(ready), found[-2]).verify()
+    Version.open(snapshots_of(ready), found[-2]).verify()
 
 
 def test_collection_spares_a_parent_that_is_older_than_what_is_kept(
@@ -503,7 +503,7 @@ def test_a_version_left_without_a_swap_is_built_anew(ready: Lake) -> None:
 
     assert publish(ready).version == version
 
-    Snapshot.current(folder).verify()
+    Version.current(folder).verify()
 
 
 PUBLISHER = """
@@ -543,7 +543,7 @@ def test_publishers_at_once_end_in_one_valid_version_of_the_newest_day(
     ends = [process.communicate(timeout=60)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], ends
-    snapshot = Snapshot.current(snapshots_of(ready))
+    snapshot = Version.current(snapshots_of(ready))
     snapshot.verify()
     assert snapshot.manifest.day == NEXT
     assert equals_predictions(ready, snapshots_of(ready), NEXT).passed
@@ -567,7 +567,7 @@ def test_a_publisher_that_is_slow_to_swap_can_not_undo_a_newer_one(
     newer.join(timeout=60)
 
     assert waits == [True]
-    assert Snapshot.current(snapshots_of(ready)).manifest.day == NEXT
+    assert Version.current(snapshots_of(ready)).manifest.day == NEXT
 
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
@@ -594,7 +594,7 @@ def test_the_check_takes_the_word_of_receipts_and_reads_no_predictions(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(ready)
-    monkeypatch.setattr(publishing, "_read", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(building, "_read", lambda *_: pytest.fail("rows were read"))
 
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed
 
@@ -615,7 +615,7 @@ def test_rows_are_compared_where_a_receipt_is_of_before_there_were_contents(
     ready.predictions.commit_day(DAY, made, schema, commit.facts)
     if differ:
         with monkeypatch.context() as patch:
-            patch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+            patch.setattr(building, "shard_rows", swapping(building.shard_rows))
             publish(ready)
     else:
         publish(ready)
@@ -640,7 +640,7 @@ def test_a_version_with_outputs_swapped_between_keys_is_not_served(
     """Counts, keys and order are all right; only the content tells."""
     publish(ready, BEFORE)
     before = served(ready)
-    monkeypatch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+    monkeypatch.setattr(building, "shard_rows", swapping(building.shard_rows))
 
     with pytest.raises(SnapshotError, match="other outputs than the predictions"):
         publish(ready)
@@ -651,8 +651,8 @@ def test_a_version_with_outputs_swapped_between_keys_is_not_served(
 def test_a_version_that_lost_a_row_is_not_served(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = publishing._shard_rows
-    monkeypatch.setattr(publishing, "_shard_rows", lambda *args: whole(*args)[1:])
+    whole = building.shard_rows
+    monkeypatch.setattr(building, "shard_rows", lambda *args: whole(*args)[1:])
 
     with pytest.raises(SnapshotError, match="holds .* rows, .* predictions hold"):
         publish(ready)

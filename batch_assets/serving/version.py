@@ -1,67 +1,33 @@
-"""Look keys up in the version that is served. It knows neither Dagster nor torch.
-
-    <root>/snapshots/<pipeline>/v=<version>/shard=NN.arrow    sorted, one batch each
-    <root>/snapshots/<pipeline>/v=<version>/manifest.json     sizes, sha256, lineage
-    <root>/snapshots/<pipeline>/CURRENT                       the name of one version
+"""One version, opened to look keys up. It knows neither Dagster nor torch.
 
 Files are memory-mapped and searched in place. Each is hashed before it is first used,
 because Arrow serves a flipped bit without a word.
 """
 
 import hashlib
-import json
 import operator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key
+from batch_assets.serving.manifest import (
+    CURRENT,
+    MANIFEST,
+    ShardFile,
+    SnapshotManifest,
+    current_version,
+    version_folder,
+)
 
-CURRENT = "CURRENT"
-MANIFEST = "manifest.json"
+# In a file of string keys, the column that it is sorted by.
 KEY_HASH = "key_hash"
-
-
-class ShardFile(BaseModel):
-    """One file of a version: bytes, sha256, rows, and the checksum of its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    size: int
-    sha256: str
-    rows: int
-    keys: int
-
-
-class SnapshotManifest(BaseModel):
-    """What one version is: of which day, release and predictions, in which files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1] = 1
-    pipeline: str
-    version: str
-    day: str
-    created_at: AwareDatetime
-    key: str
-    key_dtype: Literal["int64", "string"]
-    outputs: tuple[str, ...]
-    model_name: str
-    model_version: str
-    job: str
-    files: tuple[ShardFile, ...]
-    parent: str | None = None
-
-    @property
-    def rows(self) -> int:
-        return sum(file.rows for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -77,7 +43,7 @@ class Answer:
     age: timedelta
 
 
-class Snapshot:
+class Version:
     """One version, opened for lookups; it never changes under its reader."""
 
     def __init__(self, folder: Path, manifest: SnapshotManifest) -> None:
@@ -86,7 +52,7 @@ class Snapshot:
         self._shards: dict[int, _Shard] = {}
 
     @classmethod
-    def current(cls, snapshots: Path) -> "Snapshot":
+    def current(cls, snapshots: Path) -> "Version":
         """Open the version that is served.
 
         Args:
@@ -103,7 +69,7 @@ class Snapshot:
         return cls.open(snapshots, version)
 
     @classmethod
-    def open(cls, snapshots: Path, version: str) -> "Snapshot":
+    def open(cls, snapshots: Path, version: str) -> "Version":
         """Open one version.
 
         Raises:
@@ -232,44 +198,3 @@ def map_shard(path: Path) -> pa.Table:
     """The rows of a file, in place; whoever answers from them hashes it before."""
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     return table.combine_chunks() if table.num_columns and len(table) else table
-
-
-def current_version(snapshots: Path) -> str | None:
-    """The version that CURRENT names, or None.
-
-    Raises:
-        SnapshotError: CURRENT is there but names no version.
-    """
-    path = snapshots / CURRENT
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    if not text:
-        msg = f"{path} is empty; write the name of a version into it"
-        raise SnapshotError(msg)
-    return text
-
-
-def day_of(version: str) -> str:
-    """The day that a version is of; its name begins with it."""
-    return version[:10]
-
-
-def versions(snapshots: Path) -> list[SnapshotManifest]:
-    """The whole versions on disk, oldest first."""
-    found = []
-    for path in snapshots.glob(f"v=*/{MANIFEST}"):
-        try:
-            manifest = SnapshotManifest.model_validate(json.loads(path.read_bytes()))
-        except (ValueError, OSError):
-            continue
-        # A copy under another name is somebody's backup.
-        if path.parent.name == f"v={manifest.version}":
-            found.append(manifest)
-    return sorted(found, key=lambda manifest: manifest.created_at)
-
-
-def version_folder(snapshots: Path, version: str) -> Path:
-    """Where a version lies."""
-    return snapshots / f"v={version}"
