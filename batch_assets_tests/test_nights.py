@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.lake.claims import claimed
-from batch_assets.serving.manifest import current_version
+from batch_assets.serving.pointers import current_version
 from batch_assets.serving.version import Version
 from batch_assets_tests.projects import Project, attributes, make_project, metadata_of
 from batch_assets_tests.toys import (

@@ -21,16 +21,11 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.serving.manifest import (
-    CURRENT,
-    MANIFEST,
-    current_version,
-    version_folder,
-    versions,
-)
+from batch_assets.serving.manifest import MANIFEST, version_folder, versions
+from batch_assets.serving.pointers import CURRENT, current_version
 from batch_assets.serving.publish import publish_day
 from batch_assets.serving.version import Version
-from batch_assets.spec import Gates
+from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -66,7 +61,7 @@ def publish(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
         score_night(
             lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
         )
-        publish_day(lake, registry, folder, day, gates=gates, keep=7)
+        publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
     return folder
 
 
@@ -122,8 +117,8 @@ def test_an_answer_says_of_which_day_release_and_version_it_is(
     answer = Version.current(integers).get(1)
 
     assert answer is not None
-    assert (answer.day, answer.model_name) == (NEXT, NAME)
-    assert answer.model_version == toy_release.digest
+    assert (answer.day, answer.release.name) == (NEXT, NAME)
+    assert answer.release.digest == toy_release.digest
     assert answer.version == current_version(integers)
     assert answer.version.startswith(NEXT)
     assert timedelta(0) < answer.age < timedelta(minutes=10)
@@ -241,7 +236,7 @@ def test_a_manifest_that_is_not_whole_is_refused(copied: Path, text: str) -> Non
 def test_a_manifest_of_a_later_format_is_refused(copied: Path, change: str) -> None:
     path = version_folder(copied, str(current_version(copied))) / MANIFEST
     manifest = json.loads(path.read_bytes())
-    changed = manifest | ({"format": 2} if change == "format" else {"new": True})
+    changed = manifest | ({"format": 3} if change == "format" else {"new": True})
     path.write_text(json.dumps(changed), encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="has no readable"):

@@ -5,93 +5,162 @@ knows neither gates nor what is served.
 """
 
 import hashlib
+import logging
 import os
-import shutil
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, SnapshotError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.cores import Report, on_cores
-from batch_assets.lake.parts import Part, sync_folder
-from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
-from batch_assets.lake.tables import Lake
-from batch_assets.models.release import Release
+from batch_assets.lake.parts import Part, read_columns, sync_folder
+from batch_assets.lake.shards import (
+    WORD_MASK,
+    content,
+    hash_key,
+    hash_keys,
+    shard_of,
+)
 from batch_assets.serving.manifest import (
     MANIFEST,
     ShardFile,
     SnapshotManifest,
-    version_folder,
+    read_manifest,
 )
-from batch_assets.serving.version import KEY_HASH, map_shard
+from batch_assets.serving.version import KEY_HASH, Shard, map_shard, must_be_whole
 
+log = logging.getLogger(__name__)
+
+# How many keys of each shard are looked up before it is served.
+SAMPLE = 100
 # Where a receipt of predictions holds the checksum of its rows, `shards.content`.
 CONTENT = "content"
 STAYS = "nothing was published; what was served is still served"
 
 
 def build_version(
-    lake: Lake,
-    release: Release,
-    snapshots: Path,
-    version: str,
-    day: str,
+    folder: Path,
+    plan: SnapshotManifest,
     parts: list[Part],
-    parent: str | None,
+    raw_rows: Mapping[int, int],
+    earlier: Sequence[tuple[Path, SnapshotManifest]],
 ) -> SnapshotManifest:
-    target = version_folder(snapshots, version)
-    building = snapshots / f".building-{version}"
-    # What a killed publisher left; nobody else builds under the lock.
-    for leftover in snapshots.glob(".building-*"):
-        shutil.rmtree(leftover)
-    if target.exists():
-        shutil.rmtree(target)
-    building.mkdir()
-    contract = release.contract
+    """Write a version's files and manifest into a folder, and prove each from disk.
+
+    A shard whose rows are those of an earlier version is that version's file, linked.
+
+    Args:
+        folder: where; made here.
+        plan: the manifest, but for its files.
+        parts: the day's predictions.
+        raw_rows: of each shard that night.
+        earlier: folders and manifests of versions to link from, the best first.
+
+    Raises:
+        SnapshotError: what was built is not what was predicted.
+    """
+    folder.mkdir()
     shards = sorted({part.receipt.shard for part in parts})
     if shards != list(range(len(shards))):
-        msg = f"{day} has parts of the shards {shards}, expected 0 to {len(shards) - 1}"
+        msg = (
+            f"{plan.day} has parts of the shards {shards}, expected 0 to "
+            f"{len(shards) - 1}"
+        )
         raise SnapshotError(msg)
-    plan = SnapshotManifest(
-        pipeline=lake.pipeline,
-        version=version,
-        day=day,
-        created_at=datetime.now(UTC),
-        key=contract.key.name,
-        key_dtype=contract.key.dtype,
-        outputs=tuple(contract.output_names),
-        model_name=release.name,
-        model_version=release.digest,
-        job=parts[0].receipt.job,
-        files=(),
-        parent=parent,
-    )
 
-    def build(shard: int, _: Report) -> ShardFile:
-        mine = [part for part in parts if part.receipt.shard == shard]
-        return _write_shard(building, plan, shard, len(shards), mine)
+    def build(number: int, _: Report) -> ShardFile:
+        mine = [part for part in parts if part.receipt.shard == number]
+        shard = _ShardPlan(folder, plan, number, len(shards), raw_rows.get(number, 0))
+        return _link_shard(shard, mine, earlier) or _write_shard(shard, mine)
 
-    files = tuple(on_cores(build, shards))
-    manifest = plan.model_copy(update={"files": files})
-    path = building / MANIFEST
-    path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    sync_file(path)
-    sync_folder(building)
-    building.rename(target)
-    sync_folder(snapshots)
+    try:
+        files = tuple(on_cores(build, shards))
+        manifest = plan.model_copy(update={"files": files})
+        path = folder / MANIFEST
+        path.write_text(manifest.dumps(), encoding="utf-8")
+        sync_file(path)
+        path.chmod(0o444)
+        sync_folder(folder)
+    except OSError as error:
+        msg = (
+            f"{folder} can't be written: {error}; {STAYS}. Make room, and run it again"
+        )
+        raise SnapshotError(msg) from error
+    # What is read again now, from disk, is what readers will read.
+    if read_manifest(folder, plan.version) != manifest:
+        msg = f"{path} is not the manifest that was written; {STAYS}"
+        raise SnapshotError(msg)
     return manifest
 
 
-def _write_shard(
-    folder: Path, plan: SnapshotManifest, shard: int, shards: int, parts: list[Part]
-) -> ShardFile:
+@dataclass(frozen=True)
+class _ShardPlan:
+    """One file that is to be: where, of which version, and of how many."""
+
+    folder: Path
+    version: SnapshotManifest
+    number: int
+    shards: int
+    raw_rows: int
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"shard={self.number:02d}.arrow"
+
+
+def _link_shard(
+    shard: _ShardPlan,
+    parts: list[Part],
+    earlier: Sequence[tuple[Path, SnapshotManifest]],
+) -> ShardFile | None:
+    """An earlier version's file of the same rows, if there is one that is whole.
+
+    The receipts tell which rows it must hold. Two names of one file share a bit that
+    flips, so it is hashed as if it came from a stranger.
+    """
+    tally, rows_content = expected_of(parts)
+    if rows_content is None:
+        return None
+    plan = shard.version
+    for folder, manifest in earlier:
+        form = (manifest.key, manifest.key_dtype, manifest.outputs, len(manifest.files))
+        if form != (plan.key, plan.key_dtype, plan.outputs, shard.shards):
+            continue
+        there = manifest.files[shard.number]
+        if (there.rows, there.keys, there.content) != (
+            tally.rows,
+            tally.keys,
+            rows_content,
+        ):
+            continue
+        try:
+            must_be_whole(folder / there.name, there)
+            shard.path.hardlink_to(folder / there.name)
+        # Gone, altered, or on a disk that knows no links: then it is built.
+        except (SnapshotError, OSError) as error:
+            log.warning("shard %s is built and not linked: %s", shard.number, error)
+            continue
+        entry = there.model_copy(
+            update={
+                "raw_rows": shard.raw_rows,
+                "linked_from": there.linked_from or manifest.version,
+            }
+        )
+        _prove_lookups(shard, entry, _sample(parts, plan))
+        return entry
+    return None
+
+
+def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
     """Build one file, and prove what lies on disk then."""
+    plan, path = shard.version, shard.path
     rows = shard_rows(parts, plan.key, plan.key_dtype, plan.outputs)
-    path = folder / f"shard={shard:02d}.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
         # One batch, uncompressed: each column is one run of memory in the map.
         out.write_table(rows, max_chunksize=max(len(rows), 1))
@@ -100,14 +169,18 @@ def _write_shard(
     path.chmod(0o444)
     with path.open("rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()
+    tally, rows_content = expected_of(parts)
     entry = ShardFile(
         name=path.name,
         size=path.stat().st_size,
         sha256=sha,
-        rows=sum(part.receipt.tally.rows for part in parts),
-        keys=total(part.receipt.tally for part in parts).keys,
+        rows=tally.rows,
+        keys=tally.keys,
+        content=rows_content,
+        raw_rows=shard.raw_rows,
     )
-    _prove(map_shard(path), entry, plan, shard, shards, parts)
+    _prove(map_shard(path), entry, shard, parts)
+    _prove_lookups(shard, entry, _sample(parts, plan))
     return entry
 
 
@@ -141,14 +214,10 @@ def _read(path: Path, columns: list[str]) -> pa.Table:
 
 
 def _prove(
-    rows: pa.Table,
-    entry: ShardFile,
-    plan: SnapshotManifest,
-    number: int,
-    shards: int,
-    parts: list[Part],
+    rows: pa.Table, entry: ShardFile, shard: _ShardPlan, parts: list[Part]
 ) -> None:
     """Compare what was built, as it is read again, with the receipts of the predictions."""
+    plan = shard.version
     found, found_content = evidence_of(rows, plan)
     expected, expected_content = expected_of(parts)
     if found != expected:
@@ -157,17 +226,56 @@ def _prove(
     if expected_content not in (None, found_content):
         msg = f"{entry.name} holds other outputs than the predictions; {STAYS}"
         raise SnapshotError(msg)
-    if (shard_of(hash_keys(rows[plan.key]), shards) != number).any():
-        msg = f"{entry.name} of {shards} holds keys of other shards; {STAYS}"
+    hashes = hash_keys(rows[plan.key])
+    if (shard_of(hashes, shard.shards) != shard.number).any():
+        msg = f"{entry.name} of {shard.shards} holds keys of other shards; {STAYS}"
         raise SnapshotError(msg)
-    strings = plan.key_dtype == "string"
-    keys = rows[KEY_HASH if strings else plan.key].to_numpy()
-    ascending = keys[1:] > keys[:-1]
-    if strings:
-        ascending |= keys[1:] == keys[:-1]
-    if not ascending.all():
+    if not _is_sorted(rows, plan):
         msg = f"{entry.name} is not sorted, or has a key twice; {STAYS}"
         raise SnapshotError(msg)
+
+
+def _is_sorted(rows: pa.Table, plan: SnapshotManifest) -> bool:
+    """Whether the index ascends, and no key is there twice."""
+    if plan.key_dtype != "string":
+        keys = rows[plan.key].to_numpy()
+        return bool((keys[1:] > keys[:-1]).all())
+    index = rows[KEY_HASH].to_numpy()
+    if not (index[1:] >= index[:-1]).all():
+        return False
+    # Equal keys have equal hashes, so only those are left to compare.
+    same = index[1:] == index[:-1]
+    shared = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    return len(pc.unique(rows[plan.key].take(shared))) == len(shared)
+
+
+def _sample(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
+    """Some rows of a shard as the predictions have them: of its largest part."""
+    part = max(parts, key=lambda part: part.receipt.tally.rows)
+    if not part.groups:
+        return pa.table({})
+    group = max(range(len(part.groups)), key=part.groups.__getitem__)
+    rows = read_columns(part.path, [plan.key, *plan.outputs], [group])
+    # The same rows each time, spread over the row group.
+    at = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE), dtype=int))
+    return rows.take(at)
+
+
+def _prove_lookups(shard: _ShardPlan, entry: ShardFile, sample: pa.Table) -> None:
+    """Look a sample of keys up, as readers do, and compare each bit of the outputs."""
+    plan = shard.version
+    reader = Shard(shard.folder, entry, plan, hashed=True)
+    for number, key in enumerate(sample[plan.key].to_pylist() if len(sample) else []):
+        row = reader.find(key, hash_key(key))
+        for name in plan.outputs:
+            predicted = sample[name].to_numpy()[number]
+            served = None if row is None else reader.columns[name][row]
+            if served is None or served.tobytes() != predicted.tobytes():
+                msg = (
+                    f"{entry.name} answers {served} for '{name}' of {key!r}, predicted "
+                    f"is {predicted}; {STAYS}"
+                )
+                raise SnapshotError(msg)
 
 
 def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
