@@ -147,7 +147,7 @@ def block(folder: Path) -> None:
     at = datetime.now(UTC)
     until = at + timedelta(hours=1)
     found = Block(at=at, until=until, by="ada", why="odd scores", version=None)
-    point(folder, BLOCKED, found.model_dump_json())
+    point(folder / BLOCKED, found.model_dump_json())
 
 
 def served(lake: Lake) -> dict[str, bytes]:
@@ -710,7 +710,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(file)
+            digest, at = parts._digest_of(path, file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]

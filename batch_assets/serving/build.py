@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, SnapshotError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.cores import Report, on_cores
-from batch_assets.lake.parts import Part, read_columns, sync_folder
+from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import (
     WORD_MASK,
     content,
@@ -27,13 +26,15 @@ from batch_assets.lake.shards import (
     hash_keys,
     shard_of,
 )
+from batch_assets.serving.fetch import must_be_whole
 from batch_assets.serving.manifest import (
     MANIFEST,
     ShardFile,
     SnapshotManifest,
     read_manifest,
 )
-from batch_assets.serving.version import KEY_HASH, Shard, map_shard, must_be_whole
+from batch_assets.serving.version import KEY_HASH, Shard, map_shard
+from batch_assets.storage import Place, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +202,11 @@ def shard_rows(
     return rows.append_column(KEY_HASH, pa.array(hashes[order]))
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
+def _read(path: Place, columns: list[str]) -> pa.Table:
     try:
-        # Not through a dataset: it would add the folders' day and shard as columns.
-        with pq.ParquetFile(
-            path, page_checksum_verification=True, pre_buffer=False
-        ) as file:
-            return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}; {STAYS}"
+        return read_columns(path, columns)
+    except CorruptPartError as error:
+        msg = f"{error}; {STAYS}"
         raise CorruptPartError(msg) from error
 
 
