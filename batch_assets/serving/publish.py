@@ -140,7 +140,7 @@ def publish_day(
             if building.exists():
                 building.rename(here / f"v={version}")
                 sync_folder(here)
-            swapped, said = _swap(snapshots, version, why, guard)
+            swapped, said = swap(snapshots, version, why, guard)
         collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
     return _published(snapshots, version, night, swapped=swapped, why=said)
 
@@ -217,7 +217,7 @@ def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
     building.rmdir()
 
 
-def _swap(
+def swap(
     snapshots: Place, version: str, why: str, guard: Callable[[], None]
 ) -> tuple[bool, str]:
     """Serve a version from now on, unless something speaks against; under the lock."""
