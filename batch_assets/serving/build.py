@@ -215,7 +215,8 @@ def _prove(
 ) -> None:
     """Compare what was built, as it is read again, with the receipts of the predictions."""
     plan = shard.version
-    found, found_content = evidence_of(rows, plan)
+    hashes = hash_keys(rows[plan.key])
+    found, found_content = _evidence(rows, hashes, plan)
     expected, expected_content = expected_of(parts)
     if found != expected:
         msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
@@ -223,7 +224,6 @@ def _prove(
     if expected_content not in (None, found_content):
         msg = f"{entry.name} holds other outputs than the predictions; {STAYS}"
         raise SnapshotError(msg)
-    hashes = hash_keys(rows[plan.key])
     if (shard_of(hashes, shard.shards) != shard.number).any():
         msg = f"{entry.name} of {shard.shards} holds keys of other shards; {STAYS}"
         raise SnapshotError(msg)
@@ -277,7 +277,12 @@ def _prove_lookups(shard: _ShardPlan, entry: ShardFile, sample: pa.Table) -> Non
 
 def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
     """The tally and the content of a file's rows."""
-    hashes = hash_keys(rows[manifest.key])
+    return _evidence(rows, hash_keys(rows[manifest.key]), manifest)
+
+
+def _evidence(
+    rows: pa.Table, hashes: np.ndarray, manifest: SnapshotManifest
+) -> tuple[Tally, int]:
     outputs = [rows[name].to_numpy() for name in manifest.outputs]
     return Tally.of_hashes(hashes), content(hashes, outputs)
 

@@ -30,7 +30,7 @@ class Act(BaseModel):
 
     at: AwareDatetime
     act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
-    version: str | None
+    version: str | None = None
     before: str | None = None
     by: str
     why: str
