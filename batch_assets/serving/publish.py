@@ -236,7 +236,9 @@ def swap(
         record(snapshots, make_act("publish", version, why=why, before=current))
         if point(snapshots / CURRENT, version, seen):
             return True, "published"
-        # Another machine has swapped it meanwhile: look again.
+        # Look again: what is there now may be of a newer day, or a rollback.
+        lost = "another machine changed what is served at the same moment"
+        record(snapshots, make_act("held", version, why=lost, before=current))
 
 
 def _newer(snapshots: Place, day: str) -> str | None:
