@@ -721,8 +721,8 @@ def test_a_reader_of_a_store_refuses_what_was_altered_and_takes_what_is_mended(
         rollback(folder, why="torn")
         with Snapshot(folder) as other:
             assert other.version == first
-        rollback(folder, why="not torn", to=second)
         flip(place)
+        rollback(folder, why="not torn any more", to=second)
         with Snapshot(folder) as other:
             assert other.version == second
         assert [one.problem for one in verify(folder)] == [None, None]
