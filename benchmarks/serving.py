@@ -245,7 +245,7 @@ def republish(folder: Path, root: Path) -> None:
     while time.monotonic() < end:
         number += 1
         store.serve(f"{DAY}-benchmark-{number}")
-        collect(folder, keep=2, keep_for=timedelta(0))
+        collect(folder, keep=7, keep_for=timedelta(0))
 
 
 MODULE = [sys.executable, "-m", "benchmarks.serving"]
