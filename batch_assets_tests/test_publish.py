@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,32 @@ from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.serving import build as building
 from batch_assets.serving import publish as publishing
-from batch_assets.serving import snapshot as looking_up
-from batch_assets.serving.publish import Published, equals_predictions, publish_day
-from batch_assets.serving.snapshot import (
-    CURRENT,
+from batch_assets.serving import version as looking_up
+from batch_assets.serving.layout import Group, groups_of, packed
+from batch_assets.serving.manifest import (
     MANIFEST,
-    Snapshot,
-    current_version,
+    SnapshotManifest,
     version_folder,
     versions,
 )
-from batch_assets.spec import Gates
+from batch_assets.serving.operate import rollback, unblock
+from batch_assets.serving.pointers import (
+    BLOCKED,
+    CURRENT,
+    Block,
+    current_version,
+    point,
+)
+from batch_assets.serving.publish import (
+    Published,
+    equals_predictions,
+    is_served,
+    publish_day,
+)
+from batch_assets.serving.version import Version
+from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -133,9 +148,18 @@ def snapshots_of(lake: Lake) -> Path:
 
 
 def publish(lake: Lake, day: str = DAY, **changes: Any) -> Published:
-    arguments: dict[str, Any] = {"gates": OPEN, "keep": 7}
+    serving = Serving(keep=changes.pop("keep", 7), keep_minutes=0)
+    arguments: dict[str, Any] = {"gates": OPEN, "serving": serving}
     registry = Registry(root_of(lake))
     return publish_day(lake, registry, snapshots_of(lake), day, **(arguments | changes))
+
+
+def block(folder: Path) -> None:
+    """As a rollback does, for an hour."""
+    at = datetime.now(UTC)
+    until = at + timedelta(hours=1)
+    found = Block(at=at, until=until, by="ada", why="odd scores", version=None)
+    point(folder / BLOCKED, found.model_dump_json())
 
 
 def served(lake: Lake) -> dict[str, bytes]:
@@ -151,16 +175,16 @@ def test_a_version_has_every_prediction_and_no_other(ready: Lake, one: Release) 
     published = publish(ready)
 
     assert (published.swapped, published.why) == (True, "published")
-    snapshot = Snapshot.current(snapshots_of(ready))
+    snapshot = Version.current(snapshots_of(ready))
     predictions = read_day(ready, "predictions")
-    assert snapshot.version == published.version
+    assert snapshot.name == published.version
     assert snapshot.manifest.rows == len(predictions)
     for row in predictions.to_pylist():
         answer = snapshot.get(row["user_id"])
         assert answer is not None
         assert answer.outputs == {"risk": row["risk"]}
-        assert answer.model_version == row["model_version"] == one.digest
-        assert (answer.model_name, answer.day) == (NAME, DAY)
+        assert answer.release.digest == row["model_version"] == one.digest
+        assert (answer.release.name, answer.day) == (NAME, DAY)
     for table in ("dead_letters", "quarantined_rows"):
         absent = read_day(ready, table)["user_id"].to_pylist()
         assert absent
@@ -180,7 +204,8 @@ def test_strings_are_served_even_where_their_hashes_collide(
         monkeypatch.setattr(
             shards, "_hash_strings", lambda keys: hash_strings(keys) % np.uint64(few)
         )
-        monkeypatch.setattr(looking_up, "hash_key", lambda key: hash_key(key) % few)
+        for module in (looking_up, building):
+            monkeypatch.setattr(module, "hash_key", lambda key: hash_key(key) % few)
     lake, release = Lake(root, NAME), narrow(tmp_path / "release", key_dtype="string")
     approved(root, release)
     copy_rows(lake, raw_rows(DAY, "string"), contract=release.contract)
@@ -189,7 +214,7 @@ def test_strings_are_served_even_where_their_hashes_collide(
 
     publish(lake)
 
-    snapshot = Snapshot.current(snapshots_of(lake))
+    snapshot = Version.current(snapshots_of(lake))
     for row in read_day(lake, "predictions").to_pylist():
         answer = snapshot.get(row["user_id"])
         assert answer is not None
@@ -205,7 +230,7 @@ def test_an_older_day_never_replaces_a_newer_one(ready: Lake) -> None:
     older = publish(ready, DAY)
 
     assert not older.swapped
-    assert older.manifest == newest.manifest
+    assert older.current == newest.current
     assert "newer" in older.why
     assert served(ready) == before
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed
@@ -217,7 +242,7 @@ def test_the_next_day_replaces_it_and_remembers_its_parent(ready: Lake) -> None:
     second = publish(ready, NEXT)
 
     assert second.swapped
-    assert second.manifest.parent == first.version
+    assert second.current.parent == first.version
     assert current_version(snapshots_of(ready)) == second.version
 
 
@@ -245,8 +270,8 @@ def test_the_same_day_by_another_release_replaces_it(
 
     assert second.swapped
     assert second.version != first.version
-    assert second.manifest.parent == first.version
-    assert second.manifest.model_version == other.digest
+    assert second.current.parent == first.version
+    assert second.current.model_version == other.digest
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed
 
 
@@ -391,7 +416,7 @@ def test_a_day_that_can_not_be_proved_keeps_yesterday_byte_for_byte(
 
     assert served(ready) == before
     key = read_day(ready, "predictions")["user_id"][0].as_py()
-    assert Snapshot.current(snapshots_of(ready)).get(key) is not None
+    assert Version.current(snapshots_of(ready)).get(key) is not None
 
 
 def test_a_day_without_predictions_is_not_published(ready: Lake) -> None:
@@ -453,7 +478,7 @@ def test_collection_keeps_the_newest_and_never_the_served_or_its_parent(
 
     assert left == found[-2:]
     assert current_version(snapshots_of(ready)) == found[-1]
-    Snapshot.open(snapshots_of(ready), found[-2]).verify()
+    Version.open(snapshots_of(ready), found[-2]).verify()
 
 
 def test_collection_spares_a_parent_that_is_older_than_what_is_kept(
@@ -461,16 +486,13 @@ def test_collection_spares_a_parent_that_is_older_than_what_is_kept(
 ) -> None:
     served_version = publish(ready, DAY).version
     folder = snapshots_of(ready)
-    for number in range(3):  # Built and proved, but the guard refused to swap.
+    block(folder)
+    for number in range(3):  # Built and proved, and held.
         other = narrow(tmp_path / str(number), about={"number": number})
         score(ready, approved(root_of(ready), other), NEXT)
-
-        def guard() -> None:
-            raise Stop
-
-        with pytest.raises(Stop):
-            publish(ready, NEXT, guard=guard)
+        assert not publish(ready, NEXT).swapped
     assert len(versions(folder)) == 4
+    unblock(folder, why="the test goes on")
     last = narrow(tmp_path / "last", about={"number": "last"})
     score(ready, approved(root_of(ready), last), NEXT)
 
@@ -501,9 +523,11 @@ def test_a_version_left_without_a_swap_is_built_anew(ready: Lake) -> None:
     broken = version_folder(folder, version) / "shard=00.arrow"
     broken.unlink()
 
-    assert publish(ready).version == version
+    again = publish(ready)
 
-    Snapshot.current(folder).verify()
+    # Under a name of its own: a reader may still hold the other.
+    assert (again.swapped, again.version) == (True, f"{version}-2")
+    Version.current(folder).verify()
 
 
 PUBLISHER = """
@@ -512,13 +536,14 @@ from pathlib import Path
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.serving.publish import publish_day
-from batch_assets.spec import Gates
+from batch_assets.spec import Gates, Serving
 
+serving = Serving(keep=2, keep_minutes=0)
 root, gates = Path(sys.argv[1]), Gates.model_validate_json(sys.argv[2])
 lake, folder = Lake(root, "toy"), root / "snapshots" / "toy"
 sys.stdin.readline()
 for day in sys.argv[3:]:
-    publish_day(lake, Registry(root), folder, day, gates=gates, keep=2)
+    publish_day(lake, Registry(root), folder, day, gates=gates, serving=serving)
 """
 
 
@@ -543,7 +568,7 @@ def test_publishers_at_once_end_in_one_valid_version_of_the_newest_day(
     ends = [process.communicate(timeout=60)[1] for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], ends
-    snapshot = Snapshot.current(snapshots_of(ready))
+    snapshot = Version.current(snapshots_of(ready))
     snapshot.verify()
     assert snapshot.manifest.day == NEXT
     assert equals_predictions(ready, snapshots_of(ready), NEXT).passed
@@ -567,22 +592,26 @@ def test_a_publisher_that_is_slow_to_swap_can_not_undo_a_newer_one(
     newer.join(timeout=60)
 
     assert waits == [True]
-    assert Snapshot.current(snapshots_of(ready)).manifest.day == NEXT
+    assert Version.current(snapshots_of(ready)).manifest.day == NEXT
 
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
-    manifest = publish(ready).manifest
+    manifest = publish(ready).current
     folder = version_folder(snapshots_of(ready), manifest.version)
     path = folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    risk = pc.subtract(table["risk"], pa.scalar(1e-6, pa.float32()))
+    (group,) = groups_of(table)
+    changed_rows = packed(
+        {"user_id": table["user_id"].combine_chunks()},
+        [Group(group.names, group.values - np.float32(1e-6))],
+    )
     path.unlink()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
-        out.write_table(table.set_column(1, "risk", risk))
+        out.write_table(changed_rows)
     entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     first = manifest.files[0].model_copy(update=entry)
     changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
-    (folder / MANIFEST).write_text(changed.model_dump_json(), encoding="utf-8")
+    (folder / MANIFEST).write_text(changed.dumps(), encoding="utf-8")
 
     verdict = equals_predictions(ready, snapshots_of(ready), DAY)
 
@@ -594,7 +623,7 @@ def test_the_check_takes_the_word_of_receipts_and_reads_no_predictions(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(ready)
-    monkeypatch.setattr(publishing, "_read", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(building, "_read", lambda *_: pytest.fail("rows were read"))
 
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed
 
@@ -615,12 +644,177 @@ def test_rows_are_compared_where_a_receipt_is_of_before_there_were_contents(
     ready.predictions.commit_day(DAY, made, schema, commit.facts)
     if differ:
         with monkeypatch.context() as patch:
-            patch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+            patch.setattr(building, "shard_rows", swapping(building.shard_rows))
+            patch.setattr(building, "_prove_lookups", lambda *_: None)
             publish(ready)
     else:
         publish(ready)
 
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed is not differ
+
+
+def test_what_changed_while_it_was_built_is_seen_before_the_swap(
+    ready: Lake, one: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        revoke(ready, one, tmp_path)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(GateError, match="was revoked for batch by bob"):
+        publish(ready)
+
+    assert served(ready) == before
+    assert len(versions(snapshots_of(ready))) == 1
+
+
+def test_a_day_that_is_scored_again_while_it_is_built_is_not_served(
+    ready: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+    other = approved(root_of(ready), narrow(tmp_path / "o", about={"author": "else"}))
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        score(ready, other, DAY)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(SnapshotError, match="was scored again while"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_rollback_while_a_night_builds_holds_against_it(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(ready, BEFORE).version
+    publish(ready, DAY)
+    folder, build = snapshots_of(ready), publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        rollback(folder, why="odd scores", by="ada")
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    published = publish(ready, NEXT)
+
+    assert (published.swapped, current_version(folder)) == (False, first)
+    assert "blocked until" in published.why
+    assert published.current is not None
+    assert published.current.version == first
+    verdict = is_served(ready, folder, NEXT)
+    assert (verdict.passed, verdict.blocks) == (False, False)
+    assert equals_predictions(ready, folder, NEXT).passed
+
+
+def test_what_was_built_and_held_is_served_as_it_is(ready: Lake) -> None:
+    publish(ready, BEFORE)
+    folder = snapshots_of(ready)
+    block(folder)
+    held = publish(ready)
+    path = version_folder(folder, held.version) / "shard=00.arrow"
+    built = path.stat().st_ino
+    unblock(folder, why="it was fine")
+
+    published = publish(ready)
+
+    assert (published.swapped, published.version) == (True, held.version)
+    assert path.stat().st_ino == built
+
+
+def test_a_disk_that_wrote_other_bytes_is_found_when_they_are_read_again(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before, sync = served(ready), building.sync_file
+
+    def altering(path: Path) -> None:
+        sync(path)
+        if path.name == "shard=01.arrow":
+            rows = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            data = bytearray(path.read_bytes())
+            at = bytes(data).index(groups_of(rows)[0].values.tobytes())
+            data[at] ^= 1
+            path.write_bytes(data)
+
+    monkeypatch.setattr(building, "sync_file", altering)
+    with pytest.raises(SnapshotError, match=r"shard=01\.arrow holds other outputs"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_file_that_is_not_sorted_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = building.shard_rows
+
+    def backwards(*args: Any) -> pa.Table:
+        rows = whole(*args)
+        return rows.take(pa.array(range(len(rows) - 1, -1, -1))).combine_chunks()
+
+    monkeypatch.setattr(building, "shard_rows", backwards)
+    with pytest.raises(SnapshotError, match="is not sorted, or has a key twice"):
+        publish(ready)
+
+
+def test_a_string_that_is_there_twice_is_found() -> None:
+    plan = SnapshotManifest.model_construct(key="user_id", key_dtype="string")
+    texts = pa.chunked_array([pa.array(["b", "a", "c", "d"], pa.large_string())])
+    hashes = pa.array([1, 5, 5, 9], pa.uint64())
+    rows = pa.table({"user_id": texts, "key_hash": hashes})
+    assert building._is_sorted(rows, plan)
+
+    twice = pa.chunked_array([pa.array(["b", "a", "a", "d"], pa.large_string())])
+    assert not building._is_sorted(rows.set_column(0, "user_id", twice), plan)
+
+
+def test_a_lookup_that_finds_another_row_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are all right, and would be read wrongly: a sample of keys tells."""
+    find = building.Shard.find
+
+    def off_by_one(shard: Any, key: Any, hashed: int) -> int | None:
+        row = find(shard, key, hashed)
+        return None if row is None else max(row - 1, 0)
+
+    monkeypatch.setattr(building.Shard, "find", off_by_one)
+    with pytest.raises(SnapshotError, match=r"answers .* for 'risk' of .*, predicted"):
+        publish(ready)
+
+    assert current_version(snapshots_of(ready)) is None
+
+
+def test_another_release_with_the_same_outputs_links_every_file(
+    ready: Lake, tmp_path: Path
+) -> None:
+    first = publish(ready).current
+    other = narrow(tmp_path / "other", about={"author": "else"})
+    score(ready, approved(root_of(ready), other), DAY)
+
+    second = publish(ready).current
+
+    assert first is not None
+    assert second is not None
+    assert second.model_version == other.digest != first.model_version
+    assert [f.linked_from for f in second.files] == [first.version] * SHARDS
+    answer = Version.current(snapshots_of(ready)).get(
+        read_day(ready, "predictions")["user_id"][0].as_py()
+    )
+    assert answer is not None
+    assert answer.release.digest == other.digest
+    assert equals_predictions(ready, snapshots_of(ready), DAY).passed
 
 
 def swapping(whole: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
@@ -629,7 +823,9 @@ def swapping(whole: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
     def confused(*args: Any) -> pa.Table:
         rows = whole(*args)
         order = [1, 0, *range(2, len(rows))]
-        return rows.set_column(1, "risk", rows["risk"].combine_chunks().take(order))
+        (group,) = groups_of(rows)
+        keys = {"user_id": rows["user_id"].combine_chunks()}
+        return packed(keys, [Group(group.names, group.values[order])])
 
     return confused
 
@@ -640,7 +836,7 @@ def test_a_version_with_outputs_swapped_between_keys_is_not_served(
     """Counts, keys and order are all right; only the content tells."""
     publish(ready, BEFORE)
     before = served(ready)
-    monkeypatch.setattr(publishing, "_shard_rows", swapping(publishing._shard_rows))
+    monkeypatch.setattr(building, "shard_rows", swapping(building.shard_rows))
 
     with pytest.raises(SnapshotError, match="other outputs than the predictions"):
         publish(ready)
@@ -651,8 +847,8 @@ def test_a_version_with_outputs_swapped_between_keys_is_not_served(
 def test_a_version_that_lost_a_row_is_not_served(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = publishing._shard_rows
-    monkeypatch.setattr(publishing, "_shard_rows", lambda *args: whole(*args)[1:])
+    whole = building.shard_rows
+    monkeypatch.setattr(building, "shard_rows", lambda *args: whole(*args)[1:])
 
     with pytest.raises(SnapshotError, match="holds .* rows, .* predictions hold"):
         publish(ready)
@@ -661,7 +857,7 @@ def test_a_version_that_lost_a_row_is_not_served(
 
 
 def test_a_version_whose_bytes_changed_since_is_found(ready: Lake) -> None:
-    manifest = publish(ready).manifest
+    manifest = publish(ready).current
     path = version_folder(snapshots_of(ready), manifest.version) / "shard=01.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -696,7 +892,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(file)
+            digest, at = parts._digest_of(path, file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]

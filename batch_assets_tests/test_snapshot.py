@@ -1,10 +1,14 @@
-"""A lookup gives what was published, or says that the file can't be trusted."""
+"""A reader follows what is served, takes nothing that is not whole, and says so."""
 
 import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,303 +18,452 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.errors import NotServedError, SnapshotError
-from batch_assets.lake.shards import hash_key
-from batch_assets.lake.tables import Lake
-from batch_assets.models.registry import Registry
-from batch_assets.models.release import Release
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
-from batch_assets.serving.publish import publish_day
-from batch_assets.serving.snapshot import (
-    CURRENT,
+from batch_assets.serving import Snapshot
+from batch_assets.serving.manifest import (
     MANIFEST,
-    Snapshot,
-    current_version,
+    SnapshotManifest,
+    read_manifest,
     version_folder,
-    versions,
 )
-from batch_assets.spec import Gates
-from batch_assets_tests.toys import (
-    DAY,
-    NAME,
-    SHARDS,
-    copy_rows,
-    expected_risk,
-    make_rows,
-    validate,
-)
+from batch_assets.serving.operate import pin, rollback, unpin
+from batch_assets.serving.pointers import CURRENT, PIN
+from batch_assets_tests.served import build, mixed, serve, set_current
 
-NEXT = "2026-01-06"
-# Above 2**53 two neighbours are one float64: a search through floats mixes them up.
-HUGE = [2**62 + 1, 2**62 + 2, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**63), -(2**62) - 1]
-KEYS = [0, 1, -1, -2, *HUGE, *range(10, 500, 3)]
-WORDS = ["", "a", "0", "-1", "naïve", "a" * 100, *(f"user-{n}" for n in range(200))]
+KEYS = np.arange(1, 401)
+SOON = 0.02
+WHY = "the tests need it"
 
 
-def rows_of(keys: list[Any]) -> pa.Table:
-    dtype = "string" if isinstance(keys[0], str) else "int64"
-    rows = make_rows(len(keys), key_dtype=dtype)
-    return rows.set_column(0, "user_id", pa.array(keys, rows["user_id"].type))
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two versions, the second served."""
+    serve(tmp_path / "toy", 1, KEYS)
+    serve(tmp_path / "toy", 2, KEYS)
+    return tmp_path / "toy"
 
 
-def publish(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
-    lake, registry = Lake(root, NAME), Registry(root)
-    registry.add(release.folder)
-    registry.approve(NAME, release.digest, why="the tests need it", by="ada")
-    gates, folder = Gates(), root / "snapshots" / NAME
-    for day in days:
-        copy_rows(lake, rows, day=day, contract=release.contract)
-        validate(lake, day=day, contract=release.contract)
-        engine = LocalEngine(find_device("cpu"), workers=1)
-        score_night(
-            lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
-        )
-        publish_day(lake, registry, folder, day, gates=gates, keep=7)
-    return folder
+@pytest.fixture
+def reader(folder: Path) -> Iterator[Snapshot]:
+    with Snapshot(folder, poll_seconds=SOON) as snapshot:
+        yield snapshot
 
 
-@pytest.fixture(scope="module")
-def integers(tmp_path_factory: pytest.TempPathFactory, toy_release: Release) -> Path:
-    """Two days of integer keys; never change it: copy it."""
-    root = tmp_path_factory.mktemp("integers")
-    return publish(root, toy_release, rows_of(KEYS), DAY, NEXT)
+def until(is_so: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for the background; a test that waits in vain fails."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it never came to be so"
+        time.sleep(0.005)
 
 
-@pytest.fixture(scope="module")
-def strings(tmp_path_factory: pytest.TempPathFactory, string_release: Release) -> Path:
-    """Two days of string keys; never change it: copy it."""
-    root = tmp_path_factory.mktemp("strings")
-    return publish(root, string_release, rows_of(WORDS), DAY, NEXT)
+def number_of(snapshot: Snapshot, key: int = 7) -> int:
+    answer = snapshot.get(key)
+    assert answer is not None
+    assert answer.outputs["mixed"] == mixed(np.array([key]), answer.outputs["number"])
+    return answer.outputs["number"]
 
 
-@pytest.fixture(params=["integers", "strings"])
-def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of each, to harm."""
-    shutil.copytree(request.getfixturevalue(request.param), tmp_path / "copy")
-    return tmp_path / "copy"
+def test_it_says_what_is_served(reader: Snapshot) -> None:
+    answer = reader.get(7)
+
+    assert answer is not None
+    assert (answer.key, answer.outputs["number"]) == (7, 2)
+    assert answer.version == reader.version
+    assert reader.version.startswith("2026-01-03-")
+    assert answer.day == reader.day == "2026-01-03"
+    assert answer.release == reader.release == ("toy", f"{2:064x}")
+    assert timedelta(0) < answer.age <= reader.age < timedelta(minutes=5)
+    assert (reader.coverage, reader.is_stale, reader.problem) == (1.0, False, None)
+    assert reader.get(0) is None
 
 
-def shard_path(folder: Path, number: int, version: str | None = None) -> Path:
-    version = version or str(current_version(folder))
-    return version_folder(folder, version) / f"shard={number:02d}.arrow"
+def test_staleness_and_coverage_are_those_of_the_version(tmp_path: Path) -> None:
+    serve(tmp_path, 1, KEYS, age=timedelta(hours=2), raw_rows=500)
+
+    with Snapshot(tmp_path) as snapshot:
+        answer = snapshot.get(1)
+
+    assert snapshot.is_stale
+    assert answer is not None
+    assert answer.is_stale
+    assert snapshot.coverage == 0.8
+    assert json.loads(json.dumps(answer.to_dict()))["age"] >= 7200
 
 
-def overwrite(path: Path, data: bytes) -> None:
+def test_it_follows_what_is_published(folder: Path, reader: Snapshot) -> None:
+    assert number_of(reader) == 2
+
+    serve(folder, 3, KEYS)
+
+    until(lambda: number_of(reader) == 3)
+    assert reader.problem is None
+
+
+def test_it_follows_a_rollback_and_a_pin_beats_it(
+    folder: Path, reader: Snapshot
+) -> None:
+    third = serve(folder, 3, KEYS).version
+    until(lambda: number_of(reader) == 3)
+
+    rollback(folder, why=WHY)
+    until(lambda: number_of(reader) == 2)
+
+    pin(folder, third, why=WHY)
+    until(lambda: number_of(reader) == 3)
+
+    unpin(folder, why=WHY)
+    until(lambda: number_of(reader) == 2)
+
+
+def test_what_was_taken_from_it_stays_as_it_is(folder: Path, reader: Snapshot) -> None:
+    before = reader.opened
+
+    serve(folder, 3, KEYS)
+    until(lambda: number_of(reader) == 3)
+
+    answer = before.get(7)
+    assert answer is not None
+    assert answer.outputs["number"] == 2
+
+
+def truncate(folder: Path, manifest: SnapshotManifest) -> None:
+    path = folder / manifest.files[1].name
     path.chmod(0o644)
+    os.truncate(path, manifest.files[1].size - 1)
+
+
+def flip(folder: Path, manifest: SnapshotManifest, at: float = 0.5) -> None:
+    overwrite(folder / manifest.files[1].name, at)
+
+
+def overwrite(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[min(int(len(data) * at), len(data) - 1)] ^= 4
+    path.chmod(0o644)
+    path.unlink()
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize(("name", "keys"), [("integers", KEYS), ("strings", WORDS)])
-def test_every_key_is_found_with_its_own_score(
-    request: pytest.FixtureRequest, name: str, keys: list[Any]
+def lose(folder: Path, manifest: SnapshotManifest) -> None:
+    (folder / manifest.files[1].name).unlink()
+
+
+def swap_two(folder: Path, manifest: SnapshotManifest) -> None:
+    one, two = (folder / file.name for file in manifest.files[:2])
+    one.rename(folder / "other")
+    two.rename(one)
+    (folder / "other").rename(two)
+
+
+def take_a_file_of_another(folder: Path, manifest: SnapshotManifest) -> None:
+    other = version_folder(folder.parent, str(manifest.parent))
+    (folder / manifest.files[0].name).unlink()
+    shutil.copy(other / manifest.files[0].name, folder)
+
+
+def take_the_manifest_of_another(folder: Path, manifest: SnapshotManifest) -> None:
+    other = version_folder(folder.parent, str(manifest.parent))
+    (folder / MANIFEST).unlink()
+    shutil.copy(other / MANIFEST, folder)
+
+
+def flip_the_manifest(folder: Path, manifest: SnapshotManifest) -> None:
+    path = folder / MANIFEST
+    text = path.read_text("utf-8")
+    path.chmod(0o644)
+    path.write_text(text.replace(f"{3:064x}", f"{2:064x}"), "utf-8")
+
+
+def lose_the_manifest(folder: Path, manifest: SnapshotManifest) -> None:
+    (folder / MANIFEST).unlink()
+
+
+HARMS = [
+    truncate,
+    flip,
+    lose,
+    swap_two,
+    take_a_file_of_another,
+    take_the_manifest_of_another,
+    flip_the_manifest,
+    lose_the_manifest,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
+    folder: Path,
+    reader: Snapshot,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path, SnapshotManifest], None],
 ) -> None:
-    snapshot = Snapshot.current(request.getfixturevalue(name))
-    expected = expected_risk(rows_of(keys))
+    good = reader.version
+    bad = build(folder, 3, KEYS)
+    harm(version_folder(folder, bad.version), bad)
 
-    answers = [snapshot.get(key) for key in keys]
+    with caplog.at_level(logging.ERROR):
+        set_current(folder, bad.version + "\n")
+        until(lambda: reader.problem)
+        for _ in range(3):
+            time.sleep(SOON)
+            assert number_of(reader) == 2
 
-    assert [answer and answer.key for answer in answers] == keys
-    found = [answer.outputs["risk"] for answer in answers if answer]
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    assert len(set(found)) > len(keys) / 2
+    assert reader.version == good
+    assert f"Lookups come from {good}, as before" in str(reader.problem)
+    assert len(caplog.records) == 1
+    with pytest.raises(SnapshotError):
+        Snapshot(folder)
+    serve(folder, 4, KEYS)
+    until(lambda: number_of(reader) == 4)
+    assert reader.problem is None
 
 
-def test_an_answer_says_of_which_day_release_and_version_it_is(
-    integers: Path, toy_release: Release
+@pytest.mark.parametrize("name", [CURRENT, PIN])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"2026-01-09-0123456789ab\n", b"../toy\n", b"\xff\xfe\x00", b"v\n"],
+)
+def test_a_pointer_that_names_nothing_is_refused(
+    folder: Path, reader: Snapshot, name: str, data: bytes
 ) -> None:
-    answer = Snapshot.current(integers).get(1)
+    (folder / "by-hand").write_bytes(data)
+    (folder / "by-hand").replace(folder / name)
 
-    assert answer is not None
-    assert (answer.day, answer.model_name) == (NEXT, NAME)
-    assert answer.model_version == toy_release.digest
-    assert answer.version == current_version(integers)
-    assert answer.version.startswith(NEXT)
-    assert timedelta(0) < answer.age < timedelta(minutes=10)
-    assert type(answer.outputs["risk"]) is float
+    until(lambda: reader.problem)
 
-
-@pytest.mark.parametrize("key", [10, "10", np.int64(10)])
-def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None:
-    answer = Snapshot.current(integers).get(key)
-
-    assert answer is not None
-    assert (type(answer.key), answer.key) == (int, 10)
+    assert number_of(reader) == 2
+    with pytest.raises(SnapshotError):
+        Snapshot(folder)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [2, -3, 11, 2**62, 2**62 + 3, 2**53, 2**63 - 2, 2**63, -(2**63) - 1, 2**64 + 1],
-)
-def test_an_integer_that_was_not_scored_is_not_there(integers: Path, key: int) -> None:
-    assert Snapshot.current(integers).get(key) is None
-
-
-@pytest.mark.parametrize("key", ["A", "b", "user-", "user-200", "user-1 "])
-def test_a_string_that_was_not_scored_is_not_there(strings: Path, key: Any) -> None:
-    assert Snapshot.current(strings).get(key) is None
-
-
-def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) -> None:
-    with pytest.raises(SnapshotError, match="'user_id' is a string, got 5"):
-        Snapshot.current(strings).get(5)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("key", ["ten", "", "1.0", 1.5, None, b"10"])
-def test_a_key_of_another_type_is_an_error(integers: Path, key: Any) -> None:
-    with pytest.raises(SnapshotError, match="'user_id' is an integer"):
-        Snapshot.current(integers).get(key)
-
-
-def truncated(data: bytes) -> bytes:
-    return data[:-1]
-
-
-def flipped(at: float) -> Callable[[bytes], bytes]:
-    def flip(data: bytes) -> bytes:
-        position = min(int(len(data) * at), len(data) - 1)
-        return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
-
-    flip.__name__ = f"flipped_at_{at}"
-    return flip
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        truncated,
-        lambda data: b"",
-        lambda data: data + b"\0",
-        *(flipped(at / 16) for at in range(17)),
-    ],
-)
-def test_a_shard_that_is_not_what_was_published_answers_nothing(
-    copied: Path, harm: Callable[[bytes], bytes]
+def test_current_that_is_gone_is_a_problem_and_no_end(
+    folder: Path, reader: Snapshot
 ) -> None:
-    path = shard_path(copied, 1)
-    overwrite(path, harm(path.read_bytes()))
-    snapshot = Snapshot.current(copied)
+    (folder / CURRENT).unlink()
 
-    with pytest.raises(SnapshotError, match=r"shard=01\.arrow"):
-        snapshot.verify()
-    names = (
-        map(str, range(100)) if snapshot.manifest.key_dtype == "string" else range(100)
-    )
-    asked = next(name for name in names if hash_key(name) % SHARDS == 1)
-    with pytest.raises(SnapshotError, match=r"shard=01\.arrow"):
-        snapshot.get(asked)
+    until(lambda: reader.problem)
 
-
-def test_a_shard_that_is_gone_answers_nothing(copied: Path) -> None:
-    shard_path(copied, 1).unlink()
-
-    with pytest.raises(SnapshotError, match=r"shard=01\.arrow can't be read"):
-        Snapshot.current(copied).verify()
-
-
-def test_shards_that_were_swapped_are_found(copied: Path) -> None:
-    one, two = shard_path(copied, 1), shard_path(copied, 2)
-    data = one.read_bytes(), two.read_bytes()
-    overwrite(one, data[1])
-    overwrite(two, data[0])
-
-    with pytest.raises(SnapshotError, match=r"shard=01\.arrow"):
-        Snapshot.current(copied).verify()
-
-
-def test_the_manifest_of_another_version_is_refused(copied: Path) -> None:
-    first, second = (version_folder(copied, m.version) for m in versions(copied))
-    shutil.copy(first / MANIFEST, second / MANIFEST)
-
-    with pytest.raises(SnapshotError, match=f"is the manifest of {DAY}"):
-        Snapshot.current(copied)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{}", "not json", '{"format": 2}'], ids=["empty", "{}", "text", "2"]
-)
-def test_a_manifest_that_is_not_whole_is_refused(copied: Path, text: str) -> None:
-    folder = version_folder(copied, str(current_version(copied)))
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-
-    with pytest.raises(SnapshotError, match="has no readable"):
-        Snapshot.current(copied)
-
-
-@pytest.mark.parametrize("change", ["format", "extra"])
-def test_a_manifest_of_a_later_format_is_refused(copied: Path, change: str) -> None:
-    path = version_folder(copied, str(current_version(copied))) / MANIFEST
-    manifest = json.loads(path.read_bytes())
-    changed = manifest | ({"format": 2} if change == "format" else {"new": True})
-    path.write_text(json.dumps(changed), encoding="utf-8")
-
-    with pytest.raises(SnapshotError, match="has no readable"):
-        Snapshot.current(copied)
-
-
-def test_where_nothing_is_published_nothing_is_served(tmp_path: Path) -> None:
-    assert current_version(tmp_path) is None
-    assert versions(tmp_path) == []
+    assert number_of(reader) == 2
     with pytest.raises(NotServedError, match="nothing is served"):
-        Snapshot.current(tmp_path)
+        Snapshot(folder)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "  \n"])
-def test_an_empty_current_is_an_error_and_not_nothing(copied: Path, text: str) -> None:
-    (copied / CURRENT).write_text(text, encoding="utf-8")
+def test_a_pinned_version_that_is_gone_is_not_replaced_silently(
+    folder: Path, reader: Snapshot
+) -> None:
+    first = read_manifest(version_folder(folder, reader.version), reader.version).parent
+    pin(folder, str(first), why=WHY)
+    until(lambda: number_of(reader) == 1)
+    shutil.rmtree(version_folder(folder, str(first)))
+    serve(folder, 3, KEYS)
+    time.sleep(3 * SOON)
 
-    with pytest.raises(SnapshotError, match="is empty") as caught:
-        Snapshot.current(copied)
-
-    assert not isinstance(caught.value, NotServedError)
-
-
-def test_a_current_that_names_no_version_is_an_error(copied: Path) -> None:
-    (copied / CURRENT).write_text("2026-01-07-0123456789ab\n", encoding="utf-8")
-
-    with pytest.raises(SnapshotError, match="version 2026-01-07-0123456789ab has no"):
-        Snapshot.current(copied)
-
-
-def test_an_open_version_outlives_its_removal(copied: Path) -> None:
-    snapshot = Snapshot.current(copied)
-    snapshot.verify()
-    key = snapshot.shard(0).table["user_id"][0].as_py()
-    before = snapshot.get(key)
-
-    shutil.rmtree(snapshot.folder)
-
-    after = snapshot.get(key)
-    assert before is not None
-    assert after is not None
-    assert after.outputs == before.outputs
+    # What is mapped outlives its file.
+    assert number_of(reader) == 1
+    with pytest.raises(SnapshotError, match=f"version {first} has no readable"):
+        Snapshot(folder)
 
 
-def test_every_shard_is_a_map_of_its_file_and_not_a_copy(copied: Path) -> None:
-    before = pa.total_allocated_bytes()
+def test_a_refused_version_that_is_mended_is_taken(
+    folder: Path, reader: Snapshot
+) -> None:
+    bad = build(folder, 3, KEYS)
+    path = version_folder(folder, bad.version) / bad.files[0].name
+    whole = path.read_bytes()
+    overwrite(path, 0.5)
+    set_current(folder, bad.version)
+    until(lambda: reader.problem)
 
-    snapshot = Snapshot.current(copied)
-    snapshot.verify()
+    path.write_bytes(whole)
 
-    assert snapshot.manifest.rows > 100
-    assert pa.total_allocated_bytes() - before == 0
+    until(lambda: number_of(reader) == 3)
+    assert reader.problem is None
+
+
+def test_a_refused_version_is_not_hashed_at_each_look(
+    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    admit = reader._admit
+
+    def counted(version: str) -> Any:
+        tries.append(version)
+        return admit(version)
+
+    monkeypatch.setattr(reader, "_admit", counted)
+    set_current(folder, "2026-01-09-0123456789ab")
+    time.sleep(30 * SOON)
+
+    assert 1 <= len(tries) <= 8
+
+
+def test_an_error_of_any_kind_does_not_end_the_following(
+    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(version: str) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_admit", broken)
+        serve(folder, 3, KEYS)
+        until(lambda: reader.problem)
+        assert "MemoryError" in str(reader.problem)
+        assert number_of(reader) == 2
+
+    until(lambda: number_of(reader) == 3)
+
+
+def test_a_version_that_is_removed_under_it_still_answers(
+    folder: Path, reader: Snapshot
+) -> None:
+    shutil.rmtree(version_folder(folder, reader.version))
+
+    assert [number_of(reader, key) for key in KEYS] == [2] * len(KEYS)
+
+
+def test_many_keys_come_from_one_version_in_their_order(
+    folder: Path, reader: Snapshot
+) -> None:
+    asked = [7, 10**6, 400, 7, -1, 1, 2**70, "12", np.int64(3)]
+
+    answers = reader.get_many(asked)
+
+    assert answers == [reader.get(key) for key in asked]
+    assert [a and a.outputs["number"] for a in answers] == [
+        2, None, 2, 2, None, 2, None, 2, 2,
+    ]  # fmt: skip
+    assert reader.get_many([]) == []
+    with pytest.raises(SnapshotError, match="is an integer, got 'x'"):
+        reader.get_many([1, "x"])
+
+
+def test_many_strings_come_as_one_by_one(tmp_path: Path) -> None:
+    words = ["", "naïve", "a" * 70, "日本", *(f"user-{n}" for n in range(300))]
+    risk = np.random.default_rng(0).random(len(words), dtype=np.float32)
+    serve(tmp_path, 1, pa.array(words), outputs={"risk": risk})
+    asked = [*words, "nobody", "\ud800", "user-1", "a" * 69]
+
+    with Snapshot(tmp_path) as snapshot:
+        answers = snapshot.get_many(asked)
+
+        assert answers == [snapshot.get(word) for word in asked]
+    assert [a and a.outputs["risk"] for a in answers] == [
+        *risk.tolist(), None, None, float(risk[words.index("user-1")]), None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [KEYS[:0], KEYS[:1]], ids=["none", "one"])
+def test_shards_may_be_empty(tmp_path: Path, keys: np.ndarray) -> None:
+    serve(tmp_path, 1, keys)
+
+    with Snapshot(tmp_path) as snapshot:
+        assert snapshot.manifest.rows == len(keys)
+        found = [a is not None for a in snapshot.get_many(range(50))]
+        assert found == [number in keys for number in range(50)]
+        assert found == [snapshot.get(number) is not None for number in range(50)]
+    assert snapshot.coverage == 1.0
+
+
+def test_threads_never_see_two_versions_in_one_answer(
+    folder: Path, reader: Snapshot
+) -> None:
+    over, wrong, seen = threading.Event(), [], set()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers = reader.get_many(KEYS[:50])
+            numbers = {a.outputs["number"] for a in answers if a}
+            seen.update(numbers)
+            if len(numbers) != 1:
+                wrong.append(numbers)
+            number_of(reader)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(3, 9):
+        serve(folder, number, KEYS)
+        until(lambda number=number: number_of(reader) == number)
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+    assert seen == set(range(2, 9))
+
+
+def test_a_closed_reader_follows_no_more_and_leaves_no_thread(folder: Path) -> None:
+    snapshot = Snapshot(folder, poll_seconds=SOON)
+    snapshot.close()
+    snapshot.close()
+
+    serve(folder, 3, KEYS)
+    time.sleep(3 * SOON)
+
+    assert number_of(snapshot) == 2
+    assert "snapshot" not in [thread.name for thread in threading.enumerate()]
+    assert snapshot.refresh()
+    assert number_of(snapshot) == 3
+
+
+def test_a_reader_that_nobody_holds_is_not_kept_by_its_thread(folder: Path) -> None:
+    Snapshot(folder, poll_seconds=SOON)
+
+    until(lambda: "snapshot" not in [t.name for t in threading.enumerate()])
+
+
+FORKED = """
+import os, sys, time, warnings
+from pathlib import Path
+from batch_assets.serving import Snapshot
+
+warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+snapshot = Snapshot(Path(sys.argv[1]), poll_seconds=0.02)
+before = snapshot.version
+pid = os.fork()
+print("child" if pid == 0 else "parent", before, flush=True)
+end = time.monotonic() + 20
+while snapshot.version == before and time.monotonic() < end:
+    snapshot.get(7)
+    time.sleep(0.01)
+print("child" if pid == 0 else "parent", snapshot.version, flush=True)
+if pid:
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_forked_process_goes_on_following(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", FORKED, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    began = {process.stdout.readline() for _ in range(2)}
+    assert {line.split()[0] for line in began} == {"child", "parent"}
+
+    version = serve(folder, 3, KEYS).version
+    rest, _ = process.communicate(timeout=60)
+
+    assert sorted(rest.splitlines()) == [f"child {version}", f"parent {version}"]
 
 
 READER = """
 import sys
 from pathlib import Path
-from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving import Snapshot
 
-answer = Snapshot.current(Path(sys.argv[1])).get(10)
-assert answer is not None
+with Snapshot(sys.argv[1]) as snapshot:
+    assert snapshot.get(7) is not None
+    assert snapshot.get_many([7])[0] is not None
 heavy = {"torch", "dagster", "deltalake", "duckdb", "polars", "dataframely"}
 print(sorted(heavy & set(sys.modules)))
 """
 
 
-def test_a_reader_loads_neither_torch_nor_dagster(integers: Path) -> None:
+def test_it_loads_neither_torch_nor_dagster(folder: Path) -> None:
     found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READER, str(integers)],
+        [sys.executable, "-W", "error", "-c", READER, str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -318,3 +471,11 @@ def test_a_reader_loads_neither_torch_nor_dagster(integers: Path) -> None:
     )
 
     assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
+def test_every_shard_is_a_map_of_its_file_and_not_a_copy(folder: Path) -> None:
+    before = pa.total_allocated_bytes()
+
+    with Snapshot(folder) as snapshot:
+        assert snapshot.get(7) is not None
+        assert pa.total_allocated_bytes() - before == 0
