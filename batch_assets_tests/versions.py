@@ -9,15 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.lake.books import Tally
-from batch_assets.lake.shards import hash_keys, shard_of
-from batch_assets.serving.snapshot import (
-    CURRENT,
-    KEY_HASH,
+from batch_assets.lake.shards import content, hash_keys, shard_of
+from batch_assets.serving.manifest import (
     MANIFEST,
     ShardFile,
     SnapshotManifest,
     version_folder,
 )
+from batch_assets.serving.pointers import CURRENT, point
+from batch_assets.serving.version import KEY_HASH
 
 DAYS = ["2026-01-05", "2026-01-06", "2026-01-07", "2026-01-08"]
 HUGE = [2**62 + 1, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**63), 0, -1]
@@ -90,6 +90,8 @@ def publish_rows(
                 sha256=sha,
                 rows=tally.rows,
                 keys=tally.keys,
+                content=content(hashes[mine], [v[mine] for v in outputs.values()]),
+                raw_rows=tally.rows,
             )
         )
     manifest = SnapshotManifest(
@@ -97,15 +99,17 @@ def publish_rows(
         version=version,
         day=day,
         created_at=datetime.now(UTC),
+        stale_after_seconds=3600,
         key="user_id",
         key_dtype="string" if strings else "int64",
         outputs=tuple(outputs),
         model_name="toy",
         model_version="d" * 64,
         job="j" * 16,
+        predictions="p" * 64,
         files=tuple(files),
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest.dumps(), encoding="utf-8")
     if serve:
         serve_version(snapshots, version)
     return version
@@ -113,4 +117,4 @@ def publish_rows(
 
 def serve_version(snapshots: Path, version: str) -> None:
     """What a publish, or an operator who goes back, ends in."""
-    (snapshots / CURRENT).write_text(version + "\n", encoding="utf-8")
+    point(snapshots, CURRENT, version)

@@ -51,7 +51,7 @@ from batch_assets.serving.sinks.sink import (
     must_be_whole,
     must_not_be_served,
 )
-from batch_assets.serving.snapshot import Answer
+from batch_assets.serving.version import Answer
 
 SECONDS = 30
 PARTITION_ROWS = 200
@@ -133,23 +133,23 @@ class CassandraSink:
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
         with self._spoken():
             for table, columns in TABLES.items():
-                columns = columns.format(key=CQL_TYPES[about.key_dtype])
+                columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
                 self._session.execute(
                     f"CREATE TABLE IF NOT EXISTS {self._tables[table]} ({columns})"
                 )
             known = self._do(
-                "SELECT about FROM {versions} WHERE version = ?", about.version
+                "SELECT about FROM {versions} WHERE version = ?", about.name
             )
             if known.one() is None:
                 self._do(
                     "INSERT INTO {versions} (version, about, buckets, began_at) "
                     "VALUES (?, ?, ?, ?)",
-                    about.version,
+                    about.name,
                     about.model_dump_json(),
                     _buckets(about),
                     datetime.now(UTC),
                 )
-            return self._records(about.version)
+            return self._records(about.name)
 
     def load(
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
@@ -162,7 +162,7 @@ class CassandraSink:
             self._all((batch, ()) for batch in _batches(insert, about, rows))
             self._do(
                 "INSERT INTO {loaded} (version, shard, evidence) VALUES (?, ?, ?)",
-                about.version,
+                about.name,
                 shard,
                 str(evidence),
             )
@@ -177,16 +177,16 @@ class CassandraSink:
             self._do(
                 "UPDATE {versions} SET served_at = ? WHERE version = ?",
                 datetime.now(UTC),
-                about.version,
+                about.name,
             )
             while True:
                 served = self._pointer()
-                must_be_whole(about, len(self._records(about.version)))
+                must_be_whole(about, len(self._records(about.name)))
                 newest = self._about(served)[0] if served else None
                 must_be_newer(about, newest, back=back)
                 swapped = self._do(
                     "UPDATE {pointer} SET version = ? WHERE name = ? IF version = ?",
-                    about.version,
+                    about.name,
                     CURRENT,
                     served,
                 )
@@ -232,7 +232,9 @@ class CassandraSink:
         with self._spoken():
             about, buckets = self._served or self._about(None)
             while True:
-                key = about.key_of(key)
+                asked = about.key_of(key)
+                if asked is None:
+                    return None
                 # Asked at once; the row counts if the pointer still names its version.
                 served = self._later(
                     "SELECT version FROM {pointer} WHERE name = ?", CURRENT
@@ -240,16 +242,16 @@ class CassandraSink:
                 row = self._later(
                     "SELECT outputs FROM {rows} "
                     "WHERE version = ? AND bucket = ? AND key = ?",
-                    about.version,
-                    hash_key(key) % buckets,
-                    key,
+                    about.name,
+                    hash_key(asked) % buckets,
+                    asked,
                 )
                 (version,) = served.result().one()
                 found = row.result().one()
-                if version == about.version:
+                if version == about.name:
                     self._served = about, buckets
                     return (
-                        about.answer(key, unpack_row(found[0], about))
+                        about.answer(asked, unpack_row(found[0], about))
                         if found
                         else None
                     )
@@ -266,7 +268,7 @@ class CassandraSink:
             "SELECT key, outputs FROM {rows} WHERE version = ? AND bucket = ?"
         )
         keys, outputs, places = [], [], []
-        asked = ((select, (about.version, bucket)) for bucket in mine)
+        asked = ((select, (about.name, bucket)) for bucket in mine)
         for bucket, (_, rows) in zip(mine, self._results(asked), strict=True):
             for key, packed in rows:
                 keys.append(key)
@@ -275,7 +277,7 @@ class CassandraSink:
         size = width(about)
         if any(len(packed) != size for packed in outputs):
             return Evidence()
-        dtype = pa.large_string() if about.key_dtype == "string" else pa.int64()
+        dtype = pa.large_string() if about.strings else pa.int64()
         found = pa.array(keys, dtype)
         hashes = hash_keys(found)
         if (hashes % np.uint64(buckets) != np.array(places, np.uint64)).any():
@@ -372,6 +374,6 @@ def _batches(
             batch = BatchStatement(BatchType.UNLOGGED)
             batch.is_idempotent = True
             for n in range(first, min(first + step, stop)):
-                row = (about.version, bucket, keys[n], packed[n].tobytes())
+                row = (about.name, bucket, keys[n], packed[n].tobytes())
                 batch.add(insert, row)
             yield batch

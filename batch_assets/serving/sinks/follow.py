@@ -16,7 +16,10 @@ from pathlib import Path
 import filelock
 
 from batch_assets.errors import SinkError
+from batch_assets.lake.books import Tally
 from batch_assets.quality.verdict import Verdict
+from batch_assets.serving.history import withdrawn
+from batch_assets.serving.pointers import pinned_version, served_version
 from batch_assets.serving.sinks.sink import (
     STAYS,
     Evidence,
@@ -25,7 +28,7 @@ from batch_assets.serving.sinks.sink import (
     SinkVersion,
     must_be_newer,
 )
-from batch_assets.serving.snapshot import Snapshot, current_version
+from batch_assets.serving.version import Version
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,8 @@ def follow(
         sink: the store.
         snapshots: `<root>/snapshots/<pipeline>`.
         keep: how many versions that were served stay in the store, at least 2.
-        back: an operator has gone back to an older version.
+        back: an operator asks for it, so it may be an older version. One that was
+            rolled back to, or pinned, may be older without that.
         guard: raises if this run may not publish any more.
 
     Raises:
@@ -72,36 +76,37 @@ def follow(
         SnapshotError: the version here can't be trusted.
     """
     began = time.monotonic()
-    snapshot = Snapshot.current(snapshots)
-    about = SinkVersion.of(snapshot)
+    here = Version.current(snapshots)
+    about = SinkVersion.of(here)
     held = _held(sink)
-    served = held.get(sink.current() or "")
+    there = held.get(sink.current() or "")
+    back = back or _taken_back(snapshots, about.name, there)
     # The store asks again in the act of the swap; asked now, to load nothing in vain.
-    must_be_newer(about, served.about if served else None, back=back)
+    must_be_newer(about, there.about if there else None, back=back)
     loaded = 0
-    if not _is_ready(held.get(about.version), about):
+    if not _is_ready(held.get(about.name), about):
         # Two loads of one version at once do no harm, but twice the work. Not the lock
         # of the swap: whoever rolls back does not wait for a load.
         with filelock.FileLock(snapshots / ".sinks-load.lock"):
-            mine = _held(sink).get(about.version)
+            mine = _held(sink).get(about.name)
             if not _is_ready(mine, about):
-                loaded = _load(sink, snapshot, about, mine)
+                loaded = _load(sink, here, about, mine)
     # To look at what is served here and to swap is one act, or a slow load could undo
     # a rollback.
     with filelock.FileLock(snapshots / ".sinks-swap.lock"):
         guard()
-        if current_version(snapshots) != about.version:
+        if served_version(snapshots) != about.name:
             msg = (
-                f"{about.version} is not served here any more, so {sink.place} was not "
+                f"{about.name} is not served here any more, so {sink.place} was not "
                 f"swapped to it; {STAYS}. Start it again."
             )
             raise SinkError(msg)
-        swapped = sink.current() != about.version
+        swapped = sink.current() != about.name
         if swapped:
             sink.swap(about, back=back)
         dropped = _collect(sink, about, keep)
     return Followed(
-        version=about.version,
+        version=about.name,
         rows=about.rows,
         swapped=swapped,
         why="swapped in" if swapped else "this very version is served already",
@@ -111,9 +116,18 @@ def follow(
     )
 
 
+def _taken_back(snapshots: Path, served: str, there: Held | None) -> bool:
+    """Whether an operator took back what a store serves, or pinned what is served."""
+    if there is None or there.about.name == served:
+        return False
+    return served == pinned_version(snapshots) or there.about.name in withdrawn(
+        snapshots
+    )
+
+
 def serves_the_same(sink: Sink, snapshots: Path) -> Verdict:
     """A store serves the version that is served here."""
-    served, there = current_version(snapshots), sink.current()
+    served, there = served_version(snapshots), sink.current()
     return Verdict(
         "sink_serves_the_snapshot",
         served == there,
@@ -123,14 +137,14 @@ def serves_the_same(sink: Sink, snapshots: Path) -> Verdict:
     )
 
 
-def prove(sink: Sink, snapshot: Snapshot) -> None:
+def prove(sink: Sink, here: Version) -> None:
     """Read every row of a version back from a store, and compare with the files.
 
     Raises:
         SinkError: they differ; the shards are named.
     """
-    about = SinkVersion.of(snapshot)
-    expected = [_expected(snapshot, shard) for shard in range(about.shards)]
+    about = SinkVersion.of(here)
+    expected = [_expected(here, shard) for shard in range(about.shards)]
     if unlike := _unlike(sink, about, expected):
         raise SinkError(unlike)
 
@@ -142,13 +156,13 @@ def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str
     if not wrong:
         return ""
     return (
-        f"{sink.place} holds other rows of {about.version} than its files; the shards "
+        f"{sink.place} holds other rows of {about.name} than its files; the shards "
         f"that differ: {', '.join(map(str, wrong))}"
     )
 
 
 def _held(sink: Sink) -> dict[str, Held]:
-    return {one.about.version: one for one in sink.held()}
+    return {one.about.name: one for one in sink.held()}
 
 
 def _is_ready(mine: Held | None, about: SinkVersion) -> bool:
@@ -156,48 +170,51 @@ def _is_ready(mine: Held | None, about: SinkVersion) -> bool:
     return bool(mine and mine.served_at and mine.about.is_alike(about))
 
 
-def _load(sink: Sink, snapshot: Snapshot, about: SinkVersion, mine: Held | None) -> int:
+def _load(sink: Sink, here: Version, about: SinkVersion, mine: Held | None) -> int:
     """Load the shards that are not recorded, and prove all: how many were loaded."""
     if mine and not mine.about.is_alike(about):
-        log.warning("%s holds something else as %s", sink.place, about.version)
-        sink.drop(about.version)
+        log.warning("%s holds something else as %s", sink.place, about.name)
+        sink.drop(about.name)
     records = sink.begin(about)
     expected, loaded = [], 0
     for shard in range(about.shards):
-        evidence = _expected(snapshot, shard)
+        evidence = _expected(here, shard)
         expected.append(evidence)
         if records.get(shard) != evidence:
-            sink.load(about, shard, snapshot.shard(shard).table, evidence)
+            sink.load(about, shard, here.shard(shard).table, evidence)
             loaded += 1
             log.info("%s: shard %d of %d", sink.place, shard + 1, about.shards)
     if unlike := _unlike(sink, about, expected):
         # What is wrong is not mended in place: the next load begins anew.
-        sink.drop(about.version)
+        sink.drop(about.name)
         msg = f"{unlike}. It was dropped there; {STAYS}. Load it again."
         raise SinkError(msg)
     return loaded
 
 
-def _expected(snapshot: Snapshot, shard: int) -> Evidence:
+def _expected(here: Version, shard: int) -> Evidence:
     """What a shard's file holds; the file is hashed before its first use."""
-    rows = snapshot.shard(shard).table
-    manifest = snapshot.manifest
-    keys = rows[manifest.key].combine_chunks()
-    return Evidence.of(keys, [rows[name].to_numpy() for name in manifest.outputs])
+    rows = here.shard(shard).table
+    file = here.manifest.files[shard]
+    if file.content is not None:
+        return Evidence(Tally(file.rows, file.keys), file.content)
+    keys = rows[here.manifest.key].combine_chunks()
+    outputs = [rows[name].to_numpy() for name in here.manifest.outputs]
+    return Evidence.of(keys, outputs)
 
 
 def _collect(sink: Sink, about: SinkVersion, keep: int) -> list[str]:
     """Drop all but the versions served last, and loads that were given up."""
     now, held = datetime.now(UTC), sink.held()
     served = sorted(
-        ((one.served_at, one.about.version) for one in held if one.served_at),
+        ((one.served_at, one.about.name) for one in held if one.served_at),
         reverse=True,
     )
     # A version was read until the one that came after it was swapped in.
     after = zip(served[keep - 1 :], served[keep:], strict=False)
     old = [version for (until, _), (_, version) in after if now - until > READERS]
     old += [
-        one.about.version
+        one.about.name
         for one in held
         if one.served_at is None
         and one.about.order < about.order

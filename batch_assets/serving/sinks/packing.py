@@ -59,7 +59,7 @@ def keys_of(names: list[bytes], about: SinkVersion) -> pa.Array:
         pa.ArrowInvalid: a name is not one of them.
     """
     text = pa.array(names, pa.large_binary()).cast(pa.large_string())
-    return text if about.key_dtype == "string" else text.cast(pa.int64())
+    return text if about.strings else text.cast(pa.int64())
 
 
 def joined(*pieces: pa.Array | np.ndarray | bytes) -> tuple[np.ndarray, memoryview]:

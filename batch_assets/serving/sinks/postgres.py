@@ -35,7 +35,7 @@ from batch_assets.serving.sinks.sink import (
     must_be_whole,
     must_not_be_served,
 )
-from batch_assets.serving.snapshot import Answer
+from batch_assets.serving.version import Answer
 
 SECONDS = 30
 BLOCK_ROWS = 50_000
@@ -115,7 +115,7 @@ class PostgresSink:
         if SERVED_VERSION in names:
             msg = f"a column is named '{SERVED_VERSION}', as one of the view's own is"
             raise SinkError(msg)
-        types = [about.key_dtype, *(dtype for _, dtype in about.outputs)]
+        types = [about.manifest.key_dtype, *(dtype for _, dtype in about.outputs)]
         columns = [
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), _type(dtype))
             for name, dtype in zip(names, types, strict=True)
@@ -127,17 +127,17 @@ class PostgresSink:
             self._do(
                 "INSERT INTO {schema}.versions (version, about) VALUES (%s, %s) "
                 "ON CONFLICT DO NOTHING",
-                about.version,
+                about.name,
                 about.model_dump_json(),
             )
             self._do(
                 "CREATE TABLE IF NOT EXISTS {schema}.{rows} ({columns})",
-                rows=_rows(about.version),
+                rows=_rows(about.name),
                 columns=sql.SQL(", ").join(columns),
             )
             loaded = self._do(
                 "SELECT shard, evidence FROM {schema}.loaded WHERE version = %s",
-                about.version,
+                about.name,
             )
             return {shard: Evidence.parse(text) for shard, text in loaded}
 
@@ -150,7 +150,7 @@ class PostgresSink:
             new = self._do(
                 "INSERT INTO {schema}.loaded (version, shard, evidence) "
                 "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING shard",
-                about.version,
+                about.name,
                 shard,
                 str(evidence),
             ).fetchall()
@@ -158,7 +158,7 @@ class PostgresSink:
                 return
             copy_in = self._sql(
                 "COPY {schema}.{rows} FROM STDIN (FORMAT binary)",
-                rows=_rows(about.version),
+                rows=_rows(about.name),
             )
             with self._connection.cursor().copy(copy_in) as copy:
                 copy.write(HEADER)
@@ -175,7 +175,7 @@ class PostgresSink:
             with self._connection.cursor().copy(
                 self._sql(
                     "COPY {schema}.{rows} TO STDOUT (FORMAT binary)",
-                    rows=_rows(about.version),
+                    rows=_rows(about.name),
                 )
             ) as copy:
                 found: dict[int, Evidence] = {}
@@ -229,20 +229,22 @@ class PostgresSink:
         """As promised: one statement sees one version."""
         with self._spoken():
             about = self._served or self._about()
-            key = about.key_of(key)
-            asked = self._sql(
+            asked = about.key_of(key)
+            if asked is None:
+                return None
+            select = self._sql(
                 "SELECT * FROM {schema}.current WHERE {key} = %s",
                 key=sql.Identifier(about.key),
             )
             cursor = self._connection.cursor(row_factory=dict_row)
             # Binary: a float32 comes back as it is, not as its shortest text.
-            row = cursor.execute(asked, [key], binary=True, prepare=False).fetchone()
+            row = cursor.execute(select, [asked], binary=True, prepare=False).fetchone()
             if row is None:
                 return None
-            if row[SERVED_VERSION] != about.version:
+            if row[SERVED_VERSION] != about.name:
                 about = self._about()
             self._served = about
-            return about.answer(key, [row[name] for name, _ in about.outputs])
+            return about.answer(asked, [row[name] for name, _ in about.outputs])
 
     def close(self) -> None:
         if self._opened:
@@ -289,7 +291,7 @@ class PostgresSink:
         return SinkVersion.model_validate_json(found.fetchall()[0][0])
 
     def _index(self, about: SinkVersion) -> None:
-        table = sql.Identifier(self._schema, _name(about.version)).as_string()
+        table = sql.Identifier(self._schema, _name(about.name)).as_string()
         with self._connection.transaction():
             self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
             there = self._do(
@@ -299,27 +301,27 @@ class PostgresSink:
             if not there.fetchall():
                 self._do(
                     "ALTER TABLE {schema}.{rows} ADD PRIMARY KEY ({key})",
-                    rows=_rows(about.version),
+                    rows=_rows(about.name),
                     key=sql.Identifier(about.key),
                 )
-                self._do("ANALYZE {schema}.{rows}", rows=_rows(about.version))
+                self._do("ANALYZE {schema}.{rows}", rows=_rows(about.name))
 
     def _swap(self, about: SinkVersion, *, back: bool) -> None:
         self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         served = self._pointer()
         records = self._do(
-            "SELECT count(*) FROM {schema}.loaded WHERE version = %s", about.version
+            "SELECT count(*) FROM {schema}.loaded WHERE version = %s", about.name
         )
         must_be_whole(about, records.fetchall()[0][0])
         must_be_newer(about, self._about(served) if served else None, back=back)
         self._show(about)
-        self._do("UPDATE {schema}.pointer SET version = %s", about.version)
+        self._do("UPDATE {schema}.pointer SET version = %s", about.name)
         # After all others, even if the clock has gone back.
         self._do(
             "UPDATE {schema}.versions SET served_at = greatest(clock_timestamp(), "
             "(SELECT max(served_at) FROM {schema}.versions) + interval '1 ms') "
             "WHERE version = %s",
-            about.version,
+            about.name,
         )
 
     def _show(self, about: SinkVersion) -> None:
@@ -327,14 +329,14 @@ class PostgresSink:
         names = [about.key, *(name for name, _ in about.outputs)]
         columns = [sql.Identifier(name) for name in names]
         facts = {
-            SERVED_VERSION: sql.SQL("{}::text").format(about.version),
-            "day": sql.SQL("{}::date").format(about.day),
-            "model_name": sql.SQL("{}::text").format(about.model_name),
-            "model_version": sql.SQL("{}::text").format(about.model_version),
+            SERVED_VERSION: sql.SQL("{}::text").format(about.name),
+            "day": sql.SQL("{}::date").format(about.manifest.day),
+            "model_name": sql.SQL("{}::text").format(about.manifest.model_name),
+            "model_version": sql.SQL("{}::text").format(about.manifest.model_version),
         }
         view = self._sql(
             "VIEW {schema}.current AS SELECT {columns} FROM {schema}.{rows}",
-            rows=_rows(about.version),
+            rows=_rows(about.name),
             columns=sql.SQL(", ").join(
                 [
                     *columns,
@@ -397,7 +399,7 @@ def _blocks(rows: pa.Table, about: SinkVersion) -> Iterator[memoryview]:
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows.slice(start, BLOCK_ROWS)
         keys = block[about.key].combine_chunks()
-        if about.key_dtype == "string":
+        if about.strings:
             keys = key_bytes(keys)
             sizes = pc.binary_length(keys).to_numpy().astype(">i4")
         else:
@@ -424,7 +426,7 @@ def _read(
         block = [row for row in block if row and row != TRAILER]
         names = [row[6 : -layout.itemsize] for row in block]
         data = np.frombuffer(b"".join(row[-layout.itemsize :] for row in block), layout)
-        if about.key_dtype == "string":
+        if about.strings:
             keys = pa.array(names, pa.large_binary()).cast(pa.large_string())
         else:
             keys = pa.array(np.frombuffer(b"".join(names), ">i8").astype("i8"))

@@ -41,7 +41,7 @@ from batch_assets.serving.sinks.sink import (
     must_be_whole,
     must_not_be_served,
 )
-from batch_assets.serving.snapshot import Answer
+from batch_assets.serving.version import Answer
 
 SECONDS = 30.0
 # Rows of a command, commands on their way at once, rows of an answer: each stays well
@@ -81,9 +81,9 @@ class RedisSink:
         with self._spoken():
             self._must_not_evict()
             with self._redis.pipeline() as pipe:
-                pipe.hset(self._key("versions"), about.version, about.model_dump_json())
-                pipe.zadd(self._key("began"), {about.version: time.time()}, nx=True)
-                pipe.hgetall(self._key(about.version, "loaded"))
+                pipe.hset(self._key("versions"), about.name, about.model_dump_json())
+                pipe.zadd(self._key("began"), {about.name: time.time()}, nx=True)
+                pipe.hgetall(self._key(about.name, "loaded"))
                 *_, loaded = pipe.execute()
         return {int(n): Evidence.parse(text.decode()) for n, text in loaded.items()}
 
@@ -91,7 +91,7 @@ class RedisSink:
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
-        name = self._key(about.version, shard).encode()
+        name = self._key(about.name, shard).encode()
         with self._spoken():
             pool = self._redis.connection_pool
             connection = pool.get_connection()
@@ -106,16 +106,14 @@ class RedisSink:
                 raise
             finally:
                 pool.release(connection)
-            self._redis.hset(
-                self._key(about.version, "loaded"), str(shard), str(evidence)
-            )
+            self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
         with self._spoken():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        current, loaded = self._key("current"), self._key(about.version, "loaded")
+        current, loaded = self._key("current"), self._key(about.name, "loaded")
 
         def act(pipe: Pipeline) -> None:
             served = _text(pipe.get(current))
@@ -127,8 +125,8 @@ class RedisSink:
             # After all others, even if the clock has gone back.
             now = max([time.time(), *(score + 1e-3 for _, score in last)])
             pipe.multi()
-            pipe.set(current, about.version)
-            pipe.zadd(self._key("served"), {about.version: now})
+            pipe.set(current, about.name)
+            pipe.zadd(self._key("served"), {about.name: now})
 
         with self._spoken():
             self._redis.transaction(act, current, loaded)
@@ -181,16 +179,20 @@ class RedisSink:
         with self._spoken():
             about = self._served or self._about()
             while True:
-                key = about.key_of(key)
-                shard = self._key(about.version, hash_key(key) % about.shards)
+                asked = about.key_of(key)
+                if asked is None:
+                    return None
+                shard = self._key(about.name, hash_key(asked) % about.shards)
                 # One transaction, so that the row is of the version that is served.
                 with self._redis.pipeline() as pipe:
                     pipe.get(self._key("current"))
-                    pipe.hget(shard, str(key))
+                    pipe.hget(shard, str(asked))
                     served, data = pipe.execute()
-                if _text(served) == about.version:
+                if _text(served) == about.name:
                     self._served = about
-                    return about.answer(key, unpack_row(data, about)) if data else None
+                    return (
+                        about.answer(asked, unpack_row(data, about)) if data else None
+                    )
                 about = self._about()
 
     def close(self) -> None:
@@ -210,7 +212,7 @@ class RedisSink:
     def _read(self, about: SinkVersion, shard: int) -> Evidence:
         """The evidence of a shard as it lies there."""
         rows: dict[bytes, bytes] = {}
-        name, cursor = self._key(about.version, shard), 0
+        name, cursor = self._key(about.name, shard), 0
         while True:
             # A scan may give a row twice, so a shard's rows are gathered first.
             some: Any

@@ -5,99 +5,109 @@ served. It knows no other store, not how a version is followed, and no Dagster.
 """
 
 import operator
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from batch_assets.errors import SinkError, SnapshotError
 from batch_assets.lake.books import Tally
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
-from batch_assets.serving.snapshot import Answer, Snapshot
+from batch_assets.serving.manifest import SnapshotManifest
+from batch_assets.serving.version import Answer, Version
 
 STAYS = "what this store serves, it still serves"
 
 
 class SinkVersion(BaseModel):
-    """What a version in a store is of; each store keeps it as JSON beside the rows.
+    """A version in a store: its manifest, and NumPy's name of each output's type.
 
-    `outputs` are names and NumPy's names of types, in the order of the packed bytes.
+    Each store keeps it as JSON beside the rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    version: str
-    day: str
-    created_at: AwareDatetime
-    key: str
-    key_dtype: Literal["int64", "string"]
-    outputs: tuple[tuple[str, Literal["float32", "float64", "int32", "int64"]], ...]
-    shards: int
-    rows: int
-    model_name: str
-    model_version: str
+    manifest: SnapshotManifest
+    types: tuple[Literal["float32", "float64", "int32", "int64"], ...]
 
     @classmethod
-    def of(cls, snapshot: Snapshot) -> Self:
-        """A version of the snapshot, as a store is told of it."""
-        manifest = snapshot.manifest
-        schema = snapshot.shard(0).table.schema
-        types = [(n, schema.field(n).type.to_pandas_dtype()) for n in manifest.outputs]
-        return cls.model_validate(
-            {
-                **manifest.model_dump(
-                    include={"version", "day", "created_at", "key", "key_dtype"}
-                    | {"model_name", "model_version"}
-                ),
-                "outputs": [(name, np.dtype(dtype).name) for name, dtype in types],
-                "shards": len(manifest.files),
-                "rows": manifest.rows,
-            }
-        )
+    def of(cls, version: Version) -> Self:
+        """A version on disk, as a store is told of it."""
+        schema = version.shard(0).table.schema
+        outputs = version.manifest.outputs
+        types = [np.dtype(schema.field(n).type.to_pandas_dtype()).name for n in outputs]
+        return cls.model_validate({"manifest": version.manifest, "types": types})
+
+    @property
+    def name(self) -> str:
+        return self.manifest.version
+
+    @property
+    def key(self) -> str:
+        return self.manifest.key
+
+    @property
+    def strings(self) -> bool:
+        """Whether keys are strings, and not integers."""
+        return self.manifest.key_dtype == "string"
+
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """Names and types of the outputs, in the order of the packed bytes."""
+        return list(zip(self.manifest.outputs, self.types, strict=True))
+
+    @property
+    def shards(self) -> int:
+        return len(self.manifest.files)
+
+    @property
+    def rows(self) -> int:
+        return self.manifest.rows
 
     @property
     def order(self) -> tuple[str, datetime]:
         """What newer means: the day, then when the version was made."""
-        return self.day, self.created_at
+        return self.manifest.day, self.manifest.created_at
 
     def is_alike(self, other: "SinkVersion") -> bool:
-        """Whether both are the same rows, whenever they were made."""
-        return self == other.model_copy(update={"created_at": self.created_at})
+        """Whether both have the same rows, whenever they were made."""
+        return self._content() == other._content()
 
-    def key_of(self, key: int | str) -> int | str:
-        """A key as it is looked up.
+    def key_of(self, key: int | str) -> int | str | None:
+        """A key as it is looked up; None if no version can have it.
 
         Raises:
             SnapshotError: it is of the wrong type.
         """
-        if self.key_dtype == "string":
+        if self.strings:
             if not isinstance(key, str):
                 msg = f"the key '{self.key}' is a string, got {key!r}"
                 raise SnapshotError(msg)
-            return key
+            # PostgreSQL knows no text with a NUL in it, UTF-8 no half of a pair.
+            fits = "\0" not in key and not re.search("[\ud800-\udfff]", key)
+            return key if fits else None
         try:
-            return int(key) if isinstance(key, str) else operator.index(key)
+            number = int(key) if isinstance(key, str) else operator.index(key)
         except (TypeError, ValueError):
             msg = f"the key '{self.key}' is an integer, got {key!r}"
             raise SnapshotError(msg) from None
+        return number if -(2**63) <= number < 2**63 else None
 
     def answer(self, key: int | str, outputs: Iterable[Any]) -> Answer:
         """What a lookup found, as the local reader says it."""
-        names = [name for name, _ in self.outputs]
-        return Answer(
-            key=key,
-            outputs=dict(zip(names, outputs, strict=True)),
-            version=self.version,
-            day=self.day,
-            model_name=self.model_name,
-            model_version=self.model_version,
-            age=datetime.now(UTC) - self.created_at,
-        )
+        names = self.manifest.outputs
+        return Answer(key, dict(zip(names, outputs, strict=True)), self.manifest)
+
+    def _content(self) -> tuple[Any, ...]:
+        one = self.manifest
+        files = [(file.rows, file.keys, file.content) for file in one.files]
+        return one.version, one.key, one.key_dtype, self.outputs, one.release, files
 
 
 @dataclass(frozen=True)
@@ -207,7 +217,7 @@ def must_be_whole(about: SinkVersion, records: int) -> None:
     """
     if records != about.shards:
         msg = (
-            f"{about.version} has {records} of {about.shards} shards loaded, so it was "
+            f"{about.name} has {records} of {about.shards} shards loaded, so it was "
             f"not swapped in; {STAYS}. Load it again."
         )
         raise SinkError(msg)
@@ -228,8 +238,8 @@ def must_be_newer(
     """
     if served and served.order > about.order and not back:
         msg = (
-            f"{served.version} is served, which is newer than {about.version}; {STAYS}. "
-            "To go back on purpose, roll the snapshot back."
+            f"{served.name} is served, which is newer than {about.name}; {STAYS}. To go "
+            f"back on purpose: batch-assets sinks follow {about.manifest.pipeline}"
         )
         raise SinkError(msg)
 
