@@ -528,7 +528,8 @@ def sinks_list(pipeline: str, as_json: bool) -> None:
     from batch_assets.serving.sinks.opening import open_sink
 
     folder = _snapshots(pipeline)
-    here, rows, fine = served_version(folder), [], True
+    here, fine = served_version(folder), True
+    rows: list[dict[str, Any]] = []
     for target in declared_sinks(folder):
         with closing(open_sink(target, pipeline)) as sink:
             there = sink.current()

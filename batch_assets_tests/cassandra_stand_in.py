@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cassandra import InvalidRequest, WriteTimeout
+from cassandra import InvalidRequest, WriteTimeout, WriteType
 from cassandra.cluster import ResultSet
 from cassandra.cqltypes import BytesType, DateType, Int32Type, LongType, UTF8Type
 from cassandra.protocol import ColumnMetadata
@@ -213,7 +213,7 @@ class StandIn:
         if self.writes_left is not None:
             if not self.writes_left:
                 msg = "the test lets no more writes pass"
-                raise WriteTimeout(msg)
+                raise WriteTimeout(msg, write_type=WriteType.UNLOGGED_BATCH)
             self.writes_left -= 1
 
 

@@ -51,6 +51,10 @@ COMMANDS = 20
 SCAN_ROWS = 1_000
 
 
+class OutOfMemoryError(SinkError):
+    """The server takes no more rows."""
+
+
 class RedisSink:
     """A pipeline's versions in one Redis server, or a primary with its replicas."""
 
@@ -92,21 +96,16 @@ class RedisSink:
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
         name = self._key(about.name, shard).encode()
-        with self._spoken():
-            pool = self._redis.connection_pool
-            connection = pool.get_connection()
-            try:
-                for commands in _commands(name, rows, about):
-                    connection.send_packed_command(commands)
-                    for _ in commands:
-                        connection.read_response()
-            except BaseException:
-                # Replies may be on their way still, which the next user would get.
-                connection.disconnect()
-                raise
-            finally:
-                pool.release(connection)
-            self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
+        try:
+            with self._spoken():
+                self._send(_commands(name, rows, about))
+                self._redis.hset(
+                    self._key(about.name, "loaded"), str(shard), str(evidence)
+                )
+        except OutOfMemoryError:
+            # Others may need the memory sooner than this is loaded again.
+            self.drop(about.name)
+            raise
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
         with self._spoken():
@@ -136,7 +135,7 @@ class RedisSink:
             return _text(self._redis.get(self._key("current")))
 
     def held(self) -> list[Held]:
-        with self._spoken(), self._redis.pipeline() as pipe:
+        with self._spoken(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._key("versions"))
             pipe.zrange(self._key("began"), 0, -1, withscores=True)
             pipe.zrange(self._key("served"), 0, -1, withscores=True)
@@ -152,28 +151,22 @@ class RedisSink:
         ]
 
     def drop(self, version: str) -> None:
-        current, loaded = self._key("current"), self._key(version, "loaded")
-
-        def disown(pipe: Pipeline) -> None:
-            must_not_be_served(version, _text(pipe.get(current)))
-            pipe.multi()
-            # First what makes it servable, last what makes it known: a drop that is
-            # killed between is neither served nor forgotten.
-            pipe.unlink(loaded)
-            pipe.zrem(self._key("served"), version)
-
         with self._spoken():
-            self._redis.transaction(disown, current)
+            must_not_be_served(version, self.current())
+            # First what makes it servable: a swap that is on its way notices. Last what
+            # makes it known: a drop that is killed is neither served nor forgotten.
+            # No transaction: a server without memory takes none, and needs this most.
+            self._redis.unlink(self._key(version, "loaded"))
+            self._redis.zrem(self._key("served"), version)
+            must_not_be_served(version, self.current())
             known = self._redis.hget(self._key("versions"), version)
             if known is None:
                 return
             about = SinkVersion.model_validate_json(known)
             for shard in range(about.shards):
                 self._redis.unlink(self._key(version, shard))
-            with self._redis.pipeline() as pipe:
-                pipe.hdel(self._key("versions"), version)
-                pipe.zrem(self._key("began"), version)
-                pipe.execute()
+            self._redis.zrem(self._key("began"), version)
+            self._redis.hdel(self._key("versions"), version)
 
     def get(self, key: int | str) -> Answer | None:
         with self._spoken():
@@ -183,16 +176,17 @@ class RedisSink:
                 if asked is None:
                     return None
                 shard = self._key(about.name, hash_key(asked) % about.shards)
-                # One transaction, so that the row is of the version that is served.
-                with self._redis.pipeline() as pipe:
-                    pipe.get(self._key("current"))
+                # The row, then the pointer: if that names its version still, the row is
+                # of what is served. A server without memory takes no transactions.
+                with self._redis.pipeline(transaction=False) as pipe:
                     pipe.hget(shard, str(asked))
-                    served, data = pipe.execute()
+                    pipe.get(self._key("current"))
+                    data, served = pipe.execute()
                 if _text(served) == about.name:
                     self._served = about
-                    return (
-                        about.answer(asked, unpack_row(data, about)) if data else None
-                    )
+                    if data is None:
+                        return None
+                    return about.answer(asked, unpack_row(data, about))
                 about = self._about()
 
     def close(self) -> None:
@@ -208,6 +202,22 @@ class RedisSink:
             known = self._redis.hget(self._key("versions"), served)
             if known is not None:
                 return SinkVersion.model_validate_json(known)
+
+    def _send(self, commands: Iterator[list[bytes | memoryview]]) -> None:
+        """Send commands that are written out, some at once, and await their replies."""
+        pool = self._redis.connection_pool
+        connection = pool.get_connection()
+        try:
+            for some in commands:
+                connection.send_packed_command(some)
+                for _ in some:
+                    connection.read_response()
+        except BaseException:
+            # Replies may be on their way still, which the next user would get.
+            connection.disconnect()
+            raise
+        finally:
+            pool.release(connection)
 
     def _read(self, about: SinkVersion, shard: int) -> Evidence:
         """The evidence of a shard as it lies there."""
@@ -250,10 +260,11 @@ class RedisSink:
             yield
         except redis.OutOfMemoryError as error:
             msg = (
-                f"{self.place} has no memory left: {error}; {STAYS}. Raise maxmemory: "
-                "while a version is loaded there is one more than `keep`."
+                f"{self.place} has no memory left: {error}; {STAYS}. What was loaded of "
+                "another version is removed. Raise maxmemory: while one is loaded there "
+                "is one more than `keep`."
             )
-            raise SinkError(msg) from error
+            raise OutOfMemoryError(msg) from error
         except redis.RedisError as error:
             msg = f"{self.place} can't be used: {error}; {STAYS}"
             raise SinkError(msg) from error
