@@ -84,11 +84,10 @@ class RedisSink:
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
         with self._spoken():
             self._must_not_evict()
-            with self._redis.pipeline() as pipe:
-                pipe.hset(self._key("versions"), about.name, about.model_dump_json())
-                pipe.zadd(self._key("began"), {about.name: time.time()}, nx=True)
-                pipe.hgetall(self._key(about.name, "loaded"))
-                *_, loaded = pipe.execute()
+        with self._loading(about):
+            self._redis.hset(self._key("versions"), about.name, about.model_dump_json())
+            self._redis.zadd(self._key("began"), {about.name: time.time()}, nx=True)
+            loaded = self._redis.hgetall(self._key(about.name, "loaded"))
         return {int(n): Evidence.parse(text.decode()) for n, text in loaded.items()}
 
     def load(
@@ -96,16 +95,9 @@ class RedisSink:
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
         name = self._key(about.name, shard).encode()
-        try:
-            with self._spoken():
-                self._send(_commands(name, rows, about))
-                self._redis.hset(
-                    self._key(about.name, "loaded"), str(shard), str(evidence)
-                )
-        except OutOfMemoryError:
-            # Others may need the memory sooner than this is loaded again.
-            self.drop(about.name)
-            raise
+        with self._loading(about):
+            self._send(_commands(name, rows, about))
+            self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
         with self._spoken():
@@ -255,13 +247,26 @@ class RedisSink:
         return ":".join([self._prefix, *map(str, names)])
 
     @contextmanager
+    def _loading(self, about: SinkVersion) -> Iterator[None]:
+        """As `_spoken`; a version that there is no memory for is removed again.
+
+        Others may need the memory sooner than it is loaded again.
+        """
+        try:
+            with self._spoken():
+                yield
+        except OutOfMemoryError:
+            self.drop(about.name)
+            raise
+
+    @contextmanager
     def _spoken(self) -> Iterator[None]:
         try:
             yield
         except redis.OutOfMemoryError as error:
             msg = (
                 f"{self.place} has no memory left: {error}; {STAYS}. What was loaded of "
-                "another version is removed. Raise maxmemory: while one is loaded there "
+                "another version was removed. Raise maxmemory: while one is loaded there "
                 "is one more than `keep`."
             )
             raise OutOfMemoryError(msg) from error
