@@ -57,8 +57,8 @@ def main(store: str, url: str, name: str, snapshots: str, point: str) -> None:
         whole = getattr(module, blocks)
         setattr(module, blocks, on_call(number, whole, torn(whole)))
     elif point == "third_record":
-        if store == "redis":  # The record is the third thing that it sets like this.
-            sink._redis.hset = on_call(3, sink._redis.hset, die)
+        if store == "redis":  # The first is the version's; then one for each shard.
+            sink._redis.hset = on_call(4, sink._redis.hset, die)
         else:  # The rows of two shards are there; those of the third are not committed.
             sink.load = on_call(3, sink.load, die)
     else:

@@ -38,6 +38,7 @@ from batch_assets.serving.sinks.redis import RedisSink
 from batch_assets.serving.version import Version
 from batch_assets_tests.cassandra_stand_in import StandIn
 from batch_assets_tests.killed_load import POINTS
+from batch_assets_tests.served import serve
 from batch_assets_tests.servers import (
     PASSWORD,
     Server,
@@ -45,15 +46,11 @@ from batch_assets_tests.servers import (
     postgres_server,
     redis_server,
 )
-from batch_assets_tests.versions import (
-    DAYS,
-    make_keys,
-    make_outputs,
-    publish_rows,
-    serve_version,
-)
 
 ROWS, SHARDS = 600, 4
+HUGE = [2**62 + 1, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**63), 0, -1]
+WORDS = ["", "0", "-1", "naïve", "a" * 300, "with space", "quote'\"\\", "tab\tline\r\n"]
+TYPES = {"risk": "f4", "value": "f8", "band": "i4", "visits": "i8"}
 _numbers = itertools.count()
 
 
@@ -166,9 +163,28 @@ def snapshots(tmp_path: Path) -> Path:
     return tmp_path / "snapshots" / "toy"
 
 
-def publish(snapshots: Path, day: int = 0, seed: int = 0, **how: Any) -> str:
-    keys = make_keys(ROWS)
-    return publish_rows(snapshots, DAYS[day], keys, make_outputs(ROWS, seed), **how)
+def make_keys(count: int, key_dtype: str = "int64") -> pa.Array:
+    """Distinct keys, the odd ones first."""
+    if key_dtype == "string":
+        return pa.array([*WORDS, *(f"user-{n}" for n in range(count - len(WORDS)))])
+    return pa.array([*HUGE, *range(1_000, 1_000 + count - len(HUGE))], pa.int64())
+
+
+def make_outputs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Outputs of every type, with any bits: tiny, huge, negative, minus zero."""
+    random = np.random.default_rng(seed)
+    outputs = {}
+    for name, dtype in TYPES.items():
+        bits = random.integers(0, 256, count * int(dtype[1]), dtype=np.uint8)
+        values = bits.view(dtype)
+        outputs[name] = np.where(np.isfinite(values), values, -0.0).astype(dtype)
+    return outputs
+
+
+def publish(snapshots: Path, day: int = 0, **how: Any) -> str:
+    """The name of a version of that many days after the first, which is served then."""
+    how = {"keys": make_keys(ROWS), "outputs": make_outputs(ROWS, seed=day)} | how
+    return serve(snapshots, day, shards=SHARDS, **how).version
 
 
 def bits(outputs: dict[str, Any]) -> bytes:
@@ -191,8 +207,7 @@ def must_be_equal(sink: Any, snapshots: Path) -> None:
 
 @pytest.mark.parametrize("key_dtype", ["int64", "string"])
 def test_a_store_serves_what_is_served_bit_for_bit(store, snapshots, key_dtype):
-    keys = make_keys(ROWS, key_dtype)
-    publish_rows(snapshots, DAYS[0], keys, make_outputs(ROWS))
+    publish(snapshots, keys=make_keys(ROWS, key_dtype))
     sink = store.open()
 
     done = follow(sink, snapshots, keep=2)
@@ -231,11 +246,12 @@ def test_what_is_served_already_is_not_loaded_again(store, snapshots):
 
 
 def test_an_empty_shard_and_an_empty_version_are_served(store, snapshots):
-    publish_rows(snapshots, DAYS[0], pa.array([5], pa.int64()), make_outputs(1))
+    publish(snapshots, keys=pa.array([5]), outputs=make_outputs(1))
     follow(store.open(), snapshots, keep=2)
     must_be_equal(store.open(), snapshots)
 
-    publish_rows(snapshots, DAYS[1], pa.array([], pa.int64()), make_outputs(0))
+    empty = pa.array([], pa.int64())
+    publish(snapshots, day=1, keys=empty, outputs=make_outputs(0))
     assert follow(store.open(), snapshots, keep=2).swapped
     assert store.open().get(5) is None
 
@@ -247,7 +263,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
 ):
     first = publish(snapshots)
     follow(server_store.open(), snapshots, keep=2)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
 
     arguments = [server_store.kind, server_store.url, server_store.name]
     child = subprocess.run(
@@ -276,7 +292,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
 def test_rows_that_were_changed_behind_are_never_swapped_in(store, snapshots, what):
     first = publish(snapshots)
     follow(store.open(), snapshots, keep=2)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     sink = store.open()
     finish = sink.finish
 
@@ -308,7 +324,7 @@ def test_what_a_store_serves_can_be_proved_again(store, snapshots):
 def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
     first = publish(snapshots)
     follow(store.open(), snapshots, keep=2)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     follow(store.open(), snapshots, keep=2)
 
     rollback(snapshots, to=first, why="the second is wrong", by="ada")
@@ -317,7 +333,7 @@ def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
     assert (done.version, done.swapped, done.loaded_shards) == (first, True, 0)
     must_be_equal(sink, snapshots)
     unblock(snapshots, why="it was right", by="ada")
-    serve_version(snapshots, second)
+    point(snapshots / CURRENT, second)
     assert follow(store.open(), snapshots, keep=2).loaded_shards == 0
     assert sink.get(1000).version == second
 
@@ -325,7 +341,7 @@ def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
 def test_a_pin_goes_back_and_an_unpin_forward(store, snapshots):
     first = publish(snapshots)
     follow(store.open(), snapshots, keep=2)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     follow(sink := store.open(), snapshots, keep=2)
 
     pin(snapshots, first, why="to compare", by="ada")
@@ -340,7 +356,7 @@ def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
     """Another root, which has never heard of the newer version, loads into the store."""
     older = tmp_path / "elsewhere" / "toy"
     first = publish(older)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     follow(sink := store.open(), snapshots, keep=2)
 
     with pytest.raises(SinkError, match=f"{second} is served.*newer than {first}"):
@@ -356,7 +372,7 @@ def test_of_two_loaders_the_slow_one_does_not_undo_the_other(
 ):
     older = tmp_path / "elsewhere" / "toy"
     publish(older)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     slow, finish = store.open(), None
     finish = slow.finish
 
@@ -374,7 +390,7 @@ def test_of_two_loaders_the_slow_one_does_not_undo_the_other(
 def test_a_load_that_a_rollback_overtakes_does_not_undo_it(store, snapshots):
     first = publish(snapshots)
     follow(store.open(), snapshots, keep=2)
-    publish(snapshots, day=1, seed=1)
+    publish(snapshots, day=1)
     slow = store.open()
     finish = slow.finish
 
@@ -441,7 +457,7 @@ def test_only_so_many_versions_stay_and_their_rows_go(store, snapshots, monkeypa
     monkeypatch.setattr(following, "READERS", following.READERS * 0)
     names = []
     for day in range(4):
-        names.append(publish(snapshots, day, seed=day))
+        names.append(publish(snapshots, day))
         done = follow(sink := store.open(), snapshots, keep=2)
 
     assert done.dropped == [names[1]]
@@ -454,7 +470,7 @@ def test_only_so_many_versions_stay_and_their_rows_go(store, snapshots, monkeypa
 
 def test_a_version_that_was_served_a_moment_ago_stays(store, snapshots):
     for day in range(3):
-        publish(snapshots, day, seed=day)
+        publish(snapshots, day)
         done = follow(sink := store.open(), snapshots, keep=2)
 
     assert done.dropped == []
@@ -474,7 +490,7 @@ def test_a_load_that_was_given_up_is_removed_by_a_newer_one(
     half.finish = lost
     with pytest.raises(SinkError, match="connection is lost"):
         follow(half, snapshots, keep=2)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     assert follow(store.open(), snapshots, keep=2).dropped == []
     monkeypatch.setattr(following, "GIVEN_UP", following.GIVEN_UP * 0)
 
@@ -512,7 +528,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
     names = {}
     for number in (0, 1):
         outputs = {f"o{n}": np.full(ROWS, number, "f4") for n in range(4)}
-        name = publish_rows(snapshots, DAYS[number], make_keys(ROWS), outputs)
+        name = publish(snapshots, number, outputs=outputs)
         names[name] = float(number)
         follow(store.open(), snapshots, keep=2)
     wrong: list[Any] = []
@@ -533,7 +549,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
         reader.start()
     writer = store.open()
     for turn in range(30):
-        point(snapshots, CURRENT, list(names)[turn % 2])
+        point(snapshots / CURRENT, list(names)[turn % 2])
         follow(writer, snapshots, keep=2, back=True)
     stop.set()
     for reader in readers:
@@ -560,7 +576,7 @@ def test_another_release_may_have_other_outputs(store, snapshots):
     follow(sink := store.open(), snapshots, keep=2)
     sink.get(1000)
     outputs = {"band": make_outputs(ROWS)["value"], "more": make_outputs(ROWS)["risk"]}
-    publish_rows(snapshots, DAYS[1], make_keys(ROWS), outputs)
+    publish(snapshots, day=1, outputs=outputs)
 
     follow(store.open(), snapshots, keep=2)
 
@@ -613,7 +629,7 @@ def test_a_redis_without_memory_keeps_what_it_serves(snapshots):
         follow(sink := RedisSink(server.url, "toy"), snapshots, keep=2)
         client = redis.Redis.from_url(server.url)
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 20_000)
-        publish(snapshots, day=1, seed=1)
+        publish(snapshots, day=1)
 
         with pytest.raises(SinkError, match="no memory left.*Raise maxmemory"):
             follow(sink, snapshots, keep=2)
@@ -653,7 +669,7 @@ def test_a_transaction_that_stays_open_stops_the_swap_and_no_reader(
     monkeypatch.setattr(postgres_module, "LOCK_TRIES", 1)
     first = publish(snapshots)
     follow(sink := in_postgres.open(), snapshots, keep=2)
-    publish(snapshots, day=1, seed=1)
+    publish(snapshots, day=1)
     with psycopg.connect(in_postgres.url) as analyst:
         analyst.execute(f"SELECT count(*) FROM {in_postgres.name}.current")
         with pytest.raises(SinkError, match="open .*pg_stat_activity"):
@@ -675,7 +691,7 @@ def test_who_may_read_the_view_may_read_the_next_one(in_postgres, snapshots):
         owner.execute(f"GRANT USAGE ON SCHEMA {name} TO reader_of_{name}")
         owner.execute(f"GRANT SELECT ON {name}.current TO reader_of_{name}")
     outputs = {"other": make_outputs(ROWS)["risk"]}
-    second = publish_rows(snapshots, DAYS[1], make_keys(ROWS), outputs)
+    second = publish(snapshots, day=1, outputs=outputs)
 
     follow(in_postgres.open(), snapshots, keep=2)
 
@@ -685,7 +701,7 @@ def test_who_may_read_the_view_may_read_the_next_one(in_postgres, snapshots):
             f"SELECT served_version, day::text, model_name, model_version "
             f"FROM {name}.current WHERE user_id = 1000"
         ).fetchall()
-        assert found == [(second, DAYS[1], "toy", "d" * 64)]
+        assert found == [(second, "2026-01-02", "toy", f"{1:064x}")]
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             reader.execute(f"SELECT * FROM {name}.versions")
 
@@ -711,7 +727,7 @@ def in_cassandra(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 def test_batches_are_small_of_one_partition_and_few_at_once(in_cassandra, snapshots):
     count = 5_000
-    publish_rows(snapshots, DAYS[0], make_keys(count), make_outputs(count))
+    publish(snapshots, keys=make_keys(count), outputs=make_outputs(count))
     sink = in_cassandra.open()
     session = sink._session
 
@@ -731,7 +747,7 @@ def test_batches_are_small_of_one_partition_and_few_at_once(in_cassandra, snapsh
 def test_a_load_that_fails_on_its_way_is_resumed(in_cassandra, snapshots):
     first = publish(snapshots)
     follow(sink := in_cassandra.open(), snapshots, keep=2)
-    publish(snapshots, day=1, seed=1)
+    publish(snapshots, day=1)
     version = Version.current(snapshots).name
 
     recorded = 0
@@ -757,7 +773,7 @@ def test_a_swap_that_another_one_comes_before_is_judged_again(
 ):
     older = tmp_path / "elsewhere" / "toy"
     publish(older)
-    second = publish(snapshots, day=1, seed=1)
+    second = publish(snapshots, day=1)
     slow = in_cassandra.open()
 
     def overtake() -> None:

@@ -5,7 +5,6 @@ because Arrow serves a flipped bit without a word. It knows neither Dagster nor 
 nor which version is served.
 """
 
-import hashlib
 import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -19,14 +18,15 @@ import pyarrow as pa
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key, hash_keys
+from batch_assets.serving.fetch import fetched, must_be_whole
 from batch_assets.serving.manifest import (
     ReleaseName,
     ShardFile,
     SnapshotManifest,
     read_manifest,
-    version_folder,
 )
 from batch_assets.serving.pointers import CURRENT, served_version
+from batch_assets.storage import Place
 
 # In a file of string keys, the column that it is sorted by.
 KEY_HASH = "key_hash"
@@ -81,15 +81,19 @@ class Answer:
 class Version:
     """One version, opened for lookups."""
 
-    def __init__(self, folder: Path, manifest: SnapshotManifest) -> None:
+    def __init__(
+        self, folder: Path, manifest: SnapshotManifest, *, hashed: bool = False
+    ) -> None:
+        """A version in a folder of this machine; hashed, if its files have been."""
         self.folder = folder
+        self._hashed = hashed
         self.manifest = manifest
         self._strings = manifest.key_dtype == "string"
         self._count = len(manifest.files)
         self._shards: dict[int, Shard] = {}
 
     @classmethod
-    def current(cls, snapshots: Path) -> "Version":
+    def current(cls, snapshots: Place) -> "Version":
         """Open the version that readers take now: the pinned or the current one.
 
         Args:
@@ -106,14 +110,17 @@ class Version:
         return cls.open(snapshots, version)
 
     @classmethod
-    def open(cls, snapshots: Path, version: str) -> "Version":
+    def open(cls, snapshots: Place, version: str) -> "Version":
         """Open one version; its files are hashed when they are first used.
+
+        From an object store all of them are copied down and hashed first.
 
         Raises:
             SnapshotError: it is not there, or its manifest is not whole.
         """
-        folder = version_folder(snapshots, version)
-        return cls(folder, read_manifest(folder, version))
+        folder = fetched(snapshots, version)
+        hashed = not isinstance(snapshots, Path)
+        return cls(folder, read_manifest(folder, version), hashed=hashed)
 
     @property
     def name(self) -> str:
@@ -176,7 +183,9 @@ class Version:
         """
         if number not in self._shards:
             file = self.manifest.files[number]
-            self._shards[number] = Shard(self.folder, file, self.manifest)
+            self._shards[number] = Shard(
+                self.folder, file, self.manifest, hashed=self._hashed
+            )
         return self._shards[number]
 
     def verify(self) -> None:
@@ -287,24 +296,6 @@ class _Texts:
     def is_at(self, row: int, text: int | str) -> bool:
         here = self._data[self._offsets[row] : self._offsets[row + 1]]
         return here == str(text).encode()
-
-
-def must_be_whole(path: Path, entry: ShardFile) -> None:
-    """Refuse a file that is not, to the byte, what its manifest says.
-
-    Raises:
-        SnapshotError: it is truncated or altered.
-        OSError: it can't be read.
-    """
-    size = path.stat().st_size
-    if size != entry.size:
-        msg = f"{path} has {size} bytes, its manifest says {entry.size}"
-        raise SnapshotError(msg)
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha != entry.sha256:
-        msg = f"{path} hashes to {sha}, its manifest says {entry.sha256}"
-        raise SnapshotError(msg)
 
 
 def map_shard(path: Path) -> pa.Table:

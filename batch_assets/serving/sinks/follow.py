@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import filelock
 
@@ -29,6 +28,7 @@ from batch_assets.serving.sinks.sink import (
     must_be_newer,
 )
 from batch_assets.serving.version import Version
+from batch_assets.storage import Place, local
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Followed:
 
 def follow(
     sink: Sink,
-    snapshots: Path,
+    snapshots: Place,
     *,
     keep: int,
     back: bool = False,
@@ -76,6 +76,8 @@ def follow(
         SnapshotError: the version here can't be trusted.
     """
     began = time.monotonic()
+    locks = local(snapshots)
+    locks.mkdir(parents=True, exist_ok=True)
     here = Version.current(snapshots)
     about = SinkVersion.of(here)
     held = _held(sink)
@@ -87,13 +89,13 @@ def follow(
     if not _is_ready(held.get(about.name), about):
         # Two loads of one version at once do no harm, but twice the work. Not the lock
         # of the swap: whoever rolls back does not wait for a load.
-        with filelock.FileLock(snapshots / ".sinks-load.lock"):
+        with filelock.FileLock(locks / ".sinks-load.lock"):
             mine = _held(sink).get(about.name)
             if not _is_ready(mine, about):
                 loaded = _load(sink, here, about, mine)
     # To look at what is served here and to swap is one act, or a slow load could undo
     # a rollback.
-    with filelock.FileLock(snapshots / ".sinks-swap.lock"):
+    with filelock.FileLock(locks / ".sinks-swap.lock"):
         guard()
         if served_version(snapshots) != about.name:
             msg = (
@@ -116,7 +118,7 @@ def follow(
     )
 
 
-def _taken_back(snapshots: Path, served: str, there: Held | None) -> bool:
+def _taken_back(snapshots: Place, served: str, there: Held | None) -> bool:
     """Whether an operator took back what a store serves, or pinned what is served."""
     if there is None or there.about.name == served:
         return False
@@ -125,7 +127,7 @@ def _taken_back(snapshots: Path, served: str, there: Held | None) -> bool:
     )
 
 
-def serves_the_same(sink: Sink, snapshots: Path) -> Verdict:
+def serves_the_same(sink: Sink, snapshots: Place) -> Verdict:
     """A store serves the version that is served here."""
     served, there = served_version(snapshots), sink.current()
     return Verdict(

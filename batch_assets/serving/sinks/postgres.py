@@ -242,7 +242,7 @@ class PostgresSink:
             if row is None:
                 return None
             if row[SERVED_VERSION] != about.name:
-                about = self._about()
+                about = self._about(row[SERVED_VERSION])
             self._served = about
             return about.answer(asked, [row[name] for name, _ in about.outputs])
 

@@ -87,7 +87,7 @@ class RedisSink:
         with self._loading(about):
             self._redis.hset(self._key("versions"), about.name, about.model_dump_json())
             self._redis.zadd(self._key("began"), {about.name: time.time()}, nx=True)
-            loaded = self._redis.hgetall(self._key(about.name, "loaded"))
+            loaded: Any = self._redis.hgetall(self._key(about.name, "loaded"))
         return {int(n): Evidence.parse(text.decode()) for n, text in loaded.items()}
 
     def load(
