@@ -27,7 +27,7 @@ from batch_assets.lake.sources import (
 )
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.schedules import SWEEP
-from batch_assets.spec import Gates, Model, PipelineSpec, Serving
+from batch_assets.spec import SINKS, Gates, Model, PipelineSpec, Serving
 from batch_assets.storage import local
 
 DECLARED: list[type[Declared]] = [
@@ -38,6 +38,7 @@ DECLARED: list[type[Declared]] = [
     SqlSource,
     ParquetSource,
     DeltaSource,
+    *SINKS.values(),
 ]
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -125,7 +125,7 @@ class CassandraTarget(Declared):
     keep: int = Field(default=2, ge=2, description="How many versions stay there.")
 
 
-SINKS = {
+SINKS: dict[str, type[Declared]] = {
     "redis": RedisTarget,
     "postgres": PostgresTarget,
     "cassandra": CassandraTarget,

@@ -41,9 +41,7 @@ from batch_assets_tests.killed_load import POINTS
 from batch_assets_tests.served import serve
 from batch_assets_tests.servers import (
     PASSWORD,
-    Server,
     free_port,
-    postgres_server,
     redis_server,
 )
 
@@ -63,18 +61,6 @@ class Store:
     run: Callable[[str, str, int], Any]  # what, version, key
     url: str = ""
     name: str = ""
-
-
-@pytest.fixture(scope="module")
-def redis_here() -> Iterator[Server]:
-    with redis_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def postgres_here() -> Iterator[Server]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(params=["redis", "postgres", "cassandra"])

@@ -6,6 +6,13 @@ from pydantic import ValidationError
 from batch_assets.spec import Gates
 from batch_assets_tests.toys import make_spec
 
+CASSANDRA = {
+    "kind": "cassandra",
+    "hosts": ["10.0.0.1"],
+    "data_center": "dc1",
+    "keyspace": "serving",
+}
+
 
 def test_a_spec_says_little_and_knows_the_rest():
     spec = make_spec()
@@ -28,6 +35,11 @@ def test_a_spec_says_little_and_knows_the_rest():
         {"shards": 10_000},
         {"gates": {"max_quarantine_share": 0, "min_coverage": 1}},
         {"serving": {"keep": 2}},
+        {"sinks": [{"kind": "redis"}, {"kind": "postgres"}]},
+        {"sinks": [{"kind": "redis"}, {"kind": "redis", "name": "other", "keep": 9}]},
+        {"sinks": [{"kind": "redis", "url_env": "MY_URL", "prefix": "toys"}]},
+        {"sinks": [{"kind": "postgres", "dsn_env": "MY_DSN", "db_schema": "toys"}]},
+        {"sinks": [CASSANDRA]},
     ],
     ids=str,
 )
@@ -69,6 +81,13 @@ def test_a_right_declaration_is_taken(changes):
         ({"gates": {"max_phi": 1}}, "Extra inputs"),
         ({"serving": {"keep": 1}}, "greater than or equal to 2"),
         ({"sharts": 4}, "Extra inputs"),
+        ({"sinks": [{"kind": "memcached"}]}, "'redis', 'postgres', 'cassandra'"),
+        ({"sinks": [{"kind": "redis"}] * 2}, "two sinks are named 'redis': give one"),
+        ({"sinks": [{"kind": "redis", "url": "redis://:s3cret@host"}]}, "Extra inputs"),
+        ({"sinks": [{"kind": "redis", "prefix": "a:b"}]}, "should match pattern"),
+        ({"sinks": [{"kind": "redis", "keep": 1}]}, "greater than or equal to 2"),
+        ({"sinks": [CASSANDRA | {"hosts": []}]}, "at least 1 item"),
+        ({"sinks": [{"kind": "cassandra"}]}, "keyspace"),
     ],
     ids=str,
 )

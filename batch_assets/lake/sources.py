@@ -8,7 +8,7 @@ knows nothing of contracts, shards or tables of the lake.
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -168,7 +168,7 @@ class DeltaSource(Declared):
 KINDS = {"sql": SqlSource, "parquet": ParquetSource, "delta": DeltaSource}
 
 
-def kinds_schema(kinds: dict[str, type[BaseModel]]) -> WithJsonSchema:
+def kinds_schema(kinds: Mapping[str, type[BaseModel]]) -> WithJsonSchema:
     """The schema of one of several kinds, told by its `kind`.
 
     As a plain union, a validator of the YAML could only say that none fits.
