@@ -46,8 +46,11 @@ STREAMS = 4
 # Whole objects are copied so many at once.
 WAITING = 32
 COPYING = 4
-# A store that does not answer to a first request within this is not there.
+# A store that does not answer to a first request within this is not there. Once it has
+# answered, it may take this long to come back: a night outlives its restart.
 FIRST_ANSWER = timedelta(seconds=10)
+COMES_BACK = timedelta(minutes=3)
+RETRIES = 60
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -180,13 +183,15 @@ def place_of(text: str, base: Path | None = None) -> Place:
     if not there:
         return ((base or Path.cwd()) / Path(text).expanduser()).resolve()
     bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket:
+    key = key.strip("/")
+    odd = {"", ".", ".."}.intersection(key.split("/") if key else ())
+    if scheme != "s3" or not bucket or odd:
         msg = (
             f"'{text}' is no place to keep anything: expected a directory, or "
             "s3://BUCKET/PREFIX. Set BATCH_ASSETS_ROOT to one of these."
         )
         raise ConfigError(msg)
-    return ObjectPath(bucket, key.strip("/"))
+    return ObjectPath(bucket, key)
 
 
 def below(place: Place, above: Place) -> str:
@@ -367,7 +372,11 @@ def delta_options(place: Place) -> dict[str, str] | None:
     if isinstance(place, Path):
         return None
     _store(place.bucket)  # What is wrong with the store is said better here.
-    return {"aws_conditional_put": "etag"}
+    return {
+        "aws_conditional_put": "etag",
+        "max_retries": str(RETRIES),
+        "retry_timeout": f"{COMES_BACK.seconds}s",
+    }
 
 
 def sync_folder(folder: Path) -> None:
@@ -421,8 +430,12 @@ class Ranges(io.BufferedIOBase):
         options: Any = {"range": wanted}
         if self._tag is not None:
             options["if_match"] = self._tag
-        with _explained(place):
-            return obstore.get(_store(place.bucket), place.key, options=options)
+        try:
+            with _explained(place):
+                return obstore.get(_store(place.bucket), place.key, options=options)
+        except PreconditionError as error:
+            msg = f"{place} was replaced while it was read"
+            raise OSError(msg) from error
 
 
 def _copy_down(place: ObjectPath, file: io.BufferedRandom) -> None:
@@ -453,13 +466,13 @@ def _store(bucket: str) -> S3Store:
 def _client(bucket: str, settings: tuple[tuple[str, str], ...]) -> S3Store:
     # The settings are read from the environment; named here, a change makes another.
     try:
-        # It waits longer once it is known to be there: a store may restart in a night.
         knocking: Any = {"max_retries": 2, "retry_timeout": FIRST_ANSWER}
         door = S3Store(bucket, retry_config=knocking)
         next(iter(door.list(chunk_size=1)), None)
     except BaseError as error:
         raise ConfigError(_what_is_wrong(bucket, _line(error))) from error
-    return S3Store(bucket)
+    waiting: Any = {"max_retries": RETRIES, "retry_timeout": COMES_BACK}
+    return S3Store(bucket, retry_config=waiting)
 
 
 def _what_is_wrong(bucket: str, said: str) -> str:

@@ -35,6 +35,7 @@ from batch_assets.scoring.night import score_night
 from batch_assets.serving import build as building
 from batch_assets.serving import publish as publishing
 from batch_assets.serving import version as looking_up
+from batch_assets.serving.layout import Group, groups_of, packed
 from batch_assets.serving.manifest import (
     MANIFEST,
     SnapshotManifest,
@@ -599,10 +600,14 @@ def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> No
     folder = version_folder(snapshots_of(ready), manifest.version)
     path = folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    risk = pc.subtract(table["risk"], pa.scalar(1e-6, pa.float32()))
+    (group,) = groups_of(table)
+    changed_rows = packed(
+        {"user_id": table["user_id"].combine_chunks()},
+        [Group(group.names, group.values - np.float32(1e-6))],
+    )
     path.unlink()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
-        out.write_table(table.set_column(1, "risk", risk))
+        out.write_table(changed_rows)
     entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     first = manifest.files[0].model_copy(update=entry)
     changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
@@ -738,7 +743,7 @@ def test_a_disk_that_wrote_other_bytes_is_found_when_they_are_read_again(
         if path.name == "shard=01.arrow":
             rows = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             data = bytearray(path.read_bytes())
-            at = bytes(data).index(rows["risk"].to_numpy().tobytes())
+            at = bytes(data).index(groups_of(rows)[0].values.tobytes())
             data[at] ^= 1
             path.write_bytes(data)
 
@@ -818,7 +823,9 @@ def swapping(whole: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
     def confused(*args: Any) -> pa.Table:
         rows = whole(*args)
         order = [1, 0, *range(2, len(rows))]
-        return rows.set_column(1, "risk", rows["risk"].combine_chunks().take(order))
+        (group,) = groups_of(rows)
+        keys = {"user_id": rows["user_id"].combine_chunks()}
+        return packed(keys, [Group(group.names, group.values[order])])
 
     return confused
 

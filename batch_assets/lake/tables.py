@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,7 +25,7 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from batch_assets.errors import CommitError, CorruptPartError, LakeError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
 from batch_assets.lake.books import Books, Page, Tally, total
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.storage import (
@@ -170,11 +171,14 @@ class Table:
                 for actions in self._changes(table, day, parts):
                     self._transact(table, day, actions, custom)
             except OSError as error:
-                msg = (
-                    f"{self.name} {day} can't be committed: {ANSI.sub('', str(error))}. "
+                then = (
                     "The table is as it was. Make room, or give the permission, and run "
                     "the day again."
+                    if isinstance(self.path, Path)
+                    else "Run the day again when the store answers: it finds out whether "
+                    "the commit had arrived there."
                 )
+                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
                 raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
@@ -256,7 +260,14 @@ class Table:
             return None
 
     def _delta(self) -> DeltaTable:
-        return DeltaTable(str(self.path), storage_options=delta_options(self.path))
+        options = delta_options(self.path)
+        try:
+            return DeltaTable(str(self.path), storage_options=options)
+        except OSError as error:
+            if options is None:
+                raise
+            msg = f"{self.path} can't be opened: {one_line(error)}"
+            raise StorageError(msg) from error
 
     def _create(self, schema: pa.Schema) -> None:
         whole = pa.schema(
@@ -418,6 +429,11 @@ def digest_of(parts: list[Part]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """Delta writes its errors for a terminal, in several lines."""
+    return " ".join(ANSI.sub("", str(error)).split())
 
 
 def _opened(path: Place) -> Part:

@@ -182,7 +182,7 @@ class Registry:
         """The same; of an object store, what lies there now, and not a copy of it."""
         place = self.folder / name / self.full_digest(name, digest)
         if isinstance(place, ObjectPath):
-            with tempfile.TemporaryDirectory() as folder:
+            with self._scratch() as folder:
                 _copied(place, Path(folder))
         return self._open(name, place.name)
 
@@ -301,13 +301,18 @@ class Registry:
     def _put(self, release: Release, target: ObjectPath) -> Release:
         """Copy a release into a store. Its manifest comes last: it makes the release."""
         if not (target / MANIFEST).exists():
-            with tempfile.TemporaryDirectory() as tmp:
+            with self._scratch() as tmp:
                 for name in [*release.manifest.files, MANIFEST]:
                     shutil.copyfile(release.folder / name, Path(tmp) / name)
                 open_release(Path(tmp), release.digest)
                 for name in [*release.manifest.files, MANIFEST]:
                     put_file(Path(tmp) / name, target / name)
-        return self._open(release.name, release.digest)
+        return self.reread(release.name, release.digest)
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        here = local(self.folder)
+        here.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=here, prefix=".copying-")
 
     def _unknown_name(self, name: str) -> UnknownReleaseError:
         known = ", ".join(self.names()) or "none"

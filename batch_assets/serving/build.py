@@ -27,13 +27,22 @@ from batch_assets.lake.shards import (
     shard_of,
 )
 from batch_assets.serving.fetch import must_be_whole
+from batch_assets.serving.layout import (
+    BLOCK_ROWS,
+    KEY_HASH,
+    Group,
+    columns_of,
+    grouped,
+    groups_of,
+    packed,
+)
 from batch_assets.serving.manifest import (
     MANIFEST,
     ShardFile,
     SnapshotManifest,
     read_manifest,
 )
-from batch_assets.serving.version import KEY_HASH, Shard, map_shard
+from batch_assets.serving.version import Shard, map_shard
 from batch_assets.storage import Place, sync_folder
 
 log = logging.getLogger(__name__)
@@ -188,18 +197,21 @@ def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
 def shard_rows(
     parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
 ) -> pa.Table:
-    """A shard's predictions as they are served: sorted by key, or by its hash."""
-    pieces = [_read(part.path, [key, *outputs]) for part in parts]
-    rows = pa.concat_tables(pieces).combine_chunks()
+    """A shard's predictions as a file holds them: sorted by key, or by its hash."""
+    rows = pa.concat_tables([_read(part.path, [key, *outputs]) for part in parts])
+    keys = rows[key].combine_chunks()
+    groups = grouped(rows, outputs)
+    del rows
     if key_dtype != "string":
-        order = np.argsort(rows[key].to_numpy())
-        return rows.take(pa.array(order)).combine_chunks()
-    hashes = hash_keys(rows[key])
-    order = np.argsort(hashes, kind="stable")
-    rows = rows.take(pa.array(order)).combine_chunks()
-    # A shard's strings may be more than a 32-bit offset can reach.
-    rows = rows.set_column(0, key, rows[key].cast(pa.large_string()))
-    return rows.append_column(KEY_HASH, pa.array(hashes[order]))
+        order = np.argsort(keys.to_numpy())
+        columns = {key: keys.take(pa.array(order))}
+    else:
+        hashes = hash_keys(keys)
+        order = np.argsort(hashes, kind="stable")
+        # A shard's strings may be more than a 32-bit offset can reach.
+        texts = keys.cast(pa.large_string()).take(pa.array(order))
+        columns = {key: texts, KEY_HASH: pa.array(hashes[order])}
+    return packed(columns, (Group(n, values[order]) for n, values in groups))
 
 
 def _read(path: Place, columns: list[str]) -> pa.Table:
@@ -283,8 +295,14 @@ def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]
 def _evidence(
     rows: pa.Table, hashes: np.ndarray, manifest: SnapshotManifest
 ) -> tuple[Tally, int]:
-    outputs = [rows[name].to_numpy() for name in manifest.outputs]
-    return Tally.of_hashes(hashes), content(hashes, outputs)
+    columns = columns_of(groups_of(rows))
+    outputs = [columns[name] for name in manifest.outputs]
+    found = 0
+    # In blocks that stay in a core's cache: each output is a column of a wide row.
+    for start in range(0, len(hashes), BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        found += content(hashes[some], [column[some] for column in outputs])
+    return Tally.of_hashes(hashes), found & WORD_MASK
 
 
 def expected_of(parts: list[Part]) -> tuple[Tally, int | None]:

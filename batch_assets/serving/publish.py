@@ -318,7 +318,7 @@ def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
     manifest = snapshot.manifest
 
     def is_alike(number: int, _: Report) -> bool:
-        rows = snapshot.shard(number).table
+        rows = snapshot.shard(number).packed
         mine = [part for part in parts if part.receipt.shard == number]
         expected = expected_of(mine)
         if expected[1] is None:  # The rows themselves are left to compare.

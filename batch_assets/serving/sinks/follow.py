@@ -196,13 +196,12 @@ def _load(sink: Sink, here: Version, about: SinkVersion, mine: Held | None) -> i
 
 def _expected(here: Version, shard: int) -> Evidence:
     """What a shard's file holds; the file is hashed before its first use."""
-    rows = here.shard(shard).table
+    hashed = here.shard(shard)
     file = here.manifest.files[shard]
     if file.content is not None:
         return Evidence(Tally(file.rows, file.keys), file.content)
-    keys = rows[here.manifest.key].combine_chunks()
-    outputs = [rows[name].to_numpy() for name in here.manifest.outputs]
-    return Evidence.of(keys, outputs)
+    keys = hashed.packed[here.manifest.key].combine_chunks()
+    return Evidence.of(keys, list(hashed.columns.values()))
 
 
 def _collect(sink: Sink, about: SinkVersion, keep: int) -> list[str]:

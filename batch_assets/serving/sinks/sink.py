@@ -39,9 +39,8 @@ class SinkVersion(BaseModel):
     @classmethod
     def of(cls, version: Version) -> Self:
         """A version on disk, as a store is told of it."""
-        schema = version.shard(0).table.schema
-        outputs = version.manifest.outputs
-        types = [np.dtype(schema.field(n).type.to_pandas_dtype()).name for n in outputs]
+        columns = version.shard(0).columns
+        types = [columns[name].dtype.name for name in version.manifest.outputs]
         return cls.model_validate({"manifest": version.manifest, "types": types})
 
     @property
