@@ -4,6 +4,7 @@ Redis and PostgreSQL are real servers. No Cassandra is to be had: its sink meets
 stand-in at the driver's session.
 """
 
+import contextlib
 import itertools
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ from batch_assets.serving.sinks.cassandra import (
 from batch_assets.serving.sinks.follow import follow, prove, serves_the_same
 from batch_assets.serving.sinks.postgres import PostgresSink
 from batch_assets.serving.sinks.redis import RedisSink
+from batch_assets.serving.sinks.sink import SinkVersion
 from batch_assets.serving.version import Version
 from batch_assets_tests.cassandra_stand_in import StandIn
 from batch_assets_tests.killed_load import POINTS
@@ -390,6 +392,48 @@ def test_a_load_that_a_rollback_overtakes_does_not_undo_it(store, snapshots):
         follow(slow, snapshots, keep=2)
 
     assert store.open().get(1000).version == first
+
+
+def test_a_version_that_is_half_there_is_never_swapped_in(store, snapshots):
+    publish(snapshots)
+    here = Version.current(snapshots)
+    about = SinkVersion.of(here)
+    sink = store.open()
+    sink.begin(about)
+    for shard in range(SHARDS - 1):
+        expected = following._expected(here, shard)
+        sink.load(about, shard, here.shard(shard).table, expected)
+
+    with pytest.raises(SinkError, match="has 3 of 4 shards loaded.*Load it again"):
+        sink.swap(about, back=True)
+    assert store.open().current() is None
+
+
+def test_of_many_swaps_at_once_the_newest_stays(server_store, snapshots):
+    loaded = []
+    for day in range(5):
+        publish(snapshots, day)
+        follow(server_store.open(), snapshots, keep=9)
+        loaded.append(SinkVersion.of(Version.current(snapshots)))
+    judge, sinks = server_store.open(), [server_store.open() for _ in loaded]
+
+    def swap(sink: Any, about: SinkVersion, ready: threading.Barrier) -> None:
+        ready.wait(30)
+        with contextlib.suppress(SinkError):
+            sink.swap(about, back=False)
+
+    for _ in range(20):
+        judge.swap(loaded[0], back=True)
+        ready = threading.Barrier(len(loaded))
+        threads = [
+            threading.Thread(target=swap, args=(*pair, ready))
+            for pair in zip(sinks, loaded, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert judge.current() == loaded[-1].name
 
 
 def test_a_run_that_may_not_publish_any_more_does_not_swap(store, snapshots):
@@ -752,6 +796,20 @@ def test_a_load_that_fails_on_its_way_is_resumed(in_cassandra, snapshots):
     assert 0 < recorded < SHARDS
     assert done.loaded_shards == SHARDS - recorded
     must_be_equal(sink, snapshots)
+
+
+def test_a_row_in_another_bucket_is_noticed(in_cassandra, snapshots):
+    publish(snapshots, keys=make_keys(5_000), outputs=make_outputs(5_000))
+    sink = in_cassandra.open()
+    follow(sink, snapshots, keep=2)
+    rows = sink._session.tables[sink._tables["rows"]].rows
+    version, bucket, key = next(iter(rows))
+
+    moved = rows.pop((version, bucket, key)) | {"bucket": (bucket + SHARDS) % 28}
+    rows[version, moved["bucket"], key] = moved
+
+    with pytest.raises(SinkError, match=f"differ: {bucket % SHARDS}$"):
+        prove(sink, Version.current(snapshots))
 
 
 def test_a_swap_that_another_one_comes_before_is_judged_again(

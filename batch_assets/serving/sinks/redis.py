@@ -22,7 +22,7 @@ import redis
 from redis.client import Pipeline
 
 from batch_assets.errors import NotServedError, SinkError
-from batch_assets.lake.shards import hash_key, hash_keys, shard_of
+from batch_assets.lake.shards import hash_key
 from batch_assets.serving.sinks.packing import (
     joined,
     key_bytes,
@@ -229,8 +229,6 @@ class RedisSink:
             keys = keys_of(list(rows), about)
         except pa.ArrowInvalid:
             return Evidence()
-        if (shard_of(hash_keys(keys), about.shards) != shard).any():
-            return Evidence()  # A key in another shard's hash is not found.
         return Evidence.of(keys, unpack(b"".join(rows.values()), about))
 
     def _must_not_evict(self) -> None:
