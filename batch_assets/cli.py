@@ -592,6 +592,25 @@ def sinks_verify(pipeline: str) -> None:
             click.echo(f"{target.name}: every row of {here.name} is as in its files")
 
 
+@sinks.command("drop")
+@click.argument("pipeline")
+@click.argument("version")
+def sinks_drop(pipeline: str, version: str) -> None:
+    """Remove VERSION from the sinks of PIPELINE; if it is served again, it is loaded anew.
+
+    For a version that `verify` has found wrong: roll back first.
+    """
+    from contextlib import closing
+
+    from batch_assets.serving.sinks.declared import declared_sinks
+    from batch_assets.serving.sinks.opening import open_sink
+
+    for target in declared_sinks(_snapshots(pipeline)):
+        with closing(open_sink(target, pipeline)) as sink:
+            sink.drop(version)
+            click.echo(f"{target.name}: {version} is not there any more")
+
+
 @main.command()
 @click.argument("pipeline")
 @of_day

@@ -85,6 +85,12 @@ def test_a_night_ends_in_every_sink_and_a_rollback_takes_all_back(project, on):
     assert there == {("redis", first), ("postgres", first)}
     assert len(found["sinks"]) == 4
 
+    assert "is served, so it was not dropped" in cli(
+        "sinks", "drop", "toy", first, code=1
+    )
+    assert f"postgres: {served} is not there" in cli("sinks", "drop", "toy", served)
+    assert len(json.loads(cli("sinks", "list", "toy", "--json"))["sinks"]) == 2
+
     # The next night does not undo it.
     assert project.run("toy", SECOND, on).success
     assert served_version(snapshots) == first

@@ -186,14 +186,16 @@ class RedisSink:
 
     def _about(self) -> SinkVersion:
         """What is served now."""
-        while True:
-            served = _text(self._redis.get(self._key("current")))
-            if served is None:
-                msg = f"{self.place} serves nothing: load a version first"
-                raise NotServedError(msg)
-            known = self._redis.hget(self._key("versions"), served)
-            if known is not None:
-                return SinkVersion.model_validate_json(known)
+        served = _text(self._redis.get(self._key("current")))
+        if served is None:
+            msg = f"{self.place} serves nothing: load a version first"
+            raise NotServedError(msg)
+        # It can't have been dropped since: that takes another swap, and ten minutes.
+        known = self._redis.hget(self._key("versions"), served)
+        if known is None:
+            msg = f"{self.place} names {served}, which is not there: load it again"
+            raise SinkError(msg)
+        return SinkVersion.model_validate_json(known)
 
     def _send(self, commands: Iterator[list[bytes | memoryview]]) -> None:
         """Send commands that are written out, some at once, and await their replies."""
