@@ -434,6 +434,7 @@ def snapshot_rollback(
         until=until.replace(tzinfo=UTC) if until else None,
     )
     print_done(pipeline, done, as_json)
+    _follow_back(pipeline, as_json)
 
 
 @snapshot.command("pin")
@@ -448,6 +449,7 @@ def snapshot_pin(
     from batch_assets.serving.operate import pin
 
     print_done(pipeline, pin(_snapshots(pipeline), version, why=why, by=by), as_json)
+    _follow_back(pipeline, as_json)
 
 
 @snapshot.command("unpin")
@@ -459,6 +461,7 @@ def snapshot_unpin(pipeline: str, why: str, by: str | None, as_json: bool) -> No
     from batch_assets.serving.operate import unpin
 
     print_done(pipeline, unpin(_snapshots(pipeline), why=why, by=by), as_json)
+    _follow_back(pipeline, as_json)
 
 
 @snapshot.command("unblock")
@@ -549,6 +552,105 @@ def snapshot_history(pipeline: str, as_json: bool) -> None:
     if unreadable:
         click.echo(f"lines that can't be read: {unreadable}", err=True)
     _exit_unless(not unreadable)
+
+
+@main.group()
+def sinks() -> None:
+    """The remote stores that serve a snapshot, too."""
+
+
+@sinks.command("list")
+@click.argument("pipeline")
+@as_json
+def sinks_list(pipeline: str, as_json: bool) -> None:
+    """What each sink of PIPELINE holds and serves, and what is served here."""
+    from contextlib import closing
+
+    from batch_assets.serving.pointers import served_version
+    from batch_assets.serving.sinks.declared import declared_sinks
+    from batch_assets.serving.sinks.opening import open_sink
+
+    folder = _snapshots(pipeline)
+    here, fine = served_version(folder), True
+    rows: list[dict[str, Any]] = []
+    for target in declared_sinks(folder):
+        with closing(open_sink(target, pipeline)) as sink:
+            there = sink.current()
+            fine &= there == here
+            rows += [
+                {
+                    "sink": target.name,
+                    "version": one.about.name,
+                    "rows": one.about.rows,
+                    "served_at": one.served_at,
+                    "served": one.about.name == there,
+                }
+                for one in sorted(sink.held(), key=lambda one: one.began_at)
+            ]
+    if as_json:
+        print_json({"served_here": here, "sinks": rows})
+    else:
+        print_table(
+            ["sink", "version", "rows", "served since", ""],
+            [
+                [
+                    r["sink"],
+                    r["version"],
+                    f"{r['rows']:,}",
+                    f"{r['served_at']:%Y-%m-%d %H:%M:%S}" if r["served_at"] else "-",
+                    "served" if r["served"] else "",
+                ]
+                for r in rows
+            ],
+        )
+        click.echo(f"served here: {here or 'nothing'}")
+    _exit_unless(fine)
+
+
+@sinks.command("follow")
+@click.argument("pipeline")
+@as_json
+def sinks_follow(pipeline: str, as_json: bool) -> None:
+    """Let each sink of PIPELINE serve what is served here, if it is older, too."""
+    _follow_back(pipeline, as_json)
+
+
+@sinks.command("verify")
+@click.argument("pipeline")
+def sinks_verify(pipeline: str) -> None:
+    """Read every row that the sinks of PIPELINE serve back, and compare with the files."""
+    from contextlib import closing
+
+    from batch_assets.serving.sinks.declared import declared_sinks
+    from batch_assets.serving.sinks.follow import prove
+    from batch_assets.serving.sinks.opening import open_sink
+    from batch_assets.serving.version import Version
+
+    folder = _snapshots(pipeline)
+    here = Version.current(folder)
+    for target in declared_sinks(folder):
+        with closing(open_sink(target, pipeline)) as sink:
+            prove(sink, here)
+            click.echo(f"{target.name}: every row of {here.name} is as in its files")
+
+
+@sinks.command("drop")
+@click.argument("pipeline")
+@click.argument("version")
+def sinks_drop(pipeline: str, version: str) -> None:
+    """Remove VERSION from the sinks of PIPELINE; if it is served again, it is loaded anew.
+
+    For a version that `verify` has found wrong: roll back first.
+    """
+    from contextlib import closing
+
+    from batch_assets.serving.sinks.declared import declared_sinks
+    from batch_assets.serving.sinks.opening import open_sink
+
+    for target in declared_sinks(_snapshots(pipeline)):
+        with closing(open_sink(target, pipeline)) as sink:
+            sink.drop(version)
+            click.echo(f"{target.name}: {version} is not there any more")
 
 
 @main.command()
@@ -707,6 +809,28 @@ def _dagster() -> Iterator[tuple[Any, Any, Any]]:
     console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
     with instance() as on, shown_on(console):
         yield load_definitions(), on, console
+
+
+def _follow_back(pipeline: str, quiet: bool) -> None:
+    """Let the sinks serve what an operator wants served; each says what came of it."""
+    from contextlib import closing
+
+    from batch_assets.serving.sinks.declared import declared_sinks
+    from batch_assets.serving.sinks.follow import follow
+    from batch_assets.serving.sinks.opening import open_sink
+
+    folder, fine = _snapshots(pipeline), True
+    for target in declared_sinks(folder):
+        try:
+            with closing(open_sink(target, pipeline)) as sink:
+                done = follow(sink, folder, keep=target.keep, back=True)
+            _say(f"{target.name}: serves {done.version}, {done.why}", quiet)
+        except BatchAssetsError as error:
+            # What is served here is what was asked for; the sink can be told again.
+            fine = False
+            again = f"try again with: batch-assets sinks follow {pipeline}"
+            click.echo(f"{target.name}: {error}; {again}", err=True)
+    _exit_unless(fine)
 
 
 def _snapshots(pipeline: str) -> Place:

@@ -11,11 +11,13 @@ from batch_assets.assets.model_release import build_model_release
 from batch_assets.assets.night import Pipeline
 from batch_assets.assets.predictions import build_predictions
 from batch_assets.assets.raw_features import build_raw_features
+from batch_assets.assets.remote_snapshot import build_remote_snapshot
 from batch_assets.assets.serving_snapshot import build_serving_snapshot
 from batch_assets.assets.validated_features import build_validated_features
 from batch_assets.checks.drift import build_drift_checks
 from batch_assets.checks.lineage import build_lineage_check
 from batch_assets.checks.row_counts import build_row_count_checks
+from batch_assets.checks.sinks import build_sink_checks
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.spec import PipelineSpec
 
@@ -85,11 +87,13 @@ class ScoringPipeline(dg.Component):
                 build_batch_size_sweep(pipeline),
                 build_predictions(pipeline),
                 build_serving_snapshot(pipeline),
+                *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
             ],
             asset_checks=[
                 *build_row_count_checks(pipeline),
                 *build_drift_checks(pipeline),
                 build_lineage_check(pipeline),
+                *build_sink_checks(pipeline),
             ],
         )
         return dg.Definitions.merge(assets, nightly(self.spec))

@@ -23,7 +23,8 @@
     │       └── ClaimedError     another run is making the day
     ├── GateError                a gate that must be open is shut
     └── SnapshotError            a served version can't be built, opened or trusted
-        └── NotServedError       nothing is published yet
+        ├── NotServedError       nothing is published yet
+        └── SinkError            a remote store can't be reached, loaded or trusted
 
 Each message says what was found, what was expected, and what to do next.
 """
@@ -123,3 +124,7 @@ class SnapshotError(BatchAssetsError):
 
 class NotServedError(SnapshotError):
     """Nothing is published for the pipeline yet."""
+
+
+class SinkError(SnapshotError):
+    """A remote store can't be reached, loaded or trusted; what it serves stays."""

@@ -27,7 +27,16 @@ from batch_assets.lake.sources import (
 )
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.schedules import SWEEP
-from batch_assets.spec import Gates, Local, Model, PipelineSpec, Ray, Serving, Spark
+from batch_assets.spec import (
+    SINKS,
+    Gates,
+    Local,
+    Model,
+    PipelineSpec,
+    Ray,
+    Serving,
+    Spark,
+)
 from batch_assets.storage import local
 
 DECLARED: list[type[Declared]] = [
@@ -41,6 +50,7 @@ DECLARED: list[type[Declared]] = [
     Local,
     Ray,
     Spark,
+    *SINKS.values(),
 ]
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -8,10 +8,11 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from batch_assets.errors import ConfigError
-from batch_assets.lake.sources import Declared, Source
+from batch_assets.lake.sources import Declared, Source, kinds_schema
 
 # How long the model may take over a chunk before it counts as hanging.
 CHUNK_SECONDS = 600.0
+NAME = r"^[a-z][a-z0-9_]*$"
 
 
 class Model(Declared):
@@ -195,11 +196,79 @@ def engine_named(name: str, declared: EngineSpec) -> EngineSpec:
     raise ConfigError(_no_engine(name))
 
 
+class RedisTarget(Declared):
+    """A Redis that serves the snapshot, too."""
+
+    kind: Literal["redis"]
+    name: str = Field(default="redis", pattern=NAME, description="Names the asset.")
+    url_env: str = Field(
+        default="REDIS_URL", description="The variable that holds the server's URL."
+    )
+    prefix: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="What every key begins with; the pipeline's name if left out.",
+    )
+    keep: int = Field(default=2, ge=2, description="How many versions stay there.")
+
+
+class PostgresTarget(Declared):
+    """A PostgreSQL that serves the snapshot, too."""
+
+    kind: Literal["postgres"]
+    name: str = Field(default="postgres", pattern=NAME, description="Names the asset.")
+    dsn_env: str = Field(
+        default="POSTGRES_DSN", description="The variable that holds the address."
+    )
+    db_schema: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="The schema of its own; the pipeline's name if left out.",
+    )
+    keep: int = Field(default=2, ge=2, description="How many versions stay there.")
+
+
+class CassandraTarget(Declared):
+    """A Cassandra that serves the snapshot, too."""
+
+    kind: Literal["cassandra"]
+    name: str = Field(default="cassandra", pattern=NAME, description="Names the asset.")
+    hosts: list[str] = Field(min_length=1, description="Some of the cluster's nodes.")
+    port: int = Field(default=9042, ge=1, le=65_535)
+    data_center: str = Field(description="The nearest one, which is asked.")
+    keyspace: str = Field(pattern=NAME, description="It must be there.")
+    prefix: str | None = Field(
+        default=None,
+        pattern=NAME,
+        description="What the tables' names begin with; the pipeline's if left out.",
+    )
+    user_env: str = Field(
+        default="CASSANDRA_USER",
+        description="The variable of the user, if there is any.",
+    )
+    password_env: str = Field(
+        default="CASSANDRA_PASSWORD", description="The variable of the password."
+    )
+    keep: int = Field(default=2, ge=2, description="How many versions stay there.")
+
+
+SINKS: dict[str, type[Declared]] = {
+    "redis": RedisTarget,
+    "postgres": PostgresTarget,
+    "cassandra": CassandraTarget,
+}
+Target = Annotated[
+    RedisTarget | PostgresTarget | CassandraTarget,
+    Field(discriminator="kind"),
+    kinds_schema(SINKS),
+]
+
+
 class PipelineSpec(Declared):
     """One scoring job: what is scored, by which model, when, and how it is judged."""
 
     name: str = Field(
-        pattern=r"^[a-z][a-z0-9_]*$",
+        pattern=NAME,
         description="Prefixes every asset, and names the folders on disk.",
     )
     description: str = Field(default="", description="What the pipeline is for.")
@@ -265,6 +334,9 @@ class PipelineSpec(Declared):
     )
     gates: Gates = Field(default_factory=Gates)
     serving: Serving = Field(default_factory=Serving)
+    sinks: list[Target] = Field(
+        default_factory=list, description="Remote stores that serve the snapshot, too."
+    )
 
     @field_validator("owners")
     @classmethod
@@ -274,6 +346,15 @@ class PipelineSpec(Declared):
                 msg = f"an owner is 'team:name' or an e-mail address, got '{owner}'"
                 raise ValueError(msg)
         return owners
+
+    @field_validator("sinks")
+    @classmethod
+    def _sinks_have_names_of_their_own(cls, sinks: list[Target]) -> list[Target]:
+        names = [sink.name for sink in sinks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            msg = f"two sinks are named '{twice[0]}': give one another `name`"
+            raise ValueError(msg)
+        return sinks
 
     @field_validator("timezone")
     @classmethod

@@ -1,5 +1,6 @@
 """What many tests start from: a root on disk, a toy release, its registry, a lake."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
+from batch_assets_tests.servers import Server, postgres_server, redis_server
 from batch_assets_tests.toys import NAME, make_contract, write_toy_release
 
 
@@ -48,3 +50,17 @@ def registry(root: Path, toy_release: Release) -> Registry:
 @pytest.fixture
 def lake(root: Path) -> Lake:
     return Lake(root, NAME)
+
+
+@pytest.fixture(scope="session")
+def redis_here() -> Iterator[Server]:
+    """A real Redis; keep to keys of your own."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_here() -> Iterator[Server]:
+    """A real PostgreSQL; keep to a schema of your own."""
+    with postgres_server() as server:
+        yield server

@@ -5,14 +5,16 @@ import re
 import yaml
 
 from batch_assets.component import starter_attributes
+from batch_assets.lake.shards import hash_key
 from batch_assets.lake.sources import KINDS
-from batch_assets.spec import Gates, PipelineSpec, Ray, Serving, Spark
+from batch_assets.spec import SINKS, Gates, PipelineSpec, Ray, Serving, Spark
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.toys import make_spec
 
 README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
 PIPELINE = (FLIGHTS / "docs" / "pipeline.md").read_text(encoding="utf-8")
 ENGINES = (FLIGHTS / "docs" / "engines.md").read_text(encoding="utf-8")
+REMOTE = (FLIGHTS / "docs" / "sinks.md").read_text(encoding="utf-8")
 MAKEFILE = (FLIGHTS / "Makefile").read_text(encoding="utf-8")
 
 
@@ -74,6 +76,24 @@ def test_the_plan_of_the_guide_of_engines_is_what_its_arithmetic_gives(capsys):
     printed = capsys.readouterr().out
     assert printed.count("\n") == 4
     assert printed in ENGINES
+
+
+def test_the_page_of_the_remote_stores_has_every_field_and_a_valid_yaml():
+    for field in {name for model in SINKS.values() for name in model.model_fields}:
+        assert f"`{field}`" in REMOTE or f"{field}:" in REMOTE, field
+    block = re.search(r"```yaml\n(.*?)```", REMOTE, re.DOTALL)
+    sinks = yaml.safe_load(block.group(1))["sinks"]
+    spec = PipelineSpec.model_validate(starter_attributes("churn") | {"sinks": sinks})
+    assert [sink.kind for sink in spec.sinks] == list(SINKS)
+
+
+def test_the_hash_on_the_page_of_the_remote_stores_is_ours():
+    """A service in another language finds its rows by this text alone."""
+    (block,) = re.findall(r"```python\n(M = .*?)```", REMOTE, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    for key in (0, 42, -1, 2**63 - 1, -(2**63), "", "a" * 8, "naïve", "user-1" * 9):
+        assert names["hash_key"](key) == hash_key(key)
 
 
 def test_the_guides_yaml_and_the_starter_are_valid():

@@ -7,6 +7,13 @@ from batch_assets.errors import ConfigError
 from batch_assets.spec import Gates, engine_named
 from batch_assets_tests.toys import make_spec
 
+CASSANDRA = {
+    "kind": "cassandra",
+    "hosts": ["10.0.0.1"],
+    "data_center": "dc1",
+    "keyspace": "serving",
+}
+
 
 def test_a_spec_says_little_and_knows_the_rest():
     spec = make_spec()
@@ -36,6 +43,11 @@ def test_a_spec_says_little_and_knows_the_rest():
         {"engine": {"kind": "ray", "resource": "kuberay"}},
         {"engine": "spark"},
         {"engine": {"kind": "spark", "settings": {"spark.master": "yarn"}}},
+        {"sinks": [{"kind": "redis"}, {"kind": "postgres"}]},
+        {"sinks": [{"kind": "redis"}, {"kind": "redis", "name": "other", "keep": 9}]},
+        {"sinks": [{"kind": "redis", "url_env": "MY_URL", "prefix": "toys"}]},
+        {"sinks": [{"kind": "postgres", "dsn_env": "MY_DSN", "db_schema": "toys"}]},
+        {"sinks": [CASSANDRA]},
     ],
     ids=str,
 )
@@ -92,6 +104,13 @@ def test_a_right_declaration_is_taken(changes):
         ({"gates": {"max_phi": 1}}, "Extra inputs"),
         ({"serving": {"keep": 1}}, "greater than or equal to 2"),
         ({"sharts": 4}, "Extra inputs"),
+        ({"sinks": [{"kind": "memcached"}]}, "'redis', 'postgres', 'cassandra'"),
+        ({"sinks": [{"kind": "redis"}] * 2}, "two sinks are named 'redis': give one"),
+        ({"sinks": [{"kind": "redis", "url": "redis://:s3cret@host"}]}, "Extra inputs"),
+        ({"sinks": [{"kind": "redis", "prefix": "a:b"}]}, "should match pattern"),
+        ({"sinks": [{"kind": "redis", "keep": 1}]}, "greater than or equal to 2"),
+        ({"sinks": [CASSANDRA | {"hosts": []}]}, "at least 1 item"),
+        ({"sinks": [{"kind": "cassandra"}]}, "keyspace"),
     ],
     ids=str,
 )

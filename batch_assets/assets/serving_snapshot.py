@@ -7,6 +7,7 @@ import dagster as dg
 from batch_assets.assets.night import Pipeline, sole_run
 from batch_assets.resources import StorageResource
 from batch_assets.serving.publish import publish_day
+from batch_assets.serving.sinks.declared import declare_sinks
 
 
 def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -38,6 +39,7 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
                 why=f"run {context.run.run_id} of {day}",
                 guard=guard,
             )
+        declare_sinks(storage.snapshots(spec.name), spec.sinks)
         said = context.log.info if published.swapped else context.log.warning
         said("%s: %s", day, published.why)
         metadata: dict[str, Any] = {

@@ -8,7 +8,7 @@ knows nothing of contracts, shards or tables of the lake.
 import glob
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
@@ -167,24 +167,32 @@ class DeltaSource(Declared):
 
 KINDS = {"sql": SqlSource, "parquet": ParquetSource, "delta": DeltaSource}
 
-Source = Annotated[
-    SqlSource | ParquetSource | DeltaSource,
-    Field(discriminator="kind"),
-    # As a plain union, a validator of the YAML could only say that none fits.
-    WithJsonSchema(
+
+def kinds_schema(kinds: Mapping[str, type[BaseModel]]) -> WithJsonSchema:
+    """The schema of one of several kinds, told by its `kind`.
+
+    As a plain union, a validator of the YAML could only say that none fits.
+    """
+    return WithJsonSchema(
         {
             "type": "object",
-            "properties": {"kind": {"enum": list(KINDS)}},
+            "properties": {"kind": {"enum": list(kinds)}},
             "required": ["kind"],
             "allOf": [
                 {
                     "if": {"properties": {"kind": {"const": kind}}},
                     "then": model.model_json_schema(),
                 }
-                for kind, model in KINDS.items()
+                for kind, model in kinds.items()
             ],
         }
-    ),
+    )
+
+
+Source = Annotated[
+    SqlSource | ParquetSource | DeltaSource,
+    Field(discriminator="kind"),
+    kinds_schema(KINDS),
 ]
 
 

@@ -1,0 +1,47 @@
+"""`<sink>_snapshot`: the served version in a remote store, one asset for each sink."""
+
+from contextlib import closing
+
+import dagster as dg
+
+from batch_assets.assets.night import Pipeline, sole_run
+from batch_assets.resources import StorageResource
+from batch_assets.serving.sinks.follow import follow
+from batch_assets.serving.sinks.opening import open_sink
+from batch_assets.spec import Target
+
+
+def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefinition:
+    spec = pipeline.spec
+
+    @dg.asset(
+        **pipeline.look(f"{target.name}_snapshot", target.kind),
+        deps=[pipeline.key("serving_snapshot")],
+        description=f"The served version in {target.kind}: loaded shard by shard, read "
+        "back whole, then swapped in. It follows what is served on disk.",
+    )
+    def remote_snapshot(
+        context: dg.AssetExecutionContext, storage: StorageResource
+    ) -> dg.MaterializeResult:
+        with (
+            sole_run(context, storage.lake(spec.name)) as guard,
+            closing(open_sink(target, spec.name)) as sink,
+        ):
+            followed = follow(
+                sink, storage.snapshots(spec.name), keep=target.keep, guard=guard
+            )
+            context.log.info("%s: %s", sink.place, followed.why)
+            return dg.MaterializeResult(
+                metadata={
+                    "place": sink.place,
+                    "served_version": followed.version,
+                    "served_rows": followed.rows,
+                    "swapped": followed.swapped,
+                    "why": followed.why,
+                    "loaded_shards": followed.loaded_shards,
+                    "seconds": followed.seconds,
+                    "dropped": followed.dropped,
+                }
+            )
+
+    return remote_snapshot
