@@ -233,13 +233,13 @@ def test_a_size_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
 # Faults
 
 
-class Poisoned(Exception):
+class PoisonError(Exception):
     """What one item does to its batch."""
 
 
 def poisoned(items: list[int]) -> list[int]:
     if any(item < 0 for item in items):
-        raise Poisoned(items)
+        raise PoisonError(items)
     return doubled(items)
 
 
@@ -257,7 +257,7 @@ def test_a_bad_item_fails_alone(items: list[int], size: int) -> None:
 
     for item, (answer,) in zip(items, run(main()), strict=True):
         if item < 0:
-            assert isinstance(answer, Poisoned)
+            assert isinstance(answer, PoisonError)
             assert answer.args == ([item],)
         else:
             assert answer == 2 * item
@@ -268,7 +268,7 @@ def test_an_error_that_is_no_items_fault_is_everybodys_and_asked_once() -> None:
     gate.open.set()
 
     async def main() -> list[Any]:
-        batcher = make(gate, blames=Poisoned)
+        batcher = make(gate, blames=PoisonError)
         answers = await batcher.submit([1, 2, 3, 4])
         await batcher.close()
         return answers
@@ -279,7 +279,7 @@ def test_an_error_that_is_no_items_fault_is_everybodys_and_asked_once() -> None:
 
 def test_errors_that_are_returned_go_to_their_items_alone() -> None:
     def score(items: list[int]) -> list[int | Exception]:
-        return [Poisoned(item) if item == 2 else item for item in items]
+        return [PoisonError(item) if item == 2 else item for item in items]
 
     async def main() -> list[Any]:
         batcher = make(score)
@@ -289,7 +289,7 @@ def test_errors_that_are_returned_go_to_their_items_alone() -> None:
 
     one, two, three = run(main())
     assert (one, three) == (1, 3)
-    assert isinstance(two, Poisoned)
+    assert isinstance(two, PoisonError)
 
 
 def test_too_few_answers_are_nobodys() -> None:
@@ -306,7 +306,7 @@ def test_after_a_fault_the_next_batch_is_scored() -> None:
     async def main() -> None:
         batcher = make(poisoned)
         (answer,) = await batcher.submit([-1])
-        assert isinstance(answer, Poisoned)
+        assert isinstance(answer, PoisonError)
         assert await batcher.submit([3]) == [6]
         await batcher.close()
 
@@ -465,7 +465,7 @@ def test_a_storm_of_callers_who_come_and_leave_loses_and_mixes_up_nobody() -> No
                 continue
             for item, answer in zip(items, answers, strict=True):
                 if item < 0:
-                    assert isinstance(answer, Poisoned)
+                    assert isinstance(answer, PoisonError)
                 else:
                     assert answer == 2 * item
                 seen.append(item)
