@@ -24,6 +24,7 @@ from batch_assets.errors import (
 from batch_assets.printing import (
     print_act,
     print_answer,
+    print_done,
     print_json,
     print_letters,
     print_nights,
@@ -43,6 +44,14 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 of_channel = click.option(
     "--channel", type=click.Choice(["batch", "online"]), default="batch"
 )
+
+
+def because(command: Any) -> Any:
+    """The options of a command that is recorded: why, and who."""
+    by = click.option("--by", help="Who; the user of this machine if left out.")
+    return click.option("--why", required=True, help="The reason, kept for good.")(
+        by(command)
+    )
 
 
 def _day(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -83,7 +92,7 @@ def demo(as_json: bool) -> None:
     """Score a week of real nights, and look one flight up."""
     from batch_assets.errors import ReleaseError
     from batch_assets.models.registry import Registry
-    from batch_assets.serving.snapshot import Snapshot
+    from batch_assets.serving.version import Version
 
     registry = Registry(data_root())
     release = registry.add(project_folder() / "data" / "releases" / DEMO_MODEL)
@@ -95,11 +104,11 @@ def demo(as_json: bool) -> None:
     knee = _sweep_once(release)
     _say(f"batches of {knee:,} rows are enough for it on this machine", as_json)
     reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
-    snapshot = Snapshot.current(data_root() / "snapshots" / DEMO_PIPELINE)
+    snapshot = Version.current(data_root() / "snapshots" / DEMO_PIPELINE)
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
     answer = snapshot.get(key)
     if as_json:
-        print_json({"nights": reports, "lookup": answer})
+        print_json({"nights": reports, "lookup": answer.to_dict() if answer else None})
     else:
         print_nights(reports)
         click.echo(f"\n$ batch-assets lookup {DEMO_PIPELINE} {key}")
@@ -326,18 +335,18 @@ def release_verify(name: str, digest: str | None, as_json: bool) -> None:
 @as_json
 def lookup(pipeline: str, key: str, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
-    from batch_assets.serving.snapshot import Snapshot
+    from batch_assets.serving.version import Version
 
-    snapshot = Snapshot.current(_snapshots(pipeline))
+    snapshot = Version.current(_snapshots(pipeline))
     answer = snapshot.get(key)
     if answer is None:
         msg = (
-            f"'{key}' is not in version {snapshot.version} of {pipeline}, which has "
+            f"'{key}' is not in version {snapshot.name} of {pipeline}, which has "
             f"{snapshot.manifest.rows:,} keys of {snapshot.manifest.day}"
         )
         raise SnapshotError(msg)
     if as_json:
-        print_json(answer)
+        print_json(answer.to_dict())
     else:
         print_answer(answer)
 
@@ -418,20 +427,25 @@ def snapshot() -> None:
 @click.argument("pipeline")
 @as_json
 def snapshot_list(pipeline: str, as_json: bool) -> None:
-    """The versions of PIPELINE on disk, the newest last."""
-    from batch_assets.serving.snapshot import current_version, versions
+    """The versions of PIPELINE on disk, the newest last, and what keeps one served."""
+    from batch_assets.serving.manifest import versions
+    from batch_assets.serving.pointers import block_of, current_version, pinned_version
 
     folder = _snapshots(pipeline)
-    served = current_version(folder)
+    current, pinned = current_version(folder), pinned_version(folder)
     rows: list[dict[str, Any]] = [
         {
             "version": manifest.version,
             "day": manifest.day,
             "rows": manifest.rows,
+            "coverage": manifest.coverage,
             "model": manifest.model_name,
             "digest": manifest.model_version,
             "created_at": manifest.created_at,
-            "served": manifest.version == served,
+            "linked_shards": sum(f.linked_from is not None for f in manifest.files),
+            "current": manifest.version == current,
+            "pinned": manifest.version == pinned,
+            "served": manifest.version == (pinned or current),
         }
         for manifest in versions(folder)
     ]
@@ -446,11 +460,125 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
                 f"{r['rows']:,}",
                 f"{r['model']} {r['digest'][:12]}",
                 f"{r['created_at']:%Y-%m-%d %H:%M:%S}",
-                "served" if r["served"] else "",
+                ", ".join(w for w in ("served", "current", "pinned") if r[w]),
             ]
             for r in rows
         ],
     )
+    for name, version in (("CURRENT", current), ("PIN", pinned)):
+        if version and version not in {r["version"] for r in rows}:
+            click.echo(f"{name} names {version}, which is not there or not whole")
+    if block := block_of(folder):
+        click.echo(str(block))
+
+
+@snapshot.command("rollback")
+@click.argument("pipeline")
+@click.option("--to", help="A version; the one served before if left out.")
+@click.option("--until", type=click.DateTime(), help="When nights publish again, UTC.")
+@because
+@as_json
+def snapshot_rollback(
+    pipeline: str,
+    to: str | None,
+    until: datetime | None,
+    why: str,
+    by: str | None,
+    as_json: bool,
+) -> None:
+    """Serve an earlier version of PIPELINE again, and let no night publish for a while.
+
+    For 24 hours, unless --until says otherwise, nights build their version and don't
+    serve it. `snapshot unblock` ends that earlier.
+    """
+    from batch_assets.serving.operate import rollback
+
+    done = rollback(
+        _snapshots(pipeline),
+        why=why,
+        to=to,
+        by=by,
+        until=until.replace(tzinfo=UTC) if until else None,
+    )
+    print_done(pipeline, done, as_json)
+
+
+@snapshot.command("pin")
+@click.argument("pipeline")
+@click.argument("version")
+@because
+@as_json
+def snapshot_pin(
+    pipeline: str, version: str, why: str, by: str | None, as_json: bool
+) -> None:
+    """Let readers of PIPELINE take VERSION, whatever is published, until it is unpinned."""
+    from batch_assets.serving.operate import pin
+
+    print_done(pipeline, pin(_snapshots(pipeline), version, why=why, by=by), as_json)
+
+
+@snapshot.command("unpin")
+@click.argument("pipeline")
+@because
+@as_json
+def snapshot_unpin(pipeline: str, why: str, by: str | None, as_json: bool) -> None:
+    """Let readers of PIPELINE take the current version again."""
+    from batch_assets.serving.operate import unpin
+
+    print_done(pipeline, unpin(_snapshots(pipeline), why=why, by=by), as_json)
+
+
+@snapshot.command("unblock")
+@click.argument("pipeline")
+@because
+@as_json
+def snapshot_unblock(pipeline: str, why: str, by: str | None, as_json: bool) -> None:
+    """Let the nights of PIPELINE publish again after a rollback."""
+    from batch_assets.serving.operate import unblock
+
+    print_done(pipeline, unblock(_snapshots(pipeline), why=why, by=by), as_json)
+
+
+@snapshot.command("verify")
+@click.argument("pipeline")
+@click.argument("version", required=False)
+@as_json
+def snapshot_verify(pipeline: str, version: str | None, as_json: bool) -> None:
+    """Hash every file of VERSION again, or of every version of PIPELINE."""
+    from batch_assets.serving.operate import verify
+
+    found = verify(_snapshots(pipeline), version)
+    if as_json:
+        print_json([{**vars(v), "ok": v.problem is None} for v in found])
+    else:
+        for one in found:
+            click.echo(
+                f"{one.version}: {one.problem or 'every file hashes as published'}"
+            )
+    _exit_unless(all(v.problem is None for v in found))
+
+
+@snapshot.command("history")
+@click.argument("pipeline")
+@as_json
+def snapshot_history(pipeline: str, as_json: bool) -> None:
+    """What was done to what PIPELINE serves: who, when and why, the newest last."""
+    from batch_assets.serving.history import acts_of
+
+    acts, unreadable = acts_of(_snapshots(pipeline))
+    if as_json:
+        print_json([act.model_dump(mode="json") for act in acts])
+    else:
+        print_table(
+            ["when", "who", "act", "version", "why"],
+            [
+                [f"{a.at:%Y-%m-%d %H:%M:%S}", a.by, a.act, a.version or "-", a.why]
+                for a in acts
+            ],
+        )
+    if unreadable:
+        click.echo(f"lines that can't be read: {unreadable}", err=True)
+    _exit_unless(not unreadable)
 
 
 @main.command()

@@ -57,7 +57,7 @@ def print_answer(answer: Any) -> None:
     for name, value in answer.outputs.items():
         click.echo(f"{name:<8} {value:.6g}")
     click.echo(f"{'day':<8} {answer.day}")
-    click.echo(f"{'release':<8} {answer.model_name} {answer.model_version[:12]}")
+    click.echo(f"{'release':<8} {answer.release}")
     click.echo(f"{'version':<8} {answer.version}")
     click.echo(f"{'age':<8} {_age(answer.age)}")
 
@@ -130,6 +130,29 @@ def print_act(name: str, act: Any, as_json: bool) -> None:
         f"{name} {act.digest[:12]}: {act.act}d for {act.channel}{until} by {act.by}: "
         f"{act.why}"
     )
+
+
+def print_done(pipeline: str, done: Any, as_json: bool) -> None:
+    """What was done to what is served, and what follows from it."""
+    act, block = done.act, done.block
+    if as_json:
+        print_json(
+            {
+                "pipeline": pipeline,
+                **act.model_dump(mode="json"),
+                "served": done.served,
+                "blocked_until": block.until if block else None,
+            }
+        )
+        return
+    click.echo(f"{pipeline}: {act.act} of {act.version or '-'} by {act.by}: {act.why}")
+    click.echo(f"served now: {done.served or 'nothing'}")
+    if act.act == "rollback" and done.served != act.version:
+        click.echo(f"readers are pinned to {done.served}; unpin to serve {act.version}")
+    if block:
+        click.echo(f"{block}. Nights are built and not served until then")
+    if act.act == "unblock":
+        click.echo("run the newest day again to serve it, or wait for the next night")
 
 
 def print_table(heads: list[str], rows: Sequence[Sequence[str | None]]) -> None:

@@ -53,6 +53,19 @@ class Serving(Declared):
     """The serving snapshot."""
 
     keep: int = Field(default=7, ge=2, description="How many versions stay on disk.")
+    keep_minutes: float = Field(
+        default=60,
+        ge=0,
+        allow_inf_nan=False,
+        description="No version younger than this is removed: readers need time to "
+        "move on.",
+    )
+    stale_hours: float = Field(
+        default=36,
+        gt=0,
+        allow_inf_nan=False,
+        description="Readers call a version that is older than this stale.",
+    )
 
 
 class PipelineSpec(Declared):

@@ -18,7 +18,8 @@ from dagster._time import get_current_timestamp
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.serving.snapshot import Snapshot, versions
+from batch_assets.serving.manifest import versions
+from batch_assets.serving.version import Version
 from batch_assets_tests.projects import FLIGHTS
 
 DAYS = [(date(2013, 2, 7) + timedelta(n)).isoformat() for n in range(10)]
@@ -111,7 +112,7 @@ def test_a_backfill_commits_nine_days_and_serves_the_newest_good_one(root):
         assert not books.open_after_scoring()
         assert books.total.scored.rows > 0
 
-    served = Snapshot.current(root / "snapshots" / "flights")
+    served = Version.current(root / "snapshots" / "flights")
     assert served.manifest.day == max(good)
     on_disk = versions(root / "snapshots" / "flights")
     assert BAD not in {manifest.day for manifest in on_disk}

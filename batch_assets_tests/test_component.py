@@ -70,7 +70,8 @@ def test_every_check_is_partitioned_and_the_promised_ones_block(loaded):
     assert all(spec.partitions_def is not None for spec in specs)
     assert {spec.name for spec in specs if spec.blocking} == BLOCKING
     assert {spec.name for spec in specs} - BLOCKING == {
-        "volume_is_like_the_days_before"
+        "volume_is_like_the_days_before",
+        "snapshot_is_served",
     }
 
 

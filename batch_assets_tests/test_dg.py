@@ -17,7 +17,7 @@ import pytest
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving.version import Version
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
 from batch_assets_tests.test_component import ASSETS
 from batch_assets_tests.test_replay import write_mendable
@@ -100,7 +100,7 @@ def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
 
 def test_dg_launch_scores_a_night(environment, tmp_path):
     run(environment, "dg", "launch", "--job", "flights_job", "--partition", DAY)
-    snapshot = Snapshot.current(tmp_path / "root" / "snapshots" / "flights")
+    snapshot = Version.current(tmp_path / "root" / "snapshots" / "flights")
     assert snapshot.manifest.day == DAY
 
 
@@ -127,7 +127,7 @@ def test_a_night_launched_from_the_ui_is_scored_by_a_worker_of_its_own(
     """Queue, daemon, run worker and pool: what a night at 3 a.m. really goes through."""
     with server(environment, "dg", "dev") as url:
         assert ended(url, launched(url, "flights_job", DAY)) == "SUCCESS"
-    snapshot = Snapshot.current(tmp_path / "root" / "snapshots" / "flights")
+    snapshot = Version.current(tmp_path / "root" / "snapshots" / "flights")
     assert snapshot.manifest.day == DAY
 
 

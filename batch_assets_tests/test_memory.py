@@ -34,7 +34,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
 from batch_assets.serving.publish import publish_day
-from batch_assets.spec import Gates
+from batch_assets.spec import Gates, Serving
 
 
 def peak_of(step):
@@ -85,7 +85,7 @@ def score():
 
 
 def publish():
-    publish_day(lake, registry, root / "snapshots", day, gates=Gates(), keep=2)
+    publish_day(lake, registry, root / "snapshots", day, gates=Gates(), serving=Serving())
 
 
 root, day, shards = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.lake.claims import claimed
-from batch_assets.serving.snapshot import Snapshot, current_version
+from batch_assets.serving.pointers import current_version
+from batch_assets.serving.version import Version
 from batch_assets_tests.projects import Project, attributes, make_project, metadata_of
 from batch_assets_tests.toys import (
     expected_risk,
@@ -75,7 +76,7 @@ def test_a_good_night_is_served_as_the_model_says(project, instance):
     write_source(project.folder, rows, day=FIRST)
     result = project.run("toy", FIRST, instance)
     assert result.success
-    snapshot = Snapshot.current(project.snapshots("toy"))
+    snapshot = Version.current(project.snapshots("toy"))
     for key, risk in zip(rows["user_id"].to_pylist(), expected_risk(rows), strict=True):
         assert snapshot.get(key).outputs["risk"] == pytest.approx(float(risk), abs=1e-6)
     checks = result.get_asset_check_evaluations()
@@ -198,7 +199,7 @@ def test_a_day_without_rows_is_served_where_that_is_allowed(
     write_source(project.folder, make_rows(0), day=FIRST)
     result = project.run("toy", FIRST, instance)
     assert result.success, errors_of(result)
-    assert Snapshot.current(project.snapshots("toy")).manifest.rows == 0
+    assert Version.current(project.snapshots("toy")).manifest.rows == 0
 
 
 def test_a_source_that_is_not_there_is_an_error(served, instance):
@@ -244,7 +245,7 @@ def test_bad_rows_wait_and_the_others_are_served(served, instance):
     }
     page = served.lake("toy").books(SECOND).total
     assert (page.raw.rows, page.quarantined.rows, page.scored.rows) == (1_000, 6, 994)
-    assert Snapshot.current(served.snapshots("toy")).get(keys[4]) is None
+    assert Version.current(served.snapshots("toy")).get(keys[4]) is None
 
 
 def test_too_much_quarantine_stops_the_night_before_it_is_scored(served, instance):
@@ -469,7 +470,7 @@ def test_two_pipelines_live_side_by_side(
     (project.folder / "others").symlink_to("days")
     assert project.run("toy", FIRST, instance).success
     assert project.run("other", FIRST, instance).success
-    mine, theirs = (Snapshot.current(project.snapshots(n)) for n in ("toy", "other"))
+    mine, theirs = (Version.current(project.snapshots(n)) for n in ("toy", "other"))
     assert mine.get(7).outputs == theirs.get(7).outputs
     assert (len(mine.manifest.files), len(theirs.manifest.files)) == (4, 2)
 
@@ -480,7 +481,7 @@ def test_an_older_day_is_scored_but_not_served_over_a_newer_one(project, instanc
         result = project.run("toy", day, instance)
         assert result.success, errors_of(result)
     assert metadata_of(result, "serving_snapshot")["published"] is False
-    assert Snapshot.current(project.snapshots("toy")).manifest.day == SECOND
+    assert Version.current(project.snapshots("toy")).manifest.day == SECOND
     assert set(project.lake("toy").predictions.rows_by_day()) == {FIRST, SECOND}
 
 

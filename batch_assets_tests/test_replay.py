@@ -23,7 +23,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.replay import Replayed, letters_of, replay_day
-from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving.version import Version
 from batch_assets.spec import Gates
 from batch_assets_tests.projects import Project, attributes, make_project
 from batch_assets_tests.toys import (
@@ -353,7 +353,7 @@ def test_from_the_ui_the_replay_job_merges_checks_and_serves(project, scored):
     with dg.instance_for_test() as instance:
         assert project.run("toy", DAY, instance).success
         key = letters_of(project.lake("toy"), DAY)["user_id"][0].as_py()
-        assert Snapshot.current(project.snapshots("toy")).get(key) is None
+        assert Version.current(project.snapshots("toy")).get(key) is None
         # Another release is in the graph by now; the day keeps its own.
         other = next(
             d
@@ -370,7 +370,7 @@ def test_from_the_ui_the_replay_job_merges_checks_and_serves(project, scored):
         )
 
     assert result.success
-    answer = Snapshot.current(project.snapshots("toy")).get(key)
+    answer = Version.current(project.snapshots("toy")).get(key)
     assert answer is not None
     expected = expected_risk(rows.filter(pa.compute.equal(rows["user_id"], key)))
     assert answer.outputs["risk"] == pytest.approx(float(expected[0]), abs=1e-6)

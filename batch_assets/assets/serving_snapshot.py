@@ -1,5 +1,7 @@
 """`serving_snapshot`: the version that is looked up in the morning."""
 
+from typing import Any
+
 import dagster as dg
 
 from batch_assets.assets.night import Pipeline, sole_run
@@ -20,7 +22,8 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         """One checked, immutable version of a day's predictions, and what is served.
 
         Every gate of the day is judged again from the files before anything is built.
-        It goes forward only: an older day never replaces a newer one.
+        It goes forward only: an older day never replaces a newer one. While publishing
+        is blocked, after a rollback, the version is built and not served.
         """
         day = context.partition_key
         lake = storage.lake(spec.name)
@@ -31,26 +34,30 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
                 storage.snapshots(spec.name),
                 day,
                 gates=spec.gates,
-                keep=spec.serving.keep,
+                serving=spec.serving,
+                why=f"run {context.run.run_id} of {day}",
                 guard=guard,
             )
-        context.log.info("%s: %s", day, published.why)
-        snapshots = storage.snapshots(spec.name)
-        manifest = published.manifest
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/uri": str(snapshots),
-                "dagster/partition_row_count": lake.predictions.rows_by_day()[day],
-                "version": published.version,
-                "served_version": manifest.version,
-                "served_day": manifest.day,
-                "served_rows": manifest.rows,
-                "published": published.swapped,
-                "why": published.why,
-                "shards": len(manifest.files),
-                "bytes": sum(file.size for file in manifest.files),
-                "gates_passed": sum(v.passed for v in published.verdicts),
+        said = context.log.info if published.swapped else context.log.warning
+        said("%s: %s", day, published.why)
+        metadata: dict[str, Any] = {
+            "dagster/uri": str(storage.snapshots(spec.name)),
+            "dagster/partition_row_count": lake.predictions.rows_by_day()[day],
+            "version": published.version,
+            "published": published.swapped,
+            "why": published.why,
+            "gates_passed": sum(v.passed for v in published.verdicts),
+        }
+        if served := published.current:
+            metadata |= {
+                "served_version": served.version,
+                "served_day": served.day,
+                "served_rows": served.rows,
+                "shards": len(served.files),
+                "linked_shards": sum(f.linked_from is not None for f in served.files),
+                "bytes": served.size,
+                "coverage": served.coverage,
             }
-        )
+        return dg.MaterializeResult(metadata=metadata)
 
     return serving_snapshot

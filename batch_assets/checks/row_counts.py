@@ -7,7 +7,7 @@ from batch_assets.checks.verdict import build_check
 from batch_assets.quality import gates
 from batch_assets.quality.verdict import Verdict
 from batch_assets.resources import StorageResource
-from batch_assets.serving.publish import equals_predictions
+from batch_assets.serving.publish import equals_predictions, is_served
 
 
 def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
@@ -49,6 +49,10 @@ def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]
         """Every row of the day's version is the row that was predicted, and no other."""
         return equals_predictions(storage.lake(name), storage.snapshots(name), day)
 
+    def served(_: object, storage: StorageResource, day: str) -> Verdict:
+        """The day's version, or a newer one, is what readers get; warns if it is not."""
+        return is_served(storage.lake(name), storage.snapshots(name), day)
+
     table = [
         ("raw_features", "volume_is_like_the_days_before", volume, False),
         (
@@ -67,6 +71,7 @@ def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]
         ("predictions", "dead_letter_share_is_within_limit", dead_letter_share, True),
         ("predictions", "coverage_is_within_limit", coverage, True),
         ("serving_snapshot", "snapshot_equals_predictions", snapshot, True),
+        ("serving_snapshot", "snapshot_is_served", served, False),
     ]
     if pipeline.spec.incremental:
         table.append(

@@ -4,60 +4,65 @@ The evidence is read again for the very day that is published: its books, its ga
 its release. If anything is wrong, yesterday stays up. It knows no Dagster.
 """
 
-import hashlib
-import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import filelock
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
-from batch_assets.lake.books import Tally, total
+from batch_assets.lake.books import total
 from batch_assets.lake.cores import Report, on_cores
 from batch_assets.lake.parts import Part, sealed_part, sync_folder
-from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.registry import Registry
-from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
-from batch_assets.serving.snapshot import (
-    CURRENT,
-    KEY_HASH,
-    MANIFEST,
-    ShardFile,
-    Snapshot,
+from batch_assets.serving.build import (
+    STAYS,
+    build_version,
+    evidence_of,
+    expected_of,
+    shard_rows,
+)
+from batch_assets.serving.collect import collect
+from batch_assets.serving.history import make_act, record, withdrawn
+from batch_assets.serving.manifest import (
     SnapshotManifest,
-    current_version,
     day_of,
-    map_shard,
     version_folder,
     versions,
 )
-from batch_assets.spec import Gates
+from batch_assets.serving.pointers import (
+    CURRENT,
+    block_of,
+    current_version,
+    held,
+    pinned_version,
+    point,
+)
+from batch_assets.serving.version import Version
+from batch_assets.spec import Gates, Serving
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-# Where a receipt of predictions holds the checksum of its rows, `shards.content`.
-CONTENT = "content"
-STAYS = "nothing was published; what was served is still served"
+BUILDING = ".building-"
+# A version's name begins with its day and a digest of its predictions: 10 + 1 + 12.
+NAMED = 23
 
 
 @dataclass(frozen=True)
 class Published:
-    """The day's version, what is served now, and whether that was swapped in now."""
+    """The day's version, what is served by now, and whether that was swapped in now.
+
+    `current` is the manifest of what CURRENT names, if that can be read.
+    """
 
     version: str
-    manifest: SnapshotManifest
+    current: SnapshotManifest | None
     swapped: bool
     why: str
     verdicts: list[Verdict]
@@ -70,10 +75,14 @@ def publish_day(
     day: str,
     *,
     gates: Gates,
-    keep: int,
+    serving: Serving,
+    why: str = "a night was published",
     guard: Callable[[], None] = lambda: None,
 ) -> Published:
-    """Build a version from a day's predictions and serve it, if no newer one is served.
+    """Build a version from a day's predictions and serve it, if nothing speaks against.
+
+    It is not served if a newer day is, if publishing is blocked, or if this version was
+    taken back: then it is only built.
 
     Args:
         lake: the pipeline's tables.
@@ -81,7 +90,8 @@ def publish_day(
         snapshots: `<root>/snapshots/<pipeline>`.
         day: the day.
         gates: the limits that the day must keep.
-        keep: how many versions stay on disk.
+        serving: how many versions stay on disk, and when one is stale.
+        why: the reason that the history gives.
         guard: raises if this run may not publish any more.
 
     Raises:
@@ -90,65 +100,199 @@ def publish_day(
         SnapshotError: the version that was built is not what was predicted.
     """
     snapshots.mkdir(parents=True, exist_ok=True)
-    # One publisher at a time: to read the evidence, look at CURRENT and swap it is one
-    # act, or a slow publisher could undo a newer one.
-    with filelock.FileLock(snapshots / ".lock"):
-        parts = lake.predictions.parts(day)
-        if not parts:
+    # One publisher at a time. An operator does not wait for it: what is served changes
+    # under a lock of its own.
+    with filelock.FileLock(snapshots / ".publishing"):
+        night = _Night(lake, registry, day, gates)
+        night.must_be_proved()
+        _must_be_committed(lake, day, night.parts)
+        if newer := _newer(snapshots, day):
+            version = _free_name(snapshots, day, night.digest)
+            return _published(snapshots, version, night, swapped=False, why=newer)
+        # What a killed publisher left; nobody else builds under the lock.
+        for leftover in snapshots.glob(f"{BUILDING}*"):
+            shutil.rmtree(leftover)
+        there = _whole_version(snapshots, night.digest)
+        version = there or _free_name(snapshots, day, night.digest)
+        building = snapshots / f"{BUILDING}{version}"
+        if there is None:
+            _build(snapshots, building, version, night, serving)
+            # It took a while: the evidence may be another by now.
+            night.must_be_proved()
+        with held(snapshots):
+            guard()
+            if there is None:
+                building.rename(version_folder(snapshots, version))
+                sync_folder(snapshots)
+            swapped, said = _swap(snapshots, version, why)
+        collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
+    return _published(snapshots, version, night, swapped=swapped, why=said)
+
+
+class _Night:
+    """The evidence of a day, which is read again whenever it is asked for."""
+
+    def __init__(self, lake: Lake, registry: Registry, day: str, gates: Gates) -> None:
+        self.lake, self.registry, self.day, self.gates = lake, registry, day, gates
+        self.parts = lake.predictions.parts(day)
+        if not self.parts:
             msg = f"predictions has no {day}: materialise it first; {STAYS}"
             raise LakeError(msg)
-        release = _release_of(registry, parts)
-        verdicts = after_scoring(lake, registry, release.manifest, day, gates)
-        must_be_open(day, verdicts, then=STAYS)
-        _must_be_committed(lake, day, parts)
-        version = _version_of(day, parts)
-        served = _served(snapshots)
-        if served and day_of(served) > day:
-            why = f"{served} is served already, which is of a newer day"
-            manifest = Snapshot.open(snapshots, served).manifest
-            return Published(
-                version, manifest, swapped=False, why=why, verdicts=verdicts
-            )
-        if served == version and _is_whole(snapshots, version):
-            why = "this very version is served already"
-            manifest = Snapshot.open(snapshots, version).manifest
-            return Published(
-                version, manifest, swapped=False, why=why, verdicts=verdicts
-            )
-        manifest = _build(lake, release, snapshots, version, day, parts, served)
-        if lake.predictions.paths(day) != [part.path for part in parts]:
-            msg = f"{day} was scored again while its version was built; {STAYS}"
+        self.digest = digest_of(self.parts)
+        facts = self.parts[0].receipt.facts
+        self.release = registry.verify(facts["model"], facts["release"])
+        self.verdicts: list[Verdict] = []
+
+    def must_be_proved(self) -> None:
+        """Judge every gate, and refuse a day that was scored again meanwhile.
+
+        Raises:
+            GateError: a gate is shut.
+            SnapshotError: its predictions are others by now.
+        """
+        manifest = self.registry.verify(self.release.name, self.release.digest).manifest
+        self.verdicts = after_scoring(
+            self.lake, self.registry, manifest, self.day, self.gates
+        )
+        must_be_open(self.day, self.verdicts, then=STAYS)
+        if self.lake.predictions.paths(self.day) != [part.path for part in self.parts]:
+            msg = f"{self.day} was scored again while its version was built; {STAYS}"
             raise SnapshotError(msg)
-        guard()
-        _swap(snapshots, version)
-        _collect(snapshots, keep, {version, served})
-    return Published(
-        version, manifest, swapped=True, why="published", verdicts=verdicts
+
+
+def _build(
+    snapshots: Path, building: Path, version: str, night: _Night, serving: Serving
+) -> None:
+    contract, served = night.release.contract, _current(snapshots)
+    pages = night.lake.books(night.day).pages
+    plan = SnapshotManifest(
+        pipeline=night.lake.pipeline,
+        version=version,
+        day=night.day,
+        created_at=datetime.now(UTC),
+        stale_after_seconds=serving.stale_hours * 3600,
+        key=contract.key.name,
+        key_dtype=contract.key.dtype,
+        outputs=tuple(contract.output_names),
+        model_name=night.release.name,
+        model_version=night.release.digest,
+        job=night.parts[0].receipt.job,
+        predictions=night.digest,
+        files=(),
+        parent=served,
     )
+    newest_first = reversed(versions(snapshots))
+    build_version(
+        building,
+        plan,
+        night.parts,
+        {shard: page.raw.rows for shard, page in pages.items()},
+        [(version_folder(snapshots, m.version), m) for m in newest_first],
+    )
+
+
+def _swap(snapshots: Path, version: str, why: str) -> tuple[bool, str]:
+    """Serve a version from now on, unless something speaks against; under the lock."""
+    current = _current(snapshots)
+    if newer := _newer(snapshots, day_of(version)):
+        return False, newer
+    if current == version:
+        return False, "this very version is served already"
+    if kept := _kept_back(snapshots, version):
+        said = f"{kept}. {version} is built and proved, {current} is still served"
+        record(snapshots, make_act("held", version, why=kept, before=current))
+        return False, said
+    record(snapshots, make_act("publish", version, why=why, before=current))
+    point(snapshots, CURRENT, version)
+    return True, "published"
+
+
+def _newer(snapshots: Path, day: str) -> str | None:
+    """Why a day is not served, if a newer one is."""
+    current = _current(snapshots)
+    if current and day_of(current) > day:
+        return f"{current} is served already, which is of a newer day"
+    return None
+
+
+def _kept_back(snapshots: Path, version: str) -> str | None:
+    """Why a person does not want a version (or a day) published, if anybody does not."""
+    if block := block_of(snapshots):
+        return str(block)
+    try:
+        acts = withdrawn(snapshots)
+    except SnapshotError as error:
+        return str(error)
+    for taken_back, act in acts.items():
+        if taken_back[:NAMED].startswith(version[:NAMED]):
+            return (
+                f"{taken_back} was rolled back by {act.by} at "
+                f"{act.at:%Y-%m-%d %H:%M} UTC: {act.why}"
+            )
+    return None
+
+
+def _built(lake: Lake, snapshots: Path, day: str) -> list[str]:
+    """The versions on disk of the predictions that a day has now, the newest last."""
+    parts = lake.predictions.parts(day)
+    digest = digest_of(parts) if parts else None
+    return [m.version for m in versions(snapshots) if m.predictions == digest]
+
+
+def _published(
+    snapshots: Path, version: str, night: _Night, *, swapped: bool, why: str
+) -> Published:
+    current = _current(snapshots)
+    found = {manifest.version: manifest for manifest in versions(snapshots)}
+    return Published(version, found.get(current or ""), swapped, why, night.verdicts)
+
+
+def is_served(lake: Lake, snapshots: Path, day: str) -> Verdict:
+    """Whether readers get a day's version, or a newer one, and what keeps it from them.
+
+    It warns and does not block: a person wanted it so, and the night is well.
+    """
+    current, pinned = _current(snapshots), pinned_version(snapshots)
+    name, again = snapshots.name, "then run the day again"
+    newer = current is not None and day_of(current) > day
+    passed = not pinned and (newer or current in _built(lake, snapshots, day))
+    why = f"{current or 'nothing'} is served"
+    if pinned:
+        why = (
+            f"readers are pinned to {pinned}, whatever is published. To end it: "
+            f"batch-assets snapshot unpin {name} --why …"
+        )
+    elif not passed:
+        kept = _kept_back(snapshots, day)
+        unblock = f"batch-assets snapshot unblock {name} --why …"
+        why += f", and not {day}. "
+        why += f"{kept}. To end it: {unblock}, {again}" if kept else "Run the day again"
+    facts = {"current": current or "nothing", "pinned": pinned or "nothing"}
+    return Verdict("snapshot_is_served", passed, why, facts=facts, blocks=False)
 
 
 def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     """Every row of a day's version is the row that was predicted, and no other."""
     gate = "snapshot_equals_predictions"
     parts = lake.predictions.parts(day)
-    served = current_version(snapshots)
-    version = _version_of(day, parts)
-    if version not in {manifest.version for manifest in versions(snapshots)}:
+    served, built = _current(snapshots), _built(lake, snapshots, day)
+    if not built:
         newer = served is not None and day_of(served) > day
-        why = f"{served or 'nothing'} is served, and {version} is not on disk"
+        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
         facts = {"served": served or "nothing"}
         return Verdict(gate, passed=newer, why=why, facts=facts)
-    snapshot = Snapshot.open(snapshots, version)
+    version = served if served in built else built[-1]
+    snapshot = Version.open(snapshots, version)
     manifest = snapshot.manifest
 
     def is_alike(number: int, _: Report) -> bool:
         rows = snapshot.shard(number).table
         mine = [part for part in parts if part.receipt.shard == number]
-        expected = _expected(mine)
+        expected = expected_of(mine)
         if expected[1] is None:  # The rows themselves are left to compare.
             how = (manifest.key, manifest.key_dtype, manifest.outputs)
-            return rows.equals(_shard_rows(mine, *how))
-        return _evidence(rows, manifest) == expected
+            return rows.equals(shard_rows(mine, *how))
+        return evidence_of(rows, manifest) == expected
 
     alike = on_cores(is_alike, range(len(manifest.files)))
     unlike = [number for number, same in enumerate(alike) if not same]
@@ -167,11 +311,6 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     )
 
 
-def _release_of(registry: Registry, parts: list[Part]) -> Release:
-    facts = parts[0].receipt.facts
-    return registry.verify(facts["model"], facts["release"])
-
-
 def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     """Refuse parts whose bytes are not those that were committed."""
     commit = lake.predictions.last_commit(day)
@@ -185,8 +324,8 @@ def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
-def _served(snapshots: Path) -> str | None:
-    """What is served; nothing, if CURRENT names nothing: that is no reason to stop."""
+def _current(snapshots: Path) -> str | None:
+    """What is current; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
         return current_version(snapshots)
     except SnapshotError as error:
@@ -194,190 +333,24 @@ def _served(snapshots: Path) -> str | None:
         return None
 
 
-def _is_whole(snapshots: Path, version: str) -> bool:
-    """Whether a version can be served; one that can't is built again."""
-    try:
-        Snapshot.open(snapshots, version).verify()
-    except SnapshotError:
-        return False
-    return True
+def _whole_version(snapshots: Path, digest: str) -> str | None:
+    """A version of these very predictions that can be served as it is."""
+    current = _current(snapshots)
+    there = [m.version for m in versions(snapshots) if m.predictions == digest]
+    for version in sorted(there, key=lambda version: version != current):
+        try:
+            Version.open(snapshots, version).verify()
+        except SnapshotError as error:
+            log.warning("%s; it is built again, under another name", error)
+            continue
+        return version
+    return None
 
 
-def _version_of(day: str, parts: list[Part]) -> str:
-    """The version that these predictions make: the day, and a digest of the parts."""
-    content = [FORMAT, [[p.path.name, p.receipt.shard, p.size] for p in parts]]
-    return f"{day}-{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]}"
-
-
-def _build(
-    lake: Lake,
-    release: Release,
-    snapshots: Path,
-    version: str,
-    day: str,
-    parts: list[Part],
-    parent: str | None,
-) -> SnapshotManifest:
-    target = version_folder(snapshots, version)
-    building = snapshots / f".building-{version}"
-    # What a killed publisher left; nobody else builds under the lock.
-    for leftover in snapshots.glob(".building-*"):
-        shutil.rmtree(leftover)
-    if target.exists():
-        shutil.rmtree(target)
-    building.mkdir()
-    contract = release.contract
-    shards = sorted({part.receipt.shard for part in parts})
-    if shards != list(range(len(shards))):
-        msg = f"{day} has parts of the shards {shards}, expected 0 to {len(shards) - 1}"
-        raise SnapshotError(msg)
-    plan = SnapshotManifest(
-        pipeline=lake.pipeline,
-        version=version,
-        day=day,
-        created_at=datetime.now(UTC),
-        key=contract.key.name,
-        key_dtype=contract.key.dtype,
-        outputs=tuple(contract.output_names),
-        model_name=release.name,
-        model_version=release.digest,
-        job=parts[0].receipt.job,
-        files=(),
-        parent=parent,
-    )
-
-    def build(shard: int, _: Report) -> ShardFile:
-        mine = [part for part in parts if part.receipt.shard == shard]
-        return _write_shard(building, plan, shard, len(shards), mine)
-
-    files = tuple(on_cores(build, shards))
-    manifest = plan.model_copy(update={"files": files})
-    path = building / MANIFEST
-    path.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _sync(path)
-    sync_folder(building)
-    building.rename(target)
-    sync_folder(snapshots)
-    return manifest
-
-
-def _write_shard(
-    folder: Path, plan: SnapshotManifest, shard: int, shards: int, parts: list[Part]
-) -> ShardFile:
-    """Build one file, and prove what lies on disk then."""
-    rows = _shard_rows(parts, plan.key, plan.key_dtype, plan.outputs)
-    path = folder / f"shard={shard:02d}.arrow"
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
-        # One batch, uncompressed: each column is one run of memory in the map.
-        out.write_table(rows, max_chunksize=max(len(rows), 1))
-    del rows
-    _sync(path)
-    path.chmod(0o444)
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    entry = ShardFile(
-        name=path.name,
-        size=path.stat().st_size,
-        sha256=sha,
-        rows=sum(part.receipt.tally.rows for part in parts),
-        keys=total(part.receipt.tally for part in parts).keys,
-    )
-    _prove(map_shard(path), entry, plan, shard, shards, parts)
-    return entry
-
-
-def _shard_rows(
-    parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
-) -> pa.Table:
-    """A shard's predictions as they are served: sorted by key, or by its hash."""
-    pieces = [_read(part.path, [key, *outputs]) for part in parts]
-    rows = pa.concat_tables(pieces).combine_chunks()
-    if key_dtype != "string":
-        order = np.argsort(rows[key].to_numpy())
-        return rows.take(pa.array(order)).combine_chunks()
-    hashes = hash_keys(rows[key])
-    order = np.argsort(hashes, kind="stable")
-    rows = rows.take(pa.array(order)).combine_chunks()
-    # A shard's strings may be more than a 32-bit offset can reach.
-    rows = rows.set_column(0, key, rows[key].cast(pa.large_string()))
-    return rows.append_column(KEY_HASH, pa.array(hashes[order]))
-
-
-def _read(path: Path, columns: list[str]) -> pa.Table:
-    try:
-        # Not through a dataset: it would add the folders' day and shard as columns.
-        with pq.ParquetFile(
-            path, page_checksum_verification=True, pre_buffer=False
-        ) as file:
-            return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}; {STAYS}"
-        raise CorruptPartError(msg) from error
-
-
-def _prove(
-    rows: pa.Table,
-    entry: ShardFile,
-    plan: SnapshotManifest,
-    number: int,
-    shards: int,
-    parts: list[Part],
-) -> None:
-    """Compare what was built, as it is read again, with the receipts of the predictions."""
-    found, found_content = _evidence(rows, plan)
-    expected, expected_content = _expected(parts)
-    if found != expected:
-        msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
-        raise SnapshotError(msg)
-    if expected_content not in (None, found_content):
-        msg = f"{entry.name} holds other outputs than the predictions; {STAYS}"
-        raise SnapshotError(msg)
-    if (shard_of(hash_keys(rows[plan.key]), shards) != number).any():
-        msg = f"{entry.name} of {shards} holds keys of other shards; {STAYS}"
-        raise SnapshotError(msg)
-    strings = plan.key_dtype == "string"
-    keys = rows[KEY_HASH if strings else plan.key].to_numpy()
-    ascending = keys[1:] > keys[:-1]
-    if strings:
-        ascending |= keys[1:] == keys[:-1]
-    if not ascending.all():
-        msg = f"{entry.name} is not sorted, or has a key twice; {STAYS}"
-        raise SnapshotError(msg)
-
-
-def _evidence(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
-    """The tally and the content of a file's rows."""
-    hashes = hash_keys(rows[manifest.key])
-    outputs = [rows[name].to_numpy() for name in manifest.outputs]
-    return Tally.of_hashes(hashes), content(hashes, outputs)
-
-
-def _expected(parts: list[Part]) -> tuple[Tally, int | None]:
-    """The tally and the content that the receipts of a shard's parts tell.
-
-    None for the content where an earlier version of this program made a part.
-    """
-    whole = total(part.receipt.tally for part in parts)
-    if any(CONTENT not in part.receipt.facts for part in parts):
-        return whole, None
-    return whole, sum(part.receipt.facts[CONTENT] for part in parts) & WORD_MASK
-
-
-def _swap(snapshots: Path, version: str) -> None:
-    beside = snapshots / f"{CURRENT}.tmp"
-    beside.write_text(version + "\n", encoding="utf-8")
-    _sync(beside)
-    beside.replace(snapshots / CURRENT)
-    sync_folder(snapshots)
-
-
-def _collect(snapshots: Path, keep: int, never: set[str | None]) -> None:
-    """Remove all but the newest versions; never what is served, or was before it."""
-    for manifest in versions(snapshots)[:-keep]:
-        if manifest.version not in never:
-            shutil.rmtree(version_folder(snapshots, manifest.version))
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _free_name(snapshots: Path, day: str, digest: str) -> str:
+    """A name that no version ever had: readers may still hold one that is damaged."""
+    name, number = f"{day}-{digest[: NAMED - len(day) - 1]}", 2
+    taken, version = {_current(snapshots)}, name
+    while version in taken or version_folder(snapshots, version).exists():
+        version, number = f"{name}-{number}", number + 1
+    return version

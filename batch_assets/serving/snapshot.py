@@ -1,275 +1,232 @@
-"""Look keys up in the version that is served. It knows neither Dagster nor torch.
+"""The reader: looks keys up in what is served, and follows it in the background.
 
-    <root>/snapshots/<pipeline>/v=<version>/shard=NN.arrow    sorted, one batch each
-    <root>/snapshots/<pipeline>/v=<version>/manifest.json     sizes, sha256, lineage
-    <root>/snapshots/<pipeline>/CURRENT                       the name of one version
+    with Snapshot(root / "snapshots" / "churn") as snapshot:
+        answer = snapshot.get(12345)
 
-Files are memory-mapped and searched in place. Each is hashed before it is first used,
-because Arrow serves a flipped bit without a word.
+A version is admitted only when every file of it has been hashed; until then, and
+whenever one is refused, lookups come from the last good one. A swap is one assignment,
+so that no lookup waits for another, and none sees two versions. It imports neither
+Dagster nor torch.
 """
 
-import hashlib
-import json
-import operator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-import pyarrow as pa
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from types import TracebackType
+from typing import Self
 
 from batch_assets.errors import NotServedError, SnapshotError
-from batch_assets.lake.shards import hash_key
+from batch_assets.serving.fetch import Folder, Shelf
+from batch_assets.serving.manifest import (
+    ReleaseName,
+    SnapshotManifest,
+    read_manifest,
+)
+from batch_assets.serving.pointers import CURRENT, wanted
+from batch_assets.serving.version import Answer, Version, age_of
 
-CURRENT = "CURRENT"
-MANIFEST = "manifest.json"
-KEY_HASH = "key_hash"
+log = logging.getLogger(__name__)
 
-
-class ShardFile(BaseModel):
-    """One file of a version: bytes, sha256, rows, and the checksum of its keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    size: int
-    sha256: str
-    rows: int
-    keys: int
-
-
-class SnapshotManifest(BaseModel):
-    """What one version is: of which day, release and predictions, in which files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: Literal[1] = 1
-    pipeline: str
-    version: str
-    day: str
-    created_at: AwareDatetime
-    key: str
-    key_dtype: Literal["int64", "string"]
-    outputs: tuple[str, ...]
-    model_name: str
-    model_version: str
-    job: str
-    files: tuple[ShardFile, ...]
-    parent: str | None = None
-
-    @property
-    def rows(self) -> int:
-        return sum(file.rows for file in self.files)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a lookup found: the outputs, and which release and version they are of."""
-
-    key: int | str
-    outputs: dict[str, Any]
-    version: str
-    day: str
-    model_name: str
-    model_version: str
-    age: timedelta
+# How long a version that was refused is left alone, at most: it may be mended in place.
+RETRY_SECONDS = 60.0
+_following: weakref.WeakSet["Snapshot"] = weakref.WeakSet()
 
 
 class Snapshot:
-    """One version, opened for lookups; it never changes under its reader."""
+    """What is served now, for many threads; close it, or use it as a context manager.
 
-    def __init__(self, folder: Path, manifest: SnapshotManifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self._shards: dict[int, _Shard] = {}
+    A process that is forked goes on following by itself.
+    """
 
-    @classmethod
-    def current(cls, snapshots: Path) -> "Snapshot":
-        """Open the version that is served.
+    def __init__(self, snapshots: str | Path, *, poll_seconds: float = 1.0) -> None:
+        """Open what is served, every file hashed, and follow it from then on.
 
         Args:
             snapshots: `<root>/snapshots/<pipeline>`.
+            poll_seconds: how often it is asked what is served.
 
         Raises:
             NotServedError: nothing is published.
-            SnapshotError: the version can't be trusted.
+            SnapshotError: the version can't be trusted. There is no last good one yet,
+                and another one than the operator's is not taken silently.
         """
-        version = current_version(snapshots)
+        self.shelf: Shelf = Folder(Path(snapshots))
+        self.poll_seconds = poll_seconds
+        self._problem: str | None = None
+        self._refused: tuple[str | None, float, float] | None = None
+        version = wanted(self.shelf.read)
         if version is None:
             msg = f"nothing is served at {snapshots}: no {CURRENT}. Run a night first"
             raise NotServedError(msg)
-        return cls.open(snapshots, version)
+        # Lookups read this one reference, once each.
+        self._opened = self._admit(version)
+        self._follow()
+        _following.add(self)
 
-    @classmethod
-    def open(cls, snapshots: Path, version: str) -> "Snapshot":
-        """Open one version.
+    def get(self, key: int | str) -> Answer | None:
+        """The outputs of a key, or None if the night has no prediction for it.
 
         Raises:
-            SnapshotError: it is not there, or its manifest is not whole.
+            SnapshotError: the key is of the wrong type.
         """
-        folder = version_folder(snapshots, version)
-        path = folder / MANIFEST
-        try:
-            manifest = SnapshotManifest.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            msg = f"version {version} has no readable {path}: {error}"
-            raise SnapshotError(msg) from error
-        if manifest.version != version:
-            msg = f"{path} is the manifest of {manifest.version}, not of {version}"
-            raise SnapshotError(msg)
-        return cls(folder, manifest)
+        return self._opened.get(key)
+
+    def get_many(self, keys: Iterable[int | str]) -> list[Answer | None]:
+        """The same for many keys, in their order, all from one version."""
+        return self._opened.get_many(keys)
+
+    @property
+    def opened(self) -> Version:
+        """The version that lookups come from now; what is taken here stays as it is."""
+        return self._opened
+
+    @property
+    def manifest(self) -> SnapshotManifest:
+        return self._opened.manifest
 
     @property
     def version(self) -> str:
+        """Its name."""
         return self.manifest.version
 
     @property
+    def day(self) -> str:
+        """The day that it is of."""
+        return self.manifest.day
+
+    @property
+    def release(self) -> ReleaseName:
+        """The model's name and digest."""
+        return self.manifest.release
+
+    @property
     def age(self) -> timedelta:
-        """How long ago the version was made."""
-        return datetime.now(UTC) - self.manifest.created_at
+        """How long ago it was made."""
+        return age_of(self.manifest)
 
-    def get(self, key: int | str) -> Answer | None:
-        """The outputs of a key, or None if the night did not score it.
-
-        Raises:
-            SnapshotError: the key is of the wrong type, or the file is not whole.
-        """
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is older than the pipeline allows (`serving.stale_hours`)."""
         manifest = self.manifest
-        if manifest.key_dtype == "int64":
+        return age_of(manifest) > manifest.stale_after
+
+    @property
+    def coverage(self) -> float:
+        """The share of the night's raw rows that have an answer, in 0..1."""
+        return self.manifest.coverage
+
+    @property
+    def problem(self) -> str | None:
+        """Why lookups don't come from what should be served; None if they do."""
+        return self._problem
+
+    def refresh(self) -> bool:
+        """Look what is served, now, and take it; whether lookups come from it.
+
+        The background does this every `poll_seconds`. What can't be trusted is
+        refused, and `problem` says why.
+        """
+        version = None
+        with self._turn:
             try:
-                # Not int() alone: it would answer for 1 where it was asked for 1.5.
-                key = int(key) if isinstance(key, str) else operator.index(key)
-            except (TypeError, ValueError):
-                msg = f"the key '{manifest.key}' is an integer, got {key!r}"
-                raise SnapshotError(msg) from None
-            if not -(2**63) <= key < 2**63:
-                return None
-        else:
-            if not isinstance(key, str):
-                msg = f"the key '{manifest.key}' is a string, got {key!r}"
-                raise SnapshotError(msg)
-        hashed = hash_key(key)
-        shard = self.shard(hashed % len(manifest.files))
-        row = shard.find(key, hashed)
-        if row is None:
-            return None
-        return Answer(
-            key=key,
-            outputs={n: shard.columns[n][row].item() for n in manifest.outputs},
-            version=manifest.version,
-            day=manifest.day,
-            model_name=manifest.model_name,
-            model_version=manifest.model_version,
-            age=self.age,
+                version = wanted(self.shelf.read)
+                if version is None:
+                    msg = f"{self.shelf} has no {CURRENT} any more"
+                    raise SnapshotError(msg)
+                if version != self._opened.name and not self._is_left_alone(version):
+                    self._opened = self._admit(version)
+                    log.info("%s: %s is served", self.shelf, version)
+            except (SnapshotError, OSError) as error:
+                self._refuse(version, str(error))
+            else:
+                if version == self._opened.name:
+                    self._problem = self._refused = None
+            return self._problem is None
+
+    def close(self) -> None:
+        """Stop following. Lookups still come from the version that is open."""
+        _following.discard(self)
+        self._over.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _admit(self, version: str) -> Version:
+        folder = self.shelf.fetch(version)
+        opened = Version(folder, read_manifest(folder, version))
+        opened.verify()
+        return opened
+
+    def _refuse(self, version: str | None, why: str) -> None:
+        """Stay on the last good one, and say so; once for each reason in the log."""
+        kept = self._opened
+        problem = f"{why}. Lookups come from {kept.name}, as before"
+        if problem != self._problem:
+            log.error("%s", problem)
+        self._problem = problem
+        last = self._refused
+        waits = 2 * last[2] if last and last[0] == version else self.poll_seconds
+        waits = min(waits, RETRY_SECONDS)
+        self._refused = (version, time.monotonic() + waits, waits)
+
+    def _is_left_alone(self, version: str) -> bool:
+        """Whether it was refused a moment ago: to hash it costs more than to ask."""
+        refused = self._refused
+        return (
+            refused is not None
+            and refused[0] == version
+            and time.monotonic() < refused[1]
         )
 
-    def shard(self, number: int) -> "_Shard":
-        """One shard's columns, hashed before their first use."""
-        if number not in self._shards:
-            self._shards[number] = _Shard(
-                self.folder, self.manifest.files[number], self.manifest
-            )
-        return self._shards[number]
-
-    def verify(self) -> None:
-        """Hash every file of the version.
-
-        Raises:
-            SnapshotError: a file is missing, truncated or altered.
-        """
-        for number in range(len(self.manifest.files)):
-            self.shard(number)
+    def _follow(self) -> None:
+        self._turn, self._over = threading.Lock(), threading.Event()
+        # Weakly: a reader that nobody holds any more must not be kept by its thread.
+        me = weakref.ref(self)
+        self._thread = threading.Thread(
+            target=_keep_fresh,
+            args=(me, self._over, self.poll_seconds),
+            name="snapshot",
+            daemon=True,
+        )
+        self._thread.start()
 
 
-class _Shard:
-    """One mapped file: columns as arrays over the map, without a copy."""
-
-    def __init__(
-        self, folder: Path, entry: ShardFile, manifest: SnapshotManifest
-    ) -> None:
-        path = folder / entry.name
+def _keep_fresh(
+    reader: "weakref.ref[Snapshot]", over: threading.Event, seconds: float
+) -> None:
+    while not over.wait(seconds):
+        snapshot = reader()
+        if snapshot is None:
+            return
         try:
-            self.table = _mapped(path, entry)
-        except (OSError, pa.ArrowException) as error:
-            msg = f"{path} can't be read: {error}. Nothing was answered from it"
-            raise SnapshotError(msg) from error
-        self._keys = self.table[manifest.key]
-        index = KEY_HASH if manifest.key_dtype == "string" else manifest.key
-        self.index = self.table[index].to_numpy()
-        self.columns = {n: self.table[n].to_numpy() for n in manifest.outputs}
-        self._strings = manifest.key_dtype == "string"
-
-    def find(self, key: int | str, hashed: int) -> int | None:
-        """The row of a key."""
-        # A Python int would turn the whole index into float64 at each lookup: slow,
-        # and wrong above 2**53.
-        wanted = np.uint64(hashed) if self._strings else np.int64(key)
-        row = int(np.searchsorted(self.index, wanted))
-        while row < len(self.index) and self.index[row] == wanted:
-            # Two strings may share a hash: the key itself decides.
-            if not self._strings or self._keys[row].as_py() == key:
-                return row
-            row += 1
-        return None
+            snapshot.refresh()
+        # Whatever it is: a thread that dies would leave lookups on an old version.
+        except Exception as error:  # noqa: BLE001
+            with contextlib.suppress(Exception):
+                snapshot._refuse(None, f"{type(error).__name__}: {error}")
+        del snapshot
 
 
-def _mapped(path: Path, entry: ShardFile) -> pa.Table:
-    size = path.stat().st_size
-    if size != entry.size:
-        msg = f"{path} has {size} bytes, its manifest says {entry.size}"
-        raise SnapshotError(msg)
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha != entry.sha256:
-        msg = f"{path} hashes to {sha}, its manifest says {entry.sha256}"
-        raise SnapshotError(msg)
-    return map_shard(path)
+def _after_fork() -> None:
+    # Threads don't live on in a child.
+    for snapshot in list(_following):
+        snapshot._follow()
 
 
-def map_shard(path: Path) -> pa.Table:
-    """The rows of a file, in place; whoever answers from them hashes it before."""
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    return table.combine_chunks() if table.num_columns and len(table) else table
-
-
-def current_version(snapshots: Path) -> str | None:
-    """The version that CURRENT names, or None.
-
-    Raises:
-        SnapshotError: CURRENT is there but names no version.
-    """
-    path = snapshots / CURRENT
-    try:
-        text = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return None
-    if not text:
-        msg = f"{path} is empty; write the name of a version into it"
-        raise SnapshotError(msg)
-    return text
-
-
-def day_of(version: str) -> str:
-    """The day that a version is of; its name begins with it."""
-    return version[:10]
-
-
-def versions(snapshots: Path) -> list[SnapshotManifest]:
-    """The whole versions on disk, oldest first."""
-    found = []
-    for path in snapshots.glob(f"v=*/{MANIFEST}"):
-        try:
-            manifest = SnapshotManifest.model_validate(json.loads(path.read_bytes()))
-        except (ValueError, OSError):
-            continue
-        # A copy under another name is somebody's backup.
-        if path.parent.name == f"v={manifest.version}":
-            found.append(manifest)
-    return sorted(found, key=lambda manifest: manifest.created_at)
-
-
-def version_folder(snapshots: Path, version: str) -> Path:
-    """Where a version lies."""
-    return snapshots / f"v={version}"
+os.register_at_fork(after_in_child=_after_fork)

@@ -21,16 +21,11 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.serving.manifest import MANIFEST, version_folder, versions
+from batch_assets.serving.pointers import CURRENT, current_version
 from batch_assets.serving.publish import publish_day
-from batch_assets.serving.snapshot import (
-    CURRENT,
-    MANIFEST,
-    Snapshot,
-    current_version,
-    version_folder,
-    versions,
-)
-from batch_assets.spec import Gates
+from batch_assets.serving.version import Version
+from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -66,7 +61,7 @@ def publish(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
         score_night(
             lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
         )
-        publish_day(lake, registry, folder, day, gates=gates, keep=7)
+        publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
     return folder
 
 
@@ -105,7 +100,7 @@ def overwrite(path: Path, data: bytes) -> None:
 def test_every_key_is_found_with_its_own_score(
     request: pytest.FixtureRequest, name: str, keys: list[Any]
 ) -> None:
-    snapshot = Snapshot.current(request.getfixturevalue(name))
+    snapshot = Version.current(request.getfixturevalue(name))
     expected = expected_risk(rows_of(keys))
 
     answers = [snapshot.get(key) for key in keys]
@@ -119,11 +114,11 @@ def test_every_key_is_found_with_its_own_score(
 def test_an_answer_says_of_which_day_release_and_version_it_is(
     integers: Path, toy_release: Release
 ) -> None:
-    answer = Snapshot.current(integers).get(1)
+    answer = Version.current(integers).get(1)
 
     assert answer is not None
-    assert (answer.day, answer.model_name) == (NEXT, NAME)
-    assert answer.model_version == toy_release.digest
+    assert (answer.day, answer.release.name) == (NEXT, NAME)
+    assert answer.release.digest == toy_release.digest
     assert answer.version == current_version(integers)
     assert answer.version.startswith(NEXT)
     assert timedelta(0) < answer.age < timedelta(minutes=10)
@@ -132,7 +127,7 @@ def test_an_answer_says_of_which_day_release_and_version_it_is(
 
 @pytest.mark.parametrize("key", [10, "10", np.int64(10)])
 def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None:
-    answer = Snapshot.current(integers).get(key)
+    answer = Version.current(integers).get(key)
 
     assert answer is not None
     assert (type(answer.key), answer.key) == (int, 10)
@@ -143,23 +138,23 @@ def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None
     [2, -3, 11, 2**62, 2**62 + 3, 2**53, 2**63 - 2, 2**63, -(2**63) - 1, 2**64 + 1],
 )
 def test_an_integer_that_was_not_scored_is_not_there(integers: Path, key: int) -> None:
-    assert Snapshot.current(integers).get(key) is None
+    assert Version.current(integers).get(key) is None
 
 
 @pytest.mark.parametrize("key", ["A", "b", "user-", "user-200", "user-1 "])
 def test_a_string_that_was_not_scored_is_not_there(strings: Path, key: Any) -> None:
-    assert Snapshot.current(strings).get(key) is None
+    assert Version.current(strings).get(key) is None
 
 
 def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) -> None:
     with pytest.raises(SnapshotError, match="'user_id' is a string, got 5"):
-        Snapshot.current(strings).get(5)  # type: ignore[arg-type]
+        Version.current(strings).get(5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("key", ["ten", "", "1.0", 1.5, None, b"10"])
 def test_a_key_of_another_type_is_an_error(integers: Path, key: Any) -> None:
     with pytest.raises(SnapshotError, match="'user_id' is an integer"):
-        Snapshot.current(integers).get(key)
+        Version.current(integers).get(key)
 
 
 def truncated(data: bytes) -> bytes:
@@ -189,7 +184,7 @@ def test_a_shard_that_is_not_what_was_published_answers_nothing(
 ) -> None:
     path = shard_path(copied, 1)
     overwrite(path, harm(path.read_bytes()))
-    snapshot = Snapshot.current(copied)
+    snapshot = Version.current(copied)
 
     with pytest.raises(SnapshotError, match=r"shard=01\.arrow"):
         snapshot.verify()
@@ -205,7 +200,7 @@ def test_a_shard_that_is_gone_answers_nothing(copied: Path) -> None:
     shard_path(copied, 1).unlink()
 
     with pytest.raises(SnapshotError, match=r"shard=01\.arrow can't be read"):
-        Snapshot.current(copied).verify()
+        Version.current(copied).verify()
 
 
 def test_shards_that_were_swapped_are_found(copied: Path) -> None:
@@ -215,7 +210,7 @@ def test_shards_that_were_swapped_are_found(copied: Path) -> None:
     overwrite(two, data[0])
 
     with pytest.raises(SnapshotError, match=r"shard=01\.arrow"):
-        Snapshot.current(copied).verify()
+        Version.current(copied).verify()
 
 
 def test_the_manifest_of_another_version_is_refused(copied: Path) -> None:
@@ -223,7 +218,7 @@ def test_the_manifest_of_another_version_is_refused(copied: Path) -> None:
     shutil.copy(first / MANIFEST, second / MANIFEST)
 
     with pytest.raises(SnapshotError, match=f"is the manifest of {DAY}"):
-        Snapshot.current(copied)
+        Version.current(copied)
 
 
 @pytest.mark.parametrize(
@@ -234,25 +229,25 @@ def test_a_manifest_that_is_not_whole_is_refused(copied: Path, text: str) -> Non
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="has no readable"):
-        Snapshot.current(copied)
+        Version.current(copied)
 
 
 @pytest.mark.parametrize("change", ["format", "extra"])
 def test_a_manifest_of_a_later_format_is_refused(copied: Path, change: str) -> None:
     path = version_folder(copied, str(current_version(copied))) / MANIFEST
     manifest = json.loads(path.read_bytes())
-    changed = manifest | ({"format": 2} if change == "format" else {"new": True})
+    changed = manifest | ({"format": 3} if change == "format" else {"new": True})
     path.write_text(json.dumps(changed), encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="has no readable"):
-        Snapshot.current(copied)
+        Version.current(copied)
 
 
 def test_where_nothing_is_published_nothing_is_served(tmp_path: Path) -> None:
     assert current_version(tmp_path) is None
     assert versions(tmp_path) == []
     with pytest.raises(NotServedError, match="nothing is served"):
-        Snapshot.current(tmp_path)
+        Version.current(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n"])
@@ -260,7 +255,7 @@ def test_an_empty_current_is_an_error_and_not_nothing(copied: Path, text: str) -
     (copied / CURRENT).write_text(text, encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="is empty") as caught:
-        Snapshot.current(copied)
+        Version.current(copied)
 
     assert not isinstance(caught.value, NotServedError)
 
@@ -269,11 +264,11 @@ def test_a_current_that_names_no_version_is_an_error(copied: Path) -> None:
     (copied / CURRENT).write_text("2026-01-07-0123456789ab\n", encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="version 2026-01-07-0123456789ab has no"):
-        Snapshot.current(copied)
+        Version.current(copied)
 
 
 def test_an_open_version_outlives_its_removal(copied: Path) -> None:
-    snapshot = Snapshot.current(copied)
+    snapshot = Version.current(copied)
     snapshot.verify()
     key = snapshot.shard(0).table["user_id"][0].as_py()
     before = snapshot.get(key)
@@ -289,7 +284,7 @@ def test_an_open_version_outlives_its_removal(copied: Path) -> None:
 def test_every_shard_is_a_map_of_its_file_and_not_a_copy(copied: Path) -> None:
     before = pa.total_allocated_bytes()
 
-    snapshot = Snapshot.current(copied)
+    snapshot = Version.current(copied)
     snapshot.verify()
 
     assert snapshot.manifest.rows > 100
@@ -299,9 +294,9 @@ def test_every_shard_is_a_map_of_its_file_and_not_a_copy(copied: Path) -> None:
 READER = """
 import sys
 from pathlib import Path
-from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving.version import Version
 
-answer = Snapshot.current(Path(sys.argv[1])).get(10)
+answer = Version.current(Path(sys.argv[1])).get(10)
 assert answer is not None
 heavy = {"torch", "dagster", "deltalake", "duckdb", "polars", "dataframely"}
 print(sorted(heavy & set(sys.modules)))

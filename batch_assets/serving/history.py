@@ -1,0 +1,128 @@
+"""What was done to what is served: who, when, why. Append-only, one act a line.
+
+    <root>/snapshots/<pipeline>/history.jsonl
+
+It decides nothing but which versions were taken back, and knows nothing of files of
+versions.
+"""
+
+import getpass
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from batch_assets.errors import SnapshotError
+
+HISTORY = "history.jsonl"
+
+
+class Act(BaseModel):
+    """One line: what was done.
+
+    `version` is what it was done with, `before` what was served (of a pin, pinned)
+    before it. A night that was not let publish is `held`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    at: AwareDatetime
+    act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
+    version: str | None
+    before: str | None = None
+    by: str
+    why: str
+    until: AwareDatetime | None = None
+
+
+def make_act(
+    act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"],
+    version: str | None,
+    *,
+    why: str,
+    by: str | None = None,
+    before: str | None = None,
+    until: datetime | None = None,
+) -> Act:
+    """An act of now, by this machine's user if nobody else is named.
+
+    Raises:
+        SnapshotError: it has no reason.
+    """
+    if not why.strip():
+        msg = f"to {act} takes a reason: say why. Nothing was changed"
+        raise SnapshotError(msg)
+    return Act(
+        at=datetime.now(UTC),
+        act=act,
+        version=version,
+        before=before,
+        by=by or _user(),
+        why=why.strip(),
+        until=until,
+    )
+
+
+def record(snapshots: Path, act: Act) -> None:
+    """Add an act, before it is done; only for whoever holds the lock of `pointers`."""
+    line = act.model_dump_json(exclude_none=True) + "\n"
+    with (snapshots / HISTORY).open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            # A power cut tore the last line: it stays alone, and is skipped.
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        try:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def acts_of(snapshots: Path) -> tuple[list[Act], list[int]]:
+    """Every act, oldest first, and the numbers of the lines that can't be read."""
+    path = snapshots / HISTORY
+    acts, unreadable = [], []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            acts.append(Act.model_validate_json(line))
+        except ValidationError:
+            unreadable.append(number)
+    return acts, unreadable
+
+
+def withdrawn(snapshots: Path) -> dict[str, Act]:
+    """The versions that were rolled back from since anybody last unblocked, and by whom.
+
+    Raises:
+        SnapshotError: a line can't be read, so that a rollback may be missing.
+    """
+    acts, unreadable = acts_of(snapshots)
+    if unreadable:
+        msg = (
+            f"{snapshots / HISTORY}: lines {unreadable} can't be read, so what was "
+            "rolled back is not certain, and nothing is published. Mend or remove them"
+        )
+        raise SnapshotError(msg)
+    found: dict[str, Act] = {}
+    for act in acts:
+        if act.act == "rollback":
+            if act.before:
+                found[act.before] = act
+            found.pop(act.version or "", None)
+        elif act.act == "unblock":
+            found.clear()
+    return found
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container may know the number alone.
+        return f"uid {os.getuid()}"

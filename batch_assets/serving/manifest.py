@@ -1,0 +1,204 @@
+"""What a version is, in the words of its manifest, and which versions there are.
+
+    <root>/snapshots/<pipeline>/v=<version>/shard=NN.arrow    sorted, one batch each
+    <root>/snapshots/<pipeline>/v=<version>/manifest.json     sizes, sha256, lineage
+
+A manifest bears a digest of itself, so that a bit that flips in it is noticed too. It
+knows neither which version is served nor how a key is found in one.
+"""
+
+import hashlib
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from batch_assets.errors import SnapshotError
+
+MANIFEST = "manifest.json"
+DIGEST = "digest"
+FORMAT = 2
+
+
+class ReleaseName(NamedTuple):
+    """Which release: the model's name, and the sha256 of what it is."""
+
+    name: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.digest[:12]}"
+
+
+class ShardFile(BaseModel):
+    """One file of a version.
+
+    `size` in bytes; `keys` and `content` are checksums of its keys and of its rows
+    (`lake.shards`), `content` None where the predictions' receipts don't tell it;
+    `raw_rows` came in that night; `linked_from` is the version that the very file was
+    built for, if it was not built for this one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    size: int
+    sha256: str
+    rows: int
+    keys: int
+    content: int | None
+    raw_rows: int
+    linked_from: str | None = None
+
+    @property
+    def coverage(self) -> float:
+        """The share of the raw rows that have an answer."""
+        return self.rows / self.raw_rows if self.raw_rows else 1.0
+
+
+class SnapshotManifest(BaseModel):
+    """What one version is: of which day, release and predictions, in which files.
+
+    `predictions` is the digest of the very bytes that it was built from, and `parent`
+    the version that was served when it was built.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[2] = 2
+    pipeline: str
+    version: str
+    day: str
+    created_at: AwareDatetime
+    stale_after_seconds: float
+    key: str
+    key_dtype: Literal["int64", "string"]
+    outputs: tuple[str, ...]
+    model_name: str
+    model_version: str
+    job: str
+    predictions: str
+    files: tuple[ShardFile, ...]
+    parent: str | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def release(self) -> ReleaseName:
+        return ReleaseName(self.model_name, self.model_version)
+
+    @property
+    def stale_after(self) -> timedelta:
+        return timedelta(seconds=self.stale_after_seconds)
+
+    @property
+    def coverage(self) -> float:
+        """The share of the night's raw rows that have an answer, in 0..1."""
+        raw = sum(file.raw_rows for file in self.files)
+        return self.rows / raw if raw else 1.0
+
+    def dumps(self) -> str:
+        """The text of manifest.json."""
+        body = self.model_dump(mode="json")
+        return json.dumps({**body, DIGEST: _digest(body)}, indent=2) + "\n"
+
+    @classmethod
+    def loads(cls, data: bytes) -> "SnapshotManifest":
+        """Read a manifest.
+
+        Raises:
+            ValueError: it is not whole, or of another format.
+        """
+        body = json.loads(data)
+        if not isinstance(body, dict):
+            msg = f"expected an object, got {type(body).__name__}"
+            raise ValueError(msg)
+        found = body.pop(DIGEST, None)
+        if body.get("format") != FORMAT:
+            msg = (
+                f"it is of format {body.get('format')}, this program reads {FORMAT}: "
+                "run its day again"
+            )
+            raise ValueError(msg)
+        if found != _digest(body):
+            msg = "its digest is not that of its content"
+            raise ValueError(msg)
+        return cls.model_validate(body)
+
+
+def read_manifest(folder: Path, version: str) -> SnapshotManifest:
+    """The manifest of a version.
+
+    Args:
+        folder: where the version lies.
+        version: its name.
+
+    Raises:
+        SnapshotError: it is not there, not whole, or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = SnapshotManifest.loads(path.read_bytes())
+    # ValidationError and JSON's own errors are ValueErrors.
+    except (OSError, ValueError) as error:
+        said = _first_line(error)
+        msg = f"version {version} has no readable {path}: {said}"
+        raise SnapshotError(msg) from error
+    if manifest.version != version:
+        msg = f"{path} is the manifest of {manifest.version}, not of {version}"
+        raise SnapshotError(msg)
+    return manifest
+
+
+def versions(snapshots: Path) -> list[SnapshotManifest]:
+    """The versions on disk whose manifest is whole, oldest first.
+
+    Args:
+        snapshots: `<root>/snapshots/<pipeline>`.
+    """
+    found = []
+    for path in snapshots.glob(f"v=*/{MANIFEST}"):
+        try:
+            # A copy under another name is somebody's backup, and no version.
+            found.append(read_manifest(path.parent, path.parent.name[2:]))
+        except SnapshotError:
+            continue
+    return sorted(found, key=lambda manifest: manifest.created_at)
+
+
+def version_folder(snapshots: Path, version: str) -> Path:
+    """Where a version lies.
+
+    Raises:
+        SnapshotError: no version can have that name.
+    """
+    if not re.fullmatch(r"[\w.-]+", version, re.ASCII):
+        msg = f"{version!r} is not the name of a version"
+        raise SnapshotError(msg)
+    return snapshots / f"v={version}"
+
+
+def day_of(version: str) -> str:
+    """The day that a version is of; its name begins with it."""
+    return version[:10]
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
