@@ -199,8 +199,10 @@ class LiveRelease:
 
     async def close(self) -> None:
         """Answer what waits, and end the process."""
-        await self._batcher.close()
-        self._process.close()
+        try:
+            await self._batcher.close()
+        finally:
+            self._process.close()
 
     def _table(self, rows: Sequence[Row]) -> pa.Table:
         """Raw rows as the contract types them; for a key, a row's place in the batch.

@@ -89,6 +89,11 @@ class Metrics:
             "1 if the version is older than it should be.",
             "pipeline",
         )
+        self.snapshot_problem = gauge(
+            "snapshot_has_problem",
+            "1 if another version should be served, and can't be trusted.",
+            "pipeline",
+        )
 
     def batches_of(self, pipeline: str) -> Callable[[Batch], None]:
         """What is to be told of each batch of a pipeline."""

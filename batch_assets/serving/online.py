@@ -11,13 +11,13 @@ nothing of its own, and never calls torch.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -42,7 +42,7 @@ from batch_assets.serving.live import (
 )
 from batch_assets.serving.metrics import Metrics
 from batch_assets.serving.served import Served
-from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving.version import Version, age_of
 
 Answer = TypeVar("Answer")
 
@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 MAX_KEYS = 1_000
 # To read a body holds the event loop: 10 ms for one of this size.
 MAX_BODY = 1 << 20
-AN_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+# No key has more digits, and Python reads no integer of thousands of them.
+AN_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 # What nginx calls a request whose client has left; nobody reads the answer.
 CLIENT_LEFT = 499
 
@@ -111,17 +112,20 @@ class Online:
     async def close(self) -> None:
         """Answer the rows that wait, and take no more; it may be called twice."""
         self.closing = True
+        if self._following:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
         await asyncio.gather(*(served.close() for served in self.pipelines.values()))
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        self._following = following = asyncio.create_task(self._follow())
-        following.add_done_callback(_say_why)
+        self._following = asyncio.create_task(self._follow())
+        self._following.add_done_callback(_say_why)
         # What is loaded by now stays: to look through it for garbage takes 50 ms.
         gc.collect()
         gc.freeze()
         yield
-        following.cancel()
         await self.close()
         gc.unfreeze()  # Or libraries report at exit that these leaked.
 
@@ -133,29 +137,29 @@ class Online:
     # Routes
 
     async def key(self, request: Request) -> Response:
-        snapshot = self._snapshot(request)
+        version = self._opened(request)
         text = request.path_params["key"]
-        if snapshot.manifest.key_dtype == "int64" and not AN_INTEGER.fullmatch(text):
-            name = snapshot.manifest.key
-            raise RefusedError(422, f"the key '{name}' is an integer, got '{text}'")
-        found = snapshot.get(text)
+        if version.manifest.key_dtype == "int64" and not AN_INTEGER.fullmatch(text):
+            name = version.manifest.key
+            raise RefusedError(422, f"the key '{name}' is an int64, got '{text}'")
+        found = version.get(text)
         served = self._served(request)
         self._count_keys(served, found=int(found is not None), asked=1)
         if found is None:
-            raise RefusedError(404, self._missing(text, served, snapshot))
+            raise RefusedError(404, self._missing(text, served, version))
         return Json(
-            _source(snapshot) | {"key": found.key, "outputs": found.outputs},
+            _source(version) | {"key": found.key, "outputs": found.outputs},
         )
 
     async def lookup(self, request: Request) -> Response:
-        snapshot = self._snapshot(request)
+        version = self._opened(request)
         body = await _body(request)
-        dtype = snapshot.manifest.key_dtype
+        dtype = version.manifest.key_dtype
         try:
             keys = self._keys[dtype].validate_json(body)["keys"]
         except ValidationError as error:
             raise refused(error, "keys", lambda _: dtype) from None
-        found = [snapshot.get(key) for key in keys]
+        found = version.get_many(keys)
         answers = [
             {"key": key, "outputs": one and one.outputs}
             for key, one in zip(keys, found, strict=True)
@@ -163,7 +167,7 @@ class Online:
         there = len(keys) - found.count(None)
         self._count_keys(self._served(request), found=there, asked=len(keys))
         return Json(
-            _source(snapshot) | {"missing": len(keys) - there, "answers": answers}
+            _source(version) | {"missing": len(keys) - there, "answers": answers}
         )
 
     async def score(self, request: Request) -> Response:
@@ -197,8 +201,7 @@ class Online:
         return Json(
             {
                 "source": "online",
-                "model": release.name,
-                "release": release.digest,
+                "release": {"name": release.name, "digest": release.digest},
                 "failed": sum("error" in one for one in shown),
                 "answers": shown,
             },
@@ -207,11 +210,10 @@ class Online:
 
     async def about(self, request: Request) -> Response:
         served = self._served(request)
-        snapshot, live = served.snapshot, served.live
+        version, live = served.opened, served.live
         scores = (
             {
-                "model": live.release.name,
-                "release": live.release.digest,
+                "release": {"name": live.release.name, "digest": live.release.digest},
                 "contract": live.release.contract.model_dump(mode="json"),
                 "waiting_rows": live.waiting,
                 **asdict(served.limits),
@@ -222,23 +224,26 @@ class Online:
         return Json(
             {
                 "pipeline": served.name,
-                "snapshot": _source(snapshot) | {"keys": snapshot.manifest.rows}
-                if snapshot
+                "snapshot": _source(version)
+                | {
+                    "keys": version.manifest.rows,
+                    "coverage": version.manifest.coverage,
+                    "problem": served.snapshot and served.snapshot.problem,
+                }
+                if version
                 else {"why_not": served.why_not_served},
                 "online": scores,
             }
         )
 
     async def healthz(self, _: Request) -> Response:
-        if self._following is None or self._following.done():
+        if not self.closing and (not self._following or self._following.done()):
             raise RefusedError(503, "what follows the snapshots has ended; restart it")
         return Json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
         waits = {
-            name: served.why_not_served
-            if served.snapshot is None
-            else served.why_not_scored
+            name: served.why_not_scored if served.snapshot else served.why_not_served
             for name, served in self.pipelines.items()
             if not served.settled
         }
@@ -263,16 +268,17 @@ class Online:
             raise RefusedError(404, f"'{name}' is not served here; there: {there}")
         return self.pipelines[name]
 
-    def _snapshot(self, request: Request) -> Snapshot:
+    def _opened(self, request: Request) -> Version:
         served = self._served(request)
-        if served.snapshot is None:
+        if (version := served.opened) is None:
             raise _unavailable(f"{served.name} is not served: {served.why_not_served}")
-        return served.snapshot
+        return version
 
-    def _missing(self, key: str, served: Served, snapshot: Snapshot) -> dict[str, Any]:
-        return _source(snapshot) | {
-            "error": f"'{key}' is not in version {snapshot.version} of {served.name}, "
-            f"which has {snapshot.manifest.rows:,} keys of {snapshot.manifest.day}",
+    def _missing(self, key: str, served: Served, version: Version) -> dict[str, Any]:
+        manifest = version.manifest
+        return _source(version) | {
+            "error": f"'{key}' is not in version {version.name} of {served.name}, "
+            f"which has {manifest.rows:,} keys of {manifest.day}",
             "hint": f"POST its features to /v1/{served.name}/score"
             if served.live
             else f"it can't be scored either: {served.why_not_scored}",
@@ -300,10 +306,13 @@ class Online:
             release = live.release.digest if live else ""
             self.metrics.scores.labels(name, release).set(1 if live else 0)
             if snapshot:
-                of = (name, snapshot.version, snapshot.manifest.model_version)
+                of = (name, snapshot.version, snapshot.release.digest)
                 self.metrics.snapshot.labels(*of).set(1)
                 age = snapshot.age.total_seconds()
                 self.metrics.snapshot_age.labels(name).set(age)
+                self.metrics.snapshot_stale.labels(name).set(snapshot.is_stale)
+                problem = snapshot.problem is not None
+                self.metrics.snapshot_problem.labels(name).set(problem)
 
 
 class Timed:
@@ -353,15 +362,16 @@ async def unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:
         task.cancel()
 
 
-def _source(snapshot: Snapshot) -> dict[str, Any]:
-    manifest = snapshot.manifest
+def _source(version: Version) -> dict[str, Any]:
+    manifest = version.manifest
+    age, release = age_of(manifest), manifest.release
     return {
         "source": "snapshot",
-        "version": snapshot.version,
+        "version": version.name,
         "day": manifest.day,
-        "model": manifest.model_name,
-        "release": manifest.model_version,
-        "age_seconds": round(snapshot.age.total_seconds(), 3),
+        "release": {"name": release.name, "digest": release.digest},
+        "age_seconds": round(age.total_seconds(), 3),
+        "is_stale": age > manifest.stale_after,
     }
 
 

@@ -18,9 +18,11 @@ from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import Device
 from batch_assets.serving.batcher import Batch
 from batch_assets.serving.live import LiveRelease
-from batch_assets.serving.snapshot import Snapshot, current_version
+from batch_assets.serving.manifest import ReleaseName
+from batch_assets.serving.snapshot import Snapshot
+from batch_assets.serving.version import Version
 
-# How soon another version, an approval or a revocation is noticed.
+# How soon an approval, a revocation or the release of another version is noticed.
 FOLLOW_SECONDS = 1.0
 # A release that could not be loaded is tried again after so long.
 RETRY_SECONDS = 60.0
@@ -41,8 +43,8 @@ class Limits:
 
 
 class Served:
-    """One pipeline. What is served and what scores may change between two lines that
-    await: take `snapshot` and `live` once for each request.
+    """One pipeline. What is served and what scores may change from line to line: take
+    `opened` and `live` once for each request.
     """
 
     def __init__(
@@ -68,46 +70,45 @@ class Served:
         self._retry: dict[str, float] = {}
         self._over = threading.Event()
 
+    @property
+    def opened(self) -> Version | None:
+        """The version that lookups come from now, if there is one."""
+        return self.snapshot.opened if self.snapshot else None
+
     async def follow(self) -> None:
         """Follow what is served and who may score, until cancelled."""
-        await asyncio.gather(self._follow_snapshot(), self._follow_release())
+        await self._open_snapshot()
+        await self._follow_release()
 
     async def close(self) -> None:
-        """Answer the rows that wait, and take no more."""
+        """Answer the rows that wait, and take no more. Nothing follows any more."""
         live, self.live = self.live, None
         self.why_not_scored = "the service is shutting down"
         if live:
             await live.close()
-        # What is being loaded is given up; what scores was not to be.
+        # What is being loaded is given up, but not what was still to score.
         self._over.set()
+        if self.snapshot:
+            await asyncio.to_thread(self.snapshot.close)
 
-    async def _follow_snapshot(self) -> None:
-        while True:
+    async def _open_snapshot(self) -> None:
+        while self.snapshot is None:
             try:
-                await asyncio.to_thread(self._open_current)
-            except SnapshotError as error:
+                # It hashes every file; from then on it follows in a thread of its own.
+                self.snapshot = await asyncio.to_thread(Snapshot, self._folder)
+            except (SnapshotError, OSError) as error:
                 self._say_once("why_not_served", str(error))
-            await asyncio.sleep(FOLLOW_SECONDS)
-
-    def _open_current(self) -> None:
-        served = current_version(self._folder)
-        if self.snapshot and self.snapshot.version == served:
-            return
-        snapshot = Snapshot.current(self._folder)
-        # Now, and not at a key's first lookup: nobody waits for a file to be hashed.
-        snapshot.verify()
-        self.snapshot = snapshot
-        log.info("%s serves %s", self.name, snapshot.version)
+                await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _follow_release(self) -> None:
-        while True:
-            if self.snapshot:
-                await self._load_release_of(self.snapshot)
-                self.settled = True
-            await asyncio.sleep(FOLLOW_SECONDS if self.settled else 0.05)
+        while self.snapshot:
+            await self._load_release(self.snapshot.release)
+            self.settled = True
+            await asyncio.sleep(FOLLOW_SECONDS)
 
-    async def _load_release_of(self, snapshot: Snapshot) -> None:
-        name, digest = snapshot.manifest.model_name, snapshot.manifest.model_version
+    async def _load_release(self, wanted: ReleaseName) -> None:
+        """Let the release that is wanted score, or none, if it may not."""
+        name, digest = wanted.name, wanted.digest
         live = self.live
         if live and (why := await self._forbids(name, live.release.digest)):
             await self._stop(why)
