@@ -14,7 +14,7 @@ BENCH_ROWS ?= 4000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash check ui bench fmt clean
+.PHONY: help demo test test-fast test-crash check ui bench bench-online fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ $(DAFT)/.ready: benchmarks/daft.txt
 
 bench: $(BENCH)/.ready $(DAFT)/.ready ## measure against the floor and the peers
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
+
+bench-online: $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
+	@$(BENCH)/bin/python -m benchmarks.online
 
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .

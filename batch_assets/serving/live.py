@@ -178,22 +178,22 @@ class LiveRelease:
         contract = self._contract
         answers: list[Outputs | Exception] = [BadRowError([])] * len(rows)
         split = self._rules.split(pl.DataFrame(self._table(rows)), self._nobody)
-        for place, broken in split.bad.select(contract.key.name, RULES).iter_rows():
-            answers[int(place)] = BadRowError(broken)
+        key = contract.key.name
+        for place, broken in zip(split.bad[key], split.bad[RULES], strict=True):
+            answers[int(place)] = BadRowError(broken.to_list())
         if not len(split.good):
             return answers
-        # As the night packs them: float32 (features, rows).
-        features = split.good.select(contract.feature_names).to_numpy().T
-        outputs, _ = self._process.score(
-            np.ascontiguousarray(features), self._max_seconds
-        )
+        # As the night packs them: float32 (features, rows), in the contract's order.
+        _, *columns = split.good.get_columns()
+        features = np.stack([column.to_numpy() for column in columns])
+        outputs, _ = self._process.score(features, self._max_seconds)
         faults = outside(outputs, contract.outputs, {})
-        columns = {name: column.tolist() for name, column in outputs.items()}
-        for row, place in enumerate(split.good[contract.key.name]):
+        values = {name: column.tolist() for name, column in outputs.items()}
+        for row, place in enumerate(split.good[key]):
             answers[int(place)] = (
                 OutputError(faults[row])
                 if row in faults
-                else {name: column[row] for name, column in columns.items()}
+                else {name: column[row] for name, column in values.items()}
             )
         return answers
 
