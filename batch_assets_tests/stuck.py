@@ -68,6 +68,14 @@ class Homesick(Stuck):
         super().__init__(home)
 
 
+class Sleepy(Risk):
+    """Takes a minute to be built away from home."""
+
+    def __init__(self, home: int) -> None:
+        time.sleep(0 if os.getpid() == home else 60)
+        super().__init__()
+
+
 class Moody(Stuck):
     """Stuck, or for some ages only slow, greedy, or out of its range."""
 

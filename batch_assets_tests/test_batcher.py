@@ -14,7 +14,7 @@ from batch_assets.serving.batcher import Batch, Batcher, ClosedError, FullError
 
 # An hour: a flush that comes is not one by time.
 NEVER = 3_600_000.0
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def run(main: Coroutine[Any, Any, Any]) -> Any:
@@ -172,7 +172,7 @@ def test_everybody_gets_their_own_answers_in_batches_of_the_size(
 
 def test_the_loop_goes_on_while_a_batch_is_scored() -> None:
     async def main() -> float:
-        batcher = make(lambda items: (time.sleep(0.5), doubled(items))[1])
+        batcher = make(lambda items: (time.sleep(2), doubled(items))[1])
         task = asyncio.create_task(batcher.submit([1]))
         longest = 0.0
         while not task.done():
@@ -183,7 +183,7 @@ def test_the_loop_goes_on_while_a_batch_is_scored() -> None:
         await batcher.close()
         return longest
 
-    assert run(main()) < 0.2
+    assert run(main()) < 1
 
 
 # Room
@@ -447,35 +447,38 @@ def test_if_scoring_is_over_everybody_is_told() -> None:
 
 
 def test_a_storm_of_callers_who_come_and_leave_loses_and_mixes_up_nobody() -> None:
-    async def caller(batcher: Batcher, number: int, seen: list[int]) -> None:
+    async def patient(batcher: Batcher, items: list[int]) -> list[Any]:
+        while True:
+            try:
+                return await batcher.submit(items)
+            except FullError:
+                await asyncio.sleep(0.001)
+
+    async def caller(batcher: Batcher, number: int) -> int:
+        answered = 0
         for turn in range(20):
             items = [number * 1_000 + turn * 10 + n for n in range(number % 3 + 1)]
             if (number + turn) % 11 == 0:
                 items[0] = -items[0] - 1
-            task = asyncio.create_task(batcher.submit(items))
+            task = asyncio.create_task(patient(batcher, items))
             if (number + turn) % 7 == 0:
                 await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
                 continue
-            try:
-                answers = await task
-            except FullError:
-                await asyncio.sleep(0.001)
-                continue
-            for item, answer in zip(items, answers, strict=True):
+            for item, answer in zip(items, await task, strict=True):
                 if item < 0:
                     assert isinstance(answer, PoisonError)
                 else:
                     assert answer == 2 * item
-                seen.append(item)
+                answered += 1
+        return answered
 
     async def main() -> None:
-        seen: list[int] = []
         batcher = make(poisoned, max_batch_size=16, max_queue=200)
-        await asyncio.gather(*(caller(batcher, n, seen) for n in range(300)))
+        answered = await asyncio.gather(*(caller(batcher, n) for n in range(300)))
+        assert sum(answered) > 10_000
         assert batcher.waiting == 0
-        assert len(seen) > 3_000
         await batcher.close()
 
     run(main())

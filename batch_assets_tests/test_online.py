@@ -26,7 +26,14 @@ import pytest
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.serving import Snapshot
-from batch_assets_tests.stuck import LOOPS, NAPS, RAISES, SPIN_SECONDS, SPINS
+from batch_assets_tests.stuck import (
+    LOOPS,
+    NAPS,
+    RAISES,
+    SPIN_SECONDS,
+    SPINS,
+    Sleepy,
+)
 from batch_assets_tests.test_live import write_moody
 from batch_assets_tests.test_version import NEXT, publish
 from batch_assets_tests.toys import (
@@ -116,6 +123,16 @@ def environment(root: Path) -> dict[str, str]:
         "BATCH_ASSETS_ROOT": str(root),
         "PYTHONPATH": str(FLIGHTS),
     }
+
+
+def models_of(server: Server) -> list[int]:
+    """The processes that the service has started."""
+    task = Path(f"/proc/{server.process.pid}/task")
+    return [
+        int(pid)
+        for children in task.glob("*/children")
+        for pid in children.read_text("utf-8").split()
+    ]
 
 
 def is_ready(server: Server) -> bool:
@@ -347,23 +364,14 @@ def test_lookups_go_on_while_the_model_computes_or_hangs(
 def test_a_model_that_is_killed_is_started_again_and_nobody_is_lost(
     server: Server,
 ) -> None:
-    def models() -> list[int]:
-        found = subprocess.run(
-            ["ps", "--ppid", str(server.process.pid), "-o", "pid="],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return [int(pid) for pid in found.stdout.split()]
-
     server.score(GOOD)
-    (model,) = models()
+    (model,) = models_of(server)
     os.kill(model, signal.SIGKILL)
 
     answer = server.score(GOOD)
 
     assert answer.status_code == 200
-    assert models() != [model]
+    assert models_of(server) != [model]
 
 
 def test_what_the_queue_has_no_room_for_is_a_429_and_the_rest_is_scored(
@@ -630,12 +638,19 @@ def test_under_a_storm_it_ends_with_0_and_says_nothing_but_scores_and_503(
     assert statuses.count(200) >= 200
 
 
-def test_it_ends_at_once_while_a_model_is_still_loading(
-    tmp_path: Path, toy_release: Release
-) -> None:
-    root = published(tmp_path / "root", toy_release)
+def test_it_ends_at_once_while_a_model_is_still_loading(tmp_path: Path) -> None:
+    release = write_toy_release(
+        tmp_path / "sleepy",
+        module=Sleepy(os.getpid()),
+        model_format="safetensors",
+        import_path="batch_assets_tests.stuck:Sleepy",
+        arguments={"home": os.getpid()},
+    )
+    root = published(tmp_path / "root", release)
     with serving(root, ready=False) as server:
-        server.until(lambda: "why_not" not in reason(server) and reason(server) != "")
+        server.until(lambda: "outputs" in reason(server))
+        server.until(lambda: len(models_of(server)) == 1)
+        assert "no release is loaded yet" in server.get("/readyz").text
         before = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - before < 10
