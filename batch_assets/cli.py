@@ -33,6 +33,7 @@ from batch_assets.printing import (
     print_table,
 )
 from batch_assets.root import data_root, project_folder
+from batch_assets.storage import Place
 
 DEMO_PIPELINE = "flights"
 DEMO_MODEL = "flight_delay"
@@ -314,7 +315,7 @@ def release_verify(name: str, digest: str | None, as_json: bool) -> None:
 
     registry = Registry(data_root())
     verified = [
-        registry.verify(name, found)
+        registry.reread(name, found)
         for found in ([digest] if digest else registry.digests(name))
     ]
     for found in verified:
@@ -737,13 +738,13 @@ def _dagster() -> Iterator[tuple[Any, Any, Any]]:
         yield load_definitions(), on, console
 
 
-def _snapshots(pipeline: str) -> Path:
+def _snapshots(pipeline: str) -> Place:
     folder = data_root() / "snapshots" / pipeline
     _must_be_there(folder, pipeline)
     return folder
 
 
-def _must_be_there(folder: Path, pipeline: str) -> None:
+def _must_be_there(folder: Place, pipeline: str) -> None:
     if folder.is_dir():
         return
     parent = folder.parent

@@ -4,6 +4,7 @@
     ├── PipelineError            a defs.yaml, or a command that names no pipeline
     ├── ConfigError              a setting of this machine: root, device, precision
     │   └── DeviceError          the device asked for is not there
+    ├── StorageError             an object store does not answer, or refuses
     ├── SourceError              the source can't be read
     │   └── EmptySourceError     the source has no rows for the day
     ├── ContractError            a column is missing, extra or retyped
@@ -41,6 +42,10 @@ class ConfigError(BatchAssetsError):
 
 class DeviceError(ConfigError):
     """The device that was asked for is not there, or can't do what was asked."""
+
+
+class StorageError(BatchAssetsError):
+    """The object store that holds `<root>` does not answer, or refuses."""
 
 
 class SourceError(BatchAssetsError):

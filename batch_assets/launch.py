@@ -28,6 +28,7 @@ from batch_assets.lake.sources import (
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.schedules import SWEEP
 from batch_assets.spec import Gates, Model, PipelineSpec, Serving
+from batch_assets.storage import local
 
 DECLARED: list[type[Declared]] = [
     PipelineSpec,
@@ -90,7 +91,7 @@ def instance() -> Iterator[DagsterInstance]:
     if "DAGSTER_HOME" not in os.environ:
         home = project_folder()
         if not (home / MARK).is_file():
-            home = data_root() / ".dagster"
+            home = local(data_root()) / ".dagster"
             home.mkdir(parents=True, exist_ok=True)
         os.environ["DAGSTER_HOME"] = str(home)
     with DagsterInstance.get() as opened:

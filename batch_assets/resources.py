@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock
@@ -13,6 +12,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.root import data_root
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.storage import Place, local, place_of
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -20,12 +20,13 @@ class StorageResource(dg.ConfigurableResource):
 
     root: str | None = Field(
         default=None,
-        description="A folder; BATCH_ASSETS_ROOT, or data/ in the project, if left out.",
+        description="A directory, or s3://BUCKET/PREFIX; BATCH_ASSETS_ROOT, or data/ in "
+        "the project, if left out.",
     )
 
     @property
-    def path(self) -> Path:
-        return Path(self.root) if self.root else data_root()
+    def path(self) -> Place:
+        return place_of(self.root) if self.root else data_root()
 
     def lake(self, pipeline: str) -> Lake:
         return Lake(self.path, pipeline)
@@ -33,7 +34,7 @@ class StorageResource(dg.ConfigurableResource):
     def registry(self) -> Registry:
         return Registry(self.path)
 
-    def snapshots(self, pipeline: str) -> Path:
+    def snapshots(self, pipeline: str) -> Place:
         return self.path / "snapshots" / pipeline
 
 
@@ -66,15 +67,15 @@ class GpuResource(dg.ConfigurableResource):
     )
 
     @contextmanager
-    def held(self, root: Path) -> Iterator[Device]:
+    def held(self, root: Place) -> Iterator[Device]:
         """The device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
 
         Args:
-            root: `<root>`, where compiled code is kept.
+            root: `<root>`, where compiled code is kept, or what stands for it here.
         """
-        compiled = root / COMPILED if self.compile else None
+        compiled = local(root) / COMPILED if self.compile else None
         device = find_device(self.device, self.precision, self.batch_rows, compiled)
         lock: AbstractContextManager[object] = nullcontext()
         if device.kind == "cuda":

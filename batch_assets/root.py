@@ -1,11 +1,14 @@
 """Where things are: the project's folder, and `<root>` with what the nights leave.
 
-`BATCH_ASSETS_ROOT` names `<root>`, for the command line and for Dagster alike; it is
-`data/` in the project if it is not set. It knows nothing of what lies there.
+`BATCH_ASSETS_ROOT` names `<root>`, for the command line and for Dagster alike: a
+directory, or `s3://BUCKET/PREFIX`; it is `data/` in the project if it is not set. It
+knows nothing of what lies there.
 """
 
 import os
 from pathlib import Path
+
+from batch_assets.storage import Place, place_of
 
 ROOT = "BATCH_ASSETS_ROOT"
 MARK = "dagster.yaml"
@@ -26,8 +29,11 @@ def project_folder(start: Path | None = None) -> Path:
     return here
 
 
-def data_root() -> Path:
-    """`<root>`: the lake, the models and the snapshots."""
-    named = os.environ.get(ROOT)
+def data_root() -> Place:
+    """`<root>`: the lake, the models and the snapshots.
+
+    Raises:
+        ConfigError: it is neither a directory nor in an object store that is known.
+    """
     # Relative to the project, wherever in it one stands.
-    return (project_folder() / Path(named or "data").expanduser()).resolve()
+    return place_of(os.environ.get(ROOT) or "data", project_folder())

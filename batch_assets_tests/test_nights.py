@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.lake.claims import claimed
-from batch_assets.serving.pointers import current_version
+from batch_assets.serving.manifest import versions
+from batch_assets.serving.operate import pin, rollback, unblock
+from batch_assets.serving.pointers import BLOCKED, current_version
 from batch_assets.serving.version import Version
 from batch_assets_tests.projects import Project, attributes, make_project, metadata_of
 from batch_assets_tests.toys import (
@@ -22,7 +24,7 @@ from batch_assets_tests.toys import (
     write_toy_release,
 )
 
-FIRST, SECOND = "2026-01-05", "2026-01-06"
+FIRST, SECOND, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_good_night_is_served_as_the_model_says(project, instance):
     for key, risk in zip(rows["user_id"].to_pylist(), expected_risk(rows), strict=True):
         assert snapshot.get(key).outputs["risk"] == pytest.approx(float(risk), abs=1e-6)
     checks = result.get_asset_check_evaluations()
-    assert len(checks) == 10
+    assert len(checks) == 11
     assert all(check.passed and check.partition == FIRST for check in checks)
 
 
@@ -483,6 +485,76 @@ def test_an_older_day_is_scored_but_not_served_over_a_newer_one(project, instanc
     assert metadata_of(result, "serving_snapshot")["published"] is False
     assert Version.current(project.snapshots("toy")).manifest.day == SECOND
     assert set(project.lake("toy").predictions.rows_by_day()) == {FIRST, SECOND}
+
+
+def test_a_night_after_a_rollback_is_built_and_held_and_does_not_fail(served, instance):
+    folder = served.snapshots("toy")
+    first = current_version(folder)
+    write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
+    assert served.run("toy", SECOND, instance).success
+    taken_back = current_version(folder)
+    rollback(folder, why="odd scores", by="ada")
+
+    write_source(served.folder, make_rows(1_000, seed=3), day=THIRD)
+    result = served.run("toy", THIRD, instance)
+
+    assert result.success
+    assert current_version(folder) == first
+    metadata = metadata_of(result, "serving_snapshot")
+    assert metadata["published"] is False
+    assert metadata["served_version"] == first
+    assert "publishing is blocked until " in metadata["why"]
+    assert "by ada: odd scores" in metadata["why"]
+    assert metadata["version"] in {m.version for m in versions(folder)}
+    (check,) = failed_checks(result)
+    assert (check.check_name, check.severity.name) == ("snapshot_is_served", "WARN")
+    assert "by ada: odd scores" in check.description
+    assert "batch-assets snapshot unblock toy" in check.description
+    assert "run the day again" in check.description
+
+    unblock(folder, why="the source is mended", by="ada")
+    again = served.run("toy", THIRD, instance)
+
+    assert again.success
+    assert not failed_checks(again)
+    # What was built and proved is served as it is.
+    assert current_version(folder) == metadata["version"] != taken_back
+
+
+def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instance):
+    folder = served.snapshots("toy")
+    first = current_version(folder)
+    write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
+    served.run("toy", SECOND, instance)
+    rollback(folder, why="odd scores", by="ada")
+    (folder / BLOCKED).unlink()  # As if its time were over.
+
+    result = served.run("toy", SECOND, instance)
+
+    assert result.success
+    assert current_version(folder) == first
+    (check,) = failed_checks(result)
+    assert "was rolled back by ada at " in check.description
+
+
+def test_a_night_under_a_pin_is_published_and_says_that_nobody_reads_it(
+    served, instance
+):
+    folder = served.snapshots("toy")
+    first = current_version(folder)
+    pin(folder, first, why="an experiment runs", by="ada")
+    write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
+
+    result = served.run("toy", SECOND, instance)
+
+    assert result.success
+    assert current_version(folder) != first
+    (check,) = failed_checks(result)
+    assert f"readers are pinned to {first}" in check.description
+
+
+def failed_checks(result):
+    return [c for c in result.get_asset_check_evaluations() if not c.passed]
 
 
 def test_volume_far_from_the_days_before_only_warns(served, instance):

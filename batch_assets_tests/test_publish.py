@@ -33,9 +33,16 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
 from batch_assets.serving import build as building
+from batch_assets.serving import publish as publishing
 from batch_assets.serving import version as looking_up
-from batch_assets.serving.manifest import MANIFEST, version_folder, versions
-from batch_assets.serving.operate import unblock
+from batch_assets.serving.layout import Group, groups_of, packed
+from batch_assets.serving.manifest import (
+    MANIFEST,
+    SnapshotManifest,
+    version_folder,
+    versions,
+)
+from batch_assets.serving.operate import rollback, unblock
 from batch_assets.serving.pointers import (
     BLOCKED,
     CURRENT,
@@ -43,7 +50,12 @@ from batch_assets.serving.pointers import (
     current_version,
     point,
 )
-from batch_assets.serving.publish import Published, equals_predictions, publish_day
+from batch_assets.serving.publish import (
+    Published,
+    equals_predictions,
+    is_served,
+    publish_day,
+)
 from batch_assets.serving.version import Version
 from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
@@ -147,7 +159,7 @@ def block(folder: Path) -> None:
     at = datetime.now(UTC)
     until = at + timedelta(hours=1)
     found = Block(at=at, until=until, by="ada", why="odd scores", version=None)
-    point(folder, BLOCKED, found.model_dump_json())
+    point(folder / BLOCKED, found.model_dump_json())
 
 
 def served(lake: Lake) -> dict[str, bytes]:
@@ -588,10 +600,14 @@ def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> No
     folder = version_folder(snapshots_of(ready), manifest.version)
     path = folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    risk = pc.subtract(table["risk"], pa.scalar(1e-6, pa.float32()))
+    (group,) = groups_of(table)
+    changed_rows = packed(
+        {"user_id": table["user_id"].combine_chunks()},
+        [Group(group.names, group.values - np.float32(1e-6))],
+    )
     path.unlink()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as out:
-        out.write_table(table.set_column(1, "risk", risk))
+        out.write_table(changed_rows)
     entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     first = manifest.files[0].model_copy(update=entry)
     changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
@@ -637,13 +653,179 @@ def test_rows_are_compared_where_a_receipt_is_of_before_there_were_contents(
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed is not differ
 
 
+def test_what_changed_while_it_was_built_is_seen_before_the_swap(
+    ready: Lake, one: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        revoke(ready, one, tmp_path)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(GateError, match="was revoked for batch by bob"):
+        publish(ready)
+
+    assert served(ready) == before
+    assert len(versions(snapshots_of(ready))) == 1
+
+
+def test_a_day_that_is_scored_again_while_it_is_built_is_not_served(
+    ready: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+    other = approved(root_of(ready), narrow(tmp_path / "o", about={"author": "else"}))
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        score(ready, other, DAY)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(SnapshotError, match="was scored again while"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_rollback_while_a_night_builds_holds_against_it(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(ready, BEFORE).version
+    publish(ready, DAY)
+    folder, build = snapshots_of(ready), publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        rollback(folder, why="odd scores", by="ada")
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    published = publish(ready, NEXT)
+
+    assert (published.swapped, current_version(folder)) == (False, first)
+    assert "blocked until" in published.why
+    assert published.current is not None
+    assert published.current.version == first
+    verdict = is_served(ready, folder, NEXT)
+    assert (verdict.passed, verdict.blocks) == (False, False)
+    assert equals_predictions(ready, folder, NEXT).passed
+
+
+def test_what_was_built_and_held_is_served_as_it_is(ready: Lake) -> None:
+    publish(ready, BEFORE)
+    folder = snapshots_of(ready)
+    block(folder)
+    held = publish(ready)
+    path = version_folder(folder, held.version) / "shard=00.arrow"
+    built = path.stat().st_ino
+    unblock(folder, why="it was fine")
+
+    published = publish(ready)
+
+    assert (published.swapped, published.version) == (True, held.version)
+    assert path.stat().st_ino == built
+
+
+def test_a_disk_that_wrote_other_bytes_is_found_when_they_are_read_again(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before, sync = served(ready), building.sync_file
+
+    def altering(path: Path) -> None:
+        sync(path)
+        if path.name == "shard=01.arrow":
+            rows = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            data = bytearray(path.read_bytes())
+            at = bytes(data).index(groups_of(rows)[0].values.tobytes())
+            data[at] ^= 1
+            path.write_bytes(data)
+
+    monkeypatch.setattr(building, "sync_file", altering)
+    with pytest.raises(SnapshotError, match=r"shard=01\.arrow holds other outputs"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_file_that_is_not_sorted_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = building.shard_rows
+
+    def backwards(*args: Any) -> pa.Table:
+        rows = whole(*args)
+        return rows.take(pa.array(range(len(rows) - 1, -1, -1))).combine_chunks()
+
+    monkeypatch.setattr(building, "shard_rows", backwards)
+    with pytest.raises(SnapshotError, match="is not sorted, or has a key twice"):
+        publish(ready)
+
+
+def test_a_string_that_is_there_twice_is_found() -> None:
+    plan = SnapshotManifest.model_construct(key="user_id", key_dtype="string")
+    texts = pa.chunked_array([pa.array(["b", "a", "c", "d"], pa.large_string())])
+    hashes = pa.array([1, 5, 5, 9], pa.uint64())
+    rows = pa.table({"user_id": texts, "key_hash": hashes})
+    assert building._is_sorted(rows, plan)
+
+    twice = pa.chunked_array([pa.array(["b", "a", "a", "d"], pa.large_string())])
+    assert not building._is_sorted(rows.set_column(0, "user_id", twice), plan)
+
+
+def test_a_lookup_that_finds_another_row_is_not_served(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files are all right, and would be read wrongly: a sample of keys tells."""
+    find = building.Shard.find
+
+    def off_by_one(shard: Any, key: Any, hashed: int) -> int | None:
+        row = find(shard, key, hashed)
+        return None if row is None else max(row - 1, 0)
+
+    monkeypatch.setattr(building.Shard, "find", off_by_one)
+    with pytest.raises(SnapshotError, match=r"answers .* for 'risk' of .*, predicted"):
+        publish(ready)
+
+    assert current_version(snapshots_of(ready)) is None
+
+
+def test_another_release_with_the_same_outputs_links_every_file(
+    ready: Lake, tmp_path: Path
+) -> None:
+    first = publish(ready).current
+    other = narrow(tmp_path / "other", about={"author": "else"})
+    score(ready, approved(root_of(ready), other), DAY)
+
+    second = publish(ready).current
+
+    assert first is not None
+    assert second is not None
+    assert second.model_version == other.digest != first.model_version
+    assert [f.linked_from for f in second.files] == [first.version] * SHARDS
+    answer = Version.current(snapshots_of(ready)).get(
+        read_day(ready, "predictions")["user_id"][0].as_py()
+    )
+    assert answer is not None
+    assert answer.release.digest == other.digest
+    assert equals_predictions(ready, snapshots_of(ready), DAY).passed
+
+
 def swapping(whole: Callable[..., pa.Table]) -> Callable[..., pa.Table]:
     """A builder that gives the first two keys of a shard each other's output."""
 
     def confused(*args: Any) -> pa.Table:
         rows = whole(*args)
         order = [1, 0, *range(2, len(rows))]
-        return rows.set_column(1, "risk", rows["risk"].combine_chunks().take(order))
+        (group,) = groups_of(rows)
+        keys = {"user_id": rows["user_id"].combine_chunks()}
+        return packed(keys, [Group(group.names, group.values[order])])
 
     return confused
 
@@ -710,7 +892,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(file)
+            digest, at = parts._digest_of(path, file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]

@@ -1,6 +1,5 @@
 """The registry: which release a channel uses, and who said so."""
 
-import fcntl
 import json
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from batch_assets.errors import (
 )
 from batch_assets.models.registry import APPROVALS, Registry
 from batch_assets.models.release import Release
+from batch_assets.storage import exclusive
 from batch_assets_tests.toys import NAME, write_toy_release
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
@@ -328,8 +328,7 @@ def test_an_act_waits_for_the_one_that_is_being_written(registry, toy_release):
         target=registry.revoke, args=(NAME, toy_release.digest), kwargs={"why": "bad"}
     )
 
-    with approvals_of(registry).open("a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with exclusive(approvals_of(registry).parent):
         revoke.start()
         revoke.join(timeout=0.3)
         assert len(registry.acts(NAME)) == 1

@@ -13,6 +13,7 @@ import pytest
 import torch
 from deltalake import DeltaTable, write_deltalake
 
+from batch_assets.lake.parts import read_columns
 from batch_assets.lake.raw import Copied, copy_day
 from batch_assets.lake.sources import DeltaSource, ParquetSource
 from batch_assets.lake.tables import Lake
@@ -169,10 +170,11 @@ def copy_rows(
     *,
     day: str = DAY,
     contract: Contract | None = None,
+    project: Path | None = None,
     **changes: Any,
 ) -> Copied:
     """Commit rows as a day of `raw_features`; `changes` go to `copy_day`."""
-    project = project_of(lake)
+    project = project or project_of(lake)
     write_source(project, rows, day=day)
     source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
     arguments = copying(contract or make_contract(), project)
@@ -245,5 +247,5 @@ def validate(
 def read_day(lake: Lake, table: str, day: str = DAY) -> pa.Table:
     """The committed rows of a day of a table, by key."""
     parts = getattr(lake, table).parts(day)
-    tables = [pq.read_table(part.path, partitioning=None) for part in parts]
+    tables = [read_columns(part.path) for part in parts]
     return pa.concat_tables(tables).sort_by("user_id")

@@ -14,6 +14,7 @@ from batch_assets.lake.books import Tally
 from batch_assets.lake.claims import claimed
 from batch_assets.lake.tables import Lake
 from batch_assets.spec import PipelineSpec
+from batch_assets.storage import Place
 
 # A run in one of these states can't commit, whatever its process still does.
 OVER = {
@@ -85,7 +86,7 @@ def sole_run(
         yield guard
 
 
-def table_metadata(path: Path, schema: pa.Schema, rows: int) -> dict[str, Any]:
+def table_metadata(path: Place, schema: pa.Schema, rows: int) -> dict[str, Any]:
     """What the catalog shows of a table's day."""
     return {
         "dagster/uri": str(path),

@@ -3,26 +3,38 @@
 A part appears under its name only when it is whole and on disk: it is written beside,
 synced and renamed. The receipt travels in the file, so that whoever finds the file can
 tell whose it is and what it must hold. So does the sha256 of all its bytes but those of
-the digest itself, because Parquet's checksums cover its pages and not its footer. It
-knows nothing of tables and commits.
+the digest itself, because Parquet's checksums cover its pages and not its footer. Of an
+object store, it is written and sealed on this machine, and then put there. It knows
+nothing of tables and commits.
 """
 
 import hashlib
+import io
 import json
 import os
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError
 from batch_assets.lake.books import Tally
+from batch_assets.storage import (
+    BESIDE,
+    Place,
+    Ranges,
+    Readable,
+    local,
+    put_file,
+    size_of,
+    source,
+)
 
 RECEIPT = b"batch_assets.receipt"
 SHA256 = b"batch_assets.sha256"
@@ -30,8 +42,6 @@ SHA256 = b"batch_assets.sha256"
 UNSEALED = b"0" * 64
 HASH_BYTES = 1 << 20
 VERIFY_ROWS = 65_536
-# How a file ends that is still being written, or was when its process died.
-BESIDE = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class Part:
     `size` is in bytes, `sha256` as it is sealed, `groups` the rows of each row group.
     """
 
-    path: Path
+    path: Place
     size: int
     sha256: str
     receipt: Receipt
@@ -96,14 +106,14 @@ class PartWriter:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         schema: pa.Schema,
         *,
         row_group_rows: int,
         floats: bool = False,
         kinds: int = 1,
     ) -> None:
-        """Open the file beside its final name.
+        """Open the file beside its final name, or what stands for that on this machine.
 
         Args:
             path: the part's final path.
@@ -120,14 +130,15 @@ class PartWriter:
         self._pending_rows = [0] * kinds
         self._groups: list[int] = []
         self._kinds: list[int] = []
-        self._beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{BESIDE}")
+        here = local(path)
+        self._beside = here.with_name(f"{here.name}.{uuid.uuid4().hex}{BESIDE}")
         float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         # No key is there twice, and numbers hardly repeat: to try a dictionary on them
         # costs more than all else, 0.08 of 0.26 us a row of predictions for the key.
         columns = list(schema)[1:]
         repeating = [f.name for f in columns if not pa.types.is_primitive(f.type)]
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._beside.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 self._beside,
                 schema,
@@ -162,14 +173,13 @@ class PartWriter:
             )
             self._writer.close()
             with self._beside.open("r+b") as file:
-                digest, at = _digest_of(file)
+                digest, at = _digest_of(self.path, file)
                 file.seek(at)
                 file.write(digest.encode())
                 file.flush()
                 os.fsync(file.fileno())
                 size = os.fstat(file.fileno()).st_size
-            self._beside.replace(self.path)
-            sync_folder(self.path.parent)
+            put_file(self._beside, self.path)
         return Part(self.path, size, digest, receipt, tuple(self._groups))
 
     def flush(self) -> list[int]:
@@ -219,16 +229,27 @@ class PartWriter:
             raise LakeError(msg) from error
 
 
-def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
+def open_part(path: Place, data: Readable | None = None) -> tuple[Part, pq.ParquetFile]:
     """Open a part and its receipt; page checksums are verified as it is read.
+
+    Args:
+        path: of the part.
+        data: what it is read from, if that is open already.
 
     Raises:
         CorruptPartError: it is not there, torn, without a receipt, or its row count is
             not that of the receipt.
     """
     try:
-        # Buffered ahead, a file would be held whole until its last row.
-        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)
+        data = data or source(path)
+        size = size_of(data)
+        # Buffered ahead, a file would be held whole until its last row; without it,
+        # each column of a row group would be a request to a store.
+        file = pq.ParquetFile(
+            data,
+            page_checksum_verification=True,
+            pre_buffer=isinstance(data, Ranges),
+        )
         notes = file.metadata.metadata or {}
         receipt, sealed = Receipt.loads(notes[RECEIPT]), notes[SHA256].decode()
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -242,28 +263,33 @@ def open_part(path: Path) -> tuple[Part, pq.ParquetFile]:
     if not rows == file.metadata.num_rows == receipt.tally.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.tally.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, path.stat().st_size, sealed, receipt, groups), file
+    return Part(path, size, sealed, receipt, groups), file
 
 
 def read_batches(
-    path: Path, *, rows: int, columns: list[str] | None = None
+    path: Place,
+    *,
+    rows: int,
+    columns: list[str] | None = None,
+    data: Readable | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a part, a batch at a time.
 
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
-    part, file = open_part(path)
     found = 0
-    try:
-        for batch in file.iter_batches(batch_size=rows, columns=columns):
-            found += len(batch)
-            yield batch
-    except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}"
-        raise CorruptPartError(msg) from error
-    finally:
-        file.close()
+    with _whole(path) if data is None else nullcontext(data) as here:
+        part, file = open_part(path, here)
+        try:
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
+                found += len(batch)
+                yield batch
+        except (OSError, pa.ArrowException) as error:
+            msg = f"part {path} can't be read: {error}"
+            raise CorruptPartError(msg) from error
+        finally:
+            file.close()
     # Arrow ends early, without a word, where a footer points to a wrong place.
     if found != part.receipt.tally.rows:
         msg = f"part {path} gave {found:,} rows of {part.receipt.tally.rows:,}"
@@ -271,9 +297,11 @@ def read_batches(
 
 
 def read_columns(
-    path: Path, columns: list[str], groups: Sequence[int] | None = None
+    path: Place,
+    columns: list[str] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Columns of a part, of these row groups or of all, read on this thread alone.
+    """Columns of a part, or all, of these row groups or of all, read on this thread alone.
 
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
@@ -286,7 +314,7 @@ def read_columns(
 def read_open(
     part: Part,
     file: pq.ParquetFile,
-    columns: list[str],
+    columns: list[str] | None,
     groups: Sequence[int] | None = None,
 ) -> pa.Table:
     """The same, of a part that is open."""
@@ -305,52 +333,61 @@ def read_open(
     return table
 
 
-def sealed_part(path: Path) -> Part:
+def sealed_part(path: Place) -> Part:
     """A part whose bytes, all of them, are those that were sealed.
 
     Raises:
         CorruptPartError: they are not.
     """
-    part, file = open_part(path)
-    file.close()
-    with path.open("rb") as data:
-        found, _ = _digest_of(data)
-    if found != part.sha256:
-        msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
-        raise CorruptPartError(msg)
-    return part
+    with _whole(path) as data:
+        return _sealed(path, data)
 
 
-def verified_part(path: Path, key: str) -> Part:
+def verified_part(path: Place, key: str) -> Part:
     """A part whose bytes are those that were sealed, and its keys those of its receipt.
 
     Raises:
         CorruptPartError: it is not whole.
     """
-    part = sealed_part(path)
     tally = Tally()
-    try:
-        for batch in read_batches(path, rows=VERIFY_ROWS):
-            tally += Tally.of(batch[key])
-    except (KeyError, TypeError) as error:
-        msg = f"part {path} has no key '{key}': {error}"
-        raise CorruptPartError(msg) from error
+    with _whole(path) as data:
+        part = _sealed(path, data)
+        try:
+            for batch in read_batches(path, rows=VERIFY_ROWS, data=data):
+                tally += Tally.of(batch[key])
+        except (KeyError, TypeError) as error:
+            msg = f"part {path} has no key '{key}': {error}"
+            raise CorruptPartError(msg) from error
     if tally != part.receipt.tally:
         msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
         raise CorruptPartError(msg)
     return part
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a power cut."""
-    fd = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _whole(path: Place) -> Iterator[Readable]:
+    """What a part is read from, all of it."""
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        data = source(path, whole=True)
+    except FileNotFoundError as error:
+        msg = f"part {path} can't be read: {error}"
+        raise CorruptPartError(msg) from error
+    with nullcontext(data) if isinstance(data, Path) else closing(data):
+        yield data
 
 
-def _digest_of(file: BinaryIO) -> tuple[str, int]:
+def _sealed(path: Place, data: Readable) -> Part:
+    part, file = open_part(path, data)
+    file.close()
+    with data.open("rb") if isinstance(data, Path) else nullcontext(data) as bytes_:
+        found, _ = _digest_of(path, bytes_)
+    if found != part.sha256:
+        msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
+        raise CorruptPartError(msg)
+    return part
+
+
+def _digest_of(path: Place, file: io.BufferedIOBase) -> tuple[str, int]:
     """The sha256 of a part without its own digest, and where that stands.
 
     Raises:
@@ -366,7 +403,7 @@ def _digest_of(file: BinaryIO) -> tuple[str, int]:
     at = footer.find(SHA256) + len(SHA256)
     at += footer[at : at + 4].find(b"\x40") + 1
     if SHA256 not in footer or len(footer) < at + len(UNSEALED):
-        msg = f"part {file.name} has no digest"
+        msg = f"part {path} has no digest"
         raise CorruptPartError(msg)
     file.seek(0)
     digest, left = hashlib.sha256(), start

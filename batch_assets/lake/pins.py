@@ -17,7 +17,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.tables import ANSI
+from batch_assets.lake.tables import one_line
 
 BATCH_ROWS = 65_536
 # The defaults read 16 batches and 4 files ahead: memory follows the row group.
@@ -199,16 +199,11 @@ def _explained(uri: str, version: int | None, what: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         msg = (
-            f"the Delta table {uri} has lost a file{at}; was it vacuumed? {_line(error)}. "
+            f"the Delta table {uri} has lost a file{at}; was it vacuumed? {one_line(error)}. "
             "Materialise raw_features of the day again, which pins the newest version, "
             "and let the table keep its files for as long as a night may be repeated."
         )
         raise SourceError(msg) from error
     except (deltalake.exceptions.DeltaError, OSError, pa.ArrowException) as error:
-        msg = f"the Delta table {uri} can't be {what}{at}: {_line(error)}"
+        msg = f"the Delta table {uri} can't be {what}{at}: {one_line(error)}"
         raise SourceError(msg) from error
-
-
-def _line(error: Exception) -> str:
-    """Delta writes its errors for a terminal, in several lines."""
-    return " ".join(ANSI.sub("", str(error)).split())

@@ -25,9 +25,18 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from batch_assets.errors import CommitError, CorruptPartError, LakeError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
 from batch_assets.lake.books import Books, Page, Tally, total
-from batch_assets.lake.parts import BESIDE, Part, open_part, verified_part
+from batch_assets.lake.parts import Part, open_part, verified_part
+from batch_assets.storage import (
+    BESIDE,
+    COPYING,
+    Place,
+    below,
+    delta_options,
+    each,
+    local,
+)
 
 ATTEMPTS = 20
 # How a folder begins that a run keeps in a table's while it makes a day.
@@ -53,11 +62,11 @@ class DayCommit:
 class Table:
     """One Delta table, partitioned by day and shard."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
         self.name = path.name
 
-    def part_path(self, day: str, shard: int, job: str, chunk: int) -> Path:
+    def part_path(self, day: str, shard: int, job: str, chunk: int) -> Place:
         """Where a part lies: its name holds its job, so no two jobs share a file."""
         name = f"{job[:16]}-{chunk:05d}.parquet"
         return self.path / f"day={day}" / f"shard={shard}" / name
@@ -68,14 +77,13 @@ class Table:
         Raises:
             CorruptPartError: a part is not what was committed.
         """
-        parts = []
-        for path, size in self._files(day, self._open()):
-            part = open_part(path)[0]
+        files = self._files(day, self._open())
+        parts = each(self.path, _opened, [path for path, _ in files])
+        for part, (path, size) in zip(parts, files, strict=True):
             if part.size != size:
                 msg = f"part {path} has {part.size} bytes, {size} were committed"
                 raise CorruptPartError(msg)
             self._must_be_here(day, part)
-            parts.append(part)
         return parts
 
     def done(self, day: str, job: str, key: str) -> list[Part] | None:
@@ -84,12 +92,17 @@ class Table:
             parts = self.parts(day)
             if {part.receipt.job for part in parts} != {job}:
                 return None
-            return [verified_part(part.path, key) for part in parts]
+            return each(
+                self.path,
+                lambda part: verified_part(part.path, key),
+                parts,
+                at_once=COPYING,
+            )
         except CorruptPartError as error:
             log.warning("%s; %s is made again", error, day)
             return None
 
-    def paths(self, day: str) -> list[Path]:
+    def paths(self, day: str) -> list[Place]:
         """The files of a day's committed parts, by shard and chunk."""
         return [path for path, _ in self._files(day, self._open())]
 
@@ -141,27 +154,31 @@ class Table:
             if not parts:
                 return
             self._create(schema)
-        for part in parts:
-            # What is committed is what lies there, not what was meant to be written.
-            if open_part(part.path)[0] != part:
+        # What is committed is what lies there, not what was meant to be written.
+        there = each(self.path, _opened, [part.path for part in parts])
+        for part, found in zip(parts, there, strict=True):
+            if found != part:
                 msg = f"part {part.path} was changed while its day was made"
                 raise CorruptPartError(msg)
         recorded = {"day": day, **facts, "parts": digest_of(parts)}
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
-            table = DeltaTable(self.path)
+            table = self._delta()
             guard()
             try:
                 self._add_columns(table, schema)
                 for actions in self._changes(table, day, parts):
                     self._transact(table, day, actions, custom)
             except OSError as error:
-                msg = (
-                    f"{self.name} {day} can't be committed: {ANSI.sub('', str(error))}. "
+                then = (
                     "The table is as it was. Make room, or give the permission, and run "
                     "the day again."
+                    if isinstance(self.path, Path)
+                    else "Run the day again when the store answers: it finds out whether "
+                    "the commit had arrived there."
                 )
+                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
                 raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
@@ -224,7 +241,7 @@ class Table:
             )
             raise CorruptPartError(msg)
 
-    def _files(self, day: str, table: DeltaTable | None) -> list[tuple[Path, int]]:
+    def _files(self, day: str, table: DeltaTable | None) -> list[tuple[Place, int]]:
         """The committed files of a day and their bytes, by shard and chunk."""
         files = [
             (self.path / unquote(action["path"]), action["size_bytes"])
@@ -238,23 +255,33 @@ class Table:
 
     def _open(self) -> DeltaTable | None:
         try:
-            return DeltaTable(self.path)
+            return self._delta()
         except TableNotFoundError:
             return None
 
-    def _create(self, schema: pa.Schema) -> DeltaTable:
+    def _delta(self) -> DeltaTable:
+        options = delta_options(self.path)
+        try:
+            return DeltaTable(str(self.path), storage_options=options)
+        except OSError as error:
+            if options is None:
+                raise
+            msg = f"{self.path} can't be opened: {one_line(error)}"
+            raise StorageError(msg) from error
+
+    def _create(self, schema: pa.Schema) -> None:
         whole = pa.schema(
             list(schema.remove_metadata()) + [pa.field(n, t) for n, t in PARTITIONS]
         )
         self.path.mkdir(parents=True, exist_ok=True)
         DeltaTable.create(
-            self.path,
+            str(self.path),
             whole,
             mode="ignore",
             partition_by=[name for name, _ in PARTITIONS],
             configuration=CONFIGURATION,
+            storage_options=delta_options(self.path),
         )
-        return DeltaTable(self.path)
 
     def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
         """Let the table grow by new columns; refuse a column that changes its type."""
@@ -278,7 +305,7 @@ class Table:
 
     def _add(self, day: str, part: Part) -> AddAction:
         return AddAction(
-            path=part.path.relative_to(self.path).as_posix(),
+            path=below(part.path, self.path),
             size=part.size,
             partition_values={"day": day, "shard": str(part.receipt.shard)},
             modification_time=int(part.path.stat().st_mtime * 1000),
@@ -286,9 +313,9 @@ class Table:
             stats=json.dumps({"numRecords": part.receipt.tally.rows}),
         )
 
-    def _remove(self, day: str, path: Path) -> RemoveAction:
+    def _remove(self, day: str, path: Place) -> RemoveAction:
         return RemoveAction(
-            path=path.relative_to(self.path).as_posix(),
+            path=below(path, self.path),
             data_change=True,
             deletion_timestamp=int(time.time() * 1000),
             partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
@@ -298,7 +325,7 @@ class Table:
 class Lake:
     """The tables of one pipeline under a root."""
 
-    def __init__(self, root: Path, pipeline: str) -> None:
+    def __init__(self, root: Place, pipeline: str) -> None:
         self.pipeline = pipeline
         self.folder = root / "lake" / pipeline
         self.raw_features = Table(self.folder / "raw_features")
@@ -324,9 +351,11 @@ class Lake:
         Only for whoever holds the day's claim: it would break another run's writing.
         """
         for table in self.tables:
-            for path in table.path.glob(f"day={day}/*/*{BESIDE}"):
+            # In a store nothing is half written: what is, lies on the machine of its run.
+            here = local(table.path)
+            for path in here.glob(f"day={day}/*/*{BESIDE}"):
                 path.unlink(missing_ok=True)
-            for folder in table.path.glob(f"{BEFORE}{day}-*"):
+            for folder in here.glob(f"{BEFORE}{day}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def books(self, day: str, *, scoring: bool = True) -> Books:
@@ -400,6 +429,15 @@ def digest_of(parts: list[Part]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """Delta writes its errors for a terminal, in several lines."""
+    return " ".join(ANSI.sub("", str(error)).split())
+
+
+def _opened(path: Place) -> Part:
+    return open_part(path)[0]
 
 
 def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:

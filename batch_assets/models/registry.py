@@ -5,15 +5,15 @@
 
 The release of a channel is the one approved last. If that approval is revoked or has
 run out, there is none: the night refuses, rather than falling back on an older release
-that nobody asked for. It knows nothing of pipelines, and never calls torch.
+that nobody asked for. From an object store a release is copied down before it is opened,
+once for a machine. It knows nothing of pipelines, and never calls torch.
 """
 
-import fcntl
 import getpass
 import json
-import os
 import shutil
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,17 @@ from batch_assets.errors import (
     UnknownReleaseError,
 )
 from batch_assets.models.contract import Strict
-from batch_assets.models.release import Release, open_release
+from batch_assets.models.release import MANIFEST, Release, open_release
+from batch_assets.storage import (
+    ObjectPath,
+    Place,
+    exclusive,
+    fetch,
+    local,
+    put_file,
+    read_seen,
+    replace,
+)
 
 APPROVALS = "approvals.jsonl"
 Channel = Literal["batch", "online"]
@@ -49,7 +59,7 @@ class Act(Strict):
 class Registry:
     """The models under one root."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Place) -> None:
         self.folder = root / "models"
 
     def names(self) -> list[str]:
@@ -64,7 +74,14 @@ class Registry:
         if not folder.is_dir():
             raise self._unknown_name(name)
         return sorted(
-            p.name for p in folder.iterdir() if p.is_dir() and len(p.name) == 64
+            p.name for p in folder.iterdir() if len(p.name) == 64 and self._is_added(p)
+        )
+
+    @staticmethod
+    def _is_added(place: Place) -> bool:
+        # Into a store a release is put file by file, and its manifest last.
+        return (
+            place.is_dir() if isinstance(place, Path) else (place / MANIFEST).exists()
         )
 
     def add(self, source: Path, name: str | None = None) -> Release:
@@ -80,6 +97,8 @@ class Registry:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)
         target = self.folder / release.name / release.digest
+        if isinstance(target, ObjectPath):
+            return self._put(release, target)
         if target.is_dir():
             return open_release(target, release.digest)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +136,7 @@ class Registry:
             msg = f"an approval runs out later than now, with a timezone; got {until}"
             raise ReleaseError(msg)
         full = self.full_digest(name, digest)
-        open_release(self.folder / name / full, full)
+        self._open(name, full)
         return self._append(name, "approve", full, channel, by, why, until)
 
     def revoke(
@@ -140,10 +159,9 @@ class Registry:
             TamperedReleaseError: a line can't be read.
         """
         path = self.folder / name / APPROVALS
-        if not path.is_file():
-            return []
+        text = (read_seen(path).data or b"").decode()
         acts = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
                 continue
             try:
@@ -158,8 +176,15 @@ class Registry:
 
     def verify(self, name: str, digest: str) -> Release:
         """Re-hash a release's files, approved or not."""
-        full = self.full_digest(name, digest)
-        return open_release(self.folder / name / full, full)
+        return self._open(name, self.full_digest(name, digest))
+
+    def reread(self, name: str, digest: str) -> Release:
+        """The same; of an object store, what lies there now, and not a copy of it."""
+        place = self.folder / name / self.full_digest(name, digest)
+        if isinstance(place, ObjectPath):
+            with self._scratch() as folder:
+                _copied(place, Path(folder))
+        return self._open(name, place.name)
 
     def resolve(self, name: str, channel: Channel = "batch") -> Release:
         """The release that a channel uses now, with its bytes re-hashed.
@@ -189,8 +214,7 @@ class Registry:
             UnknownReleaseError, UnapprovedError, RevokedError, TamperedReleaseError:
                 as `resolve`.
         """
-        full = self.must_be_approved(name, digest, channel)
-        return open_release(self.folder / name / full, full)
+        return self._open(name, self.must_be_approved(name, digest, channel))
 
     def must_be_approved(
         self, name: str, digest: str, channel: Channel = "batch"
@@ -265,20 +289,47 @@ class Registry:
         )
         line = json.dumps(record.model_dump(mode="json", exclude_none=True)) + "\n"
         path = self.folder / name / APPROVALS
-        with path.open("a+", encoding="utf-8") as file:
-            # One writer at a time: a torn line would make every release untrusted.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            if (there := file.read()) and not there.endswith("\n"):
-                msg = (
-                    f"the last line of {path} is torn, so nothing was added to it. "
-                    "Remove that line, or complete it, and say it again"
-                )
-                raise TamperedReleaseError(msg)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        return record
+        # One writer at a time, and whole lines only: a torn one would make every
+        # release untrusted.
+        with exclusive(path.parent):
+            while True:
+                seen = read_seen(path)
+                there = seen.data or b""
+                if there and not there.endswith(b"\n"):
+                    msg = (
+                        f"the last line of {path} is torn, so nothing was added to it. "
+                        "Remove that line, or complete it, and say it again"
+                    )
+                    raise TamperedReleaseError(msg)
+                if replace(path, there + line.encode(), seen=seen):
+                    return record
+
+    def _open(self, name: str, digest: str) -> Release:
+        """A release, its bytes re-hashed; copied down before that, if it has to be."""
+        place = self.folder / name / digest
+        if isinstance(place, Path):
+            return open_release(place, digest)
+        with exclusive(place.parent):
+            with suppress(UnknownReleaseError, TamperedReleaseError):
+                return open_release(local(place), digest)
+            shutil.rmtree(local(place), ignore_errors=True)
+            return _copied(place, local(place))
+
+    def _put(self, release: Release, target: ObjectPath) -> Release:
+        """Copy a release into a store. Its manifest comes last: it makes the release."""
+        if not (target / MANIFEST).exists():
+            with self._scratch() as tmp:
+                for name in [*release.manifest.files, MANIFEST]:
+                    shutil.copyfile(release.folder / name, Path(tmp) / name)
+                open_release(Path(tmp), release.digest)
+                for name in [*release.manifest.files, MANIFEST]:
+                    put_file(Path(tmp) / name, target / name)
+        return self.reread(release.name, release.digest)
+
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        here = local(self.folder)
+        here.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=here, prefix=".copying-")
 
     def _unknown_name(self, name: str) -> UnknownReleaseError:
         known = ", ".join(self.names()) or "none"
@@ -286,3 +337,10 @@ class Registry:
             f"no model is named '{name}' under {self.folder}; registered: {known}. "
             f"Add a release: batch-assets release add {name} FOLDER"
         )
+
+
+def _copied(place: ObjectPath, here: Path) -> Release:
+    """A release, copied down and opened."""
+    for path in place.iterdir():
+        fetch(path, here / path.name)
+    return open_release(here, place.name)

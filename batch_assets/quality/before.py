@@ -18,6 +18,7 @@ from batch_assets.lake.cores import on_cores
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
 from batch_assets.lake.tables import BEFORE, Table, digest_of
+from batch_assets.storage import local
 
 FINGERPRINT = "fingerprint"
 # In the receipt of a part: what `Hint` says. Not "as_before", where receipts of before
@@ -100,9 +101,9 @@ def before_of(table: Table, day: str, key: str, *, wanted: bool) -> Iterator[Bef
     for part in parts:
         if part.receipt.tally.rows:
             shards.setdefault(part.receipt.shard, []).append(part)
-    with tempfile.TemporaryDirectory(
-        dir=table.path, prefix=f"{BEFORE}{day}-"
-    ) as folder:
+    here = local(table.path)
+    here.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=here, prefix=f"{BEFORE}{day}-") as folder:
         known = on_cores(partial(_write, Path(folder), key), list(shards.values()))
         yield Before(digest_of(parts), dict(zip(shards, known, strict=True)))
 

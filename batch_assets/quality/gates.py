@@ -13,7 +13,7 @@ import duckdb
 
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.books import Books
-from batch_assets.lake.parts import Part, open_part
+from batch_assets.lake.parts import Part, open_part, read_columns
 from batch_assets.lake.tables import DayCommit, Lake
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.registry import Registry
@@ -201,9 +201,10 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
                 (*span, 0)
                 if span
                 else _query(
+                    part,
+                    [output.name],
                     f"SELECT min({column}), max({column}), "
                     f"count(*) FILTER (WHERE {' OR '.join(outside)}) FROM rows",
-                    part,
                 )[0]
             )
         bad = sum(count for *_, count in found)
@@ -316,7 +317,9 @@ def _releases_of(part: Part) -> set[tuple[str, str]]:
     names = _statistics(part, "model_name")
     digests = _statistics(part, "model_version")
     if not names or not digests or any(low != high for low, high in names + digests):
-        return set(_query("SELECT DISTINCT model_name, model_version FROM rows", part))
+        names_of = ["model_name", "model_version"]
+        sql = "SELECT DISTINCT model_name, model_version FROM rows"
+        return set(_query(part, names_of, sql))
     return {
         (name, digest) for (name, _), (digest, _) in zip(names, digests, strict=True)
     }
@@ -340,11 +343,10 @@ def _statistics(part: Part, column: str) -> list[tuple[Any, Any]] | None:
     return found
 
 
-def _query(sql: str, part: Part) -> list[tuple]:
+def _query(part: Part, columns: list[str], sql: str) -> list[tuple]:
     with duckdb.connect() as connection:
         try:
-            path = str(part.path)
-            connection.read_parquet(path, hive_partitioning=False).create_view("rows")
+            connection.register("rows", read_columns(part.path, columns))
             return connection.execute(sql).fetchall()
         except duckdb.Error as error:
             msg = f"the committed predictions can't be read: {error}"

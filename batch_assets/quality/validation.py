@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Self
 
 import duckdb
@@ -31,6 +30,7 @@ from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
 from batch_assets.quality.before import FINGERPRINT, HINT, Before, Hint, before_of
 from batch_assets.quality.rules import RULES, RowRules, counts_of
+from batch_assets.storage import Place, source
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
 # over a row group by so little goes into it, and not into one of a few rows.
@@ -345,7 +345,7 @@ def quarantine_schema(contract: Contract) -> pa.Schema:
     return contract.raw_schema().append(pa.field(RULES, pa.list_(pa.string())))
 
 
-def duplicated_keys(part: Path, key: str) -> pl.Series:
+def duplicated_keys(part: Place, key: str) -> pl.Series:
     """The keys that a raw part has more than once.
 
     A key's rows are all in one shard, so one part at a time is enough. Keys whose hashes
@@ -355,7 +355,7 @@ def duplicated_keys(part: Path, key: str) -> pl.Series:
         CorruptPartError: the part can't be read.
     """
     try:
-        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+        with pq.ParquetFile(source(part), page_checksum_verification=True) as file:
             keys = file.read(columns=[key], use_threads=False)[key]
     except (OSError, pa.ArrowException) as error:
         msg = f"part {part} can't be read: {error}"
@@ -364,11 +364,12 @@ def duplicated_keys(part: Path, key: str) -> pl.Series:
     if not (hashes[1:] == hashes[:-1]).any():
         return pl.Series(key, keys.slice(0, 0))
     query = (
-        f'SELECT "{key}" FROM read_parquet(?, hive_partitioning = false) WHERE "{key}" IS NOT NULL '
+        f'SELECT "{key}" FROM rows WHERE "{key}" IS NOT NULL '
         f'GROUP BY "{key}" HAVING count(*) > 1'
     )
     with duckdb.connect() as connection:
-        return connection.sql(query, params=[str(part)]).pl()[key]
+        connection.register("rows", pa.table({key: keys}))
+        return connection.sql(query).pl()[key]
 
 
 def contract_of(parts: list[Part]) -> str:

@@ -6,13 +6,13 @@ It knows the lake and the release, and reads no row.
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from batch_assets.lake.parts import Part
 from batch_assets.lake.tables import Lake, books_of, digest_of
 from batch_assets.models.release import Release
 from batch_assets.quality.before import FINGERPRINT, Hint
 from batch_assets.scoring.carry import Incremental, Origin, Source
+from batch_assets.storage import Place
 
 # Tonight's rows of a part lie in a few of last night's: in one of each kind, or where
 # the source has grown, two. In more they lie anywhere, and a shard is loaded whole, once
@@ -40,7 +40,7 @@ class Baseline:
 
     def sources_of(
         self, parts: list[Part], job: str, share: float
-    ) -> dict[Path, Source]:
+    ) -> dict[Place, Source]:
         """Where the rows of tonight's parts are taken over from; some have none to take.
 
         Args:
@@ -49,7 +49,7 @@ class Baseline:
             share: of the rows that can be taken over, how many are scored all the same.
         """
         of, shards = digest_of(self.validated), self._origins()
-        found: dict[Path, Source] = {}
+        found: dict[Place, Source] = {}
         for part in parts:
             if not part.receipt.facts.get(FINGERPRINT):
                 continue
@@ -143,14 +143,14 @@ def find_baseline(
 
 
 def _drawn(
-    groups: list[tuple[Path, int]], job: str, share: float
-) -> list[tuple[Path, int]]:
+    groups: list[tuple[Place, int]], job: str, share: float
+) -> list[tuple[Place, int]]:
     """The row groups in which rows are rescored.
 
     They are drawn by the job's id: at random, and the same for the same job.
     """
 
-    def draw(group: tuple[Path, int]) -> bytes:
+    def draw(group: tuple[Place, int]) -> bytes:
         text = f"{job} {group[0].parent.name} {group[0].name} {group[1]}"
         return hashlib.sha256(text.encode()).digest()
 

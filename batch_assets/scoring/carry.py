@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from batch_assets.lake.places import Places
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
 from batch_assets.quality.before import FINGERPRINT
+from batch_assets.storage import Place
 
 # Sources in memory at once, each a few parts of last night or a shard of it: those that
 # the workers are at, and the next.
@@ -49,8 +49,8 @@ class Incremental:
 class Origin:
     """A validated part of last night, and the predictions of its rows, in their order."""
 
-    validated: Path
-    predictions: tuple[Path, ...]
+    validated: Place
+    predictions: tuple[Place, ...]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ rest of the day nor who runs it, and commits nothing.
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from batch_assets.scoring.carry import Source, Taken, take_over
 from batch_assets.scoring.isolation import FaultError, TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets.spec import CHUNK_SECONDS
+from batch_assets.storage import Place
 
 # The float32 values of a cache line.
 LINE = 16
@@ -45,11 +45,11 @@ class ChunkTask:
     shard: int
     chunk: int
     job: str
-    validated: Path
+    validated: Place
     row_groups: tuple[int, int]
     rows: int
-    predictions: Path
-    dead_letters: Path
+    predictions: Place
+    dead_letters: Place
     max_faults: int
     max_seconds: float = CHUNK_SECONDS
     replay_of: str | None = None

@@ -11,14 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
-
-import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.parts import Part
+from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -31,6 +28,7 @@ from batch_assets.scoring.carry import CarryError, Incremental, Source
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
 from batch_assets.spec import CHUNK_SECONDS, Gates
+from batch_assets.storage import COPYING, Place, each
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +152,7 @@ def plan_night(
     inputs = [[part.path.name, part.size] for part in parts]
     built_on = [[baseline.day, baseline.content, rescored_share]] if baseline else []
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
-    sources: dict[Path, Source] = {}
+    sources: dict[Place, Source] = {}
     if baseline:
         sources = baseline.sources_of(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
@@ -285,7 +283,7 @@ def _score_plan(
             grounds=grounds,
         )
     begin = time.perf_counter()
-    done = _left_before(plan)
+    done = _left_before(lake, plan)
     resumed = len(done)
     left = [task for task in plan.tasks if (task.shard, task.chunk) not in done]
     if resumed:
@@ -306,7 +304,13 @@ def _score_plan(
                 progress(receipt.tally.rows + scored.dead_rows)
                 _must_be_few(plan, done)
     except BaseException as error:
-        on_disk = sum(task.predictions.exists() for task in plan.tasks)
+        on_disk = sum(
+            each(
+                lake.predictions.path,
+                lambda task: task.predictions.exists(),
+                plan.tasks,
+            )
+        )
         error.add_note(
             f"{on_disk} of {len(plan.tasks)} chunks of {day} are done and stay on disk, "
             "nothing was committed; the next run of the day goes on from there."
@@ -369,12 +373,18 @@ def content_of(parts: list[Part]) -> str:
     return job_of(receipt.day, receipt.job, replays) if replays else receipt.job
 
 
-def _left_before(plan: Plan) -> dict[tuple[int, int], Scored]:
+def _left_before(lake: Lake, plan: Plan) -> dict[tuple[int, int], Scored]:
     """The chunks that earlier runs of the job left whole, by shard and chunk."""
+    left = each(
+        lake.predictions.path,
+        lambda task: left_before(task, plan.release),
+        plan.tasks,
+        at_once=COPYING,
+    )
     found = {
         (task.shard, task.chunk): scored
-        for task in plan.tasks
-        if (scored := left_before(task, plan.release))
+        for task, scored in zip(plan.tasks, left, strict=True)
+        if scored
     }
     if sum(scored.dead_rows for scored in found.values()) <= plan.max_dead:
         return found
@@ -391,7 +401,7 @@ def _must_be_few(plan: Plan, done: dict[tuple[int, int], Scored]) -> None:
     reasons: Counter[str] = Counter()
     for scored in done.values():
         if scored.dead:
-            column = pq.read_table(scored.dead.path, columns=["reason"])["reason"]
+            column = read_columns(scored.dead.path, ["reason"])["reason"]
             reasons.update(column.to_pylist())
     most = "; ".join(f"{n:,} times: {why}" for why, n in reasons.most_common(3))
     msg = (

@@ -9,19 +9,18 @@ knows neither Dagster nor how a day is served.
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.parts import Part, open_part
+from batch_assets.lake.parts import Part, open_part, read_columns
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.night import Engine, content_of
 from batch_assets.spec import CHUNK_SECONDS
+from batch_assets.storage import Place
 
 # A few rows get at least this long, however short a chunk's share of them is.
 LEAST_SECONDS = 10.0
@@ -72,7 +71,7 @@ def release_of(lake: Lake, day: str) -> tuple[str, str]:
 def letters_of(lake: Lake, day: str) -> pa.Table:
     """The committed dead letters of a day: whole rows, with their shard and reason."""
     pieces = [
-        pq.read_table(part.path, partitioning=None).append_column(
+        read_columns(part.path).append_column(
             "shard", pa.repeat(pa.scalar(part.receipt.shard), part.receipt.tally.rows)
         )
         for part in lake.dead_letters.parts(day)
@@ -149,7 +148,7 @@ def _scored(
     if not tasks:
         return []
     engine.load(release)
-    done: dict[Path, Scored] = {}
+    done: dict[Place, Scored] = {}
     with closing(engine.run(tasks)) as run:
         for scored in run:
             done[scored.part.path] = scored

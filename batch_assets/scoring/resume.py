@@ -5,12 +5,12 @@ keys were compared with its receipt. It scores nothing and removes nothing.
 """
 
 import logging
-from pathlib import Path
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.lake.parts import Part, verified_part
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
+from batch_assets.storage import Place
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def left_before(task: ChunkTask, release: Release) -> Scored | None:
     return Scored(part, dead)
 
 
-def _mine(task: ChunkTask, path: Path, table: str, release: Release) -> Part:
+def _mine(task: ChunkTask, path: Place, table: str, release: Release) -> Part:
     """The part at this path, if it is whole and of this very chunk."""
     part = verified_part(path, release.contract.key.name)
     receipt = part.receipt

@@ -27,6 +27,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.native import MOST_ROWS
 from batch_assets.scoring.scorer import Scorer, out_of_memory
+from batch_assets.storage import Place, local
 
 # The smallest batch whose rate is at most this share below the best is the knee.
 NEAR_BEST = 0.03
@@ -263,8 +264,9 @@ def _resident(name: str) -> float:
 class Sweeps:
     """The sweeps under a root: the newest of each release, device and precision."""
 
-    def __init__(self, root: Path) -> None:
-        self._folder = root / SWEEPS
+    def __init__(self, root: Place) -> None:
+        # A machine's own: of an object store, they lie here.
+        self._folder = local(root) / SWEEPS
 
     def keep(self, found: Sweep) -> Path:
         """Write a sweep, in one step, in place of an older one."""

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, SnapshotError
 from batch_assets.lake.books import Tally, total
 from batch_assets.lake.cores import Report, on_cores
-from batch_assets.lake.parts import Part, read_columns, sync_folder
+from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import (
     WORD_MASK,
     content,
@@ -27,13 +26,24 @@ from batch_assets.lake.shards import (
     hash_keys,
     shard_of,
 )
+from batch_assets.serving.fetch import must_be_whole
+from batch_assets.serving.layout import (
+    BLOCK_ROWS,
+    KEY_HASH,
+    Group,
+    columns_of,
+    grouped,
+    groups_of,
+    packed,
+)
 from batch_assets.serving.manifest import (
     MANIFEST,
     ShardFile,
     SnapshotManifest,
     read_manifest,
 )
-from batch_assets.serving.version import KEY_HASH, Shard, map_shard, must_be_whole
+from batch_assets.serving.version import Shard, map_shard
+from batch_assets.storage import Place, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -187,29 +197,28 @@ def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
 def shard_rows(
     parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
 ) -> pa.Table:
-    """A shard's predictions as they are served: sorted by key, or by its hash."""
-    pieces = [_read(part.path, [key, *outputs]) for part in parts]
-    rows = pa.concat_tables(pieces).combine_chunks()
+    """A shard's predictions as a file holds them: sorted by key, or by its hash."""
+    rows = pa.concat_tables([_read(part.path, [key, *outputs]) for part in parts])
+    keys = rows[key].combine_chunks()
+    groups = grouped(rows, outputs)
+    del rows
     if key_dtype != "string":
-        order = np.argsort(rows[key].to_numpy())
-        return rows.take(pa.array(order)).combine_chunks()
-    hashes = hash_keys(rows[key])
-    order = np.argsort(hashes, kind="stable")
-    rows = rows.take(pa.array(order)).combine_chunks()
-    # A shard's strings may be more than a 32-bit offset can reach.
-    rows = rows.set_column(0, key, rows[key].cast(pa.large_string()))
-    return rows.append_column(KEY_HASH, pa.array(hashes[order]))
+        order = np.argsort(keys.to_numpy())
+        columns = {key: keys.take(pa.array(order))}
+    else:
+        hashes = hash_keys(keys)
+        order = np.argsort(hashes, kind="stable")
+        # A shard's strings may be more than a 32-bit offset can reach.
+        texts = keys.cast(pa.large_string()).take(pa.array(order))
+        columns = {key: texts, KEY_HASH: pa.array(hashes[order])}
+    return packed(columns, (Group(n, values[order]) for n, values in groups))
 
 
-def _read(path: Path, columns: list[str]) -> pa.Table:
+def _read(path: Place, columns: list[str]) -> pa.Table:
     try:
-        # Not through a dataset: it would add the folders' day and shard as columns.
-        with pq.ParquetFile(
-            path, page_checksum_verification=True, pre_buffer=False
-        ) as file:
-            return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"part {path} can't be read: {error}; {STAYS}"
+        return read_columns(path, columns)
+    except CorruptPartError as error:
+        msg = f"{error}; {STAYS}"
         raise CorruptPartError(msg) from error
 
 
@@ -218,7 +227,8 @@ def _prove(
 ) -> None:
     """Compare what was built, as it is read again, with the receipts of the predictions."""
     plan = shard.version
-    found, found_content = evidence_of(rows, plan)
+    hashes = hash_keys(rows[plan.key])
+    found, found_content = _evidence(rows, hashes, plan)
     expected, expected_content = expected_of(parts)
     if found != expected:
         msg = f"{entry.name} holds {found}, predictions hold {expected}; {STAYS}"
@@ -226,7 +236,6 @@ def _prove(
     if expected_content not in (None, found_content):
         msg = f"{entry.name} holds other outputs than the predictions; {STAYS}"
         raise SnapshotError(msg)
-    hashes = hash_keys(rows[plan.key])
     if (shard_of(hashes, shard.shards) != shard.number).any():
         msg = f"{entry.name} of {shard.shards} holds keys of other shards; {STAYS}"
         raise SnapshotError(msg)
@@ -280,9 +289,20 @@ def _prove_lookups(shard: _ShardPlan, entry: ShardFile, sample: pa.Table) -> Non
 
 def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
     """The tally and the content of a file's rows."""
-    hashes = hash_keys(rows[manifest.key])
-    outputs = [rows[name].to_numpy() for name in manifest.outputs]
-    return Tally.of_hashes(hashes), content(hashes, outputs)
+    return _evidence(rows, hash_keys(rows[manifest.key]), manifest)
+
+
+def _evidence(
+    rows: pa.Table, hashes: np.ndarray, manifest: SnapshotManifest
+) -> tuple[Tally, int]:
+    columns = columns_of(groups_of(rows))
+    outputs = [columns[name] for name in manifest.outputs]
+    found = 0
+    # In blocks that stay in a core's cache: each output is a column of a wide row.
+    for start in range(0, len(hashes), BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        found += content(hashes[some], [column[some] for column in outputs])
+    return Tally.of_hashes(hashes), found & WORD_MASK
 
 
 def expected_of(parts: list[Part]) -> tuple[Tally, int | None]:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from batch_assets.errors import SnapshotError
 from batch_assets.serving.history import make_act, record
-from batch_assets.serving.manifest import versions
+from batch_assets.serving.manifest import MANIFEST, version_names, versions
 from batch_assets.serving.pointers import current_version, held, pinned_version
+from batch_assets.storage import Place, remove_tree
 
 log = logging.getLogger(__name__)
 
 REMOVING = ".removing-"
 
 
-def collect(snapshots: Path, keep: int, keep_for: timedelta) -> list[str]:
+def collect(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
     """Remove all but the newest versions; their names.
 
     Never what is current or pinned, the version that was served before either, or one
@@ -35,15 +36,20 @@ def collect(snapshots: Path, keep: int, keep_for: timedelta) -> list[str]:
             return []
         for version in may_go:
             record(snapshots, make_act("collect", version, why=f"keep is {keep}"))
-            folder = snapshots / f"v={version}"
-            folder.rename(snapshots / f"{REMOVING}{version}")
-    # Gone for every reader in one rename; the bytes may take a while.
-    for folder in snapshots.glob(f"{REMOVING}*"):
-        shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(snapshots, Path):
+                # Gone for every reader at once; the bytes may take a while.
+                folder = snapshots / f"v={version}"
+                folder.rename(snapshots / f"{REMOVING}{version}")
+    if isinstance(snapshots, Path):
+        for folder in snapshots.glob(f"{REMOVING}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        for version in may_go:
+            remove_tree(snapshots / f"v={version}", first=MANIFEST)
     return may_go
 
 
-def _may_go(snapshots: Path, keep: int, keep_for: timedelta) -> list[str]:
+def _may_go(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
     there = {manifest.version: manifest for manifest in versions(snapshots)}
     served = {current_version(snapshots), pinned_version(snapshots)} - {None}
     if unreadable := served - there.keys():
@@ -53,8 +59,15 @@ def _may_go(snapshots: Path, keep: int, keep_for: timedelta) -> list[str]:
     spared |= set(list(there)[-keep:])
     youngest = datetime.now(UTC) - keep_for
     old = [v for v, m in there.items() if m.created_at < youngest]
-    for folder in snapshots.glob("v=*"):
-        changed = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-        if folder.name[2:] not in there and changed < youngest:
-            old.append(folder.name[2:])
+    old += [
+        v
+        for v in version_names(snapshots)
+        if v not in there and _is_old(snapshots / f"v={v}", youngest)
+    ]
     return [version for version in old if version not in spared]
+
+
+def _is_old(folder: Place, youngest: datetime) -> bool:
+    """Whether what lies in a folder that is no version is of before a time."""
+    times = [file.stat().st_mtime for file in folder.iterdir()]
+    return all(datetime.fromtimestamp(time, UTC) < youngest for time in times)

@@ -9,12 +9,12 @@ versions.
 import getpass
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.storage import Place, read_seen, replace
 
 HISTORY = "history.jsonl"
 
@@ -30,7 +30,7 @@ class Act(BaseModel):
 
     at: AwareDatetime
     act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
-    version: str | None
+    version: str | None = None
     before: str | None = None
     by: str
     why: str
@@ -65,30 +65,24 @@ def make_act(
     )
 
 
-def record(snapshots: Path, act: Act) -> None:
+def record(snapshots: Place, act: Act) -> None:
     """Add an act, before it is done; only for whoever holds the lock of `pointers`."""
-    line = act.model_dump_json(exclude_none=True) + "\n"
-    with (snapshots / HISTORY).open("ab+") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            # A power cut tore the last line: it stays alone, and is skipped.
-            if file.read(1) != b"\n":
-                line = "\n" + line
-        try:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(end)
-            raise
+    place = snapshots / HISTORY
+    line = act.model_dump_json(exclude_none=True).encode() + b"\n"
+    while True:
+        seen = read_seen(place)
+        there = seen.data or b""
+        if there and not there.endswith(b"\n"):
+            there += b"\n"
+        # Replaced as a whole, so that no line is ever torn.
+        if replace(place, there + line, seen=seen):
+            return
 
 
-def acts_of(snapshots: Path) -> tuple[list[Act], list[int]]:
+def acts_of(snapshots: Place) -> tuple[list[Act], list[int]]:
     """Every act, oldest first, and the numbers of the lines that can't be read."""
-    path = snapshots / HISTORY
     acts, unreadable = [], []
-    lines = path.read_bytes().splitlines() if path.is_file() else []
+    lines = (read_seen(snapshots / HISTORY).data or b"").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             acts.append(Act.model_validate_json(line))
@@ -97,7 +91,7 @@ def acts_of(snapshots: Path) -> tuple[list[Act], list[int]]:
     return acts, unreadable
 
 
-def withdrawn(snapshots: Path) -> dict[str, Act]:
+def withdrawn(snapshots: Place) -> dict[str, Act]:
     """The versions that were rolled back from since anybody last unblocked, and by whom.
 
     Raises:

@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.storage import Place, each
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"
@@ -136,7 +136,7 @@ class SnapshotManifest(BaseModel):
         return cls.model_validate(body)
 
 
-def read_manifest(folder: Path, version: str) -> SnapshotManifest:
+def read_manifest(folder: Place, version: str) -> SnapshotManifest:
     """The manifest of a version.
 
     Args:
@@ -160,29 +160,37 @@ def read_manifest(folder: Path, version: str) -> SnapshotManifest:
     return manifest
 
 
-def versions(snapshots: Path) -> list[SnapshotManifest]:
-    """The versions on disk whose manifest is whole, oldest first.
+def versions(snapshots: Place) -> list[SnapshotManifest]:
+    """The versions whose manifest is whole, oldest first.
 
     Args:
         snapshots: `<root>/snapshots/<pipeline>`.
     """
-    found = []
-    for path in snapshots.glob(f"v=*/{MANIFEST}"):
+
+    def read(version: str) -> SnapshotManifest | None:
         try:
             # A copy under another name is somebody's backup, and no version.
-            found.append(read_manifest(path.parent, path.parent.name[2:]))
+            return read_manifest(version_folder(snapshots, version), version)
         except SnapshotError:
-            continue
+            return None
+
+    found = [m for m in each(snapshots, read, version_names(snapshots)) if m]
     return sorted(found, key=lambda manifest: manifest.created_at)
 
 
-def version_folder(snapshots: Path, version: str) -> Path:
+def version_names(snapshots: Place) -> list[str]:
+    """The names of all versions that there are, whole or not."""
+    there = snapshots.iterdir() if snapshots.is_dir() else ()
+    return sorted(folder.name[2:] for folder in there if folder.name[:2] == "v=")
+
+
+def version_folder(snapshots: Place, version: str) -> Place:
     """Where a version lies.
 
     Raises:
         SnapshotError: no version can have that name.
     """
-    if not re.fullmatch(r"[\w.-]+", version, re.ASCII):
+    if not re.fullmatch(r"[\w.-]+", version, re.ASCII) or version.startswith("."):
         msg = f"{version!r} is not the name of a version"
         raise SnapshotError(msg)
     return snapshots / f"v={version}"

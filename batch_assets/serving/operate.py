@@ -7,14 +7,16 @@ whatever the size: no row is read. Readers hash a version before they take it, a
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from batch_assets.errors import NotServedError, SnapshotError
+from batch_assets.serving.fetch import must_be_whole_there
 from batch_assets.serving.history import Act, make_act, record, withdrawn
 from batch_assets.serving.manifest import (
+    ShardFile,
     SnapshotManifest,
     read_manifest,
     version_folder,
+    version_names,
     versions,
 )
 from batch_assets.serving.pointers import (
@@ -25,10 +27,11 @@ from batch_assets.serving.pointers import (
     block_of,
     current_version,
     held,
+    named,
     pinned_version,
     point,
 )
-from batch_assets.serving.version import Version
+from batch_assets.storage import Place, Seen, each, read_seen
 
 # Until when a rollback keeps the nights from publishing, if nobody says: one night, and
 # a working day to find out why.
@@ -53,7 +56,7 @@ class Verified:
 
 
 def rollback(
-    snapshots: Path,
+    snapshots: Place,
     *,
     why: str,
     to: str | None = None,
@@ -82,7 +85,8 @@ def rollback(
         )
         raise SnapshotError(msg)
     with held(_there(snapshots)):
-        current = _current(snapshots, required=to is None)
+        seen = read_seen(snapshots / CURRENT)
+        current = _current(snapshots, seen, required=to is None)
         if current is None and to is None:
             msg = f"nothing is served at {snapshots}, so there is nothing to take back"
             raise NotServedError(msg)
@@ -95,12 +99,17 @@ def rollback(
         block = Block(at=act.at, until=until, by=act.by, why=act.why, version=current)
         record(snapshots, act)
         # First the block: a night must not come between.
-        point(snapshots, BLOCKED, block.model_dump_json())
-        point(snapshots, CURRENT, target)
+        point(snapshots / BLOCKED, block.model_dump_json())
+        if not point(snapshots / CURRENT, target, seen):
+            msg = (
+                f"{CURRENT} was changed by another machine just now. Publishing is "
+                "blocked, nothing was rolled back: look again, and say it again"
+            )
+            raise SnapshotError(msg)
         return _done(snapshots, act)
 
 
-def pin(snapshots: Path, version: str, *, why: str, by: str | None = None) -> Done:
+def pin(snapshots: Place, version: str, *, why: str, by: str | None = None) -> Done:
     """Let readers take one version, whatever is published, until it is unpinned.
 
     Raises:
@@ -111,11 +120,11 @@ def pin(snapshots: Path, version: str, *, why: str, by: str | None = None) -> Do
         before = pinned_version(snapshots)
         act = make_act("pin", version, why=why, by=by, before=before)
         record(snapshots, act)
-        point(snapshots, PIN, version)
+        point(snapshots / PIN, version)
         return _done(snapshots, act)
 
 
-def unpin(snapshots: Path, *, why: str, by: str | None = None) -> Done:
+def unpin(snapshots: Place, *, why: str, by: str | None = None) -> Done:
     """Let readers take the current version again.
 
     Raises:
@@ -132,11 +141,11 @@ def unpin(snapshots: Path, *, why: str, by: str | None = None) -> Done:
         current = current_version(snapshots)
         act = make_act("unpin", current, why=why, by=by, before=before)
         record(snapshots, act)
-        point(snapshots, PIN, None)
+        (snapshots / PIN).unlink()
         return _done(snapshots, act)
 
 
-def unblock(snapshots: Path, *, why: str, by: str | None = None) -> Done:
+def unblock(snapshots: Place, *, why: str, by: str | None = None) -> Done:
     """Let the nights publish again, what was taken back among it.
 
     Raises:
@@ -150,11 +159,11 @@ def unblock(snapshots: Path, *, why: str, by: str | None = None) -> Done:
         version = block.version if block else None
         act = make_act("unblock", version, why=why, by=by)
         record(snapshots, act)
-        point(snapshots, BLOCKED, None)
+        (snapshots / BLOCKED).unlink(missing_ok=True)
         return _done(snapshots, act)
 
 
-def verify(snapshots: Path, version: str | None = None) -> list[Verified]:
+def verify(snapshots: Place, version: str | None = None) -> list[Verified]:
     """Hash every file of one version, or of all, and what is wrong with each.
 
     What CURRENT and PIN name is among them, if it is there or not.
@@ -163,17 +172,17 @@ def verify(snapshots: Path, version: str | None = None) -> list[Verified]:
     return [Verified(name, _problem(snapshots, name)) for name in names]
 
 
-def _current(snapshots: Path, *, required: bool) -> str | None:
+def _current(snapshots: Place, seen: Seen, *, required: bool) -> str | None:
     """The current version; none where CURRENT names nothing and need not."""
     try:
-        return current_version(snapshots)
+        return named(snapshots / CURRENT, seen)
     except SnapshotError:
         if required:
             raise
         return None
 
 
-def _taken_back(snapshots: Path) -> bool:
+def _taken_back(snapshots: Place) -> bool:
     """Whether the nights leave a version out; if that is not certain, they do."""
     try:
         return bool(withdrawn(snapshots))
@@ -181,22 +190,23 @@ def _taken_back(snapshots: Path) -> bool:
         return True
 
 
-def _names(snapshots: Path) -> list[str]:
-    named = [current_version(snapshots), pinned_version(snapshots)]
-    there = [m.version for m in versions(snapshots)]
-    torn = sorted(f.name[2:] for f in snapshots.glob("v=*") if f.name[2:] not in there)
-    return list(dict.fromkeys([*torn, *there, *(n for n in named if n)]))
+def _names(snapshots: Place) -> list[str]:
+    said = [current_version(snapshots), pinned_version(snapshots)]
+    there = version_names(snapshots)
+    return [*there, *(n for n in dict.fromkeys(said) if n and n not in there)]
 
 
-def _problem(snapshots: Path, version: str) -> str | None:
+def _problem(snapshots: Place, version: str) -> str | None:
     try:
-        Version.open(snapshots, version).verify()
-    except SnapshotError as error:
+        folder = version_folder(snapshots, version)
+        for file in read_manifest(folder, version).files:
+            must_be_whole_there(folder / file.name, file)
+    except (SnapshotError, OSError) as error:
         return str(error)
     return None
 
 
-def _before(snapshots: Path, current: str) -> str:
+def _before(snapshots: Place, current: str) -> str:
     """The version that was served before the current one."""
     known = f"Name one with --to: {_known(snapshots)}"
     try:
@@ -210,37 +220,44 @@ def _before(snapshots: Path, current: str) -> str:
     return parent
 
 
-def _must_be_there(snapshots: Path, version: str) -> SnapshotManifest:
+def _must_be_there(snapshots: Place, version: str) -> SnapshotManifest:
     """Refuse a version whose manifest is not whole, or whose files are not all there."""
     folder = version_folder(snapshots, version)
     if not folder.is_dir():
         msg = f"there is no version {version}; there: {_known(snapshots)}"
         raise SnapshotError(msg)
     manifest = read_manifest(folder, version)
-    for file in manifest.files:
-        path = folder / file.name
-        size = path.stat().st_size if path.is_file() else None
+
+    def size_of(file: ShardFile) -> int | None:
+        try:
+            return (folder / file.name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    sizes = each(folder, size_of, manifest.files)
+    for file, size in zip(manifest.files, sizes, strict=True):
         if size != file.size:
             found = "is missing" if size is None else f"has {size} bytes"
             msg = (
-                f"{path} {found}, its manifest says {file.size} bytes: {version} can't "
-                f"be served, and nothing was changed. There: {_known(snapshots)}"
+                f"{folder / file.name} {found}, its manifest says {file.size} bytes: "
+                f"{version} can't be served, and nothing was changed. There: "
+                f"{_known(snapshots)}"
             )
             raise SnapshotError(msg)
     return manifest
 
 
-def _there(snapshots: Path) -> Path:
+def _there(snapshots: Place) -> Place:
     if not snapshots.is_dir():
         msg = f"nothing is served at {snapshots}: there is no such folder"
         raise NotServedError(msg)
     return snapshots
 
 
-def _known(snapshots: Path) -> str:
+def _known(snapshots: Place) -> str:
     return ", ".join(m.version for m in versions(snapshots)) or "none"
 
 
-def _done(snapshots: Path, act: Act) -> Done:
+def _done(snapshots: Place, act: Act) -> Done:
     pinned = pinned_version(snapshots)
     return Done(act, pinned or current_version(snapshots), block_of(snapshots))

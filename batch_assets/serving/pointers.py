@@ -4,26 +4,22 @@
     PIN       the version that readers take instead, as long as the file is there
     BLOCKED   until when the nights publish nothing, and who wanted that
 
-Each is replaced whole or not at all, under one lock that nobody holds for long. It
+Each is replaced whole or not at all. On this machine that is done under one lock, which
+nobody holds for long; in an object store, only if it is still the one that was seen. It
 knows nothing of what a version holds.
 """
 
-import os
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from pathlib import Path
 
-import filelock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.storage import Place, Seen, exclusive, read_seen, replace
 
 CURRENT = "CURRENT"
 PIN = "PIN"
 BLOCKED = "BLOCKED"
-
-# Gives the bytes of a file beside the versions, by its name; None if it is not there.
-Read = Callable[[str], bytes | None]
 
 
 class Block(BaseModel):
@@ -44,42 +40,52 @@ class Block(BaseModel):
         )
 
 
-def held(snapshots: Path) -> filelock.BaseFileLock:
+def held(snapshots: Place) -> AbstractContextManager[None]:
     """The lock under which what is served is looked at and changed, for milliseconds."""
-    return filelock.FileLock(snapshots / ".lock")
+    return exclusive(snapshots)
 
 
-def current_version(snapshots: Path) -> str | None:
+def current_version(snapshots: Place) -> str | None:
     """The version that CURRENT names, or None.
 
     Raises:
         SnapshotError: CURRENT is there but names no version.
     """
-    return _named(CURRENT, _reading(snapshots))
+    return named(snapshots / CURRENT, read_seen(snapshots / CURRENT))
 
 
-def pinned_version(snapshots: Path) -> str | None:
+def pinned_version(snapshots: Place) -> str | None:
     """The version that PIN names, or None.
 
     Raises:
         SnapshotError: PIN is there but names no version.
     """
-    return _named(PIN, _reading(snapshots))
+    return named(snapshots / PIN, read_seen(snapshots / PIN))
 
 
-def served_version(snapshots: Path) -> str | None:
+def served_version(snapshots: Place) -> str | None:
     """The version that readers take: the pinned one, or else the current one."""
-    return wanted(_reading(snapshots))
+    return pinned_version(snapshots) or current_version(snapshots)
 
 
-def wanted(read: Read) -> str | None:
-    """The same, wherever the files lie."""
-    return _named(PIN, read) or _named(CURRENT, read)
+def named(place: Place, seen: Seen) -> str | None:
+    """The version that a pointer named when it was seen, or None.
+
+    Raises:
+        SnapshotError: it was there but named no version.
+    """
+    if seen.data is None:
+        return None
+    text = seen.data.decode("utf-8", "replace").strip()
+    if not text:
+        msg = f"{place} is empty, so it names no version"
+        raise SnapshotError(msg)
+    return text
 
 
-def block_of(snapshots: Path) -> Block | None:
+def block_of(snapshots: Place) -> Block | None:
     """What keeps the nights from publishing, if anything does now."""
-    data = _reading(snapshots)(BLOCKED)
+    data = read_seen(snapshots / BLOCKED).data
     if data is None:
         return None
     try:
@@ -87,47 +93,20 @@ def block_of(snapshots: Path) -> Block | None:
     except ValidationError:
         # Somebody blocked it. Which is enough to know, and no reason to fail a night.
         now = datetime.now(UTC)
-        ever = now.replace(year=9999)
         why = f"{snapshots / BLOCKED} can't be read"
+        ever = now.replace(year=9999)
         return Block(at=now, until=ever, by="somebody", why=why, version=None)
     return block if block.until > datetime.now(UTC) else None
 
 
-def point(snapshots: Path, name: str, text: str | None) -> None:
-    """Replace one of the files, or remove it, so that it outlasts a power cut."""
-    path = snapshots / name
-    if text is None:
-        path.unlink(missing_ok=True)
-    else:
-        beside = snapshots / f"{name}.tmp"
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    folder = os.open(snapshots, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def point(place: Place, text: str, seen: Seen | None = None) -> bool:
+    """Let a pointer name something else; whether it still was what was seen.
 
-
-def _reading(snapshots: Path) -> Read:
-    def read(name: str) -> bytes | None:
-        try:
-            return (snapshots / name).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    return read
-
-
-def _named(name: str, read: Read) -> str | None:
-    data = read(name)
-    if data is None:
-        return None
-    text = data.decode("utf-8", "replace").strip()
-    if not text:
-        msg = f"{name} is empty, so it names no version"
-        raise SnapshotError(msg)
-    return text
+    If nothing is said to have been seen, it is replaced whatever it is.
+    """
+    data = text.encode() + b"\n"
+    if seen is not None:
+        return replace(place, data, seen=seen) is not None
+    while replace(place, data, seen=read_seen(place)) is None:
+        continue
+    return True

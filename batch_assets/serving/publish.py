@@ -16,7 +16,7 @@ import filelock
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.books import total
 from batch_assets.lake.cores import Report, on_cores
-from batch_assets.lake.parts import Part, sealed_part, sync_folder
+from batch_assets.lake.parts import Part, sealed_part
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.registry import Registry
 from batch_assets.quality.gates import after_scoring
@@ -29,8 +29,11 @@ from batch_assets.serving.build import (
     shard_rows,
 )
 from batch_assets.serving.collect import collect
+from batch_assets.serving.fetch import must_be_whole_there
 from batch_assets.serving.history import make_act, record, withdrawn
 from batch_assets.serving.manifest import (
+    MANIFEST,
+    ShardFile,
     SnapshotManifest,
     day_of,
     version_folder,
@@ -39,13 +42,23 @@ from batch_assets.serving.manifest import (
 from batch_assets.serving.pointers import (
     CURRENT,
     block_of,
-    current_version,
     held,
+    named,
     pinned_version,
     point,
 )
 from batch_assets.serving.version import Version
 from batch_assets.spec import Gates, Serving
+from batch_assets.storage import (
+    COPYING,
+    Place,
+    Seen,
+    each,
+    local,
+    put_file,
+    read_seen,
+    sync_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +84,7 @@ class Published:
 def publish_day(
     lake: Lake,
     registry: Registry,
-    snapshots: Path,
+    snapshots: Place,
     day: str,
     *,
     gates: Gates,
@@ -99,10 +112,12 @@ def publish_day(
         LakeError: the day has no predictions.
         SnapshotError: the version that was built is not what was predicted.
     """
-    snapshots.mkdir(parents=True, exist_ok=True)
+    here = local(snapshots)
+    here.mkdir(parents=True, exist_ok=True)
     # One publisher at a time. An operator does not wait for it: what is served changes
-    # under a lock of its own.
-    with filelock.FileLock(snapshots / ".publishing"):
+    # under a lock of its own. In a store there may be others, on other machines: there
+    # CURRENT is swapped only if it is still the one that was judged by.
+    with filelock.FileLock(here / ".publishing"):
         night = _Night(lake, registry, day, gates)
         night.must_be_proved()
         _must_be_committed(lake, day, night.parts)
@@ -110,21 +125,22 @@ def publish_day(
             version = _free_name(snapshots, day, night.digest)
             return _published(snapshots, version, night, swapped=False, why=newer)
         # What a killed publisher left; nobody else builds under the lock.
-        for leftover in snapshots.glob(f"{BUILDING}*"):
+        for leftover in here.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover)
         there = _whole_version(snapshots, night.digest)
         version = there or _free_name(snapshots, day, night.digest)
-        building = snapshots / f"{BUILDING}{version}"
+        building = here / f"{BUILDING}{version}"
         if there is None:
-            _build(snapshots, building, version, night, serving)
+            manifest = _build(snapshots, building, version, night, serving)
             # It took a while: the evidence may be another by now.
             night.must_be_proved()
+            if not isinstance(snapshots, Path):
+                _put(building, version_folder(snapshots, version), manifest)
         with held(snapshots):
-            guard()
-            if there is None:
-                building.rename(version_folder(snapshots, version))
-                sync_folder(snapshots)
-            swapped, said = _swap(snapshots, version, why)
+            if building.exists():
+                building.rename(here / f"v={version}")
+                sync_folder(here)
+            swapped, said = swap(snapshots, version, why, guard)
         collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
     return _published(snapshots, version, night, swapped=swapped, why=said)
 
@@ -161,8 +177,8 @@ class _Night:
 
 
 def _build(
-    snapshots: Path, building: Path, version: str, night: _Night, serving: Serving
-) -> None:
+    snapshots: Place, building: Path, version: str, night: _Night, serving: Serving
+) -> SnapshotManifest:
     contract, served = night.release.contract, _current(snapshots)
     pages = night.lake.books(night.day).pages
     plan = SnapshotManifest(
@@ -181,33 +197,49 @@ def _build(
         files=(),
         parent=served,
     )
-    newest_first = reversed(versions(snapshots))
-    build_version(
-        building,
-        plan,
-        night.parts,
-        {shard: page.raw.rows for shard, page in pages.items()},
-        [(version_folder(snapshots, m.version), m) for m in newest_first],
-    )
+    earlier = []
+    if isinstance(snapshots, Path):  # In a store nothing can be linked.
+        newest_first = reversed(versions(snapshots))
+        earlier = [(snapshots / f"v={m.version}", m) for m in newest_first]
+    raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
+    return build_version(building, plan, night.parts, raw_rows, earlier)
 
 
-def _swap(snapshots: Path, version: str, why: str) -> tuple[bool, str]:
+def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
+    """Put a version into a store, and prove what lies there; its manifest comes last."""
+
+    def put(entry: ShardFile) -> None:
+        put_file(building / entry.name, target / entry.name)
+        must_be_whole_there(target / entry.name, entry)
+
+    each(target, put, manifest.files, at_once=COPYING)
+    put_file(building / MANIFEST, target / MANIFEST)
+    building.rmdir()
+
+
+def swap(
+    snapshots: Place, version: str, why: str, guard: Callable[[], None]
+) -> tuple[bool, str]:
     """Serve a version from now on, unless something speaks against; under the lock."""
-    current = _current(snapshots)
-    if newer := _newer(snapshots, day_of(version)):
-        return False, newer
-    if current == version:
-        return False, "this very version is served already"
-    if kept := _kept_back(snapshots, version):
-        said = f"{kept}. {version} is built and proved, {current} is still served"
-        record(snapshots, make_act("held", version, why=kept, before=current))
-        return False, said
-    record(snapshots, make_act("publish", version, why=why, before=current))
-    point(snapshots, CURRENT, version)
-    return True, "published"
+    while True:
+        seen = read_seen(snapshots / CURRENT)
+        current = _current(snapshots, seen)
+        if newer := _newer(snapshots, day_of(version)):
+            return False, newer
+        if current == version:
+            return False, "this very version is served already"
+        if kept := _kept_back(snapshots, version):
+            said = f"{kept}. {version} is built and proved, {current} is still served"
+            record(snapshots, make_act("held", version, why=kept, before=current))
+            return False, said
+        guard()
+        record(snapshots, make_act("publish", version, why=why, before=current))
+        if point(snapshots / CURRENT, version, seen):
+            return True, "published"
+        # Another machine has swapped it meanwhile: look again.
 
 
-def _newer(snapshots: Path, day: str) -> str | None:
+def _newer(snapshots: Place, day: str) -> str | None:
     """Why a day is not served, if a newer one is."""
     current = _current(snapshots)
     if current and day_of(current) > day:
@@ -215,7 +247,7 @@ def _newer(snapshots: Path, day: str) -> str | None:
     return None
 
 
-def _kept_back(snapshots: Path, version: str) -> str | None:
+def _kept_back(snapshots: Place, version: str) -> str | None:
     """Why a person does not want a version (or a day) published, if anybody does not."""
     if block := block_of(snapshots):
         return str(block)
@@ -232,7 +264,7 @@ def _kept_back(snapshots: Path, version: str) -> str | None:
     return None
 
 
-def _built(lake: Lake, snapshots: Path, day: str) -> list[str]:
+def _built(lake: Lake, snapshots: Place, day: str) -> list[str]:
     """The versions on disk of the predictions that a day has now, the newest last."""
     parts = lake.predictions.parts(day)
     digest = digest_of(parts) if parts else None
@@ -240,14 +272,14 @@ def _built(lake: Lake, snapshots: Path, day: str) -> list[str]:
 
 
 def _published(
-    snapshots: Path, version: str, night: _Night, *, swapped: bool, why: str
+    snapshots: Place, version: str, night: _Night, *, swapped: bool, why: str
 ) -> Published:
     current = _current(snapshots)
     found = {manifest.version: manifest for manifest in versions(snapshots)}
     return Published(version, found.get(current or ""), swapped, why, night.verdicts)
 
 
-def is_served(lake: Lake, snapshots: Path, day: str) -> Verdict:
+def is_served(lake: Lake, snapshots: Place, day: str) -> Verdict:
     """Whether readers get a day's version, or a newer one, and what keeps it from them.
 
     It warns and does not block: a person wanted it so, and the night is well.
@@ -271,7 +303,7 @@ def is_served(lake: Lake, snapshots: Path, day: str) -> Verdict:
     return Verdict("snapshot_is_served", passed, why, facts=facts, blocks=False)
 
 
-def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
+def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
     """Every row of a day's version is the row that was predicted, and no other."""
     gate = "snapshot_equals_predictions"
     parts = lake.predictions.parts(day)
@@ -286,7 +318,7 @@ def equals_predictions(lake: Lake, snapshots: Path, day: str) -> Verdict:
     manifest = snapshot.manifest
 
     def is_alike(number: int, _: Report) -> bool:
-        rows = snapshot.shard(number).table
+        rows = snapshot.shard(number).packed
         mine = [part for part in parts if part.receipt.shard == number]
         expected = expected_of(mine)
         if expected[1] is None:  # The rows themselves are left to compare.
@@ -324,16 +356,17 @@ def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
-def _current(snapshots: Path) -> str | None:
+def _current(snapshots: Place, seen: Seen | None = None) -> str | None:
     """What is current; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
-        return current_version(snapshots)
+        place = snapshots / CURRENT
+        return named(place, seen or read_seen(place))
     except SnapshotError as error:
         log.warning("%s; the next version takes its place", error)
         return None
 
 
-def _whole_version(snapshots: Path, digest: str) -> str | None:
+def _whole_version(snapshots: Place, digest: str) -> str | None:
     """A version of these very predictions that can be served as it is."""
     current = _current(snapshots)
     there = [m.version for m in versions(snapshots) if m.predictions == digest]
@@ -347,10 +380,10 @@ def _whole_version(snapshots: Path, digest: str) -> str | None:
     return None
 
 
-def _free_name(snapshots: Path, day: str, digest: str) -> str:
+def _free_name(snapshots: Place, day: str, digest: str) -> str:
     """A name that no version ever had: readers may still hold one that is damaged."""
     name, number = f"{day}-{digest[: NAMED - len(day) - 1]}", 2
     taken, version = {_current(snapshots)}, name
-    while version in taken or version_folder(snapshots, version).exists():
+    while version in taken or version_folder(snapshots, version).is_dir():
         version, number = f"{name}-{number}", number + 1
     return version

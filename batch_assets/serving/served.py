@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from batch_assets.errors import BatchAssetsError, ReleaseError, SnapshotError
+from batch_assets.errors import BatchAssetsError, ReleaseError
 from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import Device
 from batch_assets.serving.batcher import Batch
@@ -21,6 +20,7 @@ from batch_assets.serving.live import LiveRelease
 from batch_assets.serving.manifest import ReleaseName
 from batch_assets.serving.snapshot import Snapshot
 from batch_assets.serving.version import Version
+from batch_assets.storage import Place
 
 # How soon an approval, a revocation or the release of another version is noticed.
 FOLLOW_SECONDS = 1.0
@@ -49,7 +49,7 @@ class Served:
 
     def __init__(
         self,
-        root: Path,
+        root: Place,
         name: str,
         device: Device,
         limits: Limits,
@@ -96,13 +96,17 @@ class Served:
             try:
                 # It hashes every file; from then on it follows in a thread of its own.
                 self.snapshot = await asyncio.to_thread(Snapshot, self._folder)
-            except (SnapshotError, OSError) as error:
+            except (BatchAssetsError, OSError) as error:
                 self._say_once("why_not_served", str(error))
                 await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _follow_release(self) -> None:
         while self.snapshot:
-            await self._load_release(self.snapshot.release)
+            try:
+                await self._load_release(self.snapshot.release)
+            except (BatchAssetsError, OSError) as error:
+                # Who may score can't be read now: what was decided stays.
+                self._say_once("why_not_scored", str(error))
             self.settled = True
             await asyncio.sleep(FOLLOW_SECONDS)
 

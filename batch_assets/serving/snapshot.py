@@ -4,7 +4,8 @@
         answer = snapshot.get(12345)
 
 A version is admitted only when every file of it has been hashed; until then, and
-whenever one is refused, lookups come from the last good one. A swap is one assignment,
+whenever one is refused, lookups come from the last good one. From an object store it is
+copied down first. A swap is one assignment,
 so that no lookup waits for another, and none sees two versions. It imports neither
 Dagster nor torch.
 """
@@ -17,19 +18,14 @@ import time
 import weakref
 from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from batch_assets.errors import NotServedError, SnapshotError
-from batch_assets.serving.fetch import Folder, Shelf
-from batch_assets.serving.manifest import (
-    ReleaseName,
-    SnapshotManifest,
-    read_manifest,
-)
-from batch_assets.serving.pointers import CURRENT, wanted
+from batch_assets.errors import BatchAssetsError, NotServedError, SnapshotError
+from batch_assets.serving.manifest import ReleaseName, SnapshotManifest
+from batch_assets.serving.pointers import CURRENT, served_version
 from batch_assets.serving.version import Answer, Version, age_of
+from batch_assets.storage import Place, place_of
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +40,11 @@ class Snapshot:
     A process that is forked goes on following by itself.
     """
 
-    def __init__(self, snapshots: str | Path, *, poll_seconds: float = 1.0) -> None:
+    def __init__(self, snapshots: str | Place, *, poll_seconds: float = 1.0) -> None:
         """Open what is served, every file hashed, and follow it from then on.
 
         Args:
-            snapshots: `<root>/snapshots/<pipeline>`.
+            snapshots: `<root>/snapshots/<pipeline>`, a directory or `s3://…`.
             poll_seconds: how often it is asked what is served.
 
         Raises:
@@ -56,11 +52,13 @@ class Snapshot:
             SnapshotError: the version can't be trusted. There is no last good one yet,
                 and another one than the operator's is not taken silently.
         """
-        self.shelf: Shelf = Folder(Path(snapshots))
+        if isinstance(snapshots, str):
+            snapshots = place_of(snapshots)
+        self.place = snapshots
         self.poll_seconds = poll_seconds
         self._problem: str | None = None
         self._refused: tuple[str | None, float, float] | None = None
-        version = wanted(self.shelf.read)
+        version = served_version(self.place)
         if version is None:
             msg = f"nothing is served at {snapshots}: no {CURRENT}. Run a night first"
             raise NotServedError(msg)
@@ -135,14 +133,14 @@ class Snapshot:
         version = None
         with self._turn:
             try:
-                version = wanted(self.shelf.read)
+                version = served_version(self.place)
                 if version is None:
-                    msg = f"{self.shelf} has no {CURRENT} any more"
+                    msg = f"{self.place} has no {CURRENT} any more"
                     raise SnapshotError(msg)
                 if version != self._opened.name and not self._is_left_alone(version):
                     self._opened = self._admit(version)
-                    log.info("%s: %s is served", self.shelf, version)
-            except (SnapshotError, OSError) as error:
+                    log.info("%s: %s is served", self.place, version)
+            except (BatchAssetsError, OSError) as error:
                 self._refuse(version, str(error))
             else:
                 if version == self._opened.name:
@@ -168,8 +166,7 @@ class Snapshot:
         self.close()
 
     def _admit(self, version: str) -> Version:
-        folder = self.shelf.fetch(version)
-        opened = Version(folder, read_manifest(folder, version))
+        opened = Version.open(self.place, version)
         opened.verify()
         return opened
 

@@ -5,10 +5,10 @@ because Arrow serves a flipped bit without a word. It knows neither Dagster nor 
 nor which version is served.
 """
 
-import hashlib
 import operator
+import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,17 +19,23 @@ import pyarrow as pa
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key, hash_keys
+from batch_assets.serving.fetch import fetched, must_be_whole
+from batch_assets.serving.layout import (
+    KEY_HASH,
+    Group,
+    columns_of,
+    groups_of,
+    unpacked,
+)
 from batch_assets.serving.manifest import (
     ReleaseName,
     ShardFile,
     SnapshotManifest,
     read_manifest,
-    version_folder,
 )
 from batch_assets.serving.pointers import CURRENT, served_version
+from batch_assets.storage import Place
 
-# In a file of string keys, the column that it is sorted by.
-KEY_HASH = "key_hash"
 # As one batch, on this thread: a worker of Arrow's would not outlive a fork.
 READING = pa.ipc.IpcReadOptions(use_threads=False)
 
@@ -81,15 +87,19 @@ class Answer:
 class Version:
     """One version, opened for lookups."""
 
-    def __init__(self, folder: Path, manifest: SnapshotManifest) -> None:
+    def __init__(
+        self, folder: Path, manifest: SnapshotManifest, *, hashed: bool = False
+    ) -> None:
+        """A version in a folder of this machine; hashed, if its files have been."""
         self.folder = folder
+        self._hashed = hashed
         self.manifest = manifest
         self._strings = manifest.key_dtype == "string"
         self._count = len(manifest.files)
         self._shards: dict[int, Shard] = {}
 
     @classmethod
-    def current(cls, snapshots: Path) -> "Version":
+    def current(cls, snapshots: Place) -> "Version":
         """Open the version that readers take now: the pinned or the current one.
 
         Args:
@@ -106,14 +116,17 @@ class Version:
         return cls.open(snapshots, version)
 
     @classmethod
-    def open(cls, snapshots: Path, version: str) -> "Version":
+    def open(cls, snapshots: Place, version: str) -> "Version":
         """Open one version; its files are hashed when they are first used.
+
+        From an object store all of them are copied down and hashed first.
 
         Raises:
             SnapshotError: it is not there, or its manifest is not whole.
         """
-        folder = version_folder(snapshots, version)
-        return cls(folder, read_manifest(folder, version))
+        folder = fetched(snapshots, version)
+        hashed = not isinstance(snapshots, Path)
+        return cls(folder, read_manifest(folder, version), hashed=hashed)
 
     @property
     def name(self) -> str:
@@ -155,17 +168,13 @@ class Version:
             shard = self.shard(int(number))
             wanted = hashes[mine] if self._strings else column.to_numpy()[mine]
             starts = shard.index.searchsorted(wanted)
-            found = []
             for at, start, sought in zip(
                 mine.tolist(), starts.tolist(), wanted.tolist(), strict=True
             ):
-                row = shard.match(checked[asked[at]], sought, start)
+                key = checked[asked[at]]
+                row = shard.match(key, sought, start)
                 if row is not None:
-                    found.append((asked[at], row))
-            if found:
-                rows = shard.rows([row for _, row in found])
-                for (at, _), outputs in zip(found, rows, strict=True):
-                    answers[at] = Answer(checked[at], outputs, self.manifest)
+                    answers[asked[at]] = Answer(key, shard.row(row), self.manifest)
         return answers
 
     def shard(self, number: int) -> "Shard":
@@ -176,7 +185,9 @@ class Version:
         """
         if number not in self._shards:
             file = self.manifest.files[number]
-            self._shards[number] = Shard(self.folder, file, self.manifest)
+            self._shards[number] = Shard(
+                self.folder, file, self.manifest, hashed=self._hashed
+            )
         return self._shards[number]
 
     def verify(self) -> None:
@@ -213,7 +224,10 @@ class Version:
 
 
 class Shard:
-    """One mapped file: columns as arrays over the map, without a copy."""
+    """One mapped file, as arrays over the map, without a copy.
+
+    `index` is what it is sorted by, (rows,); `columns` each output, (rows,).
+    """
 
     def __init__(
         self,
@@ -228,21 +242,35 @@ class Shard:
         try:
             if not hashed:
                 must_be_whole(path, entry)
-            self.table = map_shard(path)
+            self.packed = map_shard(path)
             self._strings = manifest.key_dtype == "string"
             index = KEY_HASH if self._strings else manifest.key
-            self.index = self.table[index].to_numpy()
-            self._keys = _Texts(self.table[manifest.key]) if self._strings else None
-            self._names = manifest.outputs
-            columns = [self.table[name].to_numpy() for name in manifest.outputs]
+            self.index = self.packed[index].to_numpy()
+            self._keys = _Texts(self.packed[manifest.key]) if self._strings else None
+            groups = groups_of(self.packed)
+            columns = columns_of(groups)
+            self.columns = {name: columns[name] for name in manifest.outputs}
         except (OSError, KeyError, pa.ArrowException) as error:
             msg = f"{path} can't be read: {error}. Nothing was answered from it"
             raise SnapshotError(msg) from error
-        self.columns = dict(zip(manifest.outputs, columns, strict=True))
-        # Python's own numbers, each in 40 ns where NumPy takes 90; and a search that
-        # compares whole integers, never floats.
+        self._outputs = manifest.outputs
+        # A search that compares whole integers, never floats, and Python's own numbers
+        # as the outputs, many at once.
         self._sorted = memoryview(self.index)
-        self._views = [memoryview(column) for column in columns]
+        self._groups = [
+            (
+                group.names,
+                struct.Struct(_code(group)),
+                group.values.data.cast("B"),
+            )
+            for group in groups
+            if len(group.values)
+        ]
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows with a column for each output, which are copied."""
+        return unpacked(self.packed, self._outputs)
 
     def find(self, key: int | str, hashed: int) -> int | None:
         """The row of a key."""
@@ -261,16 +289,16 @@ class Shard:
 
     def row(self, row: int) -> dict[str, Any]:
         """The outputs of one row."""
-        return dict(zip(self._names, [view[row] for view in self._views], strict=True))
+        found: dict[str, Any] = {}
+        for names, packing, values in self._groups:
+            at = row * packing.size
+            found.update(zip(names, packing.unpack_from(values, at), strict=True))
+        return found
 
-    def rows(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """The outputs of some rows."""
-        at = np.asarray(rows)
-        columns = [column[at].tolist() for column in self.columns.values()]
-        return [
-            dict(zip(self._names, row, strict=True))
-            for row in zip(*columns, strict=True)
-        ]
+
+def _code(group: Group) -> str:
+    """How `struct` calls a row of a group."""
+    return f"={len(group.names)}{group.values.dtype.char.replace('l', 'q')}"
 
 
 class _Texts:
@@ -287,24 +315,6 @@ class _Texts:
     def is_at(self, row: int, text: int | str) -> bool:
         here = self._data[self._offsets[row] : self._offsets[row + 1]]
         return here == str(text).encode()
-
-
-def must_be_whole(path: Path, entry: ShardFile) -> None:
-    """Refuse a file that is not, to the byte, what its manifest says.
-
-    Raises:
-        SnapshotError: it is truncated or altered.
-        OSError: it can't be read.
-    """
-    size = path.stat().st_size
-    if size != entry.size:
-        msg = f"{path} has {size} bytes, its manifest says {entry.size}"
-        raise SnapshotError(msg)
-    with path.open("rb") as file:
-        sha = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha != entry.sha256:
-        msg = f"{path} hashes to {sha}, its manifest says {entry.sha256}"
-        raise SnapshotError(msg)
 
 
 def map_shard(path: Path) -> pa.Table:

@@ -1,0 +1,131 @@
+"""Versions made of numbers that tell which version they are of, without a night.
+
+They are built, proved and swapped by the code that publishes; only the evidence of a
+night is left out.
+"""
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from batch_assets.lake.books import Tally
+from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.shards import content, cut, hash_keys
+from batch_assets.serving.build import build_version
+from batch_assets.serving.manifest import SnapshotManifest, version_folder, versions
+from batch_assets.serving.pointers import CURRENT, current_version, held
+from batch_assets.serving.publish import swap
+from batch_assets.storage import read_seen
+
+FIRST = date(2026, 1, 1)
+OUTPUTS = ("number", "mixed")
+
+
+def mixed(keys: np.ndarray, number: int) -> np.ndarray:
+    """An output of each key that no other version has for it, int64 (rows,)."""
+    return keys.astype(np.int64) * 1_000_003 + number
+
+
+def table_of(number: int, keys: Any, outputs: dict[str, Any] | None = None) -> pa.Table:
+    """The rows of a version; of integer keys, `OUTPUTS` if none are given."""
+    keys = keys if isinstance(keys, pa.Array) else pa.array(keys)
+    if outputs is None:
+        numbers = np.full(len(keys), number, np.int32)
+        outputs = {"number": numbers, "mixed": mixed(keys.to_numpy(), number)}
+    return pa.table({"user_id": keys, **outputs})
+
+
+def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part]:
+    """Predictions as a night leaves them, sealed, with receipts."""
+    hashes, parts = hash_keys(rows["user_id"]), {}
+    for shard, mine, its in cut(rows, hashes, shards):
+        parts[shard] = (mine, its)
+    empty = (rows.slice(0, 0), hashes[:0])
+    made = []
+    for shard in range(shards):
+        mine, its = parts.get(shard, empty)
+        outputs = [mine[name].to_numpy() for name in mine.column_names[1:]]
+        receipt = Receipt(
+            "predictions",
+            day,
+            shard,
+            0,
+            "job",
+            Tally.of_hashes(its),
+            {"content": content(its, outputs)},
+        )
+        path = folder / f"shard={shard}" / "part.parquet"
+        with PartWriter(
+            path, mine.schema, row_group_rows=65_536, floats=True
+        ) as writer:
+            writer.write(mine)
+            made.append(writer.finish(receipt))
+    return made
+
+
+def build(
+    snapshots: Path,
+    number: int,
+    keys: Any,
+    *,
+    shards: int = 4,
+    outputs: dict[str, Any] | None = None,
+    age: timedelta = timedelta(0),
+    stale_after: float = 3600.0,
+    raw_rows: int | None = None,
+) -> SnapshotManifest:
+    """A version of the day `FIRST` plus `number`, whole on disk and not served."""
+    snapshots.mkdir(parents=True, exist_ok=True)
+    day = (FIRST + timedelta(days=number)).isoformat()
+    rows = table_of(number, keys, outputs)
+    version = _free(snapshots, f"{day}-{number:012x}")
+    parts = make_parts(snapshots / ".parts" / version, rows, shards, day)
+    building = snapshots / f".building-{version}"
+    plan = SnapshotManifest(
+        pipeline=snapshots.name,
+        version=version,
+        day=day,
+        created_at=datetime.now(UTC) - age,
+        stale_after_seconds=stale_after,
+        key="user_id",
+        key_dtype="string" if pa.types.is_string(rows["user_id"].type) else "int64",
+        outputs=tuple(rows.column_names[1:]),
+        model_name="toy",
+        model_version=f"{number:064x}",
+        job="job",
+        predictions=version,
+        files=(),
+        parent=current_version(snapshots),
+    )
+    each = {p.receipt.shard: p.receipt.tally.rows for p in parts}
+    if raw_rows is not None:
+        each = {0: raw_rows}
+    earlier = [(version_folder(snapshots, m.version), m) for m in versions(snapshots)]
+    manifest = build_version(building, plan, parts, each, earlier[::-1])
+    building.rename(version_folder(snapshots, version))
+    return manifest
+
+
+def serve(snapshots: Path, number: int, keys: Any, **changes: Any) -> SnapshotManifest:
+    """A version, built and swapped in as a night's is, if nothing speaks against."""
+    manifest = build(snapshots, number, keys, **changes)
+    with held(snapshots):
+        swap(snapshots, manifest.version, "the tests need it", lambda: None)
+    return manifest
+
+
+def set_current(snapshots: Path, text: str) -> None:
+    """Write CURRENT by hand."""
+    assert read_seen(snapshots / CURRENT).data is not None
+    (snapshots / CURRENT).write_text(text, encoding="utf-8")
+
+
+def _free(snapshots: Path, name: str) -> str:
+    names: Sequence[str] = [m.version for m in versions(snapshots)]
+    tries = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    return next(one for one in tries if one not in names)
