@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -31,15 +32,18 @@ class Load:
     client_ms: dict[str, float]
 
 
-async def at_rate(url: str, keys: int, rate: float, seconds: float) -> Load:
-    """GET `url` with random keys in place of `{key}`, 0 to `keys`, at a rate."""
+async def at_rate(
+    url: str, keys: int, rate: float, seconds: float, bodies: list[bytes]
+) -> Load:
+    """Ask at a rate: a random key in place of `{key}`, 0 to `keys`, or a random body."""
     statuses: Counter[int] = Counter()
     server, client = [], []
     random.seed(7)
 
     async def get(session: aiohttp.ClientSession, due: float) -> None:
         at = url.replace("{key}", str(random.randrange(keys)))
-        async with session.get(at) as answer:
+        method, body = ("POST", random.choice(bodies)) if bodies else ("GET", None)
+        async with session.request(method, at, data=body) as answer:
             await answer.read()
         client.append(1e3 * (time.perf_counter() - due))
         statuses[answer.status] += 1
@@ -78,8 +82,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
     parser.add_argument("--keys", type=int, required=True)
+    parser.add_argument("--bodies", type=Path, help="A file with one to POST a line.")
     parser.add_argument("--rate", type=float, default=1_000)
     parser.add_argument("--seconds", type=float, default=30)
     asked = parser.parse_args()
-    load = asyncio.run(at_rate(asked.url, asked.keys, asked.rate, asked.seconds))
+    bodies = asked.bodies.read_bytes().splitlines() if asked.bodies else []
+    load = asyncio.run(
+        at_rate(asked.url, asked.keys, asked.rate, asked.seconds, bodies)
+    )
     sys.stdout.write(json.dumps(asdict(load)) + "\n")

@@ -1,7 +1,7 @@
 """`make bench-online`: the HTTP service under load, on loopback.
 
-Lookups come at a fixed rate, in an open loop (`benchmarks.load`), alone and while rows
-are scored as fast as they can be. Scoring is driven to its limit by wrk: 128 clients,
+Lookups come at a fixed rate, in an open loop (`benchmarks.load`), alone and beside rows
+that are scored at another. Scoring is driven to its limit by wrk: 128 clients,
 each with a row at a time, once with batches of one row and once with batches. Servers
 and loads are processes of their own, and take turns.
 """
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE, prepare
 HERE = Path(__file__).parent
 KEYS = 1_000_000
 RATE = 1_000
+SCORED_RATE = 200
 SECONDS = 30
 CLIENTS = 128
 WRK_SECONDS = 10
@@ -107,29 +108,43 @@ def serving(root: Path, *options: str) -> Iterator[str]:
             process.wait(60)
 
 
-def look_up(url: str) -> dict[str, Any]:
-    """Lookups at the rate, from a process of their own."""
-    asked = ["--keys", str(KEYS), "--rate", str(RATE), "--seconds", str(SECONDS)]
-    at = f"{url}/v1/{PIPELINE}/keys/{{key}}"
-    out = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", at, *asked],
-        check=True,
-        capture_output=True,
+@contextmanager
+def load(at: str, rate: int, *options: str) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Requests at a rate, from a process of their own; gives what tells of them."""
+    asked = ["--keys", str(KEYS), "--rate", str(rate), "--seconds", str(SECONDS)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.load", at, *asked, *options],
+        stdout=subprocess.PIPE,
         text=True,
-    ).stdout
-    return json.loads(out)
+    ) as process:
+        yield lambda: json.loads(process.communicate()[0])
 
 
-def bodies(path: Path) -> None:
-    """What wrk is to send: rows of random features, one in a request."""
+def look_up(url: str) -> dict[str, Any]:
+    """Lookups at the rate."""
+    with load(f"{url}/v1/{PIPELINE}/keys/{{key}}", RATE) as told:
+        return told()
+
+
+def look_up_and_score(url: str, bodies: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Lookups at the rate, and beside them rows at theirs."""
+    scoring = (f"{url}/v1/{PIPELINE}/score", SCORED_RATE, "--bodies", str(bodies))
+    with load(*scoring) as told:
+        return look_up(url), told()
+
+
+def write_requests(bodies: Path, script: Path) -> None:
+    """Rows of random features, one in a request: as lines, and as wrk reads them."""
     rng = np.random.default_rng(5)
-    lines = []
+    requests = []
     for key in range(500):
         features = rng.standard_normal(FEATURES).astype(np.float32).tolist()
         row = {"user_id": KEYS + key} | dict(zip(NAMES, features, strict=True))
-        lines.append(f"[===[{json.dumps({'rows': [row]})}]===]")
-    path.write_text(
-        f"local bodies = {{{','.join(lines)}}}\n"
+        requests.append(json.dumps({"rows": [row]}))
+    bodies.write_text("\n".join(requests), encoding="utf-8")
+    quoted = ",".join(f"[===[{request}]===]" for request in requests)
+    script.write_text(
+        f"local bodies = {{{quoted}}}\n"
         "local next = 0\n"
         'wrk.method = "POST"\n'
         "request = function()\n"
@@ -191,20 +206,15 @@ def medians(rounds: list[Scoring]) -> dict[str, float]:
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    small, heavy, script = folder / "small", folder / "heavy", folder / "rows.lua"
-    bodies(script)
+    small, heavy = folder / "small", folder / "heavy"
+    bodies, script = folder / "rows.jsonl", folder / "rows.lua"
+    write_requests(bodies, script)
     publish(small, KEYS, "small")
     publish(heavy, 2_000, "heavy")
     with serving(small) as url:
-        alone = look_up(url)
         wrk(url, script, 2)
-        with subprocess.Popen(
-            ["wrk", "-t1", "-c16", "-d600s", "-s", str(script)]
-            + [f"{url}/v1/{PIPELINE}/score"],
-            stdout=subprocess.DEVNULL,
-        ) as load:
-            beside = look_up(url)
-            load.kill()
+        alone = look_up(url)
+        beside, scored = look_up_and_score(url, bodies)
     rounds: dict[str, list[Scoring]] = {"one_by_one": [], "batches": []}
     for _ in range(ROUNDS):
         for name, options in (("one_by_one", ONE_BY_ONE), ("batches", BATCHES)):
@@ -219,7 +229,8 @@ def measure(folder: Path) -> dict[str, Any]:
         f"{platform.python_version()}",
         "keys": KEYS,
         "lookups": alone,
-        "lookups_beside_scoring": beside,
+        "lookups_beside_scores": beside,
+        "scores_beside_lookups": scored,
         "scoring_heavy": {name: medians(found) for name, found in rounds.items()},
         "batching_gain": round(statistics.median(ratios), 1),
     }
@@ -227,8 +238,8 @@ def measure(folder: Path) -> dict[str, Any]:
 
 def show(found: dict[str, Any]) -> None:
     console = Console()
-    table = Table("lookups", "rate/s", "server p50, p99, p99.9 ms", "client ms")
-    for name in ("lookups", "lookups_beside_scoring"):
+    table = Table("", "rate/s", "server p50, p99, p99.9 ms", "client ms")
+    for name in ("lookups", "lookups_beside_scores", "scores_beside_lookups"):
         load = found[name]
         times = [
             ", ".join(f"{v:.3f}" for v in load[side].values())
