@@ -559,6 +559,43 @@ def snapshot_verify(pipeline: str, version: str | None, as_json: bool) -> None:
     _exit_unless(all(v.problem is None for v in found))
 
 
+@snapshot.command("sql")
+@click.argument("pipeline")
+@click.argument("query", required=False)
+@click.option("--version", help="Which one; the served one if left out.")
+@as_json
+def snapshot_sql(
+    pipeline: str, query: str | None, version: str | None, as_json: bool
+) -> None:
+    """Answer QUERY, in DuckDB's SQL, about a version of PIPELINE.
+
+    The tables are snapshot, version (one row about it) and predictions (every day that
+    is committed). Without QUERY, it prints where the version's DuckDB file is, for any
+    client to open.
+    """
+    from batch_assets.lake.tables import Lake
+    from batch_assets.serving.audit import ask, audit_copy
+    from batch_assets.serving.pointers import served_version
+
+    folder, lake = _snapshots(pipeline), Lake(data_root(), pipeline)
+    chosen = version or served_version(folder)
+    if chosen is None:
+        msg = f"nothing of {pipeline} is served; name one with --version"
+        raise SnapshotError(msg)
+    if query is None:
+        path = audit_copy(lake, folder, chosen)
+        if as_json:
+            print_json({"version": chosen, "path": str(path)})
+        else:
+            click.echo(path)
+        return
+    columns, rows = ask(lake, folder, chosen, query)
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, [["" if c is None else str(c) for c in r] for r in rows])
+
+
 @snapshot.command("history")
 @click.argument("pipeline")
 @as_json

@@ -13,6 +13,7 @@ import os
 import random
 import resource
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,11 +39,13 @@ from batch_assets.lake.claims import claimed
 from batch_assets.lake.raw import copy_day
 from batch_assets.lake.sources import ParquetSource
 from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.spec import Gates
+from batch_assets.serving.publish import publish_day
+from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -80,6 +83,14 @@ OPERATIONS: list[tuple[Any, str]] = [
     (DeltaTable, "create"),
     (DeltaTable, "create_write_transaction"),
     (TableAlterer, "add_columns"),
+]
+# What a publisher does on top of these, in the order in which it first comes to it.
+PUBLISHING: list[tuple[Any, str]] = [
+    (pa.ipc, "new_file"),
+    (Path, "chmod"),
+    (Path, "hardlink_to"),
+    (Path, "write_text"),
+    (shutil, "rmtree"),
 ]
 CAPABILITY_VERSION = 0x20080522
 # From <linux/capability.h>: root reads and writes whatever the permissions say.
@@ -160,6 +171,19 @@ def run_night(
     )
 
 
+def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
+    """Publish a scored day, and keep as little as may be kept."""
+    publish_day(
+        Lake(root, NAME),
+        Registry(root),
+        root / "snapshots" / NAME,
+        day,
+        gates=Gates(max_quarantine_share=1, max_dead_letter_share=1, min_coverage=0),
+        serving=Serving(keep=2, keep_minutes=0),
+        guard=guard,
+    )
+
+
 class Steps:
     """Numbers what a night does, before it does it, and after a commit; dies at one.
 
@@ -194,9 +218,9 @@ class Steps:
 
         return numbered
 
-    def install(self) -> None:
+    def install(self, operations: list[tuple[Any, str]]) -> None:
         """Only ever in a child: it is not taken back."""
-        for owner, name in OPERATIONS:
+        for owner, name in operations:
             label = f"{owner.__name__}.{name}"
             setattr(owner, name, self.around(label, getattr(owner, name)))
 
@@ -244,18 +268,22 @@ def child(command: dict[str, Any], answer: int) -> None:
     if command["unprivileged"]:
         drop_powers()
     move_clock(command["clock"])
-    steps.install()
+    steps.install(OPERATIONS + PUBLISHING * (command["publish"] is not None))
     root, run = Path(command["root"]), command["claim"]
     try:
         with _claim(root, run) if run else nullcontext(lambda: None) as guard:
-            run_night(
-                root,
-                Path(command["project"]),
-                open_release(Path(command["release"])),
-                chunk_rows=command["chunk_rows"],
-                only_validate=command["only_validate"],
-                guard=steps.around("guard", guard),
-            )
+            watched = steps.around("guard", guard)
+            if command["publish"]:
+                publish(root, command["publish"], guard=watched)
+            else:
+                run_night(
+                    root,
+                    Path(command["project"]),
+                    open_release(Path(command["release"])),
+                    chunk_rows=command["chunk_rows"],
+                    only_validate=command["only_validate"],
+                    guard=watched,
+                )
     # Whatever it is, the test must get to see it; Rust's panics are no Exceptions.
     except BaseException as error:  # noqa: BLE001
         said = {
@@ -312,7 +340,8 @@ class Zygote:
             changes: `die_at` a step, by its number or label, or `die_after` seconds; `file_limit` in bytes;
                 `unprivileged`; `clock`, by how many seconds it is off; `chunk_rows`;
                 `only_validate`; `project`, with another source; `claim`, the name of
-                a run, which then asks for the day before it begins.
+                a run, which then asks for the day before it begins; `publish`, a day
+                that is published in place of a night.
         """
         command = {
             "root": str(root),
@@ -326,6 +355,7 @@ class Zygote:
             "unprivileged": False,
             "clock": 0.0,
             "claim": None,
+            "publish": None,
         }
         if unknown := changes.keys() - command.keys():
             raise TypeError(unknown)

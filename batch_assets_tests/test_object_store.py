@@ -43,9 +43,14 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
+from batch_assets.serving import Snapshot
+from batch_assets.serving.history import acts_of
+from batch_assets.serving.manifest import versions
+from batch_assets.serving.operate import pin, rollback, unblock, unpin, verify
+from batch_assets.serving.pointers import current_version
 from batch_assets.serving.publish import publish_day
-from batch_assets.serving.snapshot import Snapshot, current_version
-from batch_assets.spec import Gates
+from batch_assets.serving.version import Version
+from batch_assets.spec import Gates, Serving
 from batch_assets.storage import (
     ObjectPath,
     Ranges,
@@ -70,6 +75,7 @@ from batch_assets_tests.toys import (
     read_day,
     validate,
     write_source,
+    write_toy_release,
 )
 
 pytestmark = pytest.mark.slow
@@ -140,7 +146,9 @@ def publish(root: ObjectPath, *, day: str = DAY, **changes: Any) -> Any:
         Registry(root),
         root / "snapshots" / NAME,
         day,
-        **({"gates": Gates(max_dead_letter_share=0.1), "keep": 7} | changes),
+        gates=Gates(max_dead_letter_share=0.1),
+        serving=Serving(keep=changes.pop("keep", 7), keep_minutes=0),
+        **changes,
     )
 
 
@@ -183,12 +191,12 @@ def test_nights_through_dagster_leave_the_parts_of_nights_on_disk(
         with dg.instance_for_test() as instance:
             nights = [project.run(NAME, day, instance) for day in (DAY, NEXT_DAY)]
         assert all(night.success for night in nights), errors_of(nights[-1])
-        snapshot = Snapshot.current(where / "snapshots" / NAME)
+        snapshot = Version.current(where / "snapshots" / NAME)
         keys = rows["user_id"].to_pylist()[:50]
         found[where] = {
             "carried": metadata_of(nights[1], "predictions")["carried_rows"],
             "quarantined": lake.books(DAY).total.quarantined.rows,
-            "version": snapshot.version,
+            "version": snapshot.name,
             "answers": [a and a.outputs for a in map(snapshot.get, keys)],
             **{
                 f"{table} {day}": [
@@ -591,8 +599,8 @@ def test_a_version_is_looked_up_on_a_machine_that_has_never_seen_it(
 ):
     version = publish(root).version
     machine("second")
-    snapshot = Snapshot.current(root / "snapshots" / NAME)
-    assert snapshot.version == version
+    snapshot = Version.current(root / "snapshots" / NAME)
+    assert snapshot.name == version
     rows = read_day(ready, "predictions")
     for key, risk in zip(
         *(rows[c].to_pylist() for c in ("user_id", "risk")), strict=True
@@ -607,7 +615,7 @@ def test_an_altered_version_is_refused(root, ready, machine):
     flip(snapshots / f"v={version}" / "shard=00.arrow")
     machine("second")
     with pytest.raises(SnapshotError, match="its manifest says"):
-        Snapshot.current(snapshots).verify()
+        Version.current(snapshots).verify()
 
 
 def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkeypatch):
@@ -639,18 +647,127 @@ def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
     assert current_version(snapshots) is None
 
     assert publish(root).swapped
-    Snapshot.current(snapshots).verify()
+    Version.current(snapshots).verify()
 
 
 def test_old_versions_are_collected(root, ready):
     publish(root)
-    newer = publish(root, day=NEXT_DAY, keep=1).version
+    newer = publish(root, day=NEXT_DAY, keep=2).version
     rows = prepared(ready, Path(local(root)), day="2026-01-07", seed=7)
     score(ready, Registry(root).resolve(NAME), day="2026-01-07")
-    newest = publish(root, day="2026-01-07", keep=1).version
+    newest = publish(root, day="2026-01-07", keep=2).version
     left = {p.name for p in (root / "snapshots" / NAME).iterdir() if p.is_dir()}
     assert len(rows) == ROWS
     assert left == {f"v={newer}", f"v={newest}"}
+
+
+def until(is_so: Callable[[], Any]) -> None:
+    end = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < end, "it never came to be so"
+        time.sleep(0.02)
+
+
+def test_a_reader_follows_what_is_served_from_a_store(root, ready, machine):
+    """Published by one machine, rolled back by another, read by a third."""
+    first = publish(root).version
+    machine("reader")
+    folder = root / "snapshots" / NAME
+    with Snapshot(str(folder), poll_seconds=0.05) as reader:
+        assert reader.version == first
+        machine("first")
+        second = publish(root, day=NEXT_DAY).version
+        until(lambda: reader.version == second)
+        machine("operator")
+        rollback(folder, why="odd scores", by="ada")
+        until(lambda: reader.version == first)
+        pin(folder, second, why="no, look at it", by="ada")
+        until(lambda: reader.version == second)
+        unpin(folder, why="odd indeed", by="ada")
+        until(lambda: reader.version == first)
+        machine("first")
+        assert not publish(root, day=NEXT_DAY).swapped
+        unblock(folder, why="it was fine", by="ada")
+        assert publish(root, day=NEXT_DAY).swapped
+        until(lambda: reader.version == second)
+        assert reader.problem is None
+        risk = read_day(ready, "predictions", NEXT_DAY)
+        answers = reader.get_many(risk["user_id"].to_pylist())
+    assert [a.outputs["risk"] for a in answers] == risk["risk"].to_pylist()
+    assert [(a.act, a.by) for a in acts_of(folder)[0]][2:5] == [
+        ("rollback", "ada"),
+        ("pin", "ada"),
+        ("unpin", "ada"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["shard=01.arrow", "manifest.json"])
+def test_a_reader_of_a_store_refuses_what_was_altered_and_takes_what_is_mended(
+    root, ready, machine, name
+):
+    first = publish(root).version
+    folder = root / "snapshots" / NAME
+    machine("reader")
+    with Snapshot(folder, poll_seconds=0.05) as reader:
+        machine("first")
+        second = publish(root, day=NEXT_DAY).version
+        until(lambda: reader.version == second)
+        machine("second reader")
+        place = folder / f"v={second}" / name
+        flip(place)
+        with pytest.raises(SnapshotError, match=name):
+            Snapshot(folder)
+        assert name in str({v.version: v.problem for v in verify(folder)}[second])
+        rollback(folder, why="torn")
+        with Snapshot(folder) as other:
+            assert other.version == first
+        flip(place)
+        rollback(folder, why="not torn any more", to=second)
+        with Snapshot(folder) as other:
+            assert other.version == second
+        assert [one.problem for one in verify(folder)] == [None, None]
+
+
+def test_a_copy_that_was_altered_on_this_machine_is_copied_again(root, ready):
+    version = publish(root).version
+    folder = root / "snapshots" / NAME
+    Snapshot(folder).close()
+    here = local(folder) / f"v={version}" / "shard=01.arrow"
+    data = bytearray(here.read_bytes())
+    data[100] ^= 1
+    here.chmod(0o644)
+    here.write_bytes(data)
+
+    with Snapshot(folder) as reader:
+        assert None not in reader.get_many(
+            read_day(ready, "predictions")["user_id"].to_pylist()
+        )
+    assert here.read_bytes() != bytes(data)
+
+
+def test_a_file_that_an_earlier_version_has_too_is_not_copied_again(
+    root, ready, tmp_path, monkeypatch
+):
+    first = publish(root).version
+    folder = root / "snapshots" / NAME
+    Snapshot(folder).close()
+    other = write_toy_release(tmp_path / "other", about={"author": "else"})
+    Registry(root).add(other.folder)
+    Registry(root).approve(NAME, other.digest, why="the tests need it", by="ada")
+    score(ready, other)
+    second = publish(root).version
+    copied = []
+
+    def watched(place: ObjectPath, here: Path) -> None:
+        copied.append(place.name)
+        fetch(place, here)
+
+    monkeypatch.setattr("batch_assets.serving.fetch.fetch", watched)
+    with Snapshot(folder) as reader:
+        assert reader.version == second != first
+        assert reader.release.digest == other.digest
+    assert copied == ["manifest.json"]
+    assert len(versions(folder)) == 2
 
 
 # Objects.

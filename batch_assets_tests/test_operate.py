@@ -72,7 +72,9 @@ def test_a_rollback_serves_what_was_served_before(folder: Path) -> None:
     assert Version.current(folder).get(1).outputs["number"] == 2  # type: ignore[union-attr]
     again = rollback(folder, why=WHY)
     assert again.served == first
-    with pytest.raises(SnapshotError, match="is the first version.*--to"):
+    with pytest.raises(
+        SnapshotError, match="nothing is known to have been served before .*--to"
+    ):
         rollback(folder, why=WHY)
     assert rollback(folder, why="it was fine", to=third).served == third
 
@@ -304,9 +306,17 @@ def test_an_operator_gets_out_of_a_current_whose_manifest_is_gone(folder: Path) 
     _, second, third = names(folder)
     (version_folder(folder, third) / MANIFEST).unlink()
 
-    with pytest.raises(
-        SnapshotError, match=f"not known. Name one with --to: .*{second}"
-    ):
+    assert rollback(folder, why=WHY).served == second
+
+
+def test_a_version_of_which_nothing_is_known_is_left_by_naming_another(
+    folder: Path,
+) -> None:
+    _, second, third = names(folder)
+    (version_folder(folder, third) / MANIFEST).unlink()
+    (folder / HISTORY).unlink()
+
+    with pytest.raises(SnapshotError, match=f"Name a version with --to: .*{second}"):
         rollback(folder, why=WHY)
 
     assert rollback(folder, why=WHY, to=second).served == second

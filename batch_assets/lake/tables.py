@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
@@ -105,6 +106,17 @@ class Table:
     def paths(self, day: str) -> list[Place]:
         """The files of a day's committed parts, by shard and chunk."""
         return [path for path, _ in self._files(day, self._open())]
+
+    def all_paths(self) -> list[Place]:
+        """The files of every day's committed parts, by day."""
+        actions = _actions(self._open(), "path", "partition.day")
+        ordered = sorted(actions, key=lambda action: action["partition.day"])
+        return [self.path / unquote(action["path"]) for action in ordered]
+
+    def dataset(self) -> ds.Dataset | None:
+        """All that is committed, with its day and shard, read as it is asked for."""
+        table = self._open()
+        return table and table.to_pyarrow_dataset()
 
     def rows_by_day(self) -> dict[str, int]:
         """The committed row count of each day, from the log alone."""

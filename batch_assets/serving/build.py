@@ -52,6 +52,7 @@ SAMPLE = 100
 # Where a receipt of predictions holds the checksum of its rows, `shards.content`.
 CONTENT = "content"
 STAYS = "nothing was published; what was served is still served"
+MAKE_ROOM = "Make room, or give the permission, and run the day again"
 
 
 def build_version(
@@ -98,9 +99,7 @@ def build_version(
         path.chmod(0o444)
         sync_folder(folder)
     except OSError as error:
-        msg = (
-            f"{folder} can't be written: {error}; {STAYS}. Make room, and run it again"
-        )
+        msg = f"{folder} can't be written: {error}; {STAYS}. {MAKE_ROOM}"
         raise SnapshotError(msg) from error
     # What is read again now, from disk, is what readers will read.
     if read_manifest(folder, plan.version) != manifest:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.serving.fetch import must_be_whole_there
-from batch_assets.serving.history import Act, make_act, record, withdrawn
+from batch_assets.serving.history import Act, acts_of, make_act, record, withdrawn
 from batch_assets.serving.manifest import (
     ShardFile,
     SnapshotManifest,
@@ -208,14 +208,17 @@ def _problem(snapshots: Place, version: str) -> str | None:
 
 def _before(snapshots: Place, current: str) -> str:
     """The version that was served before the current one."""
-    known = f"Name one with --to: {_known(snapshots)}"
     try:
         parent = read_manifest(version_folder(snapshots, current), current).parent
-    except SnapshotError as error:
-        msg = f"{error}; so what was served before it is not known. {known}"
-        raise SnapshotError(msg) from error
+    except SnapshotError:
+        # It is no reason to leave readers without a version; the history knows too.
+        acts = [act for act in acts_of(snapshots)[0] if act.version == current]
+        parent = next((act.before for act in reversed(acts) if act.before), None)
     if parent is None:
-        msg = f"{current} is the first version, nothing was served before it. {known}"
+        msg = (
+            f"nothing is known to have been served before {current}. Name a version "
+            f"with --to: {_known(snapshots)}"
+        )
         raise SnapshotError(msg)
     return parent
 

@@ -6,7 +6,8 @@ its release. If anything is wrong, yesterday stays up. It knows no Dagster.
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
 from batch_assets.serving.build import (
+    MAKE_ROOM,
     STAYS,
     build_version,
     evidence_of,
@@ -136,12 +138,16 @@ def publish_day(
             night.must_be_proved()
             if not isinstance(snapshots, Path):
                 _put(building, version_folder(snapshots, version), manifest)
-        with held(snapshots):
+        with held(snapshots), _explained(snapshots):
             if building.exists():
                 building.rename(here / f"v={version}")
                 sync_folder(here)
             swapped, said = swap(snapshots, version, why, guard)
-        collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
+        try:
+            collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
+        except OSError as error:
+            # The day is published; what could not go goes after the next one.
+            log.warning("old versions of %s can't be removed: %s", snapshots, error)
     return _published(snapshots, version, night, swapped=swapped, why=said)
 
 
@@ -205,6 +211,16 @@ def _build(
     return build_version(building, plan, night.parts, raw_rows, earlier)
 
 
+@contextmanager
+def _explained(snapshots: Place) -> Iterator[None]:
+    """What the disk says, with what to do next."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"{snapshots} can't be written: {error}; {STAYS}. {MAKE_ROOM}"
+        raise SnapshotError(msg) from error
+
+
 def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
     """Put a version into a store, and prove what lies there; its manifest comes last."""
 
@@ -236,7 +252,9 @@ def swap(
         record(snapshots, make_act("publish", version, why=why, before=current))
         if point(snapshots / CURRENT, version, seen):
             return True, "published"
-        # Another machine has swapped it meanwhile: look again.
+        # Look again: what is there now may be of a newer day, or a rollback.
+        lost = "another machine changed what is served at the same moment"
+        record(snapshots, make_act("held", version, why=lost, before=current))
 
 
 def _newer(snapshots: Place, day: str) -> str | None:
