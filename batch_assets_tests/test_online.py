@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +25,12 @@ import pytest
 
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
+from batch_assets.scoring.device import find_device
 from batch_assets.serving import Snapshot
+from batch_assets.serving.live import LiveRelease
+from batch_assets.serving.metrics import Metrics
+from batch_assets.serving.online import Online
+from batch_assets.serving.served import Limits, Served
 from batch_assets_tests.stuck import (
     LOOPS,
     NAPS,
@@ -458,7 +463,7 @@ def test_a_release_scores_while_it_is_approved_for_online_and_lookups_always_wor
 
 
 def test_another_version_brings_its_own_release_and_no_request_fails_over_it(
-    tmp_path: Path, toy_release: Release
+    tmp_path: Path, moody: Release
 ) -> None:
     other = write_toy_release(
         tmp_path / "other",
@@ -466,9 +471,10 @@ def test_another_version_brings_its_own_release_and_no_request_fails_over_it(
         reference={},
         reference_days=None,
     )
-    root = published(tmp_path / "root", toy_release)
-    row = tame(make_rows(1)).to_pylist()[0]
-    risks: dict[str, set[float]] = {toy_release.digest: set(), other.digest: set()}
+    root = published(tmp_path / "root", moody)
+    # Slow by the first release: whoever is answered asks while others wait for it.
+    row = GOOD | {"age": NAPS}
+    risks: dict[str, set[float]] = {moody.digest: set(), other.digest: set()}
     over = threading.Event()
 
     def ask(server: Server) -> int:
@@ -483,8 +489,10 @@ def test_another_version_brings_its_own_release_and_no_request_fails_over_it(
                 asked += 1
             return asked
 
-    with serving(root) as server, ThreadPoolExecutor(4) as pool:
-        server.until(lambda: server.score(row).is_success)
+    with (
+        serving(root, "--max-batch-size", "1") as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
         callers = [pool.submit(ask, server) for _ in range(4)]
         Registry(root).add(other.folder)
         approve(root, other)
@@ -492,14 +500,43 @@ def test_another_version_brings_its_own_release_and_no_request_fails_over_it(
         server.until(lambda: bool(risks[other.digest]))
         time.sleep(0.5)
         over.set()
-        assert all(caller.result() > 10 for caller in callers)
+        assert all(caller.result() > 2 for caller in callers)
         found = server.get(f"/v1/{NAME}").json()
 
     assert found["snapshot"]["release"]["digest"] == other.digest
     assert found["online"]["release"]["digest"] == other.digest
     # Each release said one thing of the row, and they differ.
     assert [len(said) for said in risks.values()] == [1, 1]
-    assert risks[toy_release.digest] != risks[other.digest]
+    assert risks[moody.digest] != risks[other.digest]
+
+
+def test_a_row_that_meets_the_very_moment_of_a_change_is_scored_by_the_new_release(
+    tmp_path: Path, toy_release: Release
+) -> None:
+    device, limits = find_device("cpu"), Limits()
+    served = Served(tmp_path, NAME, device, limits)
+    app = Online([served], Metrics()).app()
+
+    class Leaving(LiveRelease):
+        def rows(self, body: bytes) -> list[dict[str, Any]]:
+            served.live = coming
+            return super().rows(body)
+
+    async def main() -> httpx.Response:
+        await served.live.close()
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as one:
+            answer = await one.post(f"/v1/{NAME}/score", json={"rows": [GOOD]})
+        await coming.close()
+        return answer
+
+    leaving, coming = (
+        kind(toy_release, device, **asdict(limits)) for kind in (Leaving, LiveRelease)
+    )
+    served.live = leaving
+    answer = asyncio.run(main())
+
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_release_whose_bytes_have_changed_does_not_score(

@@ -5,6 +5,7 @@ the packing and the scorer are the night's; the model runs in a process of its o
 that whatever it does, the event loop goes on. It knows no HTTP, and not who may use it.
 """
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -202,7 +203,8 @@ class LiveRelease:
         try:
             await self._batcher.close()
         finally:
-            self._process.close()
+            # To end a process takes a moment, which lookups need not wait for.
+            await asyncio.to_thread(self._process.close)
 
     def _table(self, rows: Sequence[Row]) -> pa.Table:
         """Raw rows as the contract types them; for a key, a row's place in the batch.
