@@ -9,12 +9,13 @@ PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist work
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
-# Rows of the small model in the benchmark, and the environments of its columns.
+# Rows of the small model in the benchmark and of the stores in the other, and the environments of its columns.
 BENCH_ROWS ?= 4000000
+SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash check ui bench bench-online fmt clean
+.PHONY: help demo test test-fast test-crash check ui bench bench-serving bench-online fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +70,14 @@ bench: $(BENCH)/.ready $(DAFT)/.ready ## measure against the floor and the peers
 
 bench-online: $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
 	@$(BENCH)/bin/python -m benchmarks.online
+
+$(VENV)/.ready-serving: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[bench-serving]'
+	@touch $@
+
+bench-serving: $(VENV)/.ready-serving ## look keys up in this project's snapshot and in four other stores
+	@$(BIN)/python -m benchmarks.serving --rows $(SERVING_ROWS)
 
 fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff format .

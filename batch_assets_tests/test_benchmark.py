@@ -32,9 +32,9 @@ from benchmarks.run import (
     figures,
     judge,
     show,
-    with_tables,
     write_truth,
 )
+from benchmarks.tables import with_tables
 
 ROWS = 20_000
 
@@ -228,8 +228,8 @@ def test_the_tables_replace_those_before_and_nothing_else(tmp_path):
     results = results_of(2.0)
     results["bars"] = judge(results)
     readme = f"# Title\n\n{BEGIN}\nold\n{END}\n\nmore\n"
-    once = with_tables(readme, show(results))
-    assert with_tables(once, show(results)) == once
+    once = with_tables(readme, show(results), BEGIN, END)
+    assert with_tables(once, show(results), BEGIN, END) == once
     assert once.startswith("# Title\n")
     assert once.endswith(f"{END}\n\nmore\n")
     assert "old" not in once
@@ -242,7 +242,7 @@ def test_the_readme_of_the_benchmark_has_the_figures_that_were_saved():
     folder = FLIGHTS / "benchmarks"
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert with_tables(text, show(results)) == text
+    assert with_tables(text, show(results), BEGIN, END) == text
     assert results["machine"]["cpu"] in text
     for size in SIZES:
         assert set(results[size]) == {column.name for column in COLUMNS}

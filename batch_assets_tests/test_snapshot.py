@@ -48,7 +48,7 @@ def reader(folder: Path) -> Iterator[Snapshot]:
         yield snapshot
 
 
-def until(is_so: Callable[[], Any], seconds: float = 10) -> None:
+def until(is_so: Callable[[], Any], seconds: float = 60) -> None:
     """Wait for the background; a test that waits in vain fails."""
     end = time.monotonic() + seconds
     while not is_so():
@@ -226,7 +226,8 @@ def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
 def test_a_pointer_that_names_nothing_is_refused(
     folder: Path, reader: Snapshot, name: str, data: bytes
 ) -> None:
-    (folder / name).write_bytes(data)
+    (folder / "by-hand").write_bytes(data)
+    (folder / "by-hand").replace(folder / name)
 
     until(lambda: reader.problem)
 

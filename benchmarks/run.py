@@ -8,7 +8,6 @@ drifts for all of them; ratios are taken within a round. It knows no column's in
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -27,10 +26,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.model import NAMES, SIZES, Size, load_model, score
+from benchmarks.tables import machine, print_tables, with_tables
 from benchmarks.tune import copy_tuning
 from benchmarks.work import prepare
 
@@ -395,18 +393,6 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
     return bars
 
 
-def machine() -> dict[str, Any]:
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if "model name" in line]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
 def show(results: dict[str, Any]) -> str:
     """The tables, in Markdown: they are read on a terminal and in the README."""
     at = results["machine"]
@@ -455,31 +441,6 @@ def show(results: dict[str, Any]) -> str:
         for bar in results["bars"]
     ]
     return "\n".join(lines) + "\n"
-
-
-def with_tables(readme: str, tables: str) -> str:
-    """A README with these tables in the place of those before."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{tables}{END}{after}"
-
-
-def print_tables(results: dict[str, Any]) -> None:
-    """The same for a terminal."""
-    console, table = Console(width=120), None
-    for line in show(results).splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|"):
-            if table is not None:
-                console.print(table)
-            table = None
-            console.print(line)
-        elif table is None:
-            table = Table(*cells)
-        elif not line.startswith("|--"):
-            table.add_row(*cells)
-    if table is not None:
-        console.print(table)
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -533,9 +494,9 @@ def main() -> None:
     (asked.into / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     readme = asked.into / "README.md"
     if readme.is_file():
-        readme.write_text(with_tables(readme.read_text(), show(results)))
+        readme.write_text(with_tables(readme.read_text(), show(results), BEGIN, END))
     draw(results, asked.into / "results.png")
-    print_tables(results)
+    print_tables(show(results))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def _link_shard(
                 "linked_from": there.linked_from or manifest.version,
             }
         )
-        _prove_lookups(shard, entry, _sample(parts, plan))
+        _prove_lookups(shard, entry, _some_rows(parts, plan))
         return entry
     return None
 
@@ -169,7 +169,10 @@ def _link_shard(
 def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
     """Build one file, and prove what lies on disk then."""
     plan, path = shard.version, shard.path
-    rows = shard_rows(parts, plan.key, plan.key_dtype, plan.outputs)
+    predicted = rows_of(parts, plan)
+    sample = _sample(predicted)
+    rows = shard_rows(predicted, plan)
+    del predicted
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, rows.schema) as out:
         # One batch, uncompressed: each column is one run of memory in the map.
         out.write_table(rows, max_chunksize=max(len(rows), 1))
@@ -189,27 +192,29 @@ def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
         raw_rows=shard.raw_rows,
     )
     _prove(map_shard(path), entry, shard, parts)
-    _prove_lookups(shard, entry, _sample(parts, plan))
+    _prove_lookups(shard, entry, sample)
     return entry
 
 
-def shard_rows(
-    parts: list[Part], key: str, key_dtype: str, outputs: tuple[str, ...]
-) -> pa.Table:
-    """A shard's predictions as a file holds them: sorted by key, or by its hash."""
-    rows = pa.concat_tables([_read(part.path, [key, *outputs]) for part in parts])
-    keys = rows[key].combine_chunks()
-    groups = grouped(rows, outputs)
-    del rows
-    if key_dtype != "string":
+def rows_of(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
+    """The key and the outputs of a shard's predictions, as they lie there."""
+    names = [plan.key, *plan.outputs]
+    return pa.concat_tables([_read(part.path, names) for part in parts])
+
+
+def shard_rows(rows: pa.Table, plan: SnapshotManifest) -> pa.Table:
+    """A shard's rows as a file holds them: sorted by key, or by its hash."""
+    keys = rows[plan.key].combine_chunks()
+    if plan.key_dtype != "string":
         order = np.argsort(keys.to_numpy())
-        columns = {key: keys.take(pa.array(order))}
+        columns = {plan.key: keys.take(pa.array(order))}
     else:
         hashes = hash_keys(keys)
         order = np.argsort(hashes, kind="stable")
         # A shard's strings may be more than a 32-bit offset can reach.
         texts = keys.cast(pa.large_string()).take(pa.array(order))
-        columns = {key: texts, KEY_HASH: pa.array(hashes[order])}
+        columns = {plan.key: texts, KEY_HASH: pa.array(hashes[order])}
+    groups = grouped(rows, plan.outputs)
     return packed(columns, (Group(n, values[order]) for n, values in groups))
 
 
@@ -257,33 +262,48 @@ def _is_sorted(rows: pa.Table, plan: SnapshotManifest) -> bool:
     return len(pc.unique(rows[plan.key].take(shared))) == len(shared)
 
 
-def _sample(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
-    """Some rows of a shard as the predictions have them: of its largest part."""
-    part = max(parts, key=lambda part: part.receipt.tally.rows)
-    if not part.groups:
-        return pa.table({})
-    group = max(range(len(part.groups)), key=part.groups.__getitem__)
-    rows = read_columns(part.path, [plan.key, *plan.outputs], [group])
-    # The same rows each time, spread over the row group.
-    at = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE), dtype=int))
-    return rows.take(at)
+def _some_rows(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
+    """A sample of a shard's predictions, from the largest row group alone."""
+    sizes = [
+        (rows, p, n)
+        for p, part in enumerate(parts)
+        for n, rows in enumerate(part.groups)
+    ]
+    names = [plan.key, *plan.outputs]
+    if not sizes:
+        return _sample(_read(parts[0].path, names))
+    _, part, group = max(sizes)
+    return _sample(read_columns(parts[part].path, names, [group]))
+
+
+def _sample(rows: pa.Table) -> pa.Table:
+    """The same rows each time, spread over them all."""
+    at = np.linspace(0, max(len(rows) - 1, 0), min(len(rows), SAMPLE), dtype=int)
+    return rows.take(np.unique(at)).combine_chunks()
 
 
 def _prove_lookups(shard: _ShardPlan, entry: ShardFile, sample: pa.Table) -> None:
     """Look a sample of keys up, as readers do, and compare each bit of the outputs."""
     plan = shard.version
     reader = Shard(shard.folder, entry, plan, hashed=True)
-    for number, key in enumerate(sample[plan.key].to_pylist() if len(sample) else []):
-        row = reader.find(key, hash_key(key))
-        for name in plan.outputs:
-            predicted = sample[name].to_numpy()[number]
-            served = None if row is None else reader.columns[name][row]
-            if served is None or served.tobytes() != predicted.tobytes():
-                msg = (
-                    f"{entry.name} answers {served} for '{name}' of {key!r}, predicted "
-                    f"is {predicted}; {STAYS}"
-                )
-                raise SnapshotError(msg)
+    keys = sample[plan.key].to_pylist()
+    found = [reader.find(key, hash_key(key)) for key in keys]
+    rows = [row for row in found if row is not None]
+    if len(rows) < len(keys):
+        lost = keys[found.index(None)]
+        msg = f"{entry.name} does not answer for {lost!r}, which is predicted; {STAYS}"
+        raise SnapshotError(msg)
+    for name in plan.outputs:
+        predicted, served = sample[name].to_numpy(), reader.columns[name][rows]
+        bits = np.dtype(f"u{predicted.dtype.itemsize}")
+        unlike = np.flatnonzero(predicted.view(bits) != served.view(bits))
+        if predicted.dtype != served.dtype or len(unlike):
+            at = unlike[0] if len(unlike) else 0
+            msg = (
+                f"{entry.name} answers {served[at]} for '{name}' of {keys[at]!r}, "
+                f"predicted is {predicted[at]}; {STAYS}"
+            )
+            raise SnapshotError(msg)
 
 
 def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:

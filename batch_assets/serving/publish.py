@@ -28,6 +28,7 @@ from batch_assets.serving.build import (
     build_version,
     evidence_of,
     expected_of,
+    rows_of,
     shard_rows,
 )
 from batch_assets.serving.collect import collect
@@ -340,8 +341,7 @@ def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
         mine = [part for part in parts if part.receipt.shard == number]
         expected = expected_of(mine)
         if expected[1] is None:  # The rows themselves are left to compare.
-            how = (manifest.key, manifest.key_dtype, manifest.outputs)
-            return rows.equals(shard_rows(mine, *how))
+            return rows.equals(shard_rows(rows_of(mine, manifest), manifest))
         return evidence_of(rows, manifest) == expected
 
     alike = on_cores(is_alike, range(len(manifest.files)))

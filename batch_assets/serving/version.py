@@ -9,10 +9,9 @@ import operator
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,9 +39,11 @@ from batch_assets.storage import Place
 READING = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a lookup found: the outputs, and of which version they are."""
+class Answer(NamedTuple):
+    """What a lookup found: the outputs, and of which version they are.
+
+    A tuple, because it is made in half the time of a frozen dataclass.
+    """
 
     key: int | str
     outputs: dict[str, Any]
@@ -289,6 +290,9 @@ class Shard:
 
     def row(self, row: int) -> dict[str, Any]:
         """The outputs of one row."""
+        if len(self._groups) == 1:  # As most have one type, in fewer steps.
+            names, packing, values = self._groups[0]
+            return dict(zip(names, packing.unpack_from(values, row * packing.size)))  # noqa: B905
         found: dict[str, Any] = {}
         for names, packing, values in self._groups:
             at = row * packing.size
