@@ -15,7 +15,8 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash test-engines check ui bench bench-serving fmt clean
+.PHONY: help demo test test-fast test-crash test-engines check ui bench bench-serving \
+	bench-online fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -77,6 +78,9 @@ $(DAFT)/.ready: benchmarks/daft.txt
 
 bench: $(BENCH)/.ready $(DAFT)/.ready ## measure against the floor and the peers
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
+
+bench-online: $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
+	@$(BENCH)/bin/python -m benchmarks.online
 
 $(VENV)/.ready-serving: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \

@@ -4,6 +4,7 @@ It imports what a command needs when the command runs, so that a lookup does not
 for Dagster and torch.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,12 @@ from typing import Any
 
 import click
 
-from batch_assets.errors import BatchAssetsError, PipelineError, SnapshotError
+from batch_assets.errors import (
+    BatchAssetsError,
+    ConfigError,
+    PipelineError,
+    SnapshotError,
+)
 from batch_assets.printing import (
     print_act,
     print_answer,
@@ -349,6 +355,73 @@ def lookup(pipeline: str, key: str, as_json: bool) -> None:
         print_json(answer.to_dict())
     else:
         print_answer(answer)
+
+
+@main.command()
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...")
+@click.option("--host", default="127.0.0.1", help="Where to listen; 127.0.0.1.")
+@click.option("--port", default=8000, help="8000; 0 takes a free one.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1),
+    default=64,
+    help="Rows that the model gets at once; 64.",
+)
+@click.option(
+    "--max-wait-ms",
+    type=click.FloatRange(0, 60_000),
+    default=5.0,
+    help="How long a row waits for others while the model is free; 5.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=1024,
+    help="Rows that may wait; 1024.",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    help="How long the model may take over a batch; 10.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+def serve(
+    pipelines: tuple[str, ...],
+    host: str,
+    port: int,
+    max_batch_size: int,
+    max_wait_ms: float,
+    max_queue: int,
+    max_seconds: float,
+    device: str,
+) -> None:
+    """Look keys of PIPELINE up over HTTP, and score rows that the night did not cover."""
+    try:
+        from batch_assets.serving.server import bind, serve
+    except ModuleNotFoundError as error:
+        msg = f"{error.name} is not installed: pip install 'batch-assets[serve]'"
+        raise ConfigError(msg) from error
+    from batch_assets.scoring.device import find_device
+    from batch_assets.serving.metrics import Metrics
+    from batch_assets.serving.served import Limits, Served
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for name in pipelines:
+        _snapshots(name)
+    listening = bind(host, port)
+    found = find_device(device, batch_rows=str(max_batch_size))
+    limits = Limits(max_batch_size, max_wait_ms, max_queue, max_seconds)
+    metrics = Metrics()
+    served = [
+        Served(data_root(), name, found, limits, metrics.batches_of(name))
+        for name in dict.fromkeys(pipelines)
+    ]
+    address, number = listening.getsockname()[:2]
+    click.echo(f"http://{address}:{number}")
+    serve(served, metrics, listening)
 
 
 @main.group(cls=Commands)

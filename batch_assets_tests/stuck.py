@@ -14,6 +14,8 @@ import torch
 # Ages at which the model misbehaves, and those at which it does so in one place only.
 LOOPS, STUBBORN, RAISES, LEAVES = 101, 102, 103, 104
 SLOW_AT_HOME, DIES_AWAY, LEAVES_AWAY = 111, 112, 113
+NAPS, SPINS, STRAYS = 105, 106, 107
+NAP_SECONDS, SPIN_SECONDS = 0.3, 1.5
 # Longer than any limit in a test, and soon over.
 STUBBORN_SECONDS = 4
 
@@ -64,6 +66,28 @@ class Homesick(Stuck):
             msg = "no place like home"
             raise ValueError(msg)
         super().__init__(home)
+
+
+class Sleepy(Risk):
+    """Takes a minute to be built away from home."""
+
+    def __init__(self, home: int) -> None:
+        time.sleep(0 if os.getpid() == home else 60)
+        super().__init__()
+
+
+class Moody(Stuck):
+    """Stuck, or for some ages only slow, greedy, or out of its range."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        ages = set(features[:, 0].tolist())
+        if NAPS in ages:
+            time.sleep(NAP_SECONDS)
+        end = time.monotonic() + SPIN_SECONDS
+        while SPINS in ages and time.monotonic() < end:
+            pass  # With the interpreter's lock.
+        risk = super().forward(features)
+        return torch.where(features[:, 0] == STRAYS, torch.nan, risk)
 
 
 def children() -> set[int]:

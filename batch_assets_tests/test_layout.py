@@ -4,9 +4,11 @@ import re
 
 import yaml
 
+from batch_assets.cli import main
 from batch_assets.component import starter_attributes
 from batch_assets.lake.shards import hash_key
 from batch_assets.lake.sources import KINDS
+from batch_assets.serving.metrics import PREFIX, Metrics
 from batch_assets.spec import SINKS, Gates, PipelineSpec, Ray, Serving, Spark
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.toys import make_spec
@@ -15,6 +17,7 @@ README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
 PIPELINE = (FLIGHTS / "docs" / "pipeline.md").read_text(encoding="utf-8")
 ENGINES = (FLIGHTS / "docs" / "engines.md").read_text(encoding="utf-8")
 REMOTE = (FLIGHTS / "docs" / "sinks.md").read_text(encoding="utf-8")
+ONLINE = (FLIGHTS / "docs" / "online.md").read_text(encoding="utf-8")
 MAKEFILE = (FLIGHTS / "Makefile").read_text(encoding="utf-8")
 
 
@@ -113,3 +116,16 @@ def test_ci_runs_the_checks_and_the_readmes_test_command():
     script = (FLIGHTS / ".ci" / "run").read_text(encoding="utf-8")
     assert "\nmake check\n" in script
     assert "\nmake test\n" in script
+
+
+def test_the_guide_to_the_service_has_every_option_and_metric():
+    options = {opt for param in main.commands["serve"].params for opt in param.opts}
+    metrics = {
+        metric.name.removeprefix(PREFIX)
+        for metric in vars(Metrics()).values()
+        if hasattr(metric, "labels")
+        for metric in metric.describe()
+    }
+    assert len(metrics) > 10
+    for name in (options - {"pipelines"}) | metrics:
+        assert f"`{name}" in ONLINE, name

@@ -214,12 +214,29 @@ class Registry:
             UnknownReleaseError, UnapprovedError, RevokedError, TamperedReleaseError:
                 as `resolve`.
         """
+        return self._open(name, self.must_be_approved(name, digest, channel))
+
+    def must_be_approved(
+        self, name: str, digest: str, channel: Channel = "batch"
+    ) -> str:
+        """The whole digest of a release that may be used in the channel now.
+
+        Not a byte of it is hashed.
+
+        Raises:
+            UnknownReleaseError, UnapprovedError, RevokedError: as `resolve`.
+            TamperedReleaseError: the approvals can't be read.
+        """
         full = self.full_digest(name, digest)
         acts = [a for a in self.acts(name) if (a.digest, a.channel) == (full, channel)]
-        again = f"Approve a release: batch-assets release approve {name} DIGEST"
+        on = "" if channel == "batch" else f" --channel {channel}"
         if not acts:
-            msg = f"release {name} {full[:12]} is not approved for {channel}. {again}"
+            msg = (
+                f"release {name} {full[:12]} is not approved for {channel}. Approve "
+                f"it: batch-assets release approve {name} {full[:12]}{on} --why REASON"
+            )
             raise UnapprovedError(msg)
+        again = f"Approve a release: batch-assets release approve {name} DIGEST{on}"
         last = acts[-1]
         if last.act == "revoke":
             msg = (
@@ -233,7 +250,7 @@ class Registry:
                 f"out at {last.until:%Y-%m-%d %H:%M %Z}. {again}"
             )
             raise RevokedError(msg)
-        return self._open(name, full)
+        return full
 
     def full_digest(self, name: str, digest: str) -> str:
         """The whole digest for an unambiguous beginning of it."""

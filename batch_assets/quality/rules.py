@@ -60,6 +60,11 @@ class RowRules:
             pl.col(contract.key.name).null_count() == 0,
             *(rule for feature in contract.features for rule in _kept(feature)),
         )
+        # Made once: to make them takes as long as to apply them to a few rows.
+        self._as_features = [
+            pl.col(contract.key.name),
+            *(_as_float32(feature) for feature in contract.features),
+        ]
 
     def split(self, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
         """Cut a batch of raw rows in two.
@@ -101,10 +106,7 @@ class RowRules:
 
         A category becomes its position in the contract's list, a null becomes NaN.
         """
-        return rows.select(
-            self._contract.key.name,
-            *(_as_float32(feature) for feature in self._contract.features),
-        )
+        return rows.select(self._as_features)
 
     def _named(self, details: pl.DataFrame, rule: str) -> pl.Expr:
         column, _, kind = rule.partition("|")

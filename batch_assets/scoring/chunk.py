@@ -109,7 +109,7 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     features = _pack(table, contract)
     clock.lap("pack")
     outputs, faults, spent = _score(task, scorer, features)
-    faults |= _outside(outputs, contract.outputs, faults)
+    faults |= outside(outputs, contract.outputs, faults)
     clock.lap("compute")
     dead = _write_dead_letters(task, scorer, table, faults) if faults else None
     if taken is None:
@@ -234,7 +234,7 @@ def _too_many(task: ChunkTask, last: str) -> ScoringError:
     )
 
 
-def _outside(
+def outside(
     outputs: dict[str, np.ndarray], declared: tuple[Output, ...], faults: dict[int, str]
 ) -> dict[int, str]:
     """Rows whose outputs are not finite or not in their declared range."""

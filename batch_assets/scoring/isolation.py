@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 
 from batch_assets.errors import ScoringError
-from batch_assets.models.release import open_release
+from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.scorer import Abandoned, Scorer, Spent
 
@@ -67,6 +67,19 @@ class LateError(FaultError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"TimeoutError: no answer within {seconds:,.1f} s")
+
+
+class Loads(Protocol):
+    """What a process loads: a scorer's release, or one that nobody here has loaded."""
+
+    @property
+    def release(self) -> Release: ...
+    @property
+    def device(self) -> Device: ...
+    @property
+    def batch_rows(self) -> int: ...
+    @property
+    def abandoned(self) -> bool: ...
 
 
 class TimedScorer:
@@ -118,7 +131,14 @@ class TimedScorer:
                 limit,
             )
             self._process = ModelProcess(self._scorer)
-        return self._process.score(features, limit)
+        try:
+            return self._process.score(features, limit)
+        except ScoringError as error:
+            msg = (
+                f"the model was late, and could not be asked again in a process of its "
+                f"own: {error} Nothing was committed; run the day again."
+            )
+            raise ScoringError(msg) from error
 
     def limit(self, rows: int) -> float:
         """How many seconds the model has for so many rows."""
@@ -197,7 +217,7 @@ class _Companion:
             )
 
 
-def _waits(scorer: Scorer, limit: float) -> Iterator[float]:
+def _waits(scorer: Loads, limit: float) -> Iterator[float]:
     """A wait in short pieces, so that the end of the run ends it too."""
     until = time.monotonic() + limit
     while (left := until - time.monotonic()) > 0:
@@ -267,16 +287,32 @@ class ModelProcess:
     It verifies and loads the release itself, which counts in no limit.
     """
 
-    def __init__(self, scorer: Scorer) -> None:
-        """Remember what to load; nothing is started before it is asked."""
+    def __init__(self, scorer: Loads, threads: int | None = None) -> None:
+        """Remember what to load; nothing is started before it is asked.
+
+        Args:
+            scorer: as which it scores.
+            threads: how many the model computes with; those of this thread if left out.
+        """
         self._scorer = scorer
         release = scorer.release
         # As the scorer would go on: batches of another size can change the last bits.
         device = dataclasses.replace(scorer.device, batch_rows=scorer.batch_rows)
         self._order = _Order(
-            release.folder, release.digest, device, torch.get_num_threads()
+            release.folder,
+            release.digest,
+            device,
+            torch.get_num_threads() if threads is None else threads,
         )
         self._running: _Running | None = None
+
+    def start(self) -> None:
+        """Have the process loaded, and proved on its golden batch.
+
+        Raises:
+            ScoringError: the process does not come up.
+        """
+        self._up()
 
     def score(self, features: np.ndarray, limit: float) -> Outputs:
         """Score rows within `limit` seconds.
@@ -331,9 +367,8 @@ class ModelProcess:
         self.close()
         release = self._scorer.release
         return ScoringError(
-            f"{release.name} {release.short} was late, and could not be asked again in a process of its "
-            f"own: that process {why}. No row is at fault for that. Nothing was "
-            "committed; run the day again."
+            f"the process of {release.name} {release.short} {why}. No row is at fault "
+            "for that."
         )
 
 
