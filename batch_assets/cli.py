@@ -41,6 +41,8 @@ DEMO_MODEL = "flight_delay"
 INTERRUPTED = 130
 DEMO_DAYS = [f"2013-07-{number}" for number in range(22, 29)]
 
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"]
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 of_channel = click.option(
     "--channel", type=click.Choice(["batch", "online"]), default="batch"
@@ -481,7 +483,9 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
 @snapshot.command("rollback")
 @click.argument("pipeline")
 @click.option("--to", help="A version; the one served before if left out.")
-@click.option("--until", type=click.DateTime(), help="When nights publish again, UTC.")
+@click.option(
+    "--until", type=click.DateTime(TIMES), help="When nights publish again, UTC."
+)
 @because
 @as_json
 def snapshot_rollback(

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,13 @@ def test_lookup_answers_with_prediction_release_and_age(night, toy_release):
         (("release", "verify", "tyo"), "no model is named 'tyo'"),
         (("release", "revoke", "toy", "abc", "--why", "x"), "names 0 releases"),
         (("snapshot", "list", "tyo"), "there: toy"),
+        (("snapshot", "rollback", "toy", "--why", "x"), "Name a version with --to"),
+        (("snapshot", "rollback", "toy", "--why", " "), "nothing is known to have"),
+        (("snapshot", "unpin", "toy", "--why", "x"), "nothing is pinned"),
+        (("snapshot", "unblock", "toy", "--why", "x"), "is not blocked"),
+        (("snapshot", "pin", "toy", "v9", "--why", "x"), "there is no version v9"),
+        (("snapshot", "sql", "toy", "SELEC"), "Parser Error"),
+        (("snapshot", "sql", "toy", "--version", "v9"), "has no readable"),
     ],
 )
 def test_a_mistake_ends_in_one_clear_line(night, arguments, said):
@@ -130,6 +139,84 @@ def test_snapshot_list_shows_what_is_served(night):
         (report["version"], True)
     ]
     assert "served" in batch_assets(folder, "snapshot", "list", "toy").stdout
+
+
+def test_an_operator_goes_back_and_the_next_night_holds(night, tmp_path):
+    """At three in the morning, as docs/serving.md tells."""
+    first = tmp_path / "night"
+    shutil.copytree(night[0], first)
+    served = night[1]["version"]
+    write_source(first / "p", make_rows(1_000, seed=2), day="2026-01-06")
+    report = json.loads(
+        batch_assets(first, "run", "toy", "--day", "2026-01-06", "--json").stdout
+    )
+    wrong = report["served_version"]
+    assert wrong != served
+
+    snapshot = ("snapshot", "rollback", "toy", "--by", "ada", "--why", "odd scores")
+    began = time.monotonic()
+    text = batch_assets(first, *snapshot).stdout
+    took = time.monotonic() - began
+    assert f"served now: {served}" in text
+    assert "publishing is blocked until" in text
+    assert took < 10  # Of which all but some milliseconds is Python starting.
+    assert "odd scores" in batch_assets(first, "snapshot", "list", "toy").stdout
+    assert lookup(first)["version"] == served
+
+    write_source(first / "p", make_rows(1_000, seed=3), day="2026-01-07")
+    held = batch_assets(first, "run", "toy", "--day", "2026-01-07")
+    assert "2026-01-07 warns: snapshot_is_served: " in held.stdout
+    assert "by ada: odd scores" in held.stdout
+    assert lookup(first)["version"] == served
+
+    unblock = ("snapshot", "unblock", "toy", "--why", "the source is mended")
+    assert "run the newest day again" in batch_assets(first, *unblock).stdout
+    batch_assets(first, "run", "toy", "--day", "2026-01-07")
+    assert lookup(first)["day"] == "2026-01-07"
+
+    pin = ("snapshot", "pin", "toy", wrong, "--why", "look at it", "--json")
+    assert json.loads(batch_assets(first, *pin).stdout)["served"] == wrong
+    assert lookup(first)["version"] == wrong
+    batch_assets(first, "snapshot", "unpin", "toy", "--why", "seen")
+    acts = json.loads(
+        batch_assets(first, "snapshot", "history", "toy", "--json").stdout
+    )
+    assert [act["act"] for act in acts] == [
+        "publish",
+        "publish",
+        "rollback",
+        "held",
+        "unblock",
+        "publish",
+        "pin",
+        "unpin",
+    ]
+    assert (acts[2]["by"], acts[2]["why"]) == ("ada", "odd scores")
+    assert acts[0]["why"].endswith(f" of {DAY}")
+
+    path = first / "root" / "snapshots" / "toy" / f"v={wrong}" / "shard=01.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    found = batch_assets(first, "snapshot", "verify", "toy", code=1).stdout
+    assert f"{wrong}: {path} hashes to" in found
+    assert found.count("every file hashes as published") == 2
+
+
+def lookup(folder, key="7"):
+    return json.loads(batch_assets(folder, "lookup", "toy", key, "--json").stdout)
+
+
+def test_a_version_is_asked_in_sql(night):
+    folder, report = night
+    query = "SELECT count(*) AS n, max(p.risk = s.risk) AS same FROM snapshot s JOIN "
+    query += "predictions p USING (user_id)"
+    found = batch_assets(folder, "snapshot", "sql", "toy", query, "--json").stdout
+    assert json.loads(found) == [{"n": 1000, "same": True}]
+    path = batch_assets(folder, "snapshot", "sql", "toy").stdout.strip()
+    assert path.endswith(f"v={report['version']}/audit.duckdb")
+    assert "1000" in batch_assets(folder, "snapshot", "sql", "toy", query).stdout
 
 
 def test_a_night_that_fails_exits_with_1_and_says_why(night):

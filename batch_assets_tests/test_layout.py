@@ -1,7 +1,10 @@
 """What the documents say is there, is there."""
 
+import asyncio
 import re
 
+import httpx
+import numpy as np
 import yaml
 
 from batch_assets.cli import main
@@ -11,6 +14,7 @@ from batch_assets.lake.sources import KINDS
 from batch_assets.serving.metrics import PREFIX, Metrics
 from batch_assets.spec import SINKS, Gates, PipelineSpec, Ray, Serving, Spark
 from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.served import serve
 from batch_assets_tests.toys import make_spec
 
 README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
@@ -103,6 +107,26 @@ def test_the_guides_yaml_and_the_starter_are_valid():
     block = re.search(r"```yaml\n(.*?)```", PIPELINE, re.DOTALL)
     PipelineSpec.model_validate(yaml.safe_load(block.group(1))["attributes"])
     PipelineSpec.model_validate(starter_attributes("churn"))
+
+
+def test_the_service_of_the_guide_answers(tmp_path, monkeypatch):
+    serve(tmp_path / "data" / "snapshots" / "churn", 1, np.arange(1, 11))
+    monkeypatch.chdir(tmp_path)
+    text = (FLIGHTS / "docs" / "serving.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    assert len([line for line in block.splitlines() if line]) <= 10
+    service: dict = {}
+    exec(block, service)
+
+    async def ask():
+        to_it = httpx.ASGITransport(service["app"])
+        async with httpx.AsyncClient(transport=to_it, base_url="http://it") as client:
+            return [await client.get(f"/churn/{user}") for user in (7, 70)]
+
+    with service["snapshot"]:
+        there, absent = asyncio.run(ask())
+    assert (there.status_code, there.json()["outputs"]["number"]) == (200, 1)
+    assert absent.status_code == 404
 
 
 def test_workspace_and_dg_name_the_same_location():

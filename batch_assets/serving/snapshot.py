@@ -58,12 +58,8 @@ class Snapshot:
         self.poll_seconds = poll_seconds
         self._problem: str | None = None
         self._refused: tuple[str | None, float, float] | None = None
-        version = served_version(self.place)
-        if version is None:
-            msg = f"nothing is served at {snapshots}: no {CURRENT}. Run a night first"
-            raise NotServedError(msg)
         # Lookups read this one reference, once each.
-        self._opened = self._admit(version)
+        self._opened = self._admit_served()
         self._follow()
         _following.add(self)
 
@@ -164,6 +160,19 @@ class Snapshot:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _admit_served(self) -> Version:
+        """What is served; what was a moment ago may be gone before it is hashed."""
+        while True:
+            version = served_version(self.place)
+            if version is None:
+                msg = f"nothing is served at {self.place}: no {CURRENT}. Run a night first"
+                raise NotServedError(msg)
+            try:
+                return self._admit(version)
+            except SnapshotError:
+                if served_version(self.place) == version:
+                    raise
 
     def _admit(self, version: str) -> Version:
         opened = Version.open(self.place, version)
