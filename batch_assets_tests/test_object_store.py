@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -448,9 +449,9 @@ def never(run: str) -> bool:
 def test_a_claim_of_another_machine_holds_while_it_is_renewed(
     root, machine, monkeypatch
 ):
-    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "LEASE", 3.0)
     with claimed(root, DAY, "theirs", never) as theirs:
-        time.sleep(2.5)
+        time.sleep(4)
         machine("second")
         with (
             pytest.raises(ClaimedError, match=r"made by run theirs .* on first"),
@@ -465,7 +466,6 @@ def test_a_claim_of_another_machine_holds_while_it_is_renewed(
 def test_a_claim_whose_machine_is_gone_runs_out_and_its_run_can_not_commit(
     root, lake, machine, monkeypatch
 ):
-    monkeypatch.setattr(claims, "LEASE", 1.0)
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # It is paused.
     commit(lake.predictions, [1], day=NEXT_DAY)
     part = write_part(lake.predictions, [1, 2])
@@ -474,7 +474,8 @@ def test_a_claim_whose_machine_is_gone_runs_out_and_its_run_can_not_commit(
         machine("second")
         with pytest.raises(ClaimedError), claimed(root, DAY, "mine", never):
             pass
-        time.sleep(1.1)
+        later = SimpleNamespace(time=lambda: time.time() + claims.LEASE)
+        monkeypatch.setattr(claims, "time", later)
         mine = stack.enter_context(claimed(root, DAY, "mine", never))
 
         mine()
