@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,21 @@ def running_spark() -> Iterator[str]:
                 )
             )
             stack.callback(process.terminate)
+            if name == "master.Master":
+                wait_until_it_listens(int(port))
         yield master
+
+
+def wait_until_it_listens(port: int) -> None:
+    end = time.monotonic() + 60
+    while True:
+        with (
+            suppress(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", port)),
+        ):
+            return
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @contextmanager
