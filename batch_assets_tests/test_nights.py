@@ -123,7 +123,9 @@ def test_every_number_that_a_check_judged_is_a_plain_float(project, instance):
     result = project.run("toy", FIRST, instance)
     for check in result.get_asset_check_evaluations():
         values = [v.value for v in check.metadata.values()]
-        assert any(isinstance(value, float) for value in values), check.check_name
+        # That one judges names.
+        named = check.check_name == "snapshot_is_served"
+        assert named or any(isinstance(value, float) for value in values)
         assert all(isinstance(value, float | str) for value in values)
 
 

@@ -892,7 +892,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(path, file)
+            digest, at = parts._digest_of(file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]

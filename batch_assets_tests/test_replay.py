@@ -375,7 +375,7 @@ def test_from_the_ui_the_replay_job_merges_checks_and_serves(project, scored):
     expected = expected_risk(rows.filter(pa.compute.equal(rows["user_id"], key)))
     assert answer.outputs["risk"] == pytest.approx(float(expected[0]), abs=1e-6)
     checks = result.get_asset_check_evaluations()
-    assert len(checks) == 7
+    assert len(checks) == 8
     assert all(check.passed for check in checks)
 
 
