@@ -431,7 +431,7 @@ def show(results: dict[str, Any]) -> str:
         ]
         lines += [
             f"| {name} | {c['rows_per_s']:,} | {c['rows']:,} | {c['peak_mb']:,} "
-            f"| {c['runs']} | {c['ratio']:.2f} | {c['startup_s'] or ''} | {c['version']} |"
+            f"| {c['runs']} | {c['ratio']:.2f} | {c.get('startup_s') or ''} | {c['version']} |"
             for name, c in results[size.name].items()
         ]
     night = results["night"]

@@ -125,15 +125,16 @@ def publish_day(
         night.must_be_proved()
         _must_be_committed(lake, day, night.parts)
         if newer := _newer(snapshots, day):
-            version = _free_name(snapshots, day, night.digest)
+            there = _built(lake, snapshots, day)
+            version = there[-1] if there else _free_name(snapshots, day, night.digest)
             return _published(snapshots, version, night, swapped=False, why=newer)
         # What a killed publisher left; nobody else builds under the lock.
         for leftover in here.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover)
-        there = _whole_version(snapshots, night.digest)
-        version = there or _free_name(snapshots, day, night.digest)
+        whole = _whole_version(snapshots, night.digest)
+        version = whole or _free_name(snapshots, day, night.digest)
         building = here / f"{BUILDING}{version}"
-        if there is None:
+        if whole is None:
             manifest = _build(snapshots, building, version, night, serving)
             # It took a while: the evidence may be another by now.
             night.must_be_proved()
