@@ -18,8 +18,10 @@ _targets = TypeAdapter(list[Target])
 
 
 def declare_sinks(snapshots: Place, targets: list[Target]) -> None:
-    """Write down what the YAML declares now."""
-    point(snapshots / SINKS, _targets.dump_json(targets).decode())
+    """Write down what the YAML declares now, if it is not there already."""
+    text = _targets.dump_json(targets).decode()
+    if read_seen(snapshots / SINKS).data != f"{text}\n".encode():
+        point(snapshots / SINKS, text)
 
 
 def declared_sinks(snapshots: Place) -> list[Target]:
