@@ -49,7 +49,8 @@ COPYING = 4
 # answered, it may take this long to come back: a night outlives its restart.
 FIRST_ANSWER = timedelta(seconds=10)
 COMES_BACK = timedelta(minutes=3)
-RETRIES = 60
+# More than there is time for: where nothing listens, sixty were over in 20 seconds.
+RETRIES = 10_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_the_flights_demo_leaves_the_same_predictions_on_every_engine(
     tmp_path: Path,
 ) -> None:
     found = []
+    shutil.copy(FLIGHTS / "dagster.yaml", tmp_path)
     for engine in ("local", "ray", "spark"):
         root = tmp_path / engine
         registry = Registry(root)
