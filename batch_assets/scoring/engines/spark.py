@@ -239,12 +239,14 @@ def _post(folder: Place, outcome: Outcome, key: bytes) -> None:
 
 
 def _collected(folder: Place, key: bytes) -> Iterator[Outcome]:
+    with suppress(FileNotFoundError):  # Another run has the day now, and has swept.
+        yield from _outcomes(folder, key)
+
+
+def _outcomes(folder: Place, key: bytes) -> Iterator[Outcome]:
     for path in sorted(path for path in folder.iterdir() if path.name.endswith(POSTED)):
-        try:
-            posted = path.read_bytes()
-            path.unlink()
-        except FileNotFoundError:
-            return  # Another run has the day now, and has swept.
+        posted = path.read_bytes()
+        path.unlink()
         mark, data = posted[:MARK_BYTES], posted[MARK_BYTES:]
         if not hmac.compare_digest(mark, hmac.digest(key, data, "sha256")):
             msg = (
