@@ -81,7 +81,9 @@ def ask(
             found = connection.execute(query)
             return [column[0] for column in found.description], found.fetchall()
         except duckdb.Error as error:
-            msg = f"the query can't be answered: {error}"
+            # Without the picture of where in the query, which spans lines of its own.
+            said = " ".join(str(error).split("\n\nLINE ")[0].split())
+            msg = f"the query can't be answered: {said}"
             raise SnapshotError(msg) from error
 
 
