@@ -58,11 +58,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read(files: list[str]) -> None:
-    """Have the files in the page cache, as they are after they were written.
+def settle(files: list[str]) -> None:
+    """Have the files in the page cache, and nothing that is yet to go to disk.
 
-    How many of them the columns before have pushed out is no column's merit or fault.
+    What the columns before have pushed out or left behind is no column's merit or fault.
     """
+    os.sync()
     for name in files:
         with open(name, "rb", buffering=0) as file:
             while file.read(1 << 22):
@@ -93,7 +94,7 @@ def main(
         shutil.rmtree(work.out, ignore_errors=True)
         work.out.mkdir(parents=True)
         before(work)
-        read(work.files)
+        settle(work.files)
         start = time.perf_counter()
         counted = score(work)
         took = time.perf_counter() - start
