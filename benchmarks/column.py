@@ -78,6 +78,7 @@ def main(
     version: str,
     before: Callable[[Work], None] = lambda work: None,
     startup_s: float | None = None,
+    warms_up: bool = True,
 ) -> None:
     """Score the small root to get warm, then the root, and print what came of it.
 
@@ -87,9 +88,10 @@ def main(
         version: of what it measures.
         before: what must be done before each, and is not timed.
         startup_s: seconds that its engine took to start, which don't count.
+        warms_up: whether it scores the small root.
     """
     asked = arguments()
-    for root in (asked.warm, asked.root):
+    for root in (asked.warm, asked.root) if warms_up else (asked.root,):
         work = open_work(root, asked.out, asked.size, asked.rows)
         shutil.rmtree(work.out, ignore_errors=True)
         work.out.mkdir(parents=True)

@@ -96,4 +96,5 @@ def per_row(work: Callable[[int], int]) -> float:
 
 
 if __name__ == "__main__":
-    main(run, f"torch {torch.__version__}")
+    # Each figure is a median of several: nothing is left to get warm.
+    main(run, f"torch {torch.__version__}", warms_up=False)
