@@ -77,16 +77,18 @@ def main(
     score: Score,
     version: str,
     before: Callable[[Work], None] = lambda work: None,
+    after: Callable[[Work], None] = lambda work: None,
     startup_s: float | None = None,
     warms_up: bool = True,
 ) -> None:
     """Score the small root to get warm, then the root, and print what came of it.
 
     Args:
-        score: scores all rows and leaves Parquet files under `out`. It may return the
+        score: scores all rows and leaves Parquet files under `out`, or `after` does. It may return the
             seconds that count, where they are not those that it took.
         version: of what it measures.
         before: what must be done before each, and is not timed.
+        after: what must be done after each, likewise.
         startup_s: seconds that its engine took to start, which don't count.
         warms_up: whether it scores the small root.
     """
@@ -100,6 +102,7 @@ def main(
         start = time.perf_counter()
         counted = score(work)
         took = time.perf_counter() - start
+        after(work)
     found = {
         "seconds": took if counted is None else counted,
         "rows": work.rows,

@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 import dagster as dg
 
-from batch_assets.lake.tables import Lake
 from batch_assets.launch import instance
 from benchmarks.column import Work, main
 from benchmarks.columns.local import forget, show
@@ -16,7 +15,7 @@ made: dict[str, dg.JobDefinition] = {}
 
 def before(work: Work) -> None:
     """Dagster loads the definitions and knows of the release, as it does at night."""
-    forget(Lake(work.root, PIPELINE))
+    forget(work)
     definitions = open_project(work.root, PIPELINE, work.size)
     made["job"] = definitions.resolve_implicit_global_asset_job_def()
     materialize("model_release", day=None)
@@ -24,7 +23,6 @@ def before(work: Work) -> None:
 
 def run(work: Work) -> None:
     materialize("predictions", "dead_letters", day=DAY)
-    show(Lake(work.root, PIPELINE), work)
 
 
 def materialize(*names: str, day: str | None) -> None:
@@ -38,4 +36,4 @@ def materialize(*names: str, day: str | None) -> None:
 
 
 if __name__ == "__main__":
-    main(run, f"dagster {version('dagster')}", before)
+    main(run, f"dagster {version('dagster')}", before, show)

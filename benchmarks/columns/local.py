@@ -37,7 +37,6 @@ def run_on(device: Device, work: Work) -> None:
     """Score the day on a device, in its fastest batches."""
     tuned = replace(device, batch_rows=fastest(work, device))
     score_day(LocalEngine(tuned), work, release_of(work), DAY)
-    show(Lake(work.root, PIPELINE), work)
 
 
 def fastest(work: Work, device: Device) -> int:
@@ -49,8 +48,7 @@ def fastest(work: Work, device: Device) -> int:
 
 def run_on_engine(settings: Ray | Spark, work: Work) -> None:
     """Score the day on an engine that is started, as `run` does on this machine."""
-    lake = Lake(work.root, PIPELINE)
-    folder = lake.spread_folder(DAY)
+    folder = Lake(work.root, PIPELINE).spread_folder(DAY)
     with opened_crew(
         settings, folder, device="cpu", grace_seconds=GRACE_SECONDS
     ) as crew:
@@ -63,7 +61,6 @@ def run_on_engine(settings: Ray | Spark, work: Work) -> None:
             root=work.root,
         )
         score_day(engine, work, release_of(work), DAY)
-    show(lake, work)
 
 
 def release_of(work: Work) -> Release:
@@ -91,14 +88,16 @@ def score_day(
     )
 
 
-def show(lake: Lake, work: Work) -> None:
+def show(work: Work) -> None:
     """Where the predictions are; a night leaves them in its lake."""
-    for number, part in enumerate(lake.predictions.parts(DAY)):
+    parts = Lake(work.root, PIPELINE).predictions.parts(DAY)
+    for number, part in enumerate(parts):
         (work.out / f"{number}.parquet").symlink_to(part.path)
 
 
-def forget(lake: Lake) -> None:
+def forget(work: Work) -> None:
     """Let the next night be the first one."""
+    lake = Lake(work.root, PIPELINE)
     for table in (lake.predictions, lake.dead_letters):
         shutil.rmtree(table.path, ignore_errors=True)
 
@@ -108,7 +107,8 @@ def measure(run: Callable[[Work], None], startup_s: float | None = None) -> None
     main(
         run,
         f"batch-assets {version('batch-assets')}",
-        before=lambda work: forget(Lake(work.root, PIPELINE)),
+        before=forget,
+        after=show,
         startup_s=startup_s,
     )
 
