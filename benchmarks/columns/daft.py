@@ -8,7 +8,7 @@ from daft import DataType, Series
 from benchmarks.column import CORES, Work, main
 from benchmarks.model import NAMES, SIZES, load_model, score
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 16_384
 PREDICTION = DataType.struct(
     {"label": DataType.int64(), "confidence": DataType.float32()}
 )

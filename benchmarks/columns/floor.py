@@ -63,7 +63,7 @@ def run(work: Work) -> float:
         while time.perf_counter() < end:
             start = done % PACKED_ROWS
             batch = packed[core][:, start : start + batch_rows]
-            score(model, torch.from_numpy(batch).T, batch_rows)
+            score(model, torch.from_numpy(batch).T)
             done += batch_rows
         return done
 

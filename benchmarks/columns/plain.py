@@ -1,12 +1,14 @@
-"""A plain loop: Arrow reads a row group, torch scores it, Arrow writes it."""
+"""A plain loop: Arrow reads a batch, torch scores it on all cores, Arrow writes it."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.column import CORES, Work, main
-from benchmarks.model import BATCH_ROWS, NAMES, SIZES, load_model, score
+from benchmarks.column import Work, main
+from benchmarks.model import NAMES, SIZES, load_model, score
+
+BATCH_ROWS = 8_192
 
 
 def run(work: Work) -> None:
@@ -14,12 +16,9 @@ def run(work: Work) -> None:
     for number, file in enumerate(work.files):
         source = pq.ParquetFile(file)
         writer = None
-        for group in range(source.num_row_groups):
-            table = source.read_row_group(group)
+        for table in source.iter_batches(BATCH_ROWS):
             packed = np.column_stack([table[name].to_numpy() for name in NAMES])
-            label, confidence = score(
-                model, torch.from_numpy(packed), CORES * BATCH_ROWS
-            )
+            label, confidence = score(model, torch.from_numpy(packed))
             rows = pa.table(
                 {
                     "user_id": table["user_id"],

@@ -15,7 +15,7 @@ from benchmarks.column import CORES, Work, main
 from benchmarks.model import NAMES, SIZES, load_model, score
 from benchmarks.starting import started_ray
 
-BATCH_ROWS = 65_536
+BATCH_ROWS = 8_192
 
 
 class Actor:
