@@ -89,6 +89,7 @@ PUBLISHING: list[tuple[Any, str]] = [
     (pa.ipc, "new_file"),
     (Path, "chmod"),
     (Path, "hardlink_to"),
+    (Path, "open"),
     (Path, "write_text"),
     (shutil, "rmtree"),
 ]

@@ -184,7 +184,7 @@ def test_killed_at_every_step_a_publisher_leaves_the_old_or_the_new(
     stage: Stage,
 ) -> None:
     count = len(stage.undisturbed.steps)
-    assert count > 25
+    assert count > 40
     days = [kill(stage, number) for number in range(1, count + 1)]
     # Threads take their turns, but the swap is the only change of what is served.
     assert days == sorted(days)
