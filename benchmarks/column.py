@@ -84,8 +84,8 @@ def main(
     """Score the small root to get warm, then the root, and print what came of it.
 
     Args:
-        score: scores all rows and leaves Parquet files under `out`, or `after` does. It may return the
-            seconds that count, where they are not those that it took.
+        score: scores all rows and leaves Parquet files under `out`, or `after` does. It
+            may return the seconds that count, where they are not those that it took.
         version: of what it measures.
         before: what must be done before each, and is not timed.
         after: what must be done after each, likewise.

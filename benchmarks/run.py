@@ -45,7 +45,7 @@ HEAVY_ROWS = 65_536
 # Most rows of an incremental night are not scored.
 HEAVY_INCREMENTAL_ROWS = 131_072
 TUTORIAL_ROWS = {"small": 30_000, "heavy": 5_000}
-# Enough for chunks as large as those that are timed, where that takes no minute.
+# Enough for a process to be warm, in seconds.
 WARM_ROWS = {"small": 1 << 18, "heavy": 1 << 14}
 # The days whose memory is compared, in times the rows of the others.
 MEMORY_DAYS = (0.5, 4)
@@ -434,7 +434,7 @@ def show(results: dict[str, Any]) -> str:
         ]
         lines += [
             f"| {name} | {c['rows_per_s']:,} | {c['rows']:,} | {c['peak_mb']:,} "
-            f"| {c['runs']} | {c['ratio']:.2f} | {c.get('startup_s') or ''} | {c['version']} |"
+            f"| {c['runs']} | {c['ratio']:.2f} | {c['startup_s'] or ''} | {c['version']} |"
             for name, c in results[size.name].items()
         ]
     night = results["night"]

@@ -35,32 +35,33 @@ def compiled(work: Work) -> Device:
 
 def run_on(device: Device, work: Work) -> None:
     """Score the day on a device, in its fastest batches."""
-    tuned = replace(device, batch_rows=fastest(work, device))
-    score_day(LocalEngine(tuned), work, release_of(work), DAY)
+    release = release_of(work)
+    tuned = replace(device, batch_rows=fastest(work, release, device))
+    score_day(LocalEngine(tuned), work, release, DAY)
 
 
-def fastest(work: Work, device: Device) -> int:
+def fastest(work: Work, release: Release, device: Device) -> int:
     """The rows of the fastest batch of a sweep; `auto` takes up to 3 % less for less."""
-    found = Sweeps(work.root).find(release_of(work), device)
+    found = Sweeps(work.root).find(release, device)
     assert found, "benchmarks.tune comes first"
     return found.best.batch_rows
 
 
 def run_on_engine(settings: Ray | Spark, work: Work) -> None:
     """Score the day on an engine that is started, as `run` does on this machine."""
-    folder = Lake(work.root, PIPELINE).spread_folder(DAY)
+    folder, release = Lake(work.root, PIPELINE).spread_folder(DAY), release_of(work)
     with opened_crew(
         settings, folder, device="cpu", grace_seconds=GRACE_SECONDS
     ) as crew:
         engine = RemoteEngine(
             crew,
             precision="float32",
-            batch_rows=str(fastest(work, compiled(work))),
+            batch_rows=str(fastest(work, release, compiled(work))),
             compile=True,
             chunk_rows=CHUNK_ROWS,
             root=work.root,
         )
-        score_day(engine, work, release_of(work), DAY)
+        score_day(engine, work, release, DAY)
 
 
 def release_of(work: Work) -> Release:
