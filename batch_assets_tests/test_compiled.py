@@ -142,6 +142,7 @@ def test_code_is_compiled_once_for_batches_of_all_sizes(
 ) -> None:
     Scorer(deep, device(cache))
     before = [(path, path.stat().st_mtime_ns) for path in codes(cache)]
+    caplog.clear()
 
     with caplog.at_level(logging.INFO):
         for batch_rows in ("1", "64", "100000"):
@@ -149,6 +150,22 @@ def test_code_is_compiled_once_for_batches_of_all_sizes(
 
     assert [(path, path.stat().st_mtime_ns) for path in codes(cache)] == before
     assert "compil" not in caplog.text
+
+
+@compiles
+def test_weights_are_laid_out_for_the_product_when_it_is_compiled(
+    deep: Release, cache: Path
+) -> None:
+    Scorer(deep, device(cache))
+    path = compiled._path(cache, deep, device(cache))
+
+    with zipfile.ZipFile(path) as package:
+        (name,) = [n for n in package.namelist() if n.endswith(".wrapper.cpp")]
+        code = package.read(name).decode()
+
+    # The products of Deep, as oneDNN and as MKL do them.
+    assert code.count("linear_pointwise(") >= 3
+    assert "mm_out(" not in code
 
 
 @compiles
