@@ -106,8 +106,8 @@ def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Te
             f"{', '.join(contract.output_names)}"
         )
         raise ReleaseError(msg)
-    named = dict(zip(contract.outputs, columns, strict=True))
-    for output, column in named.items():
+    named = {}
+    for output, column in zip(contract.outputs, columns, strict=True):
         # Cast to an integer, NaN would become a score like any other.
         if column.is_floating_point() and output.dtype.startswith("int"):
             msg = (
@@ -115,7 +115,8 @@ def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Te
                 f"{column.dtype}: let the model round it, or declare a float"
             )
             raise ReleaseError(msg)
-    return {o.name: column.to(OUTPUT_TYPES[o.dtype]) for o, column in named.items()}
+        named[output.name] = column.to(OUTPUT_TYPES[output.dtype])
+    return named
 
 
 def _from_program(path: Path, device: torch.device) -> torch.nn.Module:
