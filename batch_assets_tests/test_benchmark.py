@@ -141,7 +141,7 @@ def test_a_night_tells_the_seconds_of_every_stage(bench, work):
 
 @pytest.mark.slow
 def test_an_incremental_night_is_timed_beside_the_same_night_scored_whole(bench):
-    root = bench.prepared("incremental", ROWS, 0.2)
+    root = bench.prepared("incremental", ROWS, changed=0.2)
     truth = bench.folder / "incremental.parquet"
     write_truth(root, SIZES["small"], truth)
     column = Column("incremental", "incremental")

@@ -30,7 +30,7 @@ import torch
 from benchmarks.model import NAMES, SIZES, Size, load_model, score
 from benchmarks.tables import machine, print_tables, with_tables
 from benchmarks.tune import copy_tuning
-from benchmarks.work import prepare
+from benchmarks.work import SHARDS, prepare
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -45,8 +45,10 @@ HEAVY_ROWS = 65_536
 # Most rows of an incremental night are not scored.
 HEAVY_INCREMENTAL_ROWS = 131_072
 TUTORIAL_ROWS = {"small": 30_000, "heavy": 5_000}
-# Enough for a process to be warm, in seconds.
+# Enough for a process to be warm, in seconds, and in how many shards: few, so that its
+# files are as large as those that are timed, and so is what is allocated for one.
 WARM_ROWS = {"small": 1 << 18, "heavy": 1 << 14}
+WARM_SHARDS = {"small": 1, "heavy": 2}
 # The days whose memory is compared, in times the rows of the others.
 MEMORY_DAYS = (0.5, 4)
 # How far a column's confidence may be off what torch said of the row.
@@ -131,15 +133,21 @@ class Bench:
         self._pythons = pythons
         self._warm: dict[str, Path] = {}
         for size, rows in WARM_ROWS.items():
-            root = self.prepared(f"warm-{size}", rows)
+            root = self.prepared(f"warm-{size}", rows, WARM_SHARDS[size])
             say(f"compiling {size}, and sweeping its batches")
             self._tune(root, size)
             self._warm[size] = root
 
-    def prepared(self, name: str, rows: int, changed: float | None = None) -> Path:
+    def prepared(
+        self,
+        name: str,
+        rows: int,
+        shards: int = SHARDS,
+        changed: float | None = None,
+    ) -> Path:
         root = self.folder / name
         say(f"generating {rows:,} rows")
-        prepare(root, rows, changed=changed)
+        prepare(root, rows, shards=shards, changed=changed)
         for tuned in self._warm.values():
             copy_tuning(tuned, root)
         return root
@@ -345,7 +353,7 @@ def time_incremental(bench: Bench, rows: int) -> dict[str, Any]:
     found = {}
     for size in SIZES.values():
         count = rows if size.name == "small" else min(rows, HEAVY_INCREMENTAL_ROWS)
-        root = bench.prepared("incremental", count, CHANGED)
+        root = bench.prepared("incremental", count, changed=CHANGED)
         truth = bench.folder / "incremental.parquet"
         write_truth(root, size, truth)
         column = Column("incremental", "incremental")

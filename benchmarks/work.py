@@ -97,7 +97,9 @@ def write_source(folder: Path, rows: int, changed: float = 0.0) -> None:
     convert_to_deltalake(folder)
 
 
-def prepare(root: Path, rows: int, *, changed: float | None = None) -> None:
+def prepare(
+    root: Path, rows: int, *, shards: int = SHARDS, changed: float | None = None
+) -> None:
     """Write the source and validate it, so that every column reads the same files.
 
     With `changed` there are two nights, with fingerprints: the second differs from the
@@ -114,10 +116,10 @@ def prepare(root: Path, rows: int, *, changed: float | None = None) -> None:
         versions[size.name] = release.digest
         save_model(make_model(size), root / f"{size.name}.pt")
     write_source(root / "source", rows)
-    parts = _validated(root, DAY, "source", fingerprints=changed is not None)
+    parts = _validated(root, DAY, "source", shards, fingerprints=changed is not None)
     if changed is not None:
         write_source(root / "next_source", rows, changed)
-        parts = _validated(root, NEXT_DAY, "next_source", fingerprints=True)
+        parts = _validated(root, NEXT_DAY, "next_source", shards, fingerprints=True)
     described = {
         "rows": sum(part.receipt.tally.rows for part in parts),
         "files": [str(part.path) for part in parts],
@@ -126,7 +128,9 @@ def prepare(root: Path, rows: int, *, changed: float | None = None) -> None:
     (root / "work.json").write_text(json.dumps(described), encoding="utf-8")
 
 
-def _validated(root: Path, day: str, source: str, *, fingerprints: bool) -> list[Part]:
+def _validated(
+    root: Path, day: str, source: str, shards: int, *, fingerprints: bool
+) -> list[Part]:
     lake, contract = Lake(root, PIPELINE), make_contract()
     copy_day(
         lake,
@@ -137,7 +141,7 @@ def _validated(root: Path, day: str, source: str, *, fingerprints: bool) -> list
         key=contract.key.name,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
-        shards=SHARDS,
+        shards=shards,
         row_group_rows=ROW_GROUP_ROWS,
     )
     return validate_day(
