@@ -123,6 +123,17 @@ def test_only_a_device_that_pads_has_its_batches_cut_to_the_chunk() -> None:
     assert pads.for_chunks(3_000).batch_rows == 1_000
 
 
+def test_compiled_code_sees_few_numbers_of_rows_and_little_of_nobody(
+    tmp_path: Path,
+) -> None:
+    cpu = find_device("cpu", compiled=tmp_path)
+    buckets = [cpu.bucket(rows, 3_000) for rows in range(1, 3_001)]
+
+    assert len(set(buckets)) < 50
+    assert all(r <= b <= min(1.25 * r, 3_000) for r, b in enumerate(buckets, 1))
+    assert find_device("cpu").bucket(77, 3_000) == 77
+
+
 def test_compiled_code_is_another_arithmetic(tmp_path: Path) -> None:
     eager, compiled = find_device("cpu"), find_device("cpu", compiled=tmp_path)
 

@@ -70,11 +70,29 @@ class Device:
             return torch.device("cpu")
         return torch.device("cuda", self.index)
 
+    def bucket(self, rows: int, size: int) -> int:
+        """How many rows the model sees of a batch of at most `size` that has `rows`."""
+        if self.padded:
+            return size
+        if self.compiled:
+            return min(size, _rounded(rows))
+        return rows
+
     def for_chunks(self, rows: int) -> Self:
         """For chunks of so many rows: no batch is padded to more than a chunk has."""
         if not self.padded:
             return self
         return replace(self, batch_rows=min(self.batch_rows, rows))
+
+
+def _rounded(rows: int) -> int:
+    """Rows, rounded up to one of four numbers for each doubling.
+
+    oneDNN keeps what it made for each number of rows that it has met, in each thread: 2 ms
+    and 1.4 MB of an MLP 64-256-256-3, and each chunk's last batch has another number.
+    """
+    step = max((1 << (rows - 1).bit_length()) >> 3, 1)
+    return -(-rows // step) * step
 
 
 def find_device(

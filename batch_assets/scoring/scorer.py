@@ -163,14 +163,14 @@ class Scorer:
         single row of it runs out of memory, the size was not at fault, and the row's
         own error goes out: it must not leave the night at one row a batch.
         """
-        asked = size = self._bucket(stop - start, self.batch_rows)
+        asked = size = self.device.bucket(stop - start, self.batch_rows)
         while start < stop:
             end = min(start + size, stop)
             columns = self._try(features[:, start:end], size)
             # Tried again out here: a caught error's traceback holds the tensors of
             # the batch that did not fit.
             if columns is None:
-                size = self._bucket(end - start, size) // 2
+                size = self.device.bucket(end - start, size) // 2
                 self._free_cache()
                 continue
             for name, column in columns.items():
@@ -179,16 +179,14 @@ class Scorer:
         if size < asked:
             self._remember(asked, size)
 
-    def _bucket(self, rows: int, size: int) -> int:
-        """How many rows the model sees of a batch of at most `size` that has `rows`."""
-        return size if self.device.padded else rows
-
     def _try(self, features: np.ndarray, size: int) -> dict[str, np.ndarray] | None:
         """The outputs of a batch, or None if it needs more memory than there is."""
         try:
             return self.forward(features, size)
         except (MemoryError, RuntimeError) as error:
-            if self._bucket(features.shape[1], size) == 1 or not out_of_memory(error):
+            if self.device.bucket(features.shape[1], size) == 1 or not out_of_memory(
+                error
+            ):
                 raise
             return None
 
@@ -218,7 +216,7 @@ class Scorer:
         Where the device pads, the model sees `size` rows, if there are fewer.
         """
         rows = features.shape[1]
-        bucket = max(self._bucket(rows, size), rows)
+        bucket = max(self.device.bucket(rows, size), rows)
         with torch.inference_mode(), self._autocast():
             if lane := self._lane():
                 return lane.run(features, bucket, self._columns)
