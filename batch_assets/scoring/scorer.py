@@ -184,9 +184,8 @@ class Scorer:
         try:
             return self.forward(features, size)
         except (MemoryError, RuntimeError) as error:
-            if self.device.bucket(features.shape[1], size) == 1 or not out_of_memory(
-                error
-            ):
+            smallest = self.device.bucket(features.shape[1], size) == 1
+            if smallest or not out_of_memory(error):
                 raise
             return None
 
@@ -213,7 +212,7 @@ class Scorer:
     def forward(self, features: np.ndarray, size: int = 0) -> dict[str, np.ndarray]:
         """Score rows at once, as `score` does a batch; it fails if memory runs out.
 
-        Where the device pads, the model sees `size` rows, if there are fewer.
+        Where there are fewer than `size`, the model sees the device's bucket of them.
         """
         rows = features.shape[1]
         bucket = max(self.device.bucket(rows, size), rows)
