@@ -1,5 +1,6 @@
 """A night: the same plan each time, resumed where it stopped, committed if it closes."""
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -268,6 +269,21 @@ def test_a_night_commits_every_row_once_with_its_score(
         "grounds": asdict(Grounds()),
         "parts": digest_of(night.parts),
     }
+
+
+def test_a_night_does_not_look_for_garbage_among_what_is_loaded(
+    ready: Lake, toy_release: Release
+) -> None:
+    meanwhile: list[int] = []
+
+    score(
+        ready,
+        toy_release,
+        progress=lambda rows: meanwhile.append(gc.get_freeze_count()),
+    )
+
+    assert min(meanwhile) > 100_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_rows_at_fault_are_committed_as_dead_letters(

@@ -4,12 +4,13 @@ The plan is the same on every engine. Parts of the same job that are already on 
 and whole are not done again. It knows neither Dagster nor how a day is served.
 """
 
+import gc
 import itertools
 import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -184,6 +185,21 @@ def plan_night(
     return Plan(day, job, release, tasks, max_dead)
 
 
+@contextmanager
+def _loaded_for_good() -> Iterator[None]:
+    """Leave what is loaded by now out of the collections of garbage in the meantime.
+
+    Every thread stops for those, and torch alone has a quarter of a million objects to
+    look at: 0.14 of a night's 5.6 s.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@_loaded_for_good()
 def score_night(
     lake: Lake,
     release: Release,
