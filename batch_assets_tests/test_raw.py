@@ -383,3 +383,4 @@ def test_floats_of_a_copy_have_no_dictionary(lake):
         visits = file.metadata.row_group(0).column(2)
     assert not visits.has_dictionary_page
     assert "BYTE_STREAM_SPLIT" in visits.encodings
+    assert visits.compression == "LZ4"

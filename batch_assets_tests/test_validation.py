@@ -149,6 +149,7 @@ def test_features_lie_in_row_groups_for_the_scorer(lake):
         column = file.metadata.row_group(0).column(1)
     assert rows == [300, 300, 300, 100]
     assert "BYTE_STREAM_SPLIT" in column.encodings
+    assert column.compression == "LZ4"
     assert not column.has_dictionary_page
 
 

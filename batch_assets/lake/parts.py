@@ -41,6 +41,9 @@ SHA256 = b"batch_assets.sha256"
 # What stands for the digest while it is taken; of the same length.
 UNSEALED = b"0" * 64
 HASH_BYTES = 1 << 20
+# How pages are compressed. A night decodes all of its features: LZ4 takes half the time of
+# zstd for that, and three tenths more bytes.
+RECORDS, FEATURES = "zstd", "lz4"
 VERIFY_ROWS = 65_536
 
 
@@ -111,6 +114,7 @@ class PartWriter:
         *,
         row_group_rows: int,
         floats: bool = False,
+        compression: str = RECORDS,
         kinds: int = 1,
     ) -> None:
         """Open the file beside its final name, or what stands for that on this machine.
@@ -120,6 +124,7 @@ class PartWriter:
             schema: its columns, the key first.
             row_group_rows: rows of a row group; memory is bounded by one of each kind.
             floats: the columns are mostly float32: split their bytes, no dictionary.
+            compression: of its pages.
             kinds: of rows, of which no row group holds two.
         """
         self.path = path
@@ -142,7 +147,7 @@ class PartWriter:
             self._writer = pq.ParquetWriter(
                 self._beside,
                 schema,
-                compression="zstd",
+                compression=compression,
                 use_dictionary=repeating if floats else schema.names[1:],
                 column_encoding=(
                     dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT")

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from batch_assets.errors import EmptySourceError, SourceError
 from batch_assets.lake.books import Tally, total
-from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.parts import FEATURES, Part, PartWriter, Receipt
 from batch_assets.lake.pins import Pin
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.sources import DeltaSource, Source
@@ -98,6 +98,7 @@ def copy_day(
                     schema,
                     row_group_rows=row_group_rows,
                     floats=True,
+                    compression=FEATURES,
                 )
             )
             for shard in range(shards)

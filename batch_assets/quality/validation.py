@@ -22,7 +22,15 @@ import pyarrow.parquet as pq
 from batch_assets.errors import ContractError, CorruptPartError, LakeError
 from batch_assets.lake.books import Tally, must_close, total
 from batch_assets.lake.cores import Report, Spread, on_cores
-from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_batches
+from batch_assets.lake.parts import (
+    FEATURES,
+    RECORDS,
+    Part,
+    PartWriter,
+    Receipt,
+    open_part,
+    read_batches,
+)
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
@@ -241,15 +249,17 @@ class _Sides:
 
     def _new(self, table: Table) -> "_Side":
         job, chunk = self._job, self._piece.number
-        schema = quarantine_schema(job.contract)
+        schema, compression = quarantine_schema(job.contract), RECORDS
         if table is job.validated:
             schema = validated_schema(job.contract, fingerprints=job.fingerprints)
+            compression = FEATURES
         receipt = Receipt(table.name, job.day, self.shard, chunk, job.id, Tally())
         writer = PartWriter(
             table.part_path(job.day, self.shard, job.id, chunk),
             schema,
             row_group_rows=self._piece.row_group_rows,
             floats=table is job.validated,
+            compression=compression,
             kinds=2 if job.fingerprints else 1,
         )
         return _Side(self._stack.enter_context(writer), receipt)
