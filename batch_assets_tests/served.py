@@ -60,7 +60,7 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
         )
         path = folder / f"shard={shard}" / "part.parquet"
         with PartWriter(
-            path, mine.schema, row_group_rows=65_536, floats=True
+            path, mine.schema, row_group_rows=65_536, numbers=True
         ) as writer:
             writer.write(mine)
             made.append(writer.finish(receipt))

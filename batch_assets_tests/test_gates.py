@@ -100,7 +100,7 @@ def predict(
     )
     table = lake.predictions
     path = table.part_path(DAY, 0, "a" * 64, 0)
-    with PartWriter(path, rows.schema, row_group_rows=100, floats=True) as writer:
+    with PartWriter(path, rows.schema, row_group_rows=100, numbers=True) as writer:
         writer.write(rows)
         part = writer.finish(receipt)
     commit = {"job": "a" * 64, "model": NAME, "release": release.digest}

@@ -485,7 +485,7 @@ def put_another_chunk(path: Path, other: Path) -> None:
 def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
     """A whole, well-formed part with other rows or another receipt."""
     receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, floats=True) as writer:
+    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
         writer.write(table)
         writer.finish(Receipt(**(vars(receipt) | changes)))
 

@@ -45,8 +45,8 @@ def receipt_of(rows: pa.Table, **changes: object) -> Receipt:
     return Receipt(**fields | changes)
 
 
-def write_part(path: Path, rows: pa.Table, *, floats: bool = True) -> Part:
-    with PartWriter(path, SCHEMA, row_group_rows=100, floats=floats) as writer:
+def write_part(path: Path, rows: pa.Table, *, numbers: bool = True) -> Part:
+    with PartWriter(path, SCHEMA, row_group_rows=100, numbers=numbers) as writer:
         writer.write(rows)
         return writer.finish(receipt_of(rows))
 
@@ -55,12 +55,12 @@ def read_all(path: Path) -> pa.Table:
     return pa.Table.from_batches(read_batches(path, rows=64), SCHEMA)
 
 
-@pytest.mark.parametrize("floats", [False, True])
+@pytest.mark.parametrize("numbers", [False, True])
 @pytest.mark.parametrize("n", [0, 1, 100, 250])
-def test_a_part_gives_back_its_rows_and_receipt(tmp_path, n, floats):
+def test_a_part_gives_back_its_rows_and_receipt(tmp_path, n, numbers):
     rows, path = rows_of(n), tmp_path / "part.parquet"
 
-    written = write_part(path, rows, floats=floats)
+    written = write_part(path, rows, numbers=numbers)
 
     part, file = open_part(path)
     file.close()
@@ -157,12 +157,13 @@ def test_one_large_write_is_cut_into_row_groups(tmp_path):
         assert file.num_row_groups == 5
 
 
-def test_floats_are_split_by_byte_and_have_no_dictionary(tmp_path):
+def test_floats_are_split_by_byte_and_integers_are_differences(tmp_path):
     write_part(tmp_path / "part.parquet", rows_of(200))
 
     with pq.ParquetFile(tmp_path / "part.parquet") as file:
         keys, floats = (file.metadata.row_group(0).column(i) for i in (0, 1))
     assert "BYTE_STREAM_SPLIT" in floats.encodings
+    assert "DELTA_BINARY_PACKED" in keys.encodings
     assert not floats.has_dictionary_page
     assert not keys.has_dictionary_page
     assert {keys.compression, floats.compression} == {"ZSTD"}
@@ -272,11 +273,11 @@ def regions_of(path: Path) -> dict[str, range]:
     return regions
 
 
-@pytest.mark.parametrize("floats", [False, True])
-def test_a_flipped_bit_is_never_read_as_data(tmp_path, floats):
+@pytest.mark.parametrize("numbers", [False, True])
+def test_a_flipped_bit_is_never_read_as_data(tmp_path, numbers):
     """Each byte of the pages, and of the footer: refused, or without any effect."""
     rows, path = rows_of(60), tmp_path / "part.parquet"
-    part = write_part(path, rows, floats=floats)
+    part = write_part(path, rows, numbers=numbers)
     whole = bytearray(path.read_bytes())
     refused: Counter[str] = Counter()
     silent = []
@@ -307,7 +308,7 @@ def test_a_flipped_bit_is_never_read_as_data(tmp_path, floats):
 def test_no_flipped_bit_is_taken_over_by_a_later_run(tmp_path):
     """Each byte of the whole file, also those that only other readers look at."""
     path = tmp_path / "part.parquet"
-    part = write_part(path, rows_of(60), floats=True)
+    part = write_part(path, rows_of(60), numbers=True)
     whole = bytearray(path.read_bytes())
     assert verified_part(path, "user_id") == part
 

@@ -343,7 +343,7 @@ def flip_a_bit_of_a_key(lake: Lake, release: Release, tmp_path: Path) -> None:
 
 def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
     receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, floats=True) as writer:
+    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
         writer.write(table)
         writer.finish(Receipt(**(vars(receipt) | changes)))
 

@@ -113,7 +113,7 @@ class PartWriter:
         schema: pa.Schema,
         *,
         row_group_rows: int,
-        floats: bool = False,
+        numbers: bool = False,
         compression: str = RECORDS,
         kinds: int = 1,
     ) -> None:
@@ -123,7 +123,8 @@ class PartWriter:
             path: the part's final path.
             schema: its columns, the key first.
             row_group_rows: rows of a row group; memory is bounded by one of each kind.
-            floats: the columns are mostly float32: split their bytes, no dictionary.
+            numbers: the columns mostly are: split the bytes of floats, write integers as
+                differences, no dictionary.
             compression: of its pages.
             kinds: of rows, of which no row group holds two.
         """
@@ -137,23 +138,19 @@ class PartWriter:
         self._kinds: list[int] = []
         here = local(path)
         self._beside = here.with_name(f"{here.name}.{uuid.uuid4().hex}{BESIDE}")
-        float_columns = [f.name for f in schema if pa.types.is_floating(f.type)]
         # No key is there twice, and numbers hardly repeat: to try a dictionary on them
         # costs more than all else, 0.08 of 0.26 us a row of predictions for the key.
         columns = list(schema)[1:]
         repeating = [f.name for f in columns if not pa.types.is_primitive(f.type)]
+        encodings = {f.name: e for f in schema if (e := _encoding_of(f.type))}
         with self._explained():
             self._beside.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 self._beside,
                 schema,
                 compression=compression,
-                use_dictionary=repeating if floats else schema.names[1:],
-                column_encoding=(
-                    dict.fromkeys(float_columns, "BYTE_STREAM_SPLIT")
-                    if floats
-                    else None
-                ),
+                use_dictionary=repeating if numbers else schema.names[1:],
+                column_encoding=encodings if numbers else None,
                 write_page_checksum=True,
                 # The columns' own types say it all; a dictionary that is written is a
                 # way to write, not what readers should get.
@@ -232,6 +229,15 @@ class PartWriter:
                 "for whole. Make room, or give the permission, and run the day again."
             )
             raise LakeError(msg) from error
+
+
+def _encoding_of(numbers: pa.DataType) -> str | None:
+    """How a column of numbers is written, if not as it is."""
+    if pa.types.is_floating(numbers):
+        return "BYTE_STREAM_SPLIT"
+    # As differences, keys take a fifth less room and half the time, to write and to read.
+    # What is unsigned is a hash, and has none to speak of.
+    return "DELTA_BINARY_PACKED" if pa.types.is_signed_integer(numbers) else None
 
 
 def open_part(path: Place, data: Readable | None = None) -> tuple[Part, pq.ParquetFile]:

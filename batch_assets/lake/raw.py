@@ -97,7 +97,7 @@ def copy_day(
                     table.part_path(day, shard, job, 0),
                     schema,
                     row_group_rows=row_group_rows,
-                    floats=True,
+                    numbers=True,
                     compression=FEATURES,
                 )
             )

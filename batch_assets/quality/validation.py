@@ -258,7 +258,7 @@ class _Sides:
             table.part_path(job.day, self.shard, job.id, chunk),
             schema,
             row_group_rows=self._piece.row_group_rows,
-            floats=table is job.validated,
+            numbers=table is job.validated,
             compression=compression,
             kinds=2 if job.fingerprints else 1,
         )

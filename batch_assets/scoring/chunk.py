@@ -295,7 +295,7 @@ def _write_predictions(
         },
     }
     with PartWriter(
-        task.predictions, schema, row_group_rows=max(len(rows), 1), floats=True
+        task.predictions, schema, row_group_rows=max(len(rows), 1), numbers=True
     ) as writer:
         writer.write(rows)
         return writer.finish(

@@ -33,6 +33,9 @@ _pointer_of.restype = ctypes.c_void_p
 _capsule_of = ctypes.pythonapi.PyCapsule_New
 _capsule_of.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _capsule_of.restype = ctypes.py_object
+_handles_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
+_tensors_of = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
+_Input = ctypes.c_void_p * 1
 
 
 class NativeModule:
@@ -81,7 +84,7 @@ class NativeModule:
             self._container,
             ctypes.byref(columns),
         )
-        self._columns = columns.value
+        self._outputs = ctypes.c_void_p * columns.value
 
     def __call__(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Each output as (rows,).
@@ -101,22 +104,19 @@ class NativeModule:
 
     def _run(self, packed: torch.Tensor) -> list[torch.Tensor]:
         # The code takes over what it is given, and gives away what it makes.
-        (given,) = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([packed])
-        taken = (ctypes.c_void_p * 1)(_pointer_of(given, None))
-        made = (ctypes.c_void_p * self._columns)()
+        (given,) = _handles_of([packed])
+        taken, made = _Input(_pointer_of(given, None)), self._outputs()
         self._call(
             "AOTInductorModelContainerRun",
             self._container,
             taken,
             ctypes.c_size_t(1),
             made,
-            ctypes.c_size_t(self._columns),
+            ctypes.c_size_t(len(made)),
             self._stream(),
             None,
         )
-        return torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(
-            [_capsule_of(pointer, None, None) for pointer in made]
-        )
+        return _tensors_of([_capsule_of(pointer, None, None) for pointer in made])
 
     def _stream(self) -> ctypes.c_void_p:
         if self._device.type != "cuda":
