@@ -53,6 +53,7 @@ class Plan:
     day: str
     job: str
     release: Release
+    validated: list[Part]
     tasks: list[ChunkTask]
     max_dead: int
 
@@ -182,7 +183,7 @@ def plan_night(
         for groups, chunk in _chunks(part, chunk_rows)
         for number in [next(numbers[part.receipt.shard])]
     ]
-    return Plan(day, job, release, tasks, max_dead)
+    return Plan(day, job, release, parts, tasks, max_dead)
 
 
 @contextmanager
@@ -352,7 +353,7 @@ def _score_plan(
         raise ScoringError(msg)
     parts = [scored.part for scored in done.values()]
     dead = [scored.dead for scored in done.values() if scored.dead]
-    for shard, validated in _tallies(lake.validated_features.parts(day)).items():
+    for shard, validated in _tallies(plan.validated).items():
         must_close(
             day,
             shard,

@@ -28,6 +28,12 @@ ENCODE_ROWS = 262_144
 FORWARD_ROWS = (1_024, 2_048, 4_096)
 FORWARD_SECONDS = 0.4
 PACKED_ROWS = 65_536
+# As the project writes predictions: smaller and faster than without.
+ENCODINGS = {
+    "user_id": "DELTA_BINARY_PACKED",
+    "label": "DELTA_BINARY_PACKED",
+    "confidence": "BYTE_STREAM_SPLIT",
+}
 # An odd number of cache lines from column to column, as the project lays them.
 APART = 16
 
@@ -69,7 +75,13 @@ def run(work: Work) -> float:
 
     def encode(core: int) -> int:
         file = Path(work.out) / f"{core}.bin"
-        pq.write_table(rows, file, compression="zstd", use_dictionary=False)
+        pq.write_table(
+            rows,
+            file,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=ENCODINGS,
+        )
         file.unlink()
         return len(rows)
 
