@@ -77,7 +77,8 @@ $(DAFT)/.ready: benchmarks/daft.txt
 		--requirement benchmarks/daft.txt
 	@touch $@
 
-bench: $(BENCH)/.ready $(DAFT)/.ready ## measure against the floor and the peers
+bench: ## measure against the floor and the peers
+	@$(MAKE) --no-print-directory --jobs 2 $(BENCH)/.ready $(DAFT)/.ready
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
 
 bench-online: $(BENCH)/.ready ## measure the HTTP service under load; needs wrk

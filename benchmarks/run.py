@@ -1,8 +1,9 @@
 """`make bench`: every column on the same rows, in one go, as one table.
 
 Each column runs in a process of its own, which warms up on fewer rows and then times
-one run. The columns take turns, round by round, so that a machine whose speed drifts
-drifts for all of them; ratios are taken within a round. It knows no column's inside.
+one run. The columns take turns, round by round and every second time backwards, so that
+a machine whose speed drifts drifts for all of them; ratios are taken within a round. It
+knows no column's inside.
 """
 
 import argparse
@@ -72,8 +73,8 @@ class Column:
 
 
 COLUMNS = [
-    Column("floor", "floor", 5),
-    Column("batch_assets", "local", 5),
+    Column("floor", "floor", 7),
+    Column("batch_assets", "local", 7),
     Column("batch_assets_eager", "eager"),
     Column("batch_assets_dagster", "dagster"),
     Column("batch_assets_ray", "on_ray"),
@@ -286,9 +287,9 @@ def compare(bench: Bench, rows: int) -> dict[str, Any]:
         write_truth(root, size, truth)
         runs: dict[str, list[Run]] = defaultdict(list)
         for number in range(max(c.repeats_of(size.name) for c in COLUMNS)):
-            for column in COLUMNS:
-                if number >= column.repeats_of(size.name):
-                    continue
+            turn = [c for c in COLUMNS if number < c.repeats_of(size.name)]
+            # What ran before leaves a machine warm or rested: nobody always goes first.
+            for column in reversed(turn) if number % 2 else turn:
                 fewer = TUTORIAL_ROWS[size.name] if column.name == "tutorial" else None
                 run = bench.run(column, size.name, root, fewer)
                 if column.name != "floor":
