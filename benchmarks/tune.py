@@ -15,7 +15,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.sweep import SWEEPS, Sweeps, sweep
 
 # Past the knee of either model; a batch of the heavy one takes seconds by then.
-MAX_ROWS = 4_096
+MAX_ROWS = 2_048
 
 
 def tune(root: Path, model: str) -> None:

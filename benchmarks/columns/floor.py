@@ -26,7 +26,7 @@ REPEATS = 5
 DECODE_ROWS = 262_144
 ENCODE_ROWS = 262_144
 FORWARD_ROWS = (1_024, 2_048, 4_096)
-FORWARD_SECONDS = 0.4
+FORWARD_SECONDS = 0.3
 PACKED_ROWS = 65_536
 # As the project writes predictions: smaller and faster than without.
 ENCODINGS = {

@@ -1,12 +1,11 @@
 """This project, without Dagster: a validated day, scored and committed.
 
-The release is compiled, and the rows of a batch are those at which its sweep was
-fastest: as `benchmarks.tune` has left them, which a user does once for a release.
+The release is compiled, and the rows of a batch are those that its sweep found, as
+`benchmarks.tune` has left them: a user does that once for a release.
 """
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import version
 
 from batch_assets.lake.tables import Lake
@@ -34,17 +33,11 @@ def compiled(work: Work) -> Device:
 
 
 def run_on(device: Device, work: Work) -> None:
-    """Score the day on a device, in its fastest batches."""
+    """Score the day on a device."""
     release = release_of(work)
-    tuned = replace(device, batch_rows=fastest(work, release, device))
+    tuned = Sweeps(work.root).tuned(release, device)
+    assert tuned.batch_rows_from == "sweep", "benchmarks.tune comes first"
     score_day(LocalEngine(tuned), work, release, DAY)
-
-
-def fastest(work: Work, release: Release, device: Device) -> int:
-    """The rows of the fastest batch of a sweep; `auto` takes up to 3 % less for less."""
-    found = Sweeps(work.root).find(release, device)
-    assert found, "benchmarks.tune comes first"
-    return found.best.batch_rows
 
 
 def run_on_engine(settings: Ray | Spark, work: Work) -> None:
@@ -56,7 +49,7 @@ def run_on_engine(settings: Ray | Spark, work: Work) -> None:
         engine = RemoteEngine(
             crew,
             precision="float32",
-            batch_rows=str(fastest(work, release, compiled(work))),
+            batch_rows="auto",
             compile=True,
             chunk_rows=CHUNK_ROWS,
             root=work.root,
