@@ -378,17 +378,22 @@ class Lake:
         with suppress(FileNotFoundError):  # Mostly it is not there.
             remove_tree(self.spread_folder(day))
 
-    def books(self, day: str, *, scoring: bool = True) -> Books:
+    def books(
+        self, day: str, *, scoring: bool = True, validated: list[Part] | None = None
+    ) -> Books:
         """The books of a day, from the receipts of every committed part.
 
         Args:
             day: the day.
             scoring: whether to look beyond validation.
+            validated: the day's validated parts, where they have just been read.
         """
+        if validated is None:
+            validated = self.validated_features.parts(day)
         return books_of(
             day,
             raw=self.raw_features.parts(day),
-            validated=self.validated_features.parts(day),
+            validated=validated,
             quarantined=self.quarantined_rows.parts(day),
             scored=self.predictions.parts(day) if scoring else [],
             dead=self.dead_letters.parts(day) if scoring else [],

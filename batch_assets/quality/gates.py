@@ -241,9 +241,8 @@ def carried_rows(books: Books, commit: DayCommit | None) -> Verdict:
     )
 
 
-def after_validation(lake: Lake, day: str, gates: Gates) -> list[Verdict]:
+def after_validation(books: Books, gates: Gates) -> list[Verdict]:
     """What must hold of a day before it is scored."""
-    books = lake.books(day, scoring=False)
     return [validation_closes(books), quarantine_share(books, gates)]
 
 

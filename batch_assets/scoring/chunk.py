@@ -359,7 +359,9 @@ def _as_written(schema: pa.Schema) -> pa.Schema:
 
 def _same_on_every_row(text: str, rows: int) -> pa.Array:
     """A column of one string, as a dictionary: written in a third of the time."""
-    return pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array([text]))
+    return pa.DictionaryArray.from_arrays(
+        np.zeros(rows, np.int32), pa.array([text]), safe=False
+    )
 
 
 def _distribution(scorer: Scorer, name: str, values: np.ndarray) -> dict[str, Any]:

@@ -131,14 +131,15 @@ def plan_night(
     gates: Gates,
     baseline: Baseline | None = None,
     rescored_share: float = 0.0,
+    validated: list[Part] | None = None,
 ) -> Plan:
-    """Cut a validated day into chunks.
+    """Cut a validated day into chunks; `validated` are its parts, if just read.
 
     Raises:
         LakeError: the day has no validated features.
         ContractError: it was validated under another contract than the release's.
     """
-    parts = lake.validated_features.parts(day)
+    parts = lake.validated_features.parts(day) if validated is None else validated
     if not parts:
         msg = f"validated_features has no {day}: materialise it first"
         raise LakeError(msg)
@@ -238,10 +239,13 @@ def score_night(
         ScoringError: more rows are dead letters than may be, or the engine came back
             with other chunks than were planned. What is done stays on disk.
     """
+    validated = lake.validated_features.parts(day)
+    books = lake.books(day, scoring=False, validated=validated)
     must_be_open(
-        day, after_validation(lake, day, gates), then="nothing was scored or committed"
+        day, after_validation(books, gates), then="nothing was scored or committed"
     )
     arguments: dict[str, Any] = {
+        "validated": validated,
         "chunk_rows": chunk_rows,
         "chunk_seconds": chunk_seconds,
         "precision": precision,
