@@ -41,7 +41,7 @@ BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 # Each look takes milliseconds of a core that is being measured.
 SAMPLE_SECONDS = 0.5
 REPEATS = 3
-# A run may take a minute at most; the heavy model gets fewer rows, and the tutorial too.
+# So that the whole ends in time: the heavy model gets fewer rows, and the tutorial too.
 HEAVY_ROWS = 32_768
 # Most rows of an incremental night are not scored.
 HEAVY_INCREMENTAL_ROWS = 131_072

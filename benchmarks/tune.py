@@ -14,7 +14,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.sweep import SWEEPS, Sweeps, sweep
 
-# Past the knee of either model; a batch of the heavy one takes seconds by then.
+# Past the knee of either model.
 MAX_ROWS = 2_048
 
 

@@ -249,17 +249,19 @@ class _Sides:
 
     def _new(self, table: Table) -> "_Side":
         job, chunk = self._job, self._piece.number
-        schema, compression = quarantine_schema(job.contract), RECORDS
-        if table is job.validated:
-            schema = validated_schema(job.contract, fingerprints=job.fingerprints)
-            compression = FEATURES
+        features = table is job.validated
+        schema = (
+            validated_schema(job.contract, fingerprints=job.fingerprints)
+            if features
+            else quarantine_schema(job.contract)
+        )
         receipt = Receipt(table.name, job.day, self.shard, chunk, job.id, Tally())
         writer = PartWriter(
             table.part_path(job.day, self.shard, job.id, chunk),
             schema,
             row_group_rows=self._piece.row_group_rows,
-            numbers=table is job.validated,
-            compression=compression,
+            numbers=features,
+            compression=FEATURES if features else RECORDS,
             kinds=2 if job.fingerprints else 1,
         )
         return _Side(self._stack.enter_context(writer), receipt)
