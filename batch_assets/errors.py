@@ -6,7 +6,8 @@
     │   └── DeviceError          the device asked for is not there
     ├── StorageError             an object store does not answer, or refuses
     ├── SourceError              the source can't be read
-    │   └── EmptySourceError     the source has no rows for the day
+    │   ├── EmptySourceError     the source has no rows for the day
+    │   └── NoHistoryError       the source tells nothing of a day that is over
     ├── ContractError            a column is missing, extra or retyped
     ├── ReleaseError             a release can't be used
     │   ├── UnknownReleaseError  no such name or digest
@@ -56,6 +57,10 @@ class SourceError(BatchAssetsError):
 
 class EmptySourceError(SourceError):
     """The source has no rows for the day, and the pipeline does not allow that."""
+
+
+class NoHistoryError(SourceError):
+    """The source holds what is now, and a day was asked for that is over."""
 
 
 class ContractError(BatchAssetsError):

@@ -1,6 +1,7 @@
 """When a pipeline runs: each day is a partition, scored after it has ended."""
 
 from datetime import datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -18,6 +19,16 @@ def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
         end_date=datetime.combine(end + timedelta(days=1), time()) if end else None,
         timezone=spec.timezone,
     )
+
+
+def newest_day(spec: PipelineSpec, now: datetime) -> str:
+    """The day that ended last in the pipeline's time zone.
+
+    Args:
+        spec: the pipeline.
+        now: an instant.
+    """
+    return str(now.astimezone(ZoneInfo(spec.timezone)).date() - timedelta(days=1))
 
 
 def nightly(spec: PipelineSpec) -> dg.Definitions:

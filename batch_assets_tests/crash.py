@@ -37,7 +37,7 @@ from deltalake.table import TableAlterer
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
@@ -147,10 +147,8 @@ def run_night(
     copy_day(
         lake,
         ParquetSource(kind="parquet", glob="days/{{ day }}.parquet"),
-        DAY,
-        base=project,
-        project=project,
-        key=contract.key.name,
+        ReadContext(DAY, "UTC", contract.key.name, base=project, project=project),
+        newest=DAY,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=SHARDS,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.defs.flights import train
-from batch_assets.lake.sources import SqlSource
+from batch_assets.lake.sources import ReadContext, SqlSource
 from batch_assets.models.release import open_release
 from batch_assets_tests.projects import FLIGHTS
 
@@ -24,7 +24,10 @@ def features(day: str, data: Path = DATA) -> pa.Table:
         query="features.sql",
         tables={name: str(data / f"{name}.parquet") for name in TABLES},
     )
-    with source.read(day, FOLDER, FLIGHTS) as reader:
+    context = ReadContext(
+        day, "America/New_York", "flight_id", base=FOLDER, project=FLIGHTS
+    )
+    with source.read(context) as reader:
         return reader.read_all().sort_by("flight_id")
 
 

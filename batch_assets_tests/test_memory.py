@@ -26,7 +26,7 @@ import json, re, sys
 from pathlib import Path
 
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import DeltaSource, ParquetSource
+from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.quality.validation import validate_day
@@ -57,10 +57,8 @@ def copy():
         DeltaSource(kind="delta", table="days", day_column=None)
         if pinned
         else ParquetSource(kind="parquet", glob="days/*.parquet"),
-        day,
-        base=root,
-        project=root,
-        key=contract.key.name,
+        ReadContext(day, "UTC", contract.key.name, base=root, project=root),
+        newest=day,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=shards,

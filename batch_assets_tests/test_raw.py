@@ -23,9 +23,10 @@ from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
 from batch_assets_tests.toys import (
     DAY,
-    ROW_GROUP_ROWS,
     SHARDS,
+    context_of,
     copy_rows,
+    copying,
     make_contract,
     make_rows,
     pin_rows,
@@ -44,17 +45,8 @@ def files_of(lake: Lake) -> set[str]:
 
 def copy_from(lake: Lake, source: Source, folder: Path, **changes: Any) -> Copied:
     """Copy the day from a source that lies there already."""
-    contract = make_contract()
-    arguments = {
-        "base": folder,
-        "project": folder,
-        "key": "user_id",
-        "schema": contract.raw_schema(),
-        "check": lambda schema: contract.check_schema(schema, "the source"),
-        "shards": SHARDS,
-        "row_group_rows": ROW_GROUP_ROWS,
-    }
-    return copy_day(lake, source, DAY, **(arguments | changes))
+    arguments = copying(make_contract())
+    return copy_day(lake, source, context_of(folder), **(arguments | changes))
 
 
 @pytest.mark.parametrize("key_dtype", ["int64", "string"])
@@ -95,14 +87,13 @@ def test_row_groups_are_as_large_as_asked(lake):
     assert groups == [300, 300, 300, 100]
 
 
-def test_the_commit_records_what_was_read(lake, root):
+def test_the_commit_records_what_was_read(lake):
     copied = copy_rows(lake, make_rows(10))
 
     facts = lake.raw_features.last_commit(DAY).facts
 
-    path = root / "project" / "days" / f"{DAY}.parquet"
     assert facts["job"] == copied.job
-    assert facts["source"]["files"][0][0] == str(path)
+    assert facts["source"]["files"][0][0] == f"days/{DAY}.parquet"
 
 
 def test_a_null_key_is_copied_like_any_other(lake):

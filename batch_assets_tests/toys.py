@@ -15,7 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.parts import read_columns
 from batch_assets.lake.raw import Copied, copy_day
-from batch_assets.lake.sources import DeltaSource, ParquetSource
+from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
@@ -177,8 +177,9 @@ def copy_rows(
     project = project or project_of(lake)
     write_source(project, rows, day=day)
     source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
-    arguments = copying(contract or make_contract(), project)
-    return copy_day(lake, source, day, **(arguments | changes))
+    context = context_of(project, day)
+    arguments = copying(contract or make_contract())
+    return copy_day(lake, source, context, **(arguments | changes))
 
 
 def pin_rows(
@@ -195,21 +196,26 @@ def pin_rows(
     project = project or project_of(lake)
     if not (project / "events").exists():
         write_events(lake, rows, day=day, files=files, project=project)
-    arguments = copying(contract or make_contract(), project)
+    arguments = copying(contract or make_contract())
     source = DeltaSource(kind="delta", table="events")
-    return copy_day(lake, source, day, **(arguments | changes))
+    return copy_day(lake, source, context_of(project, day), **(arguments | changes))
 
 
 def project_of(lake: Lake) -> Path:
     return lake.folder.parent.parent / "project"
 
 
-def copying(contract: Contract, project: Path) -> dict[str, Any]:
-    """The arguments of `copy_day` beside the lake, the source and the day."""
+def context_of(
+    project: Path, day: str = DAY, *, timezone: str = "UTC", key: str = "user_id"
+) -> ReadContext:
+    """A day to read, of a source in the project's folder."""
+    return ReadContext(day, timezone, key, base=project, project=project)
+
+
+def copying(contract: Contract) -> dict[str, Any]:
+    """The arguments of `copy_day` beside the lake, the source and its context."""
     return {
-        "base": project,
-        "project": project,
-        "key": contract.key.name,
+        "newest": DAY,
         "schema": contract.raw_schema(),
         "check": lambda schema: contract.check_schema(schema, "the source"),
         "shards": SHARDS,

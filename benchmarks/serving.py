@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import torch
 
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource
+from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.registry import Registry
@@ -96,10 +96,8 @@ def prepare(root: Path, rows: int) -> None:
     copy_day(
         lake,
         ParquetSource(kind="parquet", glob="days/*.parquet"),
-        DAY,
-        base=root,
-        project=root,
-        key="user_id",
+        ReadContext(DAY, "UTC", "user_id", base=root, project=root),
+        newest=DAY,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=SHARDS,

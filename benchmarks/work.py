@@ -16,7 +16,7 @@ from deltalake import convert_to_deltalake
 
 from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import DeltaSource
+from batch_assets.lake.sources import DeltaSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
@@ -135,10 +135,8 @@ def _validated(
     copy_day(
         lake,
         DeltaSource(kind="delta", table=str(root / source), day_column=None),
-        day,
-        base=root,
-        project=root,
-        key=contract.key.name,
+        ReadContext(day, "UTC", contract.key.name, base=root, project=root),
+        newest=day,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=shards,

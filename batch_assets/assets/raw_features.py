@@ -1,7 +1,10 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 import pyarrow as pa
+from pydantic import Field
 
 from batch_assets.assets.night import (
     Pipeline,
@@ -10,8 +13,20 @@ from batch_assets.assets.night import (
     tally_metadata,
 )
 from batch_assets.lake.raw import copy_day, pin_of
+from batch_assets.lake.sources import ReadContext
 from batch_assets.progress import tracked
 from batch_assets.resources import StorageResource
+from batch_assets.schedules import newest_day
+
+
+class RawFeaturesConfig(dg.Config):
+    """How one run takes its rows."""
+
+    force: bool = Field(
+        default=False,
+        description="Of a source without history, take what it holds now for a day that "
+        "is long over. The day's books, its version and this catalog are marked with it.",
+    )
 
 
 def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -19,7 +34,9 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.asset(**pipeline.look("raw_features", spec.source.kind, "deltalake"))
     def raw_features(
-        context: dg.AssetExecutionContext, storage: StorageResource
+        context: dg.AssetExecutionContext,
+        config: RawFeaturesConfig,
+        storage: StorageResource,
     ) -> dg.MaterializeResult:
         """The source's rows of one day, cut into shards by their key.
 
@@ -39,10 +56,14 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             copied = copy_day(
                 lake,
                 spec.source,
-                day,
-                base=pipeline.base,
-                project=pipeline.project,
-                key=contract.key.name,
+                ReadContext(
+                    day,
+                    spec.timezone,
+                    contract.key.name,
+                    base=pipeline.base,
+                    project=pipeline.project,
+                ),
+                newest=newest_day(spec, datetime.now(UTC)),
                 schema=contract.raw_schema(),
                 check=lambda schema: contract.check_schema(
                     schema, f"the source of {spec.name}"
@@ -50,8 +71,13 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 shards=spec.shards,
                 row_group_rows=spec.row_group_rows,
                 allow_empty=spec.allow_empty,
+                force=config.force,
                 guard=guard,
                 progress=progress,
+            )
+        if at := copied.forced_at:
+            context.log.warning(
+                "%s has rows that were taken at %s, when the day was over", day, at
             )
         schema, pin = contract.raw_schema(), pin_of(copied.parts)
         if pin:
@@ -63,6 +89,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "shards": len(copied.parts),
                 "job": copied.job,
                 "unchanged": copied.unchanged,
+                **({"forced_at": dg.MetadataValue.timestamp(at)} if at else {}),
                 **({"pinned": pin.table, "pinned_version": pin.version} if pin else {}),
             },
             data_version=dg.DataVersion(copied.job),

@@ -18,6 +18,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.days import is_text, nearly_of_day, of_day, of_no_day
+from batch_assets.lake.files import must_be_text
 from batch_assets.lake.tables import one_line
 
 BATCH_ROWS = 65_536
@@ -43,7 +45,8 @@ class Pin:
     """The rows of a day in one version of a Delta table.
 
     `id` is the table's own, and `files` a digest of the files that may hold the rows,
-    with their bytes: a table that was made anew under the old name has others.
+    with their bytes: a table that was made anew under the old name has others. The day
+    begins and ends in `timezone`.
     """
 
     table: str
@@ -52,19 +55,26 @@ class Pin:
     day: str
     day_column: str | None
     files: str
+    timezone: str = "UTC"
 
 
 class PinnedRows:
     """The rows of a pin, opened: their columns and number are known, none is read."""
 
     def __init__(
-        self, uri: str, version: int | None, day: str, day_column: str | None
+        self,
+        uri: str,
+        version: int | None,
+        day: str,
+        day_column: str | None,
+        timezone: str = "UTC",
     ) -> None:
         """Open a version of a table, the newest if it is left out.
 
         Raises:
-            SourceError: there is no such table, version or column, it has a feature
-                that can't be read, or its files are not those of its log.
+            SourceError: there is no such table, version or column, the column tells no
+                day, the table has a feature that can't be read, or its files are not
+                those of its log.
         """
         with _explained(uri, version, "opened"):
             table = deltalake.DeltaTable(uri, version=version)
@@ -78,8 +88,11 @@ class PinnedRows:
                     f"day from; it has: {', '.join(names)}"
                 )
                 raise SourceError(msg)
-            dtype = self._schema.field(day_column).type
-            self._keep = ds.field(day_column) == pa.scalar(day).cast(dtype)
+            try:
+                self._keep = of_day(self._schema.field(day_column), day, timezone)
+            except SourceError as error:
+                msg = f"of the Delta table {uri}, {error}"
+                raise SourceError(msg) from error
         self.schema = pa.schema([f for f in self._schema if f.name != day_column])
         self._uri, self._version = uri, table.version()
         self._day_column = day_column
@@ -89,6 +102,8 @@ class PinnedRows:
             files = sorted(dataset.get_fragments(self._keep), key=lambda f: f.path)
             self._groups = list(self._with_rows(files))
         self.rows = sum(rows for _, rows in self._groups)
+        with _explained(uri, self._version, "read"):
+            self._must_be_days(dataset, day)
         self.pin = Pin(
             table.table_uri,
             str(table.metadata().id),
@@ -96,6 +111,7 @@ class PinnedRows:
             day,
             day_column,
             self._digest(table, {file.path for file in files}),
+            timezone,
         )
 
     @classmethod
@@ -105,7 +121,7 @@ class PinnedRows:
         Raises:
             SourceError: it is not there any more.
         """
-        found = cls(pin.table, pin.version, pin.day, pin.day_column)
+        found = cls(pin.table, pin.version, pin.day, pin.day_column, pin.timezone)
         if found.pin != pin:
             msg = (
                 f"the Delta table {pin.table} was made anew since its version "
@@ -145,9 +161,11 @@ class PinnedRows:
         groups = [group for group, _ in self._groups] if piece is None else piece
         with _explained(self._uri, self._version, "read"):
             for group in groups:
-                yield from group.scanner(
+                for batch in group.scanner(
                     self._schema, columns=columns, filter=self._keep, **READING
-                ).to_batches()
+                ).to_batches():
+                    must_be_text(batch, f"the Delta table {self._uri}")
+                    yield batch
 
     def _with_rows(
         self, files: list[ds.ParquetFileFragment]
@@ -162,6 +180,32 @@ class PinnedRows:
                 rows = info.num_rows if self._whole else self._count(group)
                 if rows:
                     yield group, rows
+
+    def _must_be_days(self, dataset: ds.Dataset, day: str) -> None:
+        """Refuse text that is no day: its rows would be left out without a word.
+
+        Text of another form is looked for only where the day has no rows: it takes the
+        whole column.
+
+        Raises:
+            SourceError: with what the column holds.
+        """
+        name = self._day_column
+        if name is None or not is_text(self._schema.field(name).type):
+            return
+        strays = nearly_of_day(name, day) if self.rows else of_no_day(name)
+        for file in dataset.get_fragments(strays):
+            found = file.scanner(
+                self._schema, columns=[name], filter=strays, **READING
+            ).head(1)
+            if len(found):
+                msg = (
+                    f"column '{name}' of the Delta table {self._uri} holds "
+                    f"{found[name][0].as_py()!r}, which is not the day that '{day}' is, and "
+                    "would be left out without a word. Nothing was committed; make it a "
+                    "date, a timestamp, or text of that form"
+                )
+                raise SourceError(msg)
 
     def _count(self, group: ds.ParquetFileFragment) -> int:
         scanner = group.scanner(

@@ -50,6 +50,9 @@ CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 log = logging.getLogger(__name__)
 
+# When rows of a source without history were taken for a day that was over by then.
+FORCED = "forced_at"
+
 PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
 
 
@@ -377,6 +380,12 @@ class Lake:
                 shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError):  # Mostly it is not there.
             remove_tree(self.spread_folder(day))
+
+    def forced_at(self, day: str) -> datetime | None:
+        """When a day's raw rows were taken though the source tells no past day."""
+        commit = self.raw_features.last_commit(day)
+        at = commit.facts.get(FORCED) if commit else None
+        return datetime.fromisoformat(at) if at else None
 
     def books(
         self, day: str, *, scoring: bool = True, validated: list[Part] | None = None
