@@ -94,7 +94,7 @@ def test_ks_lies_between_equal_and_apart(one, other, expected):
 
 
 def test_a_reference_has_twenty_bins_of_equal_counts():
-    reference = reference_of(np.arange(2000.0))
+    reference = reference_of("risk", np.arange(2000.0))
 
     assert len(reference.edges) == 19
     assert reference.counts == (100,) * 20
@@ -102,7 +102,7 @@ def test_a_reference_has_twenty_bins_of_equal_counts():
 
 
 def test_a_reference_of_few_values_has_fewer_bins():
-    reference = reference_of(np.array([0.0] * 90 + [1.0] * 10))
+    reference = reference_of("risk", np.array([0.0] * 90 + [1.0] * 10))
 
     assert len(reference.counts) == len(reference.edges) + 1
     assert sum(reference.counts) == 100
@@ -113,7 +113,7 @@ def test_a_reference_learns_how_far_its_days_are_from_the_whole():
     values = np.concatenate([np.arange(100.0), np.arange(100.0), np.arange(100) + 50])
     days = np.repeat(["mon", "tue", "wed"], 100)
 
-    reference = reference_of(values, days)
+    reference = reference_of("risk", values, days)
 
     expected = [
         psi(reference.counts, histogram(values[days == day], reference.edges))

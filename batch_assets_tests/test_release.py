@@ -20,6 +20,7 @@ from batch_assets_tests.toys import (
     ToyRisk,
     make_contract,
     write_toy_release,
+    write_toy_release_as,
 )
 
 FILES = [MANIFEST, GOLDEN, "model.pt2"]
@@ -53,10 +54,8 @@ def test_the_manifest_lists_every_other_file_with_size_and_sha256(toy_release):
 
 @pytest.mark.parametrize("model_format", ["pt2", "safetensors"])
 def test_a_release_written_twice_is_the_same_to_the_byte(tmp_path, model_format):
-    changes = {"model_format": model_format}
-
-    one = write_toy_release(tmp_path / "here" / "one", **changes)
-    other = write_toy_release(tmp_path / "there" / "other", **changes)
+    one = write_toy_release_as(model_format, tmp_path / "here" / "one")
+    other = write_toy_release_as(model_format, tmp_path / "there" / "other")
 
     assert one.digest == other.digest
     for path in one.folder.iterdir():
@@ -82,8 +81,8 @@ def test_a_release_does_not_hold_where_its_source_lay(toy_release):
     ids=["weights", "about", "tolerance", "name"],
 )
 def test_another_content_is_another_release(tmp_path, changes):
-    one = write_toy_release(tmp_path / "one", model_format="safetensors")
-    other = write_toy_release(tmp_path / "two", model_format="safetensors", **changes)
+    one = write_toy_release_as("safetensors", tmp_path / "one")
+    other = write_toy_release_as("safetensors", tmp_path / "two", **changes)
 
     assert one.digest != other.digest
 
@@ -91,7 +90,7 @@ def test_another_content_is_another_release(tmp_path, changes):
 def test_writing_over_a_release_replaces_it(tmp_path):
     write_toy_release(tmp_path / "toy")
 
-    write_toy_release(tmp_path / "toy", model_format="safetensors")
+    write_toy_release_as("safetensors", tmp_path / "toy")
 
     assert not (tmp_path / "toy" / "model.pt2").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["toy"]
