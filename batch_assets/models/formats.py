@@ -160,7 +160,8 @@ def _writes(program: torch.export.ExportedProgram) -> bool:
     Its graph tells; of the other formats nobody knows.
     """
     return bool(program.graph_signature.user_inputs_to_mutate) or any(
-        isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+        isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable
         for part in program.graph_module.modules()
         if isinstance(part, torch.fx.GraphModule)
         for node in part.graph.nodes

@@ -79,6 +79,13 @@ def reference_of(name: str, values: np.ndarray, days: object = None) -> Referenc
                 "Nothing was written."
             )
             raise ReleaseError(msg)
+        # A day that is not known equals no day, and would be one without rows.
+        if unknown := sum(day is None or day != day for day in of.tolist()):
+            msg = (
+                f"the day of {unknown:,} of {len(of):,} reference values is not known: "
+                "leave these values out. Nothing was written."
+            )
+            raise ReleaseError(msg)
         daily = tuple(
             psi(counts, histogram(values[of == day], edges)) for day in np.unique(of)
         )
@@ -117,9 +124,9 @@ def _checked(name: str, values: np.ndarray) -> np.ndarray:
 
 def _just_above(values: np.ndarray) -> np.ndarray:
     """The least numbers above others; above zero, one that no fast mode takes for it."""
-    above = np.nextafter(values, np.inf)
-    above[values == 0] = np.finfo(np.float64).tiny
-    return above[np.isfinite(above)]
+    real = np.finfo(np.float64)
+    values = values[values < real.max]
+    return np.where(values == 0, real.tiny, np.nextafter(values, np.inf))
 
 
 def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
