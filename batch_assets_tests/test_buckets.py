@@ -60,7 +60,7 @@ class Picky(torch.nn.Module):
 
 
 def picky(folder: Path, rows: int = 10_000) -> Release:
-    golden = torch.tensor([[40.0, 1.0, 0.0, 1.0]])
+    golden = torch.tensor([[40.0, 1.0, 0.0, 1.0], [50.0, 2.0, 1.0, 0.0]])
     return write_toy_release(
         folder / "release",
         module=Picky(rows),
@@ -83,7 +83,8 @@ def packed(rows: int = ROWS) -> np.ndarray:
 
 
 def seen(scorer: Scorer) -> list[int]:
-    return scorer._module.seen  # type: ignore[attr-defined]
+    # It is given copies, in case it writes into them.
+    return scorer._module.module.seen  # type: ignore[attr-defined]
 
 
 def risk(features: np.ndarray) -> np.ndarray:
@@ -109,7 +110,7 @@ def test_a_cpu_pads_nothing_by_itself(tmp_path: Path) -> None:
 
     scorer.score(packed())
 
-    assert seen(scorer) == [1, 100, 100, 57]
+    assert seen(scorer) == [2, 100, 100, 57]
 
 
 def test_a_bucket_that_does_not_fit_is_halved_and_the_smaller_is_full_too(
@@ -127,7 +128,7 @@ def test_a_bucket_that_does_not_fit_is_halved_and_the_smaller_is_full_too(
 
 def test_a_row_that_fits_no_bucket_goes_out_when_it_is_alone(tmp_path: Path) -> None:
     scorer = Scorer(picky(tmp_path), padding(8))
-    scorer._module.rows = 0  # type: ignore[attr-defined]
+    scorer._module.module.rows = 0  # type: ignore[attr-defined]
 
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         scorer.score(packed(8))

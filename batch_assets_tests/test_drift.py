@@ -10,6 +10,7 @@ from batch_assets.lake.parts import Part, Receipt
 from batch_assets.models.reference import Reference, ks, psi, psi_noise
 from batch_assets.quality.drift import limits, prediction_drift
 from batch_assets.spec import Gates
+from batch_assets_tests.toys import make_contract
 
 FLAT = (10_000,) * 4
 EDGES = (0.25, 0.5, 0.75)
@@ -134,3 +135,35 @@ def test_a_day_without_rows_has_no_drift(toy_release):
 
     assert verdict.passed
     assert verdict.numbers == {}
+
+
+def test_an_output_without_a_reference_is_not_judged_and_the_verdict_says_so(
+    toy_release,
+):
+    for reference in ({}, {"risk": Reference(edges=EDGES, counts=FLAT)}):
+        contract = make_contract(outputs=[{"name": "risk"}, {"name": "rank"}])
+        manifest = toy_release.manifest.model_copy(
+            update={"reference": reference, "contract": contract}
+        )
+
+        verdict = prediction_drift([part_of(USUAL)], manifest, Gates())
+
+        left = "rank" if reference else "risk, rank"
+        assert verdict.passed
+        assert verdict.facts == {"without_reference": left}
+        assert "not judged, as the release has no reference for it" in verdict.why
+        assert ("nothing to compare" in verdict.why) == (not reference)
+
+
+def test_an_index_that_is_no_number_shuts_the_gate(toy_release):
+    """Of a reference that nobody checked, such as one of before it was."""
+    counts = (np.nan, 1, 1, 1)
+    reference = Reference.model_construct(edges=EDGES, counts=counts, daily_psi=())
+    manifest = toy_release.manifest.model_copy(
+        update={"reference": {"risk": reference}}
+    )
+
+    verdict = prediction_drift([part_of(list(FLAT))], manifest, Gates())
+
+    assert verdict.blocks
+    assert not verdict.passed

@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
-from batch_assets.models.formats import columns_of, golden_batch, load_module
-from batch_assets.models.release import FileEntry, Release, sha256_of
+from batch_assets.models.columns import columns_of
+from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.release import FileEntry, Release, open_release, sha256_of
 from batch_assets_tests.toys import (
     expected_risk,
     features_of,
+    make_by_hand,
     make_contract,
     make_rows,
     write_toy_release,
+    write_toy_release_as,
 )
 
 CPU = torch.device("cpu")
@@ -100,17 +103,22 @@ def test_safetensors_are_built_with_the_arguments(tmp_path):
         ({"import_path": "batch_assets_tests.toys:Nothing"}, "no attribute 'Nothing'"),
         ({"import_path": IMPORT_PATH, "arguments": {"depth": 3}}, "argument 'depth'"),
         ({"import_path": "torch.nn:Identity"}, r"Unexpected key\(s\)"),
-        ({}, "can't be loaded"),
+        ({"import_path": None}, "no import_path names their class"),
     ],
 )
 def test_a_class_that_does_not_fit_is_named(tmp_path, changes, error):
-    release = write_toy_release(tmp_path / "toy", model_format="safetensors", **changes)
+    made = write_toy_release_as("safetensors", tmp_path / "toy")
+    folder = make_by_hand(made, tmp_path / "hand", lambda m: m["model"].update(changes))
+    release = open_release(folder)
 
     with pytest.raises(ReleaseError, match=error) as refused:
         load_module(release, CPU)
 
     assert f"release toy {release.short} can't be loaded" in str(refused.value)
     assert torch.__version__ in str(refused.value)
+    with pytest.raises(ReleaseError, match=error):
+        write_toy_release_as("safetensors", tmp_path / "again", **changes)
+    assert not (tmp_path / "again").exists()
 
 
 def with_entry(release: Release, folder: Path, name: str, data: bytes) -> Release:

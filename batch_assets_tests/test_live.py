@@ -15,7 +15,7 @@ import torch
 
 from batch_assets.errors import ScoringError
 from batch_assets.lake.tables import Lake
-from batch_assets.models.release import Release
+from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import FaultError, ModelProcess
@@ -43,6 +43,7 @@ from batch_assets_tests.toys import (
     DAY,
     copy_rows,
     expected_risk,
+    make_by_hand,
     make_contract,
     make_rows,
     read_day,
@@ -362,11 +363,15 @@ def test_a_row_that_hangs_or_kills_the_model_fails_alone(
 def test_a_release_that_does_not_reproduce_its_golden_batch_does_not_start(
     tmp_path: Path,
 ) -> None:
-    release = write_toy_release(
+    made = write_toy_release(
         tmp_path / "release",
         module=Risk(),
         model_format="safetensors",
-        import_path="batch_assets_tests.test_live:Halved",
+        import_path="batch_assets_tests.stuck:Risk",
+    )
+    halved = {"import_path": "batch_assets_tests.test_live:Halved"}
+    release = open_release(
+        make_by_hand(made, tmp_path / "hand", lambda m: m["model"].update(halved))
     )
     with (
         live_of(release) as live,

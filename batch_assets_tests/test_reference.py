@@ -1,12 +1,14 @@
 """Reference distributions: distances against numbers worked out by hand."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.reference import (
     add_counts,
     histogram,
@@ -15,6 +17,9 @@ from batch_assets.models.reference import (
     psi_noise,
     reference_of,
 )
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import MANIFEST, sha256_of
+from batch_assets_tests.toys import make_by_hand
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=3, max_size=3)
 
@@ -94,7 +99,7 @@ def test_ks_lies_between_equal_and_apart(one, other, expected):
 
 
 def test_a_reference_has_twenty_bins_of_equal_counts():
-    reference = reference_of(np.arange(2000.0))
+    reference = reference_of("risk", np.arange(2000.0))
 
     assert len(reference.edges) == 19
     assert reference.counts == (100,) * 20
@@ -102,7 +107,7 @@ def test_a_reference_has_twenty_bins_of_equal_counts():
 
 
 def test_a_reference_of_few_values_has_fewer_bins():
-    reference = reference_of(np.array([0.0] * 90 + [1.0] * 10))
+    reference = reference_of("risk", np.array([0.0] * 90 + [1.0] * 10))
 
     assert len(reference.counts) == len(reference.edges) + 1
     assert sum(reference.counts) == 100
@@ -113,7 +118,7 @@ def test_a_reference_learns_how_far_its_days_are_from_the_whole():
     values = np.concatenate([np.arange(100.0), np.arange(100.0), np.arange(100) + 50])
     days = np.repeat(["mon", "tue", "wed"], 100)
 
-    reference = reference_of(values, days)
+    reference = reference_of("risk", values, days)
 
     expected = [
         psi(reference.counts, histogram(values[days == day], reference.edges))
@@ -121,3 +126,109 @@ def test_a_reference_learns_how_far_its_days_are_from_the_whole():
     ]
     assert list(reference.daily_psi) == expected
     assert reference.daily_psi[0] == reference.daily_psi[1] < reference.daily_psi[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ([0.5] * 99 + [math.nan], "'risk' holds 1 NaN and 0 infinite of 100 values"),
+        ([0.5] * 98 + [math.inf, -math.inf], "holds 0 NaN and 2 infinite of 100"),
+        ([0.5] * 19, "'risk' has 19 values, expected at least 20"),
+        ([], "has 0 values"),
+        (np.zeros((50, 2)), r"float64 of the shape \(50, 2\)"),
+        (np.zeros(50, complex), "complex128 of the shape"),
+        (["a"] * 50, "expected a number for each row"),
+        (0.5, r"of the shape \(\)"),
+    ],
+    ids=lambda value: str(value)[-20:],
+)
+def test_a_reference_that_no_night_could_be_compared_with_is_refused(values, error):
+    with pytest.raises(ReleaseError, match=error):
+        reference_of("risk", values)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "days", [["mon"] * 50 + ["tue"] * 50, [*range(2)] * 50], ids=str
+)
+def test_the_days_of_a_reference_may_be_any_sequence(make, days):
+    values = np.arange(100.0)
+
+    found = reference_of("risk", values, make(days)).daily_psi
+
+    assert found == reference_of("risk", values, np.array(days)).daily_psi
+    assert len(found) == 2
+    assert found[0] > 0
+
+
+@pytest.mark.parametrize(
+    "days", [["mon"] * 99, ["mon"] * 101, [["mon"] * 100]], ids=len
+)
+def test_days_of_other_rows_are_refused(days):
+    with pytest.raises(ReleaseError, match="reference_days has the shape"):
+        reference_of("risk", np.arange(100.0), days)
+
+
+@pytest.mark.parametrize("days", [[None] * 100, ["mon", None] * 50, [math.nan] * 100])
+def test_days_that_are_not_known_are_refused(days):
+    with pytest.raises(ReleaseError, match="is not known"):
+        reference_of("risk", np.arange(100.0), days)
+
+
+USUAL = {
+    "all zero": [0.0] * 1000,
+    "one value": [0.3] * 1000,
+    "0 or 1": [0.0, 1.0] * 500,
+    "99 % zero": [0.0] * 990 + [0.5] * 10,
+    "a tenth at the top": [*np.linspace(0, 1, 900), *[1.0] * 100],
+    "no ties": np.linspace(0, 1, 1000).tolist(),
+    "the largest": [np.finfo(float).max] * 1000,
+}
+
+
+@pytest.mark.parametrize("usual", USUAL.values(), ids=USUAL)
+@pytest.mark.parametrize("change", [lambda x: x - 1e-3, lambda x: x * 0 + 1000.0])
+def test_a_reference_with_ties_still_sees_a_change(usual, change):
+    values = np.array(usual)
+    reference = reference_of("risk", values)
+
+    found = histogram(change(values), reference.edges)
+
+    if (change(values) != values).any() and len(set(usual)) < 900:
+        assert psi(reference.counts, found) > psi_noise(reference.counts, found)
+    assert psi(reference.counts, histogram(values, reference.edges)) == 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"edges": [math.nan]},
+        {"edges": [math.inf]},
+        {"edges": [0.5, 0.5], "counts": [1, 1, 1]},
+        {"edges": [0.5, 0.4], "counts": [1, 1, 1]},
+        {"counts": [1]},
+        {"counts": [1, 1, 1]},
+        {"counts": [-1, 2]},
+        {"counts": [0, 0]},
+        {"daily_psi": [math.nan]},
+        {"daily_psi": [math.inf]},
+        {"daily_psi": [-0.1]},
+    ],
+    ids=str,
+)
+def test_an_old_release_whose_reference_says_nothing_is_refused_when_it_is_opened(
+    toy_release, tmp_path, root, broken
+):
+    said = {"edges": [0.5], "counts": [1, 1], "daily_psi": []} | broken
+    folder = make_by_hand(
+        toy_release, tmp_path / "old", lambda m: m.update(reference={"risk": said})
+    )
+    digest = sha256_of(folder / MANIFEST)
+    place = root / "models" / "toy" / digest
+    shutil.copytree(folder, place)
+
+    with pytest.raises(ReleaseError, match="reference.risk") as refused:
+        Registry(root).verify("toy", digest)
+
+    assert not isinstance(refused.value, TamperedReleaseError)
+    assert "Write it again with write_release" in str(refused.value)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from batch_assets.errors import (
     TamperedReleaseError,
     UnknownReleaseError,
 )
-from batch_assets.models.release import GOLDEN, MANIFEST, Release, open_release
+from batch_assets.models.release import (
+    GOLDEN,
+    MANIFEST,
+    Manifest,
+    Release,
+    open_release,
+)
 from batch_assets_tests.toys import (
     NAME,
     ToyRisk,
     make_contract,
     write_toy_release,
+    write_toy_release_as,
 )
 
 FILES = [MANIFEST, GOLDEN, "model.pt2"]
@@ -53,10 +61,8 @@ def test_the_manifest_lists_every_other_file_with_size_and_sha256(toy_release):
 
 @pytest.mark.parametrize("model_format", ["pt2", "safetensors"])
 def test_a_release_written_twice_is_the_same_to_the_byte(tmp_path, model_format):
-    changes = {"model_format": model_format}
-
-    one = write_toy_release(tmp_path / "here" / "one", **changes)
-    other = write_toy_release(tmp_path / "there" / "other", **changes)
+    one = write_toy_release_as(model_format, tmp_path / "here" / "one")
+    other = write_toy_release_as(model_format, tmp_path / "there" / "other")
 
     assert one.digest == other.digest
     for path in one.folder.iterdir():
@@ -82,8 +88,8 @@ def test_a_release_does_not_hold_where_its_source_lay(toy_release):
     ids=["weights", "about", "tolerance", "name"],
 )
 def test_another_content_is_another_release(tmp_path, changes):
-    one = write_toy_release(tmp_path / "one", model_format="safetensors")
-    other = write_toy_release(tmp_path / "two", model_format="safetensors", **changes)
+    one = write_toy_release_as("safetensors", tmp_path / "one")
+    other = write_toy_release_as("safetensors", tmp_path / "two", **changes)
 
     assert one.digest != other.digest
 
@@ -91,7 +97,7 @@ def test_another_content_is_another_release(tmp_path, changes):
 def test_writing_over_a_release_replaces_it(tmp_path):
     write_toy_release(tmp_path / "toy")
 
-    write_toy_release(tmp_path / "toy", model_format="safetensors")
+    write_toy_release_as("safetensors", tmp_path / "toy")
 
     assert not (tmp_path / "toy" / "model.pt2").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["toy"]
@@ -222,3 +228,84 @@ def test_a_manifest_may_load_only_what_it_lists(tmp_path, toy_release):
 
     with pytest.raises(TamperedReleaseError, match="outside.pt2"):
         open_release(folder)
+
+
+class Lookup(torch.nn.Module):
+    """All kinds of tensors that are pieces of a large table."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(table[:8])
+        self.register_buffer("shift", table[8:9])
+        self.inner = torch.nn.Linear(4, 1)
+        self.inner.weight = torch.nn.Parameter(table[9:10])
+        self.constant = table[10:11]
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        known = torch.nan_to_num(features)
+        shifted = known * self.shift + known * self.constant
+        return torch.tanh((shifted @ self.weights.T).sum(1) + self.inner(known)[:, 0])
+
+
+class Rebuilt(Lookup):
+    def __init__(self) -> None:
+        super().__init__(table_of_a_caller()[:11].clone())
+
+
+SECRET = 12345.678
+
+
+def table_of_a_caller() -> torch.Tensor:
+    table = torch.full((50_000, 4), SECRET)
+    table[:64] = torch.rand(64, 4, generator=torch.Generator().manual_seed(1)) / 100
+    return table
+
+
+@pytest.mark.parametrize("model_format", ["pt2", "safetensors", "torchscript"])
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_of_the_callers_memory_only_values_are_written(tmp_path, model_format):
+    table = table_of_a_caller()
+    before = table.clone()
+    module = Lookup(table)
+    path = f"{__name__}:Rebuilt" if model_format == "safetensors" else None
+
+    release = write_toy_release(
+        tmp_path / "toy",
+        module=module,
+        contract=make_contract(outputs=[{"name": "risk"}]),
+        golden_inputs=table[:64],
+        reference={},
+        model_format=model_format,
+        import_path=path,
+    )
+
+    secret = struct.pack("<f", SECRET)
+    for file in release.folder.iterdir():
+        assert file.stat().st_size < 60_000
+        assert secret * 2 not in file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    assert secret * 2 not in archive.read(name)
+    assert torch.equal(table, before)
+    assert module.weights.untyped_storage().data_ptr() == table.data_ptr()
+
+
+def test_tied_weights_are_stored_and_come_back(tmp_path):
+    class Tied(ToyRisk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = self.weights
+
+    release = write_toy_release(tmp_path / "toy", module=Tied())
+
+    assert open_release(release.folder).digest == release.digest
+
+
+def test_a_release_may_have_no_reference(tmp_path):
+    release = write_toy_release(tmp_path / "toy", reference=None)
+
+    assert release.manifest.reference == {}
+    again = json.loads((release.folder / MANIFEST).read_bytes())
+    del again["reference"]
+    assert Manifest.model_validate(again).reference == {}

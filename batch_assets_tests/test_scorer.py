@@ -110,7 +110,7 @@ def hungry(folder: Path, rows: int, how: str = "torch", batch: int = 100) -> Sco
         model_format="safetensors",
         import_path="batch_assets_tests.test_scorer:Hungry",
         arguments={"rows": rows, "how": how},
-        golden_inputs=torch.from_numpy(features.T.copy()[:1]),
+        golden_inputs=torch.from_numpy(features.T.copy()[:2]),
     )
     scorer = Scorer(release, find_device("cpu", batch_rows=str(batch)))
     asked(scorer).clear()
@@ -119,8 +119,10 @@ def hungry(folder: Path, rows: int, how: str = "torch", batch: int = 100) -> Sco
 
 def asked(scorer: Scorer) -> list[int]:
     """The rows of each batch that the model got."""
-    found: Any = scorer._module.asked
-    return found
+    # It is given copies, in case it writes into them.
+    module: Any = scorer._module
+    asked: list[int] = module.module.asked
+    return asked
 
 
 def aged(features: np.ndarray, ages: dict[int, int] | None = None) -> np.ndarray:
@@ -348,7 +350,9 @@ def test_a_wrong_number_of_columns_is_refused_when_the_release_loads(
     )
     model = release.manifest.model.model_dump() | {"arguments": {"columns": columns}}
 
-    with pytest.raises(ReleaseError, match=rf"gave {columns} columns .* declares 1"):
+    with pytest.raises(
+        ReleaseError, match=rf"gave .*{columns}\) for 4 rows; its contract declares 1"
+    ):
         Scorer(rehashed(release.folder, model=model), find_device("cpu"))
 
 

@@ -3,6 +3,9 @@
 Every builder is deterministic: equal arguments give equal bytes.
 """
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from batch_assets.lake.raw import Copied, copy_day
 from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
-from batch_assets.models.release import Release
+from batch_assets.models.release import MANIFEST, Release, sha256_of
 from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated, validate_day
@@ -133,11 +136,33 @@ def write_toy_release(
     return write_release(folder, **(arguments | changes))
 
 
-def write_toy_release_as(model_format: str, folder: Path) -> Release:
-    """The toy release in one of the formats."""
-    imported = {"import_path": "batch_assets_tests.toys:ToyRisk"}
-    changes = imported if model_format == "safetensors" else {}
+def write_toy_release_as(model_format: str, folder: Path, **changes: Any) -> Release:
+    """The toy release in one of the formats; `changes` go to `write_release`."""
+    if model_format == "safetensors":
+        changes = {"import_path": "batch_assets_tests.toys:ToyRisk"} | changes
     return write_toy_release(folder, model_format=model_format, **changes)
+
+
+def make_by_hand(
+    release: Release, folder: Path, change: Callable[[dict[str, Any]], Any]
+) -> Path:
+    """A copy of a release whose manifest says something else, and is whole all the same.
+
+    As one from elsewhere may be: `write_release` has not looked at it.
+    """
+    shutil.copytree(release.folder, folder)
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_bytes())
+    change(manifest)
+    manifest["files"] = {
+        name: {
+            "size": (folder / name).stat().st_size,
+            "sha256": sha256_of(folder / name),
+        }
+        for name in manifest["files"]
+    }
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    return folder
 
 
 def make_spec(**changes: Any) -> PipelineSpec:

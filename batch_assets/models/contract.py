@@ -7,8 +7,10 @@ not where the rows come from.
 
 import hashlib
 import json
+import math
 from typing import Annotated, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -106,6 +108,44 @@ class Output(Strict):
     dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
     min: float | None = None
     max: float | None = None
+
+    @model_validator(mode="after")
+    def _range_holds_a_value(self) -> Self:
+        low, high = self.bounds
+        if not low <= high:
+            msg = (
+                f"output '{self.name}': no {self.dtype} lies between min {self.min} "
+                f"and max {self.max}"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the most that are in range, as the output's own type has them.
+
+        The nearest float32 to 0.1 is above 0.1, and a model that gives it gives what
+        was declared. Infinity is in no range.
+        """
+        low = -math.inf if self.min is None else self.min
+        high = math.inf if self.max is None else self.max
+        if math.isnan(low) or math.isnan(high):
+            return math.nan, math.nan
+        if self.dtype in ("int32", "int64"):
+            whole = np.iinfo(self.dtype)
+            # Beyond the type before it is rounded: infinity is no whole number.
+            least = math.ceil(max(low, float(whole.min)))
+            most = math.floor(min(high, float(whole.max)))
+            return max(least, whole.min), min(most, whole.max)
+        real = np.finfo(self.dtype)
+        least, most = np.clip([low, high], float(real.min), float(real.max))
+        return float(real.dtype.type(least)), float(real.dtype.type(most))
+
+    def in_range(self, values: np.ndarray) -> np.ndarray:
+        """Which values, in the output's own type, are finite and in its range."""
+        low, high = self.bounds
+        # NaN compares false.
+        return (values >= low) & (values <= high)
 
 
 class Contract(Strict):

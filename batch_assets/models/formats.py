@@ -16,19 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch.export.passes import move_to_device_pass
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
-from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
 
 FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
     "torchscript": "model.ts",
-}
-OUTPUT_TYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "int32": torch.int32,
-    "int64": torch.int64,
 }
 
 
@@ -47,9 +40,10 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
             return _checked(release, lambda: _from_program(path, device))
         case "safetensors":
             module = _checked(release, lambda: _from_weights(release, path))
-            return module.to(device).eval()
+            return _OnACopy(module.to(device)).eval()
         case "torchscript":
-            return _checked(release, lambda: torch.jit.load(path, device)).eval()
+            module = _checked(release, lambda: torch.jit.load(path, device))
+            return _OnACopy(module).eval()
 
 
 def save_module(
@@ -57,23 +51,89 @@ def save_module(
 ) -> str:
     """Write a module into a folder; give the file's name.
 
-    The name is fixed: a `.pt2` archive holds its own, and the digest with it.
+    The name is fixed: a `.pt2` archive holds its own, and the digest with it. Of a tensor
+    that is a piece of another, only its own values are written.
+
+    Raises:
+        ReleaseError: torch can't write it in that format.
     """
     path = folder / FILES[model_format]
-    match model_format:
-        case "pt2":
-            batch = {0: torch.export.Dim.DYNAMIC}
-            program = torch.export.export(module, (example,), dynamic_shapes=(batch,))
-            for node in program.graph.nodes:
-                # Where the module's source lay, line by line: not part of the model,
-                # and the digest would change with the folder it was trained in.
-                node.meta.pop("stack_trace", None)
-            torch.export.save(program, path)
-        case "safetensors":
-            save_file(module.state_dict(), path)
-        case "torchscript":
-            torch.jit.trace(module, example).save(str(path))
+    save = {
+        "pt2": _save_program,
+        "safetensors": _save_weights,
+        "torchscript": _save_script,
+    }[model_format]
+    try:
+        save(module, example.clone(), path)
+    # torch traces the user's own code here, which can raise anything.
+    except Exception as error:
+        msg = f"the model can't be stored as {model_format}: {type(error).__name__}: {error}"
+        raise ReleaseError(msg) from error
     return path.name
+
+
+def _save_program(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(module, (example,), dynamic_shapes=(batch,))
+    for node in program.graph.nodes:
+        # Where the module's source lay, line by line: not part of the model,
+        # and the digest would change with the folder it was trained in.
+        node.meta.pop("stack_trace", None)
+    for tensors in (program.state_dict, program.constants):
+        tensors.update({name: _own_values(one) for name, one in tensors.items()})
+    torch.export.save(program, path)
+
+
+def _save_weights(module: torch.nn.Module, _: torch.Tensor, path: Path) -> None:
+    weights = {
+        name: one.detach().cpu().contiguous().clone()
+        for name, one in module.state_dict().items()
+    }
+    save_file(weights, path)
+
+
+def _save_script(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+    # Saved and loaded once: what is cut out of its storage here is not the user's own.
+    whole = io.BytesIO()
+    torch.jit.save(torch.jit.trace(module, example), whole)
+    whole.seek(0)
+    script = torch.jit.load(whole)
+    for one in [*script.parameters(), *script.buffers()]:
+        one.data = _own_values(one.detach())
+    for part in script.modules():
+        for name in part._c._method_names():
+            for node in part._c._get_method(name).graph.findAllNodes("prim::Constant"):
+                if node.hasAttribute("value") and node.kindOf("value") == "t":
+                    node.t_("value", _own_values(node.t("value")))
+    script.save(str(path))
+
+
+def _own_values(one: Any) -> Any:
+    """A tensor that holds its values alone; whatever else it is, as it is.
+
+    torch writes the whole storage of what it saves: of a table, for eight rows of it.
+    """
+    if type(one) not in (torch.Tensor, torch.nn.Parameter):
+        return one
+    if one.untyped_storage().nbytes() == one.numel() * one.element_size():
+        return one
+    own = one.detach().clone()
+    if isinstance(one, torch.nn.Parameter):
+        return torch.nn.Parameter(own, requires_grad=one.requires_grad)
+    return own
+
+
+class _OnACopy(torch.nn.Module):
+    """A module that may write into its input: nobody else reads what it gets."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: torch.Tensor) -> Any:
+        # Column by column, as the rows come.
+        own = features.T.clone(memory_format=torch.contiguous_format).T
+        return self.module(own)
 
 
 def golden_batch(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -85,51 +145,35 @@ def golden_batch(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor
     return tensors["inputs"], outputs
 
 
-def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Tensor]:
-    """A module's result as one column per declared output, each (n,).
-
-    A module gives a tensor (n, outputs), a tensor (n,) for a single output, or a tuple
-    of columns in the order of the contract.
-
-    Raises:
-        ReleaseError: the result has another shape.
-    """
-    if isinstance(result, torch.Tensor):
-        columns = [result] if result.ndim < 2 else list(result.unbind(dim=-1))
-    else:
-        columns = [column.reshape(-1) for column in result]
-    shapes = [tuple(column.shape) for column in columns]
-    if shapes != [(rows,)] * len(contract.outputs):
-        msg = (
-            f"the model gave {len(columns)} columns of the shapes {shapes} for {rows} "
-            f"rows; its contract declares {len(contract.outputs)}, of a value a row: "
-            f"{', '.join(contract.output_names)}"
-        )
-        raise ReleaseError(msg)
-    named = {}
-    for output, column in zip(contract.outputs, columns, strict=True):
-        # Cast to an integer, NaN would become a score like any other.
-        if column.is_floating_point() and output.dtype.startswith("int"):
-            msg = (
-                f"output '{output.name}' is declared {output.dtype}, the model gave "
-                f"{column.dtype}: let the model round it, or declare a float"
-            )
-            raise ReleaseError(msg)
-        named[output.name] = column.to(OUTPUT_TYPES[output.dtype])
-    return named
-
-
 def _from_program(path: Path, device: torch.device) -> torch.nn.Module:
     program = torch.export.load(path)
     if device.type != "cpu":
         # The graph names its device, in constants too: moving the weights is not enough.
         program = move_to_device_pass(program, device)
-    return program.module()
+    module = program.module()
+    return _OnACopy(module) if _writes(program) else module
+
+
+def _writes(program: torch.export.ExportedProgram) -> bool:
+    """Whether anything in a program writes into a tensor, which may be its input.
+
+    Its graph tells; of the other formats nobody knows.
+    """
+    return bool(program.graph_signature.user_inputs_to_mutate) or any(
+        isinstance(node.target, torch._ops.OpOverload)
+        and node.target._schema.is_mutable
+        for part in program.graph_module.modules()
+        if isinstance(part, torch.fx.GraphModule)
+        for node in part.graph.nodes
+    )
 
 
 def _from_weights(release: Release, path: Path) -> torch.nn.Module:
     spec = release.manifest.model
-    module_name, _, attribute = (spec.import_path or "").partition(":")
+    if not spec.import_path:
+        msg = "safetensors hold weights alone, and no import_path names their class"
+        raise ReleaseError(msg)
+    module_name, _, attribute = spec.import_path.partition(":")
     built = getattr(importlib.import_module(module_name), attribute)(**spec.arguments)
     built.load_state_dict(load_file(path))
     return built
@@ -142,10 +186,15 @@ def _checked(release: Release, load: Any) -> torch.nn.Module:
     except Exception as error:
         spec = release.manifest.model
         msg = (
-            f"release {release.name} {release.short} can't be loaded: {error}. It was "
-            f"written as {spec.format} by torch {spec.torch}; this is torch "
-            f"{torch.__version__}"
+            f"release {release.name} {release.short} can't be loaded: "
+            f"{type(error).__name__}: {error}. It was written as {spec.format} by torch "
+            f"{spec.torch}; this is torch {torch.__version__}."
         )
+        if spec.format == "safetensors":
+            msg += (
+                f" Its class is '{spec.import_path}': install that where it is loaded, "
+                "or write the release as pt2, which needs no class."
+            )
         raise ReleaseError(msg) from error
 
 

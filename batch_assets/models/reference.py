@@ -6,9 +6,12 @@ exact and in any order. It holds no limits and reads no file.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
+from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
+from batch_assets.errors import ReleaseError
 from batch_assets.models.contract import Strict
 
 QUANTILES = 20
@@ -25,28 +28,105 @@ class Reference(Strict):
     """
 
     edges: tuple[float, ...]
-    counts: tuple[int, ...]
-    daily_psi: tuple[float, ...] = ()
+    counts: tuple[NonNegativeInt, ...]
+    daily_psi: tuple[NonNegativeFloat, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_compared_with(self) -> Self:
+        # Against what is none of this every night would look like any other.
+        if not np.isfinite([*self.edges, *self.daily_psi]).all():
+            msg = f"edges and daily_psi must be finite, got {self.edges}, {self.daily_psi}"
+            raise ValueError(msg)
+        if any(low >= high for low, high in pairwise(self.edges)):
+            msg = f"each edge must be above the one before, got {self.edges}"
+            raise ValueError(msg)
+        if len(self.counts) != len(self.edges) + 1 or not sum(self.counts):
+            msg = (
+                f"{len(self.edges)} edges take {len(self.edges) + 1} counts, of one row "
+                f"or more; got {self.counts}"
+            )
+            raise ValueError(msg)
+        return self
 
 
-def reference_of(values: np.ndarray, days: np.ndarray | None = None) -> Reference:
+def reference_of(name: str, values: np.ndarray, days: object = None) -> Reference:
     """Freeze a distribution: inner edges at the quantiles, and the counts between.
 
+    A value that many rows share has a bin to itself: what is above it is another value.
+
     Args:
-        values: finite values, (rows,).
+        name: of the output.
+        values: finite values, (rows,), at least as many as there are bins.
         days: the day of each value, (rows,).
+
+    Raises:
+        ReleaseError: there are too few values, some are not finite, or the days are of
+            other rows.
     """
-    values = np.asarray(values, dtype=np.float64).ravel()
+    values = _checked(name, values)
     steps = np.linspace(0, 1, QUANTILES + 1)[1:-1]
-    edges = np.unique(np.quantile(values, steps)).tolist()
+    quantiles = np.quantile(values, steps)
+    shared = quantiles[1:][np.diff(quantiles) == 0]
+    edges = np.unique([*quantiles, *_just_above(shared)]).tolist()
     counts = histogram(values, edges)
     daily: tuple[float, ...] = ()
     if days is not None:
+        of = np.asarray(days)
+        if of.shape != values.shape:
+            msg = (
+                f"reference_days has the shape {of.shape}, and the reference of output "
+                f"'{name}' {len(values):,} rows: give the day of each of them, or none. "
+                "Nothing was written."
+            )
+            raise ReleaseError(msg)
+        # A day that is not known equals no day, and would be one without rows.
+        if unknown := sum(day is None or day != day for day in of.tolist()):
+            msg = (
+                f"the day of {unknown:,} of {len(of):,} reference values is not known: "
+                "leave these values out. Nothing was written."
+            )
+            raise ReleaseError(msg)
         daily = tuple(
-            psi(counts, histogram(values[days == day], edges))
-            for day in np.unique(days)
+            psi(counts, histogram(values[of == day], edges)) for day in np.unique(of)
         )
     return Reference(edges=tuple(edges), counts=tuple(counts), daily_psi=daily)
+
+
+def _checked(name: str, values: np.ndarray) -> np.ndarray:
+    """The values of a reference as float64 (rows,)."""
+    found = np.asarray(values)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1 or found.dtype.kind not in "fiub":
+        msg = (
+            f"the reference of output '{name}' is {found.dtype} of the shape "
+            f"{found.shape}, expected a number for each row, (rows,). Nothing was written."
+        )
+        raise ReleaseError(msg)
+    found = found.astype(np.float64)
+    if not np.isfinite(found).all():
+        nan, infinite = int(np.isnan(found).sum()), int(np.isinf(found).sum())
+        msg = (
+            f"the reference of output '{name}' holds {nan:,} NaN and {infinite:,} "
+            f"infinite of {len(found):,} values: no night could be compared with it. "
+            "Give the outputs of rows that can be scored. Nothing was written."
+        )
+        raise ReleaseError(msg)
+    if len(found) < QUANTILES:
+        msg = (
+            f"the reference of output '{name}' has {len(found)} values, expected at "
+            f"least {QUANTILES}, one a bin. Give the outputs of more rows, or no "
+            "reference: then drift is not judged. Nothing was written."
+        )
+        raise ReleaseError(msg)
+    return found
+
+
+def _just_above(values: np.ndarray) -> np.ndarray:
+    """The least numbers above others; above zero, one that no fast mode takes for it."""
+    real = np.finfo(np.float64)
+    values = values[values < real.max]
+    return np.where(values == 0, real.tiny, np.nextafter(values, np.inf))
 
 
 def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:

@@ -28,6 +28,7 @@ from batch_assets.errors import (
     UnknownReleaseError,
 )
 from batch_assets.models.contract import Strict
+from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
     ObjectPath,
@@ -128,15 +129,18 @@ class Registry:
     ) -> Act:
         """Record that a release may be used in a channel, from now on, as its newest.
 
+        It is proved first, in a process of its own: see `proof`.
+
         Raises:
             UnknownReleaseError: there is no such release.
             TamperedReleaseError: its bytes are not those that were added.
+            ReleaseError: it can't be loaded, or does not say what it is recorded to say.
         """
         if until is not None and (until.tzinfo is None or until <= datetime.now(UTC)):
             msg = f"an approval runs out later than now, with a timezone; got {until}"
             raise ReleaseError(msg)
         full = self.full_digest(name, digest)
-        self._open(name, full)
+        must_prove(self._open(name, full))
         return self._append(name, "approve", full, channel, by, why, until)
 
     def revoke(

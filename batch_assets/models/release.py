@@ -14,7 +14,11 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from batch_assets.errors import TamperedReleaseError, UnknownReleaseError
+from batch_assets.errors import (
+    ReleaseError,
+    TamperedReleaseError,
+    UnknownReleaseError,
+)
 from batch_assets.models.contract import Contract, Name, Strict
 from batch_assets.models.reference import Reference
 
@@ -55,6 +59,10 @@ class Golden(Strict):
     rows: int
     tolerance: dict[str, float]
 
+    def within(self, kind: str, precision: str = "float32") -> float:
+        """How far an output may be off on a kind of device, in a precision."""
+        return self.tolerance.get(f"{kind} {precision}", self.tolerance.get(kind, 0.0))
+
 
 class Manifest(Strict):
     """What `release.json` holds."""
@@ -64,7 +72,7 @@ class Manifest(Strict):
     model: ModelSpec
     contract: Contract
     golden: Golden
-    reference: dict[str, Reference]
+    reference: dict[str, Reference] = Field(default_factory=dict)
     files: dict[str, FileEntry]
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -113,6 +121,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
     Raises:
         UnknownReleaseError: there is no release in the folder.
         TamperedReleaseError: a file is missing, extra, truncated or altered.
+        ReleaseError: its manifest is the one that was registered, but can't be used.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -125,6 +134,13 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
+        if digest is not None:  # Its bytes are right, so nobody has another copy.
+            msg = (
+                f"the release at {folder} can't be used: {MANIFEST} says what is "
+                f"refused: {error}. Nothing was loaded. Write it again with "
+                "write_release, add it, and approve that."
+            )
+            raise ReleaseError(msg) from error
         raise _tampered(folder, f"{MANIFEST} can't be read: {error}") from error
     there = {p.name for p in folder.iterdir()} - {MANIFEST}
     if there != set(manifest.files):

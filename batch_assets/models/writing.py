@@ -3,6 +3,8 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,8 @@ from safetensors.torch import save_file
 
 from batch_assets.errors import ReleaseError
 from batch_assets.models.contract import Contract
-from batch_assets.models.formats import columns_of, save_module
+from batch_assets.models.formats import load_module, save_module
+from batch_assets.models.neighbours import Outputs, ask, must_stand_alone
 from batch_assets.models.reference import reference_of
 from batch_assets.models.release import (
     GOLDEN,
@@ -34,8 +37,8 @@ def write_release(
     module: torch.nn.Module,
     contract: Contract,
     golden_inputs: torch.Tensor,
-    reference: dict[str, np.ndarray],
-    reference_days: np.ndarray | None = None,
+    reference: dict[str, np.ndarray] | None = None,
+    reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
     model_format: Literal["pt2", "safetensors", "torchscript"] = "pt2",
     import_path: str | None = None,
@@ -44,13 +47,20 @@ def write_release(
 ) -> Release:
     """Write a release folder from a trained module.
 
+    The golden rows are asked together, again, in reverse order and each alone, of the
+    module and of what was written: a model whose answers depend on that is refused.
+    Nothing of the caller's is changed, and of its memory nothing is written but values.
+
     Args:
         folder: where to write; a release that is there is replaced.
         name: the model's name.
-        module: takes float32 (n, features), gives (n, outputs) or a tuple of columns.
+        module: takes float32 (n, features), gives (n, outputs) or a tuple of columns;
+            on the CPU. It is asked in evaluation mode.
         contract: what the module expects and gives.
-        golden_inputs: float32 (rows, features); their outputs are computed here.
-        reference: each output's values on the data that the model is judged by.
+        golden_inputs: float32 (rows, features), two or more; their outputs are
+            computed here.
+        reference: each output's values on the data that the model is judged by. Drift
+            of an output without one is not judged.
         reference_days: the day of each of these values, in any form.
         about: anything worth keeping: training days, metrics, authors.
         model_format: how to store the module.
@@ -61,38 +71,30 @@ def write_release(
 
     Returns:
         The release, opened and verified.
+
+    Raises:
+        ReleaseError: with what is wrong; nothing was written.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         msg = f"{folder} is not empty and holds no release: nothing was written there"
         raise ReleaseError(msg)
-    if not isinstance(golden_inputs, torch.Tensor):
-        golden_inputs = torch.as_tensor(golden_inputs)
-    golden_inputs = golden_inputs.to(torch.float32)
-    module = module.eval()
-    # A strided example would be written into the exported graph as a demand.
-    golden_inputs = golden_inputs.contiguous()
-    with torch.inference_mode():
-        outputs = columns_of(module(golden_inputs), contract, len(golden_inputs))
-    for output in contract.outputs:
-        values = outputs[output.name].double()
-        low = -torch.inf if output.min is None else output.min
-        high = torch.inf if output.max is None else output.max
-        if not ((values >= low) & (values <= high) & values.isfinite()).all():
-            msg = (
-                f"output '{output.name}' of the golden rows is between {values.min():g} "
-                f"and {values.max():g}; the contract declares {low:g} to {high:g}"
-            )
-            raise ReleaseError(msg)
+    rows = _golden_rows(golden_inputs, contract)
+    golden = Golden(rows=len(rows), tolerance=tolerance or {"cpu": 1e-5, "cuda": 1e-3})
+    known = {
+        k: reference_of(k, v, reference_days) for k, v in (reference or {}).items()
+    }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp,
+        _nothing_written(name),
+    ):
         made = Path(tmp) / folder.name
         made.mkdir()
-        golden = {"inputs": golden_inputs}
-        golden |= {f"output.{k}": v.contiguous() for k, v in outputs.items()}
-        save_file(golden, made / GOLDEN)
-        # safetensors writes for its owner alone.
-        (made / GOLDEN).chmod(0o644)
-        file = save_module(module, golden_inputs, made, model_format)
+        with _evaluating(module):
+            outputs = _golden_outputs(module, rows, contract)
+            must_stand_alone(module, rows, contract, outputs, golden.within("cpu"))
+            file = save_module(module, rows, made, model_format)
+        _write_golden(made / GOLDEN, rows, outputs)
         manifest = Manifest(
             name=name,
             model=ModelSpec(
@@ -103,13 +105,8 @@ def write_release(
                 arguments=arguments or {},
             ),
             contract=contract,
-            golden=Golden(
-                rows=len(golden_inputs),
-                tolerance=tolerance or {"cpu": 1e-5, "cuda": 1e-3},
-            ),
-            reference={
-                k: reference_of(v, reference_days) for k, v in reference.items()
-            },
+            golden=golden,
+            reference=known,
             files={
                 p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
                 for p in sorted(made.iterdir())
@@ -118,7 +115,78 @@ def write_release(
         )
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
         (made / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        written = load_module(open_release(made), torch.device("cpu"))
+        must_stand_alone(written, rows, contract, outputs, golden.within("cpu"))
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
     return open_release(folder)
+
+
+def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:
+    """The golden rows, in memory that holds nothing else."""
+    rows = torch.as_tensor(given).detach().to("cpu", torch.float32)
+    features = len(contract.features)
+    if rows.ndim != 2 or rows.shape[1] != features:
+        msg = (
+            f"golden_inputs has the shape {tuple(rows.shape)}, expected (rows, "
+            f"{features}), a column for each feature of the contract. Nothing was written."
+        )
+        raise ReleaseError(msg)
+    if len(rows) < 2:
+        msg = (
+            f"golden_inputs has {len(rows)} rows, expected two or more: one row does not "
+            "tell whether a model's answers depend on the rows beside it. Nothing was "
+            "written."
+        )
+        raise ReleaseError(msg)
+    # Contiguous too: a strided example would be written into an exported graph as a
+    # demand.
+    return rows.clone(memory_format=torch.contiguous_format)
+
+
+def _golden_outputs(
+    module: torch.nn.Module, rows: torch.Tensor, contract: Contract
+) -> Outputs:
+    """What the module says of the golden rows, which must be what the contract says."""
+    outputs = ask(module, rows, contract)
+    for output in contract.outputs:
+        values = outputs[output.name]
+        if not output.in_range(values).all():
+            low, high = output.bounds
+            msg = (
+                f"output '{output.name}' of the golden rows is between {values.min():g} "
+                f"and {values.max():g}; the contract declares {low:g} to {high:g}"
+            )
+            raise ReleaseError(msg)
+    return outputs
+
+
+def _write_golden(path: Path, rows: torch.Tensor, outputs: Outputs) -> None:
+    # Copies: safetensors refuses two names for one memory, such as of two equal outputs.
+    columns = {f"output.{k}": torch.tensor(v) for k, v in outputs.items()}
+    save_file({"inputs": rows} | columns, path)
+    # safetensors writes for its owner alone.
+    path.chmod(0o644)
+
+
+@contextmanager
+def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; after that, each part in the mode that it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextmanager
+def _nothing_written(name: str) -> Iterator[None]:
+    """Say of a refusal which model it is of, and that it left nothing behind."""
+    try:
+        yield
+    except ReleaseError as error:
+        msg = f"no release of '{name}' was written: {error}"
+        raise type(error)(msg) from error

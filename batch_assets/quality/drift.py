@@ -8,6 +8,7 @@ least that it takes. It reads no file.
 import statistics
 
 from batch_assets.lake.parts import Part
+from batch_assets.models.contract import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
 from batch_assets.models.release import Manifest
 from batch_assets.quality.verdict import Verdict
@@ -21,7 +22,7 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
 
     Warns above the 95th percentile of the reference's own days, blocks above their mean
     and three standard deviations; neither below the pipeline's limits, nor below what
-    chance explains.
+    chance explains. An output without a reference is not judged, and the verdict says so.
     """
     numbers: dict[str, float] = {}
     shut: list[str] = []
@@ -44,15 +45,24 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
             f"{name}_blocks_above": block,
         }
         line = f"PSI of '{name}' is {index:.3f}, warns above {warn:.3f}, blocks above {block:.3f}"
-        if index > block:
+        # Said the other way round: an index that is no number is in no limit.
+        if not index <= block:
             shut.append(line)
-        elif index > warn:
+        elif not index <= warn:
             warned.append(line)
-    usual = "no output is further off than usual"
-    if not numbers:
-        usual = "nothing to compare: the release has no reference, or the day no rows"
+    unjudged = [
+        n for n in manifest.contract.output_names if n not in manifest.reference
+    ]
+    usual = "no output is further off than usual" if numbers else "nothing to compare"
+    if manifest.reference and not numbers:
+        usual += ": the day has no rows"
     why = "; ".join(shut or warned) or usual
-    return Verdict(GATE, not (shut or warned), why, numbers, blocks=bool(shut))
+    if unjudged:
+        why += (
+            f"; not judged, as the release has no reference for it: {quoted(unjudged)}"
+        )
+    facts = {"without_reference": ", ".join(unjudged) or "none"}
+    return Verdict(GATE, not (shut or warned), why, numbers, facts, blocks=bool(shut))
 
 
 def limits(reference: Reference, gates: Gates) -> tuple[float, float]:

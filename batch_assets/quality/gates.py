@@ -189,11 +189,10 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
     bad_rows = 0
     for output in contract.outputs:
         column = f'"{output.name}"'
-        outside = [f"{column} IS NULL", f"NOT isfinite({column}::DOUBLE)"]
-        if output.min is not None:
-            outside.append(f"{column} < {output.min!r}")
-        if output.max is not None:
-            outside.append(f"{column} > {output.max!r}")
+        exact = "HUGEINT" if output.dtype.startswith("int") else "DOUBLE"
+        low, high = (f"'{bound!r}'::{exact}" for bound in output.bounds)
+        # NaN is above all other numbers there.
+        outside = f"{column} IS NULL OR {column} NOT BETWEEN {low} AND {high}"
         found = []
         for part in parts:
             span = _span_of(part, output)
@@ -204,7 +203,7 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
                     part,
                     [output.name],
                     f"SELECT min({column}), max({column}), "
-                    f"count(*) FILTER (WHERE {' OR '.join(outside)}) FROM rows",
+                    f"count(*) FILTER (WHERE {outside}) FROM rows",
                 )[0]
             )
         bad = sum(count for *_, count in found)
@@ -298,12 +297,9 @@ def _span_of(part: Part, output: Output) -> tuple[float, float] | None:
     if told.get("rows") != part.receipt.tally.rows or groups is None:
         return None
     spans += groups
-    low = -math.inf if output.min is None else output.min
-    high = math.inf if output.max is None else output.max
+    low, high = output.bounds
     for least, most in spans:
-        if least is None or not (math.isfinite(least) and math.isfinite(most)):
-            return None
-        if not low <= least <= most <= high:
+        if least is None or not low <= least <= most <= high:
             return None
     return spans[0]
 

@@ -241,11 +241,7 @@ def outside(
     found: dict[int, str] = {}
     for output in declared:
         values = outputs[output.name]
-        low = -np.inf if output.min is None else output.min
-        high = np.inf if output.max is None else output.max
-        # Infinity is out of any range, declared or not; NaN compares false.
-        bad = ~(np.isfinite(values) & (values >= low) & (values <= high))
-        for row in np.flatnonzero(bad).tolist():
+        for row in np.flatnonzero(~output.in_range(values)).tolist():
             if row not in faults:
                 found[row] = f"output '{output.name}' is {values[row]}"
     return found

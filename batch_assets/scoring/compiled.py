@@ -19,8 +19,9 @@ import torch
 from filelock import FileLock
 
 from batch_assets.errors import ConfigError, ReleaseError
+from batch_assets.models.columns import given_columns
 from batch_assets.models.contract import Contract
-from batch_assets.models.formats import columns_of, load_module
+from batch_assets.models.formats import load_module
 from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
 from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
@@ -33,7 +34,7 @@ from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
 OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1}
 # How it is compiled otherwise, and what the compiled function takes and gives; another
 # number is another cache.
-LAYOUT = 2
+LAYOUT = 3
 # Where compiled code lies under a root.
 COMPILED = "compiled"
 
@@ -212,8 +213,8 @@ class _Packed(torch.nn.Module):
             else torch.autocast(self.device.kind, PRECISIONS[precision])
         ):
             result = self.module(packed.T)
-        columns = columns_of(result, self.contract, packed.shape[1])
-        return tuple(columns[name] for name in self.contract.output_names)
+        # As given: whether a value fits its declared type is not known before it runs.
+        return tuple(given_columns(result, self.contract, packed.shape[1]))
 
 
 def _need_a_compiler() -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from batch_assets.errors import GoldenBatchError
+from batch_assets.models.columns import OUTPUT_TYPES as TENSOR_TYPES
+from batch_assets.models.columns import columns_of
 from batch_assets.models.contract import OUTPUT_TYPES
-from batch_assets.models.formats import OUTPUT_TYPES as TENSOR_TYPES
-from batch_assets.models.formats import columns_of, golden_batch, load_module
+from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.device import PRECISIONS, Device
@@ -102,12 +103,9 @@ class Scorer:
 
     @property
     def tolerance(self) -> float:
-        """How far an output may be off what the release once said, on this device.
-
-        A release may say it for a kind of device in a precision, or for the kind alone.
-        """
-        said, kind = self.release.manifest.golden.tolerance, self.device.kind
-        return said.get(f"{kind} {self.device.precision}", said.get(kind, 0.0))
+        """How far an output may be off what the release once said, on this device."""
+        golden = self.release.manifest.golden
+        return golden.within(self.device.kind, self.device.precision)
 
     def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
@@ -232,10 +230,9 @@ class Scorer:
         return {name: column.numpy()[:rows] for name, column in columns.items()}
 
     def _columns(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        found, contract = self._module(features), self.release.contract
-        if self.device.compiled:  # It gives them as declared: see `_Packed`.
-            return dict(zip(contract.output_names, found, strict=True))
-        return columns_of(found, contract, features.shape[0])
+        return columns_of(
+            self._module(features), self.release.contract, features.shape[0]
+        )
 
     def _lane(self) -> Lane | None:
         """The lane of the thread that asks; a CPU has none."""

@@ -1,0 +1,112 @@
+"""Prove a release in a process of its own: it loads, and says what it is recorded to say.
+
+What loads here may still not load elsewhere: a class that was defined by hand, a module
+that lies in a folder nobody else looks into. And what crashes takes down no one. The
+half that asks calls no torch.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from batch_assets.errors import BatchAssetsError, GoldenBatchError, ReleaseError
+from batch_assets.models.release import Release, open_release
+from batch_assets.root import project_folder
+
+# To import torch, hash the release, load it, and score its golden rows a few times.
+SECONDS = 600.0
+# Not `multiprocessing.Process`: that would run the caller's main module again.
+BOOT = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    f"from {__name__} import answer; answer(*sys.argv[1:4])"
+)
+# A release never changes, so each process proves it once.
+_proved: set[str] = set()
+
+
+def must_prove(release: Release) -> None:
+    """Refuse a release that can't be loaded, or does not say what it is recorded to say.
+
+    Its golden rows are asked together, in another order, alone and again, on the CPU.
+
+    Raises:
+        GoldenBatchError: an output is not the recorded one.
+        ReleaseError: it can't be loaded, or its answers depend on the rows beside.
+    """
+    if release.digest in _proved:
+        return
+    # A project's own classes are found in its folder, as its nights find them.
+    path = list(dict.fromkeys([*sys.path, str(project_folder())]))
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"
+        order = [str(release.folder), release.digest, str(said)]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", "-c", BOOT, *order, *path],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _refused(release, f"it took more than {SECONDS:.0f} s") from None
+        if said.exists():
+            kind, _, why = said.read_text(encoding="utf-8").partition(": ")
+            raise _refused(release, why, golden=kind == GoldenBatchError.__name__)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines()
+        ended = (
+            f"signal {-done.returncode}"
+            if done.returncode < 0
+            else f"exit code {done.returncode}"
+        )
+        raise _refused(release, f"its process ended with {ended}: {words[-1:]}")
+    _proved.add(release.digest)
+
+
+def answer(folder: str, digest: str, said: str) -> None:
+    """Be the process: prove a release, and write down why not, if not."""
+    code = 0
+    try:
+        _prove(open_release(Path(folder), digest))
+    # It goes to the parent as text: not every exception survives the way.
+    except Exception as error:  # noqa: BLE001
+        own = isinstance(error, BatchAssetsError)
+        text = str(error) if own else f"{type(error).__name__}: {error}"
+        Path(said).write_text(f"{type(error).__name__}: {text}", encoding="utf-8")
+        code = 1
+    # A user's class may have left threads behind, which nobody waits for.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _prove(release: Release) -> None:
+    import torch
+
+    from batch_assets.models.formats import golden_batch, load_module
+    from batch_assets.models.neighbours import ask, first_off, must_stand_alone
+
+    module = load_module(release, torch.device("cpu"))
+    rows, outputs = golden_batch(release)
+    recorded = {name: column.numpy() for name, column in outputs.items()}
+    tolerance = release.manifest.golden.within("cpu")
+    found = ask(module, rows, release.contract)
+    if off := first_off(found, recorded, tolerance):
+        name, at = off
+        msg = (
+            f"it does not reproduce its golden batch: output '{name}' of row {at} is "
+            f"{found[name][at]:.8g}, recorded is {recorded[name][at]:.8g}, and "
+            f"{tolerance:g} is allowed. Write it again with write_release"
+        )
+        raise GoldenBatchError(msg)
+    must_stand_alone(module, rows, release.contract, found, tolerance)
+
+
+def _refused(release: Release, why: str, *, golden: bool = False) -> ReleaseError:
+    kind = GoldenBatchError if golden else ReleaseError
+    return kind(
+        f"release {release.name} {release.short} was not approved, because a process of "
+        f"its own could not prove it: {why}"
+    )
