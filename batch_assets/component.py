@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
+from batch_assets.assets.days import backfill_policy
 from batch_assets.assets.model_release import build_model_release
 from batch_assets.assets.night import Pipeline
 from batch_assets.assets.predictions import build_predictions
@@ -79,16 +80,19 @@ class ScoringPipeline(dg.Component):
         pipeline = Pipeline(
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
+        made = [
+            build_raw_features(pipeline),
+            build_validated_features(pipeline),
+            build_model_release(pipeline),
+            build_batch_size_sweep(pipeline),
+            build_predictions(pipeline),
+            build_serving_snapshot(pipeline),
+            *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
+        ]
+        if policy := backfill_policy():
+            made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(
-            assets=[
-                build_raw_features(pipeline),
-                build_validated_features(pipeline),
-                build_model_release(pipeline),
-                build_batch_size_sweep(pipeline),
-                build_predictions(pipeline),
-                build_serving_snapshot(pipeline),
-                *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
-            ],
+            assets=made,
             asset_checks=[
                 *build_row_count_checks(pipeline),
                 *build_drift_checks(pipeline),
