@@ -4,6 +4,7 @@ It imports what a command needs when the command runs, so that a lookup does not
 for Dagster and torch.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -72,6 +73,19 @@ def _day(_: click.Context, __: click.Parameter, value: str | None) -> str | None
 of_day = click.option("--day", required=True, callback=_day, help="YYYY-MM-DD.")
 
 
+def _of_this_machine(error: OSError) -> str:
+    """What the operating system says, with what to do if it is about `<root>`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}; make room, then run the same command again"
+    root, named = data_root(), error.filename
+    if not isinstance(root, Path) or not isinstance(named, str):
+        return str(error)
+    path = Path(named).absolute()
+    if root.is_relative_to(path) or path.is_relative_to(root):
+        return f"{error}; <root> is {root}, set BATCH_ASSETS_ROOT to change it"
+    return str(error)
+
+
 class Commands(click.Group):
     """A group whose commands end in one clear line where the user is at fault."""
 
@@ -80,11 +94,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BatchAssetsError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # Whoever reads has enough: click ends quietly.
         except OSError as error:
-            msg = (
-                f"{error}; <root> is {data_root()}, set BATCH_ASSETS_ROOT to change it"
-            )
-            raise click.ClickException(msg) from error
+            raise click.ClickException(_of_this_machine(error)) from error
 
 
 @click.group(cls=Commands)
