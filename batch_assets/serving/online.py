@@ -43,7 +43,7 @@ from batch_assets.serving.live import (
 )
 from batch_assets.serving.metrics import Metrics
 from batch_assets.serving.served import Served
-from batch_assets.serving.version import Version, age_of, integer_of
+from batch_assets.serving.version import SHOWN, Version, age_of, integer_of
 
 Answer = TypeVar("Answer")
 
@@ -156,8 +156,8 @@ class Online:
         key = integer_of(text) if version.manifest.key_dtype == "int64" else text
         if key is None or not _is_utf8(request):
             name, dtype = version.manifest.key, version.manifest.key_dtype
-            kind = dtype if key is None else f"{dtype} in UTF-8"
-            raise RefusedError(422, f"the key '{name}' is an {kind}, got '{text}'")
+            kind = "an int64" if dtype == "int64" else "a string in UTF-8"
+            raise RefusedError(422, f"the key '{name}' is {kind}, got '{text[:SHOWN]}'")
         found = version.get(key)
         served = self._served(request)
         self._count_keys(served, found=int(found is not None), asked=1)
