@@ -9,6 +9,17 @@ PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist work
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
+# What a target needs that pip does not bring is asked for before anything is made.
+PACKAGE_java := openjdk-17-jre-headless
+PACKAGE_initdb := postgresql
+PACKAGE = $(or $(PACKAGE_$*),$*)
+# Debian keeps the server's own commands out of the PATH.
+export PATH := $(PATH)$(addprefix :,$(lastword $(wildcard /usr/lib/postgresql/*/bin)))
+
+need-%:
+	@command -v $* >/dev/null || { \
+		echo "make $(MAKECMDGOALS) needs $*, which is not here: apt-get install $(PACKAGE)"; exit 1; }
+
 # Rows of the small model in the benchmark and of the stores in the other, and the environments of its columns.
 BENCH_ROWS ?= 4000000
 SERVING_ROWS ?= 1000000
@@ -25,6 +36,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "batch-assets needs Python 3.11 or newer, got $$($(PYTHON) --version)."; \
 		  echo "Name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) can't make an environment: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev]'
@@ -33,25 +46,24 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## score a week of real nights, and look one flight up
 	@$(BIN)/batch-assets demo
 
-test: $(READY) ## the whole test suite, the fast part first
+test: need-g++ need-redis-server need-initdb $(READY) ## the whole test suite, the fast part first
 	$(PYTEST) -m "not slow and not crash and not engines"
 	$(PYTEST) -m "slow and not crash and not engines"
 
-test-fast: $(READY) ## the fast part alone
+test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
 	$(PYTEST) -m "not slow and not crash and not engines"
 
 test-crash: $(READY) ## kill a night 200 times and more
 	$(BIN)/pytest -m crash --quiet
 
 $(VENV)/.engines: $(READY)
-	@java -version 2>/dev/null || { echo "Spark needs Java 17 or newer, got none."; exit 1; }
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev,ray,spark]'
 	@touch $@
 
 # They mostly wait, for engines to start and to see who died: two files at a time take
 # 0.72 of the time. A file keeps its Ray to itself.
-test-engines: $(VENV)/.engines ## the same nights on a real Ray and a real Spark
+test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
 	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
 
 check: $(READY) ## format, lint, types, import contracts, definitions
@@ -77,11 +89,11 @@ $(DAFT)/.ready: benchmarks/daft.txt
 		--requirement benchmarks/daft.txt
 	@touch $@
 
-bench: ## measure against the floor and the peers
+bench: need-java need-g++ ## measure against the floor and the peers
 	@$(MAKE) --no-print-directory --jobs 2 $(BENCH)/.ready $(DAFT)/.ready
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
 
-bench-online: $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
+bench-online: need-wrk $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
 	@$(BENCH)/bin/python -m benchmarks.online
 
 $(VENV)/.ready-serving: $(READY)
@@ -89,7 +101,7 @@ $(VENV)/.ready-serving: $(READY)
 		--constraint constraints.txt --editable '.[bench-serving]'
 	@touch $@
 
-bench-serving: $(VENV)/.ready-serving ## look keys up in this project's snapshot and in four other stores
+bench-serving: need-redis-server $(VENV)/.ready-serving ## look keys up in this project's snapshot and in four other stores
 	@$(BIN)/python -m benchmarks.serving --rows $(SERVING_ROWS)
 
 fmt: $(READY) ## format and fix what can be fixed

@@ -4,6 +4,7 @@ It imports what a command needs when the command runs, so that a lookup does not
 for Dagster and torch.
 """
 
+import errno
 import logging
 import os
 import sys
@@ -24,10 +25,12 @@ from batch_assets.errors import (
 from batch_assets.printing import (
     print_act,
     print_answer,
+    print_day,
     print_done,
     print_json,
     print_letters,
     print_nights,
+    print_range,
     print_replay,
     print_sweep,
     print_table,
@@ -57,7 +60,9 @@ def because(command: Any) -> Any:
     )
 
 
-def _day(_: click.Context, __: click.Parameter, value: str) -> str:
+def _day(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     try:
         return date.fromisoformat(value).isoformat()
     except ValueError:
@@ -68,6 +73,19 @@ def _day(_: click.Context, __: click.Parameter, value: str) -> str:
 of_day = click.option("--day", required=True, callback=_day, help="YYYY-MM-DD.")
 
 
+def _of_this_machine(error: OSError) -> str:
+    """What the operating system says, with what to do if it is about `<root>`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error}; make room, then run the same command again"
+    root, named = data_root(), error.filename
+    if not isinstance(root, Path) or not isinstance(named, str):
+        return str(error)
+    path = Path(named).absolute()
+    if root.is_relative_to(path) or path.is_relative_to(root):
+        return f"{error}; <root> is {root}, set BATCH_ASSETS_ROOT to change it"
+    return str(error)
+
+
 class Commands(click.Group):
     """A group whose commands end in one clear line where the user is at fault."""
 
@@ -76,11 +94,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BatchAssetsError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # Whoever reads has enough: click ends quietly.
         except OSError as error:
-            msg = (
-                f"{error}; <root> is {data_root()}, set BATCH_ASSETS_ROOT to change it"
-            )
-            raise click.ClickException(msg) from error
+            raise click.ClickException(_of_this_machine(error)) from error
 
 
 @click.group(cls=Commands)
@@ -121,15 +138,50 @@ def demo(as_json: bool) -> None:
 
 @main.command()
 @click.argument("pipeline")
-@of_day
+@click.option("--day", callback=_day, help="One day, YYYY-MM-DD.")
+@click.option("--from", "first", callback=_day, help="The first of several days.")
+@click.option(
+    "--to",
+    "last",
+    callback=_day,
+    help="The last; the newest that has ended if left out.",
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    default=1,
+    help="With --from: how many days are scored at a time, each in a process; 1.",
+)
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray", "spark"]),
     help="Where this night is validated and scored; as the YAML says if left out.",
 )
 @as_json
-def run(pipeline: str, day: str, engine: str | None, as_json: bool) -> None:
-    """Run one night of PIPELINE: its assets and its checks, through Dagster."""
+def run(
+    pipeline: str,
+    day: str | None,
+    first: str | None,
+    last: str | None,
+    parallel: int,
+    engine: str | None,
+    as_json: bool,
+) -> None:
+    """Run one night of PIPELINE, or those of several days, through Dagster.
+
+    A day is its assets and its checks. Of several, one that fails does not stop the
+    others, and what is done is not done again: run the same command after whatever
+    went wrong.
+    """
+    if (day is None) == (first is None):
+        msg = "give either --day, or --from with or without --to"
+        raise click.UsageError(msg)
+    if day is None:
+        _run_range(pipeline, first or "", last, parallel, engine, as_json)
+        return
+    if last or parallel > 1:
+        msg = "--to and --parallel belong to --from; --day is one day"
+        raise click.UsageError(msg)
     reports = _run_nights(pipeline, [day], engine)
     if as_json:
         print_json(reports[0])
@@ -872,6 +924,47 @@ def _run_nights(
                 state = "done" if report.success else "FAILED"
                 click.echo(f"{where}: {pipeline} {day} {state}", err=True)
     return reports
+
+
+def _run_range(
+    pipeline: str,
+    first: str,
+    last: str | None,
+    parallel: int,
+    engine: str | None,
+    as_json: bool,
+) -> None:
+    """Run several days, with a line for each when it is settled."""
+    from batch_assets.backfill import days_between, run_days
+
+    if last is not None and last < first:
+        msg = f"--to {last} is before --from {first}; the first day comes first"
+        raise click.UsageError(msg)
+    settled = []
+    with _dagster() as (definitions, on, console):
+        days = days_between(definitions, pipeline, first, last)
+        nights = run_days(
+            definitions, on, pipeline, days, engine=engine, parallel=parallel
+        )
+        for number, day in enumerate(days, 1):
+            with console.status(f"day {number} of {len(days)}: {pipeline} {day}"):
+                one = next(nights, None)
+            if one is None:  # A signal ended it between two days.
+                break
+            settled.append(one)
+            print_day(one, err=as_json)
+    if as_json:
+        print_json(
+            [
+                {"state": one.state, "seconds": one.seconds, **vars(one.report)}
+                for one in settled
+            ]
+        )
+    print_range(pipeline, settled, len(days), err=as_json)
+    done = [one.report for one in settled]
+    if len(done) < len(days) or any(report.interrupted for report in done):
+        raise SystemExit(INTERRUPTED)
+    _exit_as(done)
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """`ScoringPipeline`: one YAML becomes assets, checks, a job and a schedule."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -7,6 +9,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
+from batch_assets.assets.days import backfill_policy
 from batch_assets.assets.model_release import build_model_release
 from batch_assets.assets.night import Pipeline
 from batch_assets.assets.predictions import build_predictions
@@ -18,6 +21,7 @@ from batch_assets.checks.drift import build_drift_checks
 from batch_assets.checks.lineage import build_lineage_check
 from batch_assets.checks.row_counts import build_row_count_checks
 from batch_assets.checks.sinks import build_sink_checks
+from batch_assets.errors import PipelineError
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.spec import PipelineSpec
 
@@ -46,6 +50,48 @@ def starter_attributes(name: str) -> dict[str, Any]:
     }
 
 
+class Environment:
+    """`env` in a YAML: a variable that is not set is an error, where Dagster has None."""
+
+    def __init__(self, yaml: Path) -> None:
+        self._yaml = yaml
+        self.field = ""
+
+    def __call__(self, name: str, default: str | None = None) -> str:
+        found = os.environ.get(name, default)
+        if found is None:
+            msg = (
+                f"{self._yaml}: the field '{self.field}' is to be filled in from the "
+                f"environment variable {name}, which is not set. Set it where this "
+                f"runs, or say what is used without it: env('{name}', '...')"
+            )
+            raise PipelineError(msg)
+        return found
+
+    def __getattr__(self, name: str) -> str:
+        if name.startswith(("_", "jinja")):  # Asked for by Python and Jinja themselves.
+            raise AttributeError(name)
+        return self(name)
+
+
+def _filled(
+    value: Any, environment: Environment, fill: Callable[[Any], Any], field: str = ""
+) -> Any:
+    """A value of a YAML with every template in it filled in."""
+    if isinstance(value, dict):
+        return {
+            name: _filled(one, environment, fill, f"{field}.{name}".lstrip("."))
+            for name, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [
+            _filled(one, environment, fill, f"{field}[{number}]")
+            for number, one in enumerate(value)
+        ]
+    environment.field = field
+    return fill(value)
+
+
 class StarterScaffolder(dg.Scaffolder):
     """Writes a pipeline that only needs its names changed."""
 
@@ -71,24 +117,29 @@ class ScoringPipeline(dg.Component):
     ) -> Self:
         values = (attributes or PipelineSpec.model_validate({})).model_dump()
         # `{{ env.NAME }}` is filled in now, `{{ day }}` when the day is known.
-        scope = context.resolution_context.with_scope(day="{{ day }}")
-        return cls(PipelineSpec.model_validate(scope.resolve_value(values)))
+        environment = Environment(Path(context.path) / "defs.yaml")
+        scope = context.resolution_context.with_scope(day="{{ day }}", env=environment)
+        filled = _filled(values, environment, scope.resolve_value)
+        return cls(PipelineSpec.model_validate(filled))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         base = Path(context.path)
         pipeline = Pipeline(
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
+        made = [
+            build_raw_features(pipeline),
+            build_validated_features(pipeline),
+            build_model_release(pipeline),
+            build_batch_size_sweep(pipeline),
+            build_predictions(pipeline),
+            build_serving_snapshot(pipeline),
+            *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
+        ]
+        if policy := backfill_policy():
+            made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(
-            assets=[
-                build_raw_features(pipeline),
-                build_validated_features(pipeline),
-                build_model_release(pipeline),
-                build_batch_size_sweep(pipeline),
-                build_predictions(pipeline),
-                build_serving_snapshot(pipeline),
-                *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
-            ],
+            assets=made,
             asset_checks=[
                 *build_row_count_checks(pipeline),
                 *build_drift_checks(pipeline),

@@ -26,7 +26,7 @@ from batch_assets.lake.sources import (
     SqlSource,
 )
 from batch_assets.root import MARK, data_root, project_folder
-from batch_assets.schedules import SWEEP
+from batch_assets.schedules import IN_ORDER, SWEEP
 from batch_assets.spec import (
     SINKS,
     Gates,
@@ -55,6 +55,16 @@ DECLARED: list[type[Declared]] = [
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 INTERRUPTED = "DagsterExecutionInterruptedError"
+JOBS = ("job", "replay_job")
+# A night up to where it is served.
+SCORING = (
+    "raw_features",
+    "validated_features",
+    "quarantined_rows",
+    "model_release",
+    "predictions",
+    "dead_letters",
+)
 FIELDS = [name for model in DECLARED for name in model.model_fields]
 
 
@@ -126,9 +136,7 @@ def load_definitions() -> dg.Definitions:
         module = importlib.import_module(
             named or f"{project['root_module']}.definitions"
         )
-        found = module.defs() if callable(module.defs) else module.defs
-        found.resolve_all_job_defs()
-        return found
+        return module.defs() if callable(module.defs) else module.defs
     # A YAML's own types, YAML itself and users' code can raise anything here, and
     # Dagster wraps it in errors of its own.
     except Exception as error:
@@ -174,6 +182,8 @@ def run_night(
     pipeline: str,
     day: str,
     engine: str | None = None,
+    *,
+    serve: bool = True,
 ) -> NightReport:
     """Materialise one day of a pipeline: its assets and its checks, in order.
 
@@ -183,12 +193,29 @@ def run_night(
         pipeline: its name.
         day: the day.
         engine: the engine of this night, if not that of the YAML.
+        serve: whether it is published, too, or only scored and judged.
 
     Raises:
         PipelineError: there is no such pipeline, or no such day in it.
     """
     config = {"resources": {"engine": {"config": {"name": engine}}}} if engine else {}
-    return _report(_execute(definitions, on, pipeline, day, "job", config), day)
+    names = None if serve else SCORING
+    result = _execute(definitions, on, pipeline, day, "job", config, names)
+    return _report(result, day)
+
+
+def days_of(definitions: dg.Definitions, pipeline: str) -> list[str]:
+    """The days of a pipeline that can be run: those that have ended.
+
+    Raises:
+        PipelineError: there is no such pipeline.
+    """
+    return _days(_job(definitions, pipeline, "job"))
+
+
+def must_run_in_order(definitions: dg.Definitions, pipeline: str) -> bool:
+    """Whether what a day says may depend on the day before it."""
+    return IN_ORDER in _job(definitions, pipeline, "job").tags
 
 
 def replay_night(
@@ -219,7 +246,7 @@ def sweep_batch_sizes(
     definitions: dg.Definitions, on: DagsterInstance, pipeline: str
 ) -> list[str]:
     """Materialise a pipeline's `batch_size_sweep`; what went wrong, if anything."""
-    job = definitions.resolve_implicit_global_asset_job_def()
+    job = _alone(definitions, pipeline).resolve_implicit_global_asset_job_def()
     names = ("model_release", SWEEP)
     result = job.execute_in_process(
         instance=on,
@@ -230,6 +257,53 @@ def sweep_batch_sizes(
     return _why(result)
 
 
+def _alone(definitions: dg.Definitions, pipeline: str) -> dg.Definitions:
+    """A pipeline without what else is in the project, which may be broken."""
+    prefix = f"{pipeline}/"
+
+    def mine(found: Any) -> bool:
+        if not isinstance(found, dg.AssetsDefinition):
+            return False
+        keys = {*found.keys, *(check.asset_key for check in found.check_keys)}
+        return all(key.to_user_string().startswith(prefix) for key in keys)
+
+    return dg.Definitions(
+        assets=[found for found in definitions.assets or [] if mine(found)],
+        asset_checks=[found for found in definitions.asset_checks or [] if mine(found)],
+        jobs=[
+            job
+            for job in definitions.jobs or []
+            if job.name in (f"{pipeline}_{which}" for which in JOBS)
+        ],
+        resources=definitions.resources,
+        executor=definitions.executor,
+        loggers=definitions.loggers,
+    )
+
+
+def _job(definitions: dg.Definitions, pipeline: str, which: str) -> dg.JobDefinition:
+    """One of a pipeline's jobs; only the pipeline is resolved for it.
+
+    Raises:
+        PipelineError: there is no such pipeline, or it is not whole.
+    """
+    jobs = {job.name for job in definitions.jobs or []}
+    name = f"{pipeline}_{which}"
+    replays = {j.removesuffix("_replay_job") for j in jobs if "_replay_job" in j}
+    if pipeline not in replays:
+        known = ", ".join(sorted(replays)) or "-"
+        msg = f"no pipeline is named '{pipeline}'; declared: {known}"
+        raise PipelineError(msg)
+    try:
+        return _alone(definitions, pipeline).resolve_job_def(name)
+    except Exception as error:  # As in `load_definitions`.
+        raise PipelineError(_explained(error)) from error
+
+
+def _days(job: dg.JobDefinition) -> list[str]:
+    return list(job.partitions_def.get_partition_keys()) if job.partitions_def else []
+
+
 def _execute(
     definitions: dg.Definitions,
     on: DagsterInstance,
@@ -237,16 +311,10 @@ def _execute(
     day: str,
     which: str,
     config: dict[str, Any] | None = None,
+    names: tuple[str, ...] | None = None,
 ) -> ExecuteInProcessResult:
-    jobs = {job.name for job in definitions.resolve_all_job_defs()}
-    name = f"{pipeline}_{which}"
-    if name not in jobs:
-        replays = {j.removesuffix("_replay_job") for j in jobs if "_replay_job" in j}
-        known = ", ".join(sorted(replays)) or "-"
-        msg = f"no pipeline is named '{pipeline}'; declared: {known}"
-        raise PipelineError(msg)
-    job = definitions.resolve_job_def(name)
-    days = job.partitions_def.get_partition_keys() if job.partitions_def else []
+    job = _job(definitions, pipeline, which)
+    days = _days(job)
     if day not in days:
         span = f"{days[0]} to {days[-1]}" if days else "none yet"
         msg = f"{pipeline} has no day '{day}'; its days are {span}"
@@ -257,6 +325,7 @@ def _execute(
         partition_key=day,
         instance=on,
         raise_on_error=False,
+        asset_selection=[dg.AssetKey([pipeline, n]) for n in names] if names else None,
         run_config={**own, **QUIET, **(config or {})},
     )
 

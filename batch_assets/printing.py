@@ -53,6 +53,40 @@ def print_nights(reports: Iterable[Any]) -> None:
             click.echo(f"{report.day} failed: {text}", err=True)
 
 
+def print_day(settled: Any, *, err: bool) -> None:
+    """One line of a day in a range: its state, its rows, its seconds."""
+    report = settled.report
+    rows = "-" if report.raw_rows is None else f"{report.raw_rows:,}"
+    state = settled.state.upper() if report.errors else settled.state
+    line = f"{report.day}  {state:<11}{rows:>15} rows{settled.seconds:>9,.1f} s"
+    reasons = report.errors[:1] or report.warnings[:1]
+    said = [reason.splitlines()[0] for reason in reasons]
+    click.echo("  ".join([line, *said]), err=err)
+
+
+def print_range(pipeline: str, settled: Sequence[Any], days: int, *, err: bool) -> None:
+    """What came of a range of days, and what is left to do."""
+    count = Counter(one.state for one in settled)
+    parts = [f"{count['done'] + count['unchanged']:,} of {days:,} days are done"]
+    parts += [f"{count['unchanged']:,} of them unchanged"] if count["unchanged"] else []
+    parts += [f"{count['failed']:,} failed"] if count["failed"] else []
+    click.echo(f"{pipeline}: {', '.join(parts)}", err=err)
+    for one in settled:
+        for text in one.report.errors[:1]:
+            click.echo(f"{one.report.day} {one.state}: {text}", err=True)
+    if count["failed"]:
+        click.echo(
+            "Mend what they name, then run the same command again: days that are done "
+            "are not done again.",
+            err=True,
+        )
+    elif count["done"] + count["unchanged"] < days:
+        click.echo(
+            "Interrupted. Run the same command again: it goes on where it was.",
+            err=True,
+        )
+
+
 def print_answer(answer: Any) -> None:
     for name, value in answer.outputs.items():
         click.echo(f"{name:<8} {value:.6g}")

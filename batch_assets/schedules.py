@@ -8,6 +8,8 @@ import dagster as dg
 from batch_assets.spec import PipelineSpec
 
 SWEEP = "batch_size_sweep"
+# The tag of a pipeline whose nights take something over from the night before.
+IN_ORDER = "batch_assets/in_order"
 
 
 def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
@@ -43,6 +45,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         selection=dg.AssetSelection.groups(spec.name)
         - dg.AssetSelection.assets([spec.name, SWEEP]),
         description=f"One night of {spec.name}: from source to served snapshot.",
+        tags={IN_ORDER: "true"} if spec.incremental else None,
         executor_def=dg.in_process_executor,
     )
     minute, hour = (int(part) for part in spec.schedule.split()[:2])

@@ -120,6 +120,74 @@ def test_a_mistake_ends_in_one_clear_line(night, arguments, said):
     assert len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("key", ["1_0", "１０", " 10", "+10", "9223372036854775808"])
+def test_a_key_is_written_in_plain_digits(night, key):
+    folder, _ = night
+    error = batch_assets(folder, "lookup", "toy", key, code=1).stderr
+    assert f"the key 'user_id' is an integer, got {key!r}" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lookup", "toy", "7"),
+        ("lookup", "toy", "7", "--json"),
+        ("books", "toy", "--day", DAY),
+        ("snapshot", "sql", "toy", "SELECT * FROM snapshot"),
+        ("snapshot", "list", "toy", "--json"),
+        ("snapshot", "history", "toy"),
+        ("dead-letters", "list", "toy", "--day", DAY),
+        ("release", "list"),
+    ],
+)
+def test_whoever_reads_may_stop_reading(night, arguments):
+    """As `batch-assets ... | head` does: no word, and the exit code of click."""
+    folder, _ = night
+    reads, writes = os.pipe()
+    os.close(reads)
+    found = subprocess.run(
+        [sys.executable, "-m", "batch_assets.cli", *arguments],
+        cwd=folder / "p",
+        env={**os.environ, "BATCH_ASSETS_ROOT": str(folder / "root")},
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writes)
+    assert (found.returncode, found.stderr) == (1, "")
+
+
+def test_a_full_disk_and_a_missing_file_are_no_matter_of_the_root(night, tmp_path):
+    folder, _ = night
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        found = subprocess.run(
+            [sys.executable, "-m", "batch_assets.cli", "lookup", "toy", "7"],
+            cwd=folder / "p",
+            env={**os.environ, "BATCH_ASSETS_ROOT": str(folder / "root")},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert found.returncode == 1
+    assert "No space left on device; make room" in found.stderr
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    error = batch_assets(folder, "release", "add", "toy", str(empty), code=1).stderr
+    assert str(empty) in error
+    assert "BATCH_ASSETS_ROOT" not in found.stderr + error
+
+
+def test_a_root_that_can_not_be_made_is_named(tmp_path, monkeypatch, toy_release):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(tmp_path / "file" / "root"))
+    folder = str(toy_release.folder)
+    result = CliRunner().invoke(main, ["release", "add", "toy", folder])
+    assert result.exit_code == 1
+    assert f"<root> is {tmp_path}/file/root, set BATCH_ASSETS_ROOT" in result.output
+
+
 def test_books_close_and_say_so(night):
     folder, _ = night
     text = batch_assets(folder, "books", "toy", "--day", DAY).stdout

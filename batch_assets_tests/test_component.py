@@ -6,8 +6,10 @@ import pytest
 
 from batch_assets.component import ScoringPipeline
 from batch_assets.definitions import defs
+from batch_assets.errors import PipelineError
+from batch_assets.launch import load_definitions
 from batch_assets.spec import PipelineSpec
-from batch_assets_tests.projects import attributes, make_project
+from batch_assets_tests.projects import attributes, make_project, write_project
 
 ASSETS = {
     "raw_features",
@@ -135,6 +137,50 @@ def test_a_templated_value_is_filled_in_and_the_day_is_left_for_later(
         context=context,
     )
     assert component.spec.source.glob == "elsewhere/{{ day }}.parquet"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"source": {"kind": "parquet", "glob": "{{ env.NO_SUCH }}/x"}}, "source.glob"),
+        ({"description": "{{ env('NO_SUCH') }}"}, "description"),
+        (
+            {
+                "source": {
+                    "kind": "sql",
+                    "query": "features.sql",
+                    "tables": {"users": "{{ env.NO_SUCH }}.parquet"},
+                }
+            },
+            "source.tables.users",
+        ),
+    ],
+    ids=["nested", "called", "named by the user"],
+)
+def test_a_variable_that_is_not_set_is_named_with_its_field(
+    tmp_path, monkeypatch, change, field
+):
+    """Dagster's own `env` gives None, and a glob of None/x."""
+    module = f"unset_{field.replace('.', '_')}"
+    write_project(tmp_path / "p", module, [attributes(**change)])
+    monkeypatch.chdir(tmp_path / "p")
+    monkeypatch.syspath_prepend(str(tmp_path / "p"))
+    with pytest.raises(PipelineError) as said:
+        load_definitions()
+
+    yaml = next((tmp_path / "p").rglob("defs.yaml"))
+    assert str(yaml) in str(said.value)
+    assert f"the field '{field}' is to be filled in" in str(said.value)
+    assert "variable NO_SUCH, which is not set. Set it" in str(said.value)
+
+
+def test_a_variable_may_have_a_default():
+    text = "{{ env('NO_SUCH', 'elsewhere') }}"
+    component = ScoringPipeline.from_attributes_dict(
+        attributes=attributes(description=text),
+        context=dg.ComponentTree.for_test().load_context,
+    )
+    assert component.spec.description == "elsewhere"
 
 
 def test_the_yaml_of_dagster_has_the_same_schema_as_the_spec():

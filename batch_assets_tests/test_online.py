@@ -1,6 +1,8 @@
 """`batch-assets serve` in a process of its own: what it answers, and how it ends."""
 
 import asyncio
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -268,18 +270,55 @@ def test_a_wrong_request_gets_one_clear_error(
 def test_string_keys_are_looked_up_whatever_is_in_them(
     tmp_path: Path, string_release: Release
 ) -> None:
-    keys = ["a/b", "naïve", "50%", "7", "a b?c#d"]
+    keys = [
+        "a/b",
+        "naïve",
+        "50%",
+        "7",
+        "a b?c#d",
+        "a\nb",
+        "\n",
+        "a\r\n",
+        "/",
+        "//a",
+        "",
+    ]
+    keys += [".", "..", "../keys", "\x00", "\ufffd", "𝟙", "k" * 30_000]
     rows = make_rows(len(keys), key_dtype="string")
     root = tmp_path / "root"
     root.mkdir()
     publish(root, string_release, rows.set_column(0, "user_id", pa.array(keys)), DAY)
     with serving(root) as server:
         for key in keys:
-            path = f"/v1/{NAME}/keys/{quote(key, safe='')}"
-            assert server.get(path).json()["key"] == key
-        found = server.post(f"/v1/{NAME}/lookup", {"keys": [*keys, ""]}).json()
-        assert [answer["key"] for answer in found["answers"]] == [*keys, ""]
+            assert json.loads(raw_get(server, quote(key, safe=""))[1])["key"] == key
+        found = server.post(f"/v1/{NAME}/lookup", {"keys": [*keys, "b"]}).json()
+        assert [answer["key"] for answer in found["answers"]] == [*keys, "b"]
         assert found["missing"] == 1
+        for missing in ("%0A%0A", "none", "a%0A"):
+            status, body = raw_get(server, missing)
+            assert (status, "is not in version" in body) == (404, True)
+        # Else it would be the key U+FFFD, which is there.
+        for not_text in ("%FF", "a%C3", "%ED%A0%80"):
+            status, body = raw_get(server, not_text)
+            assert (status, "is a string in UTF-8" in body) == (422, True)
+
+
+def raw_get(server: Server, key: str) -> tuple[int, str]:
+    """A lookup whose path nothing on the way tidies up."""
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    with contextlib.closing(connection):
+        connection.request("GET", f"/v1/{NAME}/keys/{key}")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    "key", ["1_0", "%EF%BC%91%EF%BC%90", "+10", "%2010", "10%0A", "", "1" * 20, "%FF"]
+)
+def test_an_integer_key_is_written_in_plain_digits(server: Server, key: str) -> None:
+    status, body = raw_get(server, key)
+
+    assert (status, "is an int64" in body) == (422, True)
 
 
 # Scoring

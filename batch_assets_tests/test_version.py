@@ -125,7 +125,7 @@ def test_an_answer_says_of_which_day_release_and_version_it_is(
     assert type(answer.outputs["risk"]) is float
 
 
-@pytest.mark.parametrize("key", [10, "10", np.int64(10)])
+@pytest.mark.parametrize("key", [10, "10", "010", "0" * 5_000 + "10", np.int64(10)])
 def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None:
     answer = Version.current(integers).get(key)
 
@@ -151,7 +151,25 @@ def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) 
         Version.current(strings).get(5)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("key", ["ten", "", "1.0", 1.5, None, b"10"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "ten",
+        "",
+        "1.0",
+        1.5,
+        None,
+        b"10",
+        "1_0",
+        "１０",
+        "١٠",
+        " 10",
+        "10\n",
+        "+10",
+        "--1",
+    ]
+    + ["0x10", "-", "9223372036854775808", "-9223372036854775809", "9" * 5_000],
+)
 def test_a_key_of_another_type_is_an_error(integers: Path, key: Any) -> None:
     with pytest.raises(SnapshotError, match="'user_id' is an integer"):
         Version.current(integers).get(key)

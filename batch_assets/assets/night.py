@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from batch_assets.assets.days import day_of
 from batch_assets.errors import CommitError
 from batch_assets.lake.books import Tally
 from batch_assets.lake.claims import claimed
@@ -63,7 +64,7 @@ class Pipeline:
 def sole_run(
     context: dg.AssetExecutionContext, lake: Lake
 ) -> Iterator[Callable[[], None]]:
-    """Claim the run's day of a pipeline; give the guard of its commits.
+    """Claim the day of a pipeline that is being made; give the guard of its commits.
 
     The guard refuses a commit once the run is over (cancelled, failed, or given up for
     dead), and once another run has taken the day over.
@@ -73,11 +74,9 @@ def sole_run(
         run = context.instance.get_run_by_id(run_id)
         return run.status if run else None
 
-    mine = context.run.run_id
-    with claimed(
-        lake.folder, context.partition_key, mine, lambda run: state(run) in OVER
-    ) as still_mine:
-        lake.sweep(context.partition_key)
+    mine, day = context.run.run_id, day_of(context)
+    with claimed(lake.folder, day, mine, lambda run: state(run) in OVER) as still_mine:
+        lake.sweep(day)
 
         def guard() -> None:
             found = state(mine)

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from batch_assets.assets.days import day_of, for_each_day
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.night import (
     Pipeline,
@@ -51,13 +52,14 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),
     )
+    @for_each_day
     def predictions(
         context: dg.AssetExecutionContext, config: ScoringConfig
     ) -> Iterator[dg.MaterializeResult]:
         storage: StorageResource = context.resources.storage
         gpu: GpuResource = context.resources.gpu
         engines: EngineResource = context.resources.engine
-        day = context.partition_key
+        day = day_of(context)
         lake = storage.lake(spec.name)
         if config.replay_dead_letters:
             model, digest = release_of(lake, day)

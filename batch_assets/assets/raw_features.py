@@ -6,6 +6,7 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
+from batch_assets.assets.days import day_of, for_each_day
 from batch_assets.assets.night import (
     Pipeline,
     sole_run,
@@ -33,6 +34,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
 
     @dg.asset(**pipeline.look("raw_features", spec.source.kind, "deltalake"))
+    @for_each_day
     def raw_features(
         context: dg.AssetExecutionContext,
         config: RawFeaturesConfig,
@@ -46,7 +48,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         The columns are compared with the contract of the approved release before a row
         is read: a missing, extra or retyped column stops the night here.
         """
-        day = context.partition_key
+        day = day_of(context)
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
         with (

@@ -4,6 +4,7 @@ from contextlib import closing
 
 import dagster as dg
 
+from batch_assets.assets.days import for_each_day
 from batch_assets.assets.night import Pipeline, sole_run
 from batch_assets.resources import StorageResource
 from batch_assets.serving.sinks.follow import follow
@@ -20,6 +21,7 @@ def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefini
         description=f"The served version in {target.kind}: loaded shard by shard, read "
         "back whole, then swapped in. It follows what is served on disk.",
     )
+    @for_each_day
     def remote_snapshot(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult:

@@ -4,6 +4,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.days import day_of, for_each_day
 from batch_assets.assets.night import Pipeline, sole_run
 from batch_assets.resources import StorageResource
 from batch_assets.serving.publish import publish_day
@@ -17,6 +18,7 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         **pipeline.look("serving_snapshot", "arrow"),
         deps=[pipeline.key("predictions")],
     )
+    @for_each_day
     def serving_snapshot(
         context: dg.AssetExecutionContext, storage: StorageResource
     ) -> dg.MaterializeResult:
@@ -26,7 +28,7 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         It goes forward only: an older day never replaces a newer one. While publishing
         is blocked, after a rollback, the version is built and not served.
         """
-        day = context.partition_key
+        day = day_of(context)
         lake = storage.lake(spec.name)
         with sole_run(context, lake) as guard:
             published = publish_day(

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.days import day_of, for_each_day
 from batch_assets.assets.night import (
     Pipeline,
     sole_run,
@@ -42,12 +43,13 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         ],
         required_resource_keys=pipeline.needs("storage", "engine"),
     )
+    @for_each_day
     def validated_features(
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.MaterializeResult]:
         storage: StorageResource = context.resources.storage
         engines: EngineResource = context.resources.engine
-        day = context.partition_key
+        day = day_of(context)
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
         rows = lake.raw_features.rows_by_day().get(day)

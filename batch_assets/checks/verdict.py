@@ -31,9 +31,52 @@ def build_check(
         def check(
             context: dg.AssetCheckExecutionContext, storage: StorageResource
         ) -> dg.AssetCheckResult:
-            return result_of(judge(context, storage, context.partition_key))
+            if context.has_partition_key:
+                return result_of(judge(context, storage, context.partition_key))
+            verdicts = {
+                day: judge(context, storage, day) for day in context.partition_keys
+            }
+            for day, verdict in verdicts.items():
+                _record(context.instance, pipeline.key(asset), name, day, verdict)
+            return result_of(_of_all(verdicts))
 
     return check
+
+
+def _record(
+    instance: dg.DagsterInstance,
+    asset: dg.AssetKey,
+    name: str,
+    day: str,
+    verdict: Verdict,
+) -> None:
+    """Show a day's own verdict, because a run for a range has one result for all."""
+    result = result_of(verdict)
+    instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset,
+            name,
+            result.passed,
+            result.metadata,
+            severity=result.severity,
+            description=result.description,
+            partition=day,
+        )
+    )
+
+
+def _of_all(verdicts: dict[str, Verdict]) -> Verdict:
+    """One verdict over the days of a range: it blocks if that of any day does."""
+    shut = {day: found for day, found in verdicts.items() if not found.passed}
+    name = next(iter(verdicts.values())).gate
+    return Verdict(
+        name,
+        not shut,
+        "; ".join(f"{day}: {found.why}" for day, found in shut.items())
+        or f"so it is on each of {len(verdicts)} days",
+        {"days": float(len(verdicts)), "shut_days": float(len(shut))},
+        blocks=any(found.blocks for found in shut.values()) or not shut,
+    )
 
 
 def result_of(verdict: Verdict) -> dg.AssetCheckResult:

@@ -15,15 +15,16 @@ import contextlib
 import gc
 import logging
 import math
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -42,7 +43,7 @@ from batch_assets.serving.live import (
 )
 from batch_assets.serving.metrics import Metrics
 from batch_assets.serving.served import Served
-from batch_assets.serving.version import Version, age_of
+from batch_assets.serving.version import SHOWN, Version, age_of, integer_of
 
 Answer = TypeVar("Answer")
 
@@ -51,10 +52,23 @@ log = logging.getLogger(__name__)
 MAX_KEYS = 1_000
 # To read a body holds the event loop: 10 ms for one of this size.
 MAX_BODY = 1 << 20
-# No key has more digits, and Python reads no integer of thousands of them.
-AN_INTEGER = re.compile(r"-?[0-9]{1,19}", re.ASCII)
 # What nginx calls a request whose client has left; nobody reads the answer.
 CLIENT_LEFT = 499
+
+
+class AnyText(Convertor[str]):
+    """A part of a path that may have anything in it, a slash and a line's end, too."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", AnyText())
 
 
 class RefusedError(Exception):
@@ -92,7 +106,7 @@ class Online:
         """The ASGI application."""
         routes = [
             Route("/v1/{pipeline}", self.about),
-            Route("/v1/{pipeline}/keys/{key:path}", self.key),
+            Route("/v1/{pipeline}/keys/{key:any}", self.key),
             Route("/v1/{pipeline}/lookup", self.lookup, methods=["POST"]),
             Route("/v1/{pipeline}/score", self.score, methods=["POST"]),
             Route("/healthz", self.healthz),
@@ -139,10 +153,12 @@ class Online:
     async def key(self, request: Request) -> Response:
         version = self._opened(request)
         text = request.path_params["key"]
-        if version.manifest.key_dtype == "int64" and not AN_INTEGER.fullmatch(text):
-            name = version.manifest.key
-            raise RefusedError(422, f"the key '{name}' is an int64, got '{text}'")
-        found = version.get(text)
+        key = integer_of(text) if version.manifest.key_dtype == "int64" else text
+        if key is None or not _is_utf8(request):
+            name, dtype = version.manifest.key, version.manifest.key_dtype
+            kind = "an int64" if dtype == "int64" else "a string in UTF-8"
+            raise RefusedError(422, f"the key '{name}' is {kind}, got '{text[:SHOWN]}'")
+        found = version.get(key)
         served = self._served(request)
         self._count_keys(served, found=int(found is not None), asked=1)
         if found is None:
@@ -373,6 +389,15 @@ def _source(version: Version) -> dict[str, Any]:
         "age_seconds": round(age.total_seconds(), 3),
         "is_stale": age > manifest.stale_after,
     }
+
+
+def _is_utf8(request: Request) -> bool:
+    """Whether the path is text; a server puts a sign of its own where it is not."""
+    try:
+        unquote(request.scope["raw_path"], errors="strict")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _body(request: Request) -> bytes:

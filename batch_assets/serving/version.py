@@ -6,6 +6,7 @@ nor which version is served.
 """
 
 import operator
+import re
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -37,6 +38,10 @@ from batch_assets.storage import Place
 
 # As one batch, on this thread: a worker of Arrow's would not outlive a fork.
 READING = pa.ipc.IpcReadOptions(use_threads=False)
+# Not what int() takes: `1_0`, `+1`, ` 1` and digits of other scripts are no keys.
+AN_INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
+# So much of a key is shown in an error.
+SHOWN = 80
 
 
 class Answer(NamedTuple):
@@ -209,10 +214,17 @@ class Version:
             raise SnapshotError(msg)
         try:
             # Not int() alone: it would answer for 1 where it was asked for 1.5.
-            return int(key) if isinstance(key, str) else operator.index(key)
-        except (TypeError, ValueError):
-            msg = f"the key '{self.manifest.key}' is an integer, got {key!r}"
-            raise SnapshotError(msg) from None
+            found = integer_of(key) if isinstance(key, str) else operator.index(key)
+        except TypeError:
+            found = None
+        if found is None:
+            got = repr(key) if len(repr(key)) <= SHOWN else f"{repr(key)[:SHOWN]}…"
+            msg = (
+                f"the key '{self.manifest.key}' is an integer, got {got}; expected an "
+                "int64 in the digits 0 to 9, such as 42 or -42"
+            )
+            raise SnapshotError(msg)
+        return found
 
     def _can_be_there(self, key: int | str) -> bool:
         if isinstance(key, int):
@@ -326,6 +338,17 @@ def map_shard(path: Path) -> pa.Table:
     mapped = pa.memory_map(str(path))
     table = pa.ipc.open_file(mapped, options=READING).read_all()
     return table.combine_chunks() if table.num_columns and len(table) else table
+
+
+def integer_of(text: str) -> int | None:
+    """The int64 that a text writes in ASCII digits; None if it writes none."""
+    if not AN_INTEGER.fullmatch(text):
+        return None
+    digits = text.lstrip("-0") or "0"
+    # Python reads no integer of thousands of digits, and no key has more than these.
+    found = int(digits) if len(digits) < 20 else 2**63
+    found = -found if text[0] == "-" else found
+    return found if -(2**63) <= found < 2**63 else None
 
 
 def age_of(manifest: SnapshotManifest) -> timedelta:

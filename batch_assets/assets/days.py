@@ -1,0 +1,86 @@
+"""Which days a run of an asset is for: one, or the days of a range in their order.
+
+Dagster's command line runs a range (`--partition-range`) as one run, and the UI can. What
+makes a day is written for one day; here it is done for each.
+"""
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import click
+import dagster as dg
+
+_of_a_range: ContextVar[str | None] = ContextVar("day", default=None)
+
+
+def backfill_policy() -> dg.BackfillPolicy | None:
+    """A run for each day; one for all where the command line runs a range by itself.
+
+    There Dagster refuses whatever is not declared for it. Everywhere else a range is a
+    backfill of one run a day, because a day whose gate is shut then stops no other, and
+    only the check of a single day is recorded with its day.
+    """
+    context = click.get_current_context(silent=True)
+    ranged = context is not None and context.params.get("partition_range")
+    return dg.BackfillPolicy.single_run() if ranged else None
+
+
+def day_of(context: dg.AssetExecutionContext) -> str:
+    """The day that is being made."""
+    return _of_a_range.get() or context.partition_key
+
+
+def for_each_day(make: Callable[..., Any]) -> Callable[..., Any]:
+    """An asset's function, which makes `day_of(context)`, called for each day of the run.
+
+    Of a range, each day's metadata goes to the day. The first day that fails ends the
+    run: what was committed stays, and nothing that follows from any of the days is begun.
+    """
+
+    @functools.wraps(make)
+    def made(context: dg.AssetExecutionContext, **given: Any) -> Any:
+        if context.has_partition_key:
+            return make(context, **given)
+        return _range(context, functools.partial(make, context, **given))
+
+    @functools.wraps(make)
+    def yielding(context: dg.AssetExecutionContext, **given: Any) -> Any:
+        yield from made(context, **given)
+
+    # Dagster reads from the function how many assets it makes.
+    return yielding if inspect.isgeneratorfunction(make) else made
+
+
+def _range(
+    context: dg.AssetExecutionContext, make: Callable[[], Any]
+) -> Iterator[dg.MaterializeResult]:
+    versions: dict[dg.AssetKey | None, list[str]] = {}
+    for day in context.partition_keys:
+        for result in _one(day, make):
+            context.add_asset_metadata(
+                result.metadata or {}, asset_key=result.asset_key, partition_key=day
+            )
+            version = result.data_version
+            versions.setdefault(result.asset_key, []).append(
+                version.value if version else day
+            )
+    for key, found in versions.items():
+        # Dagster takes one version of the data for all days of a run.
+        digest = hashlib.sha256(" ".join(found).encode()).hexdigest()
+        yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(digest))
+
+
+def _one(day: str, make: Callable[[], Any]) -> list[dg.MaterializeResult]:
+    token = _of_a_range.set(day)
+    try:
+        found = make()
+        return list(found) if isinstance(found, Iterator) else [found]
+    except Exception as error:
+        error.add_note(f"This was {day}, one day of the range that the run is for.")
+        raise
+    finally:
+        _of_a_range.reset(token)
