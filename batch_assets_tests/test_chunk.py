@@ -516,7 +516,7 @@ def test_a_validated_part_with_a_flipped_bit_is_never_scored(
 
 
 @pytest.mark.parametrize("rows", [0, 1, 16, 17, 4_095, 4_096, 65_536])
-def test_columns_are_packed_an_odd_number_of_cache_lines_apart(rows: int) -> None:
+def test_outputs_are_packed_an_odd_number_of_cache_lines_apart(rows: int) -> None:
     packed = _own.room_for(3, rows)
 
     lines, beside = divmod(packed.strides[0], 64)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
-from batch_assets.models.columns import columns_of
 from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import FileEntry, Release, open_release, sha256_of
 from batch_assets_tests.toys import (
     expected_risk,

@@ -199,7 +199,7 @@ def test_more_rows_than_may_wait_are_too_many(live: LiveRelease) -> None:
         live.rows(body(*[GOOD] * 101))
 
 
-def test_columns_may_have_any_name_that_a_contract_may(tmp_path: Path) -> None:
+def test_outputs_may_have_any_name_that_a_contract_may(tmp_path: Path) -> None:
     names = ["model_config", "copy", "_hidden", "class", "json"]
     contract = make_contract(features=[{"name": n, "dtype": "float32"} for n in names])
     release = write_toy_release(

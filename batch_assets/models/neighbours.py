@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.columns import columns_of
 from batch_assets.models.contract import Contract
+from batch_assets.models.outputs import columns_of
 
 # So many golden rows are asked alone; a release may hold thousands.
 ALONE = 64

@@ -19,9 +19,9 @@ import torch
 from filelock import FileLock
 
 from batch_assets.errors import ConfigError, ReleaseError
-from batch_assets.models.columns import given_columns
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import load_module
+from batch_assets.models.outputs import given_columns
 from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
 from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from batch_assets.errors import GoldenBatchError
-from batch_assets.models.columns import OUTPUT_TYPES as TENSOR_TYPES
-from batch_assets.models.columns import columns_of
 from batch_assets.models.contract import OUTPUT_TYPES
 from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.outputs import OUTPUT_TYPES as TENSOR_TYPES
+from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.device import PRECISIONS, Device

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from batch_assets.errors import ReleaseError, ScoringError
-from batch_assets.models.columns import columns_of
+from batch_assets.models.outputs import columns_of
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.toys import make_contract, write_toy_release
