@@ -178,7 +178,7 @@ def validate_piece(
     Rows that are as they were the night before go to row groups of their own, so that
     the scorer need not decode them to find the others.
     """
-    rules = RowRules(job.contract)
+    rules, raw = RowRules(job.contract), job.contract.raw_schema()
     with ExitStack() as stack:
         sides = [
             stack.enter_context(_Sides(job, piece, part.receipt.shard, part.path.name))
@@ -186,7 +186,9 @@ def validate_piece(
         ]
         by_shard = {side.shard: side for side in sides}
         for batch in piece.read():
-            split = rules.split(pl.DataFrame(batch), piece.duplicated)
+            found = pa.Table.from_batches([batch]).select(raw.names)
+            # What is pinned may have narrower types, of which each value fits.
+            split = rules.split(pl.DataFrame(found.cast(raw)), piece.duplicated)
             for rows, schema, keep in (
                 (split.good, job.contract.feature_schema(), _Sides.keep),
                 (split.bad, quarantine_schema(job.contract), _Sides.put_aside),
