@@ -199,4 +199,6 @@ def _as_float32(feature: Feature) -> pl.Expr:
     column = pl.col(feature.name)
     if feature.categories is not None:
         column = column.cast(pl.Enum(list(feature.categories))).to_physical()
-    return column.cast(pl.Float32).fill_null(float("nan"))
+    if feature.dtype != "float32":
+        column = column.cast(pl.Float32)
+    return column.fill_null(float("nan")) if feature.nullable else column
