@@ -52,7 +52,16 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
     if not numbers:
         usual = "nothing to compare: the release has no reference, or the day no rows"
     why = "; ".join(shut or warned) or usual
-    return Verdict(GATE, not (shut or warned), why, numbers, blocks=bool(shut))
+    return Verdict(
+        GATE,
+        not (shut or warned),
+        why,
+        numbers,
+        blocks=bool(shut),
+        moved_by="PSI compares the day's outputs with the release's reference. Its limits "
+        "are gates.warn_psi and gates.max_psi in the pipeline's YAML, or more where the "
+        "release's own days (reference_days) or chance are further off than that",
+    )
 
 
 def limits(reference: Reference, gates: Gates) -> tuple[float, float]:
