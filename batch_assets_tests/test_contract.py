@@ -160,7 +160,7 @@ def test_the_order_of_columns_is_free(toy_contract):
 def test_every_wrong_column_is_named_with_got_and_expected(toy_contract):
     schema = pa.schema(
         [
-            ("user_id", pa.int32()),
+            ("user_id", pa.string()),
             ("age", pa.int16()),
             ("age", pa.int16()),
             ("plan", pa.dictionary(pa.int8(), pa.int64())),
@@ -177,20 +177,23 @@ def test_every_wrong_column_is_named_with_got_and_expected(toy_contract):
         "- 2 missing: 'visits', 'active'",
         "- 2 extra: 'note', 'mood'",
         "- 1 there twice: 'age'",
-        "- retyped: 'user_id', got: int32, expected: int64",
-        "- retyped: 'plan', got: dictionary<values=int64, indices=int8, ordered=0>, "
-        "expected: string",
+        "- retyped: 'user_id', got: string, expected: int64",
+        "- retyped: 'plan', got: int64, expected: string",
         "Mend the source, or approve a release whose contract has these columns.",
     ]
 
 
 @pytest.mark.parametrize(
-    ("column", "dtype"),
-    [("age", pa.int32()), ("visits", pa.float64()), ("active", pa.int8())],
+    ("column", "dtype", "said"),
+    [
+        ("age", pa.int32(), "int32"),
+        ("visits", pa.float64(), "float64"),
+        ("active", pa.int8(), "int8"),
+    ],
 )
-def test_a_wider_type_is_another_type(toy_contract, column, dtype):
+def test_a_wider_type_is_another_type(toy_contract, column, dtype, said):
     schema = toy_contract.raw_schema()
     index = schema.get_field_index(column)
 
-    with pytest.raises(ContractError, match=f"'{column}', got: {dtype}"):
+    with pytest.raises(ContractError, match=f"'{column}', got: {said}"):
         toy_contract.check_schema(schema.set(index, pa.field(column, dtype)), "it")

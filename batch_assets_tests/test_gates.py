@@ -1,7 +1,10 @@
 """Gates: each passes, and each fails, with the numbers that it judged by."""
 
+import inspect
+import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from batch_assets.lake.books import Books, Page, Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt
 from batch_assets.models.reference import histogram
 from batch_assets.quality import gates
+from batch_assets.quality.drift import prediction_drift
 from batch_assets.quality.verdict import Verdict, must_be_open
 from batch_assets.spec import Gates
 from batch_assets_tests.toys import (
@@ -25,6 +29,8 @@ from batch_assets_tests.toys import (
     make_rows,
     validate,
 )
+
+verdict = partial(Verdict, moved_by="Mend it")
 
 
 def tally(*keys: int) -> Tally:
@@ -108,6 +114,111 @@ def predict(
     return [part]
 
 
+STRICT = Gates(
+    max_quarantine_share=0.02,
+    max_dead_letter_share=0.02,
+    min_coverage=0.9,
+    max_volume_change=0.1,
+    volume_days=3,
+)
+LOST = books_of(1000, quarantined=500, scored=400)
+FAULTY = books_of(1000, quarantined=500, scored=400, dead=100)
+# Each gate, how it is shut, and what moves it: fields of the YAML, or what there is.
+SHUT = {
+    "validation_closes": (lambda _: gates.validation_closes(Books(DAY, {})), []),
+    "scoring_closes": (lambda _: gates.scoring_closes(LOST), []),
+    "quarantine_share": (
+        lambda _: gates.quarantine_share(FAULTY, STRICT),
+        ["max_quarantine_share"],
+    ),
+    "dead_letter_share": (
+        lambda _: gates.dead_letter_share(FAULTY, STRICT),
+        ["max_dead_letter_share"],
+    ),
+    "coverage": (lambda _: gates.coverage(FAULTY, STRICT), ["min_coverage"]),
+    "volume": (
+        lambda _: gates.volume(DAY, {"2026-01-04": 10, DAY: 20}, STRICT),
+        ["max_volume_change", "volume_days"],
+    ),
+    "one_release": (
+        lambda at: gates.one_release(at["lake"], at["registry"], "2026-01-01"),
+        [],
+    ),
+    "scores_in_range": (
+        lambda at: gates.scores_in_range(at["parts"], make_contract()),
+        [],
+    ),
+    "carried_rows": (
+        lambda at: gates.carried_rows(FAULTY, at["lake"].predictions.last_commit(DAY)),
+        [],
+    ),
+    "prediction_drift": (
+        lambda at: prediction_drift(
+            at["parts"], at["release"].manifest, Gates(warn_psi=1e-9, max_psi=1e-9)
+        ),
+        ["max_psi", "warn_psi"],
+    ),
+}
+
+
+@pytest.mark.parametrize("gate", SHUT)
+def test_a_shut_gate_names_the_field_of_the_yaml_that_moves_it(
+    gate, lake, registry, toy_release
+):
+    facts = {"grounds": {"refused": True}, "rescored": 3}
+    parts = predict(lake, toy_release, risk=[7.0] * 300, facts=facts)
+    judge, fields = SHUT[gate]
+
+    found = judge(
+        {"lake": lake, "registry": registry, "release": toy_release, "parts": parts}
+    )
+
+    assert not found.passed
+    assert sorted(set(re.findall(r"gates\.(\w+)", found.told))) == fields
+    assert set(fields) <= set(Gates.model_fields)
+    assert found.told == f"{found.why.rstrip('.')}. {found.moved_by}"
+    if not fields:
+        assert re.search("No (field|limit) of the YAML moves it", found.told)
+
+
+def test_every_gate_is_among_those_and_moves_every_limit_of_the_yaml():
+    judges = {
+        name
+        for name, function in inspect.getmembers(gates, inspect.isfunction)
+        if inspect.signature(function).return_annotation is Verdict
+        and not name.startswith("_")
+    }
+
+    assert judges == set(SHUT)
+    assert {name for _, names in SHUT.values() for name in names} == set(
+        Gates.model_fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        (
+            "quarantine_share",
+            "500 of 1,000 raw rows are quarantined: 0.5000 of them, at most 0.02 may be. "
+            "The limit is gates.max_quarantine_share in the pipeline's YAML",
+        ),
+        (
+            "dead_letter_share",
+            "100 of 500 validated rows are dead letters: 0.2000 of them, at most 0.02 may "
+            "be. The limit is gates.max_dead_letter_share in the pipeline's YAML",
+        ),
+        (
+            "coverage",
+            "400 of 1,000 raw rows are scored: 0.4000 of them, at least 0.9 must be. "
+            "The limit is gates.min_coverage in the pipeline's YAML",
+        ),
+    ],
+)
+def test_a_shut_gate_says_what_its_number_compares(gate, told):
+    assert SHUT[gate][0]({}).told == told
+
+
 def test_closed_books_pass_with_their_counts():
     books = books_of(10, quarantined=2, scored=7, dead=1)
 
@@ -166,7 +277,9 @@ def test_the_quarantine_share_has_a_limit(quarantined, passed):
 
     assert (verdict.passed, verdict.blocks) == (passed, True)
     assert verdict.numbers == {"share": quarantined / 1000, "limit": 0.02}
-    assert verdict.why.startswith(f"{quarantined:,} of 1,000 rows are quarantined")
+    assert verdict.why.startswith(
+        f"{quarantined:,} of 1,000 raw rows are quarantined: "
+    )
 
 
 @pytest.mark.parametrize(("dead", "passed"), [(0, True), (9, True), (10, False)])
@@ -430,18 +543,18 @@ def test_the_gates_before_serving_are_all_there(lake, registry, toy_release):
 
 
 def test_open_gates_let_the_day_go_on():
-    must_be_open(DAY, [Verdict("a", passed=True, why="fine")], then="nothing is served")
+    must_be_open(DAY, [verdict("a", passed=True, why="fine")], then="nothing is served")
     must_be_open(
-        DAY, [Verdict("b", passed=False, why="odd", blocks=False)], then="nothing"
+        DAY, [verdict("b", passed=False, why="odd", blocks=False)], then="nothing"
     )
 
 
 def test_shut_gates_are_all_named():
     verdicts = [
-        Verdict("a", passed=False, why="two rows are lost"),
-        Verdict("b", passed=True, why="fine"),
-        Verdict("c", passed=False, why="only warns", blocks=False),
-        Verdict("d", passed=False, why="drifted"),
+        verdict("a", passed=False, why="two rows are lost"),
+        verdict("b", passed=True, why="fine"),
+        verdict("c", passed=False, why="only warns", blocks=False),
+        verdict("d", passed=False, why="drifted"),
     ]
 
     with pytest.raises(GateError) as refused:
@@ -449,8 +562,8 @@ def test_shut_gates_are_all_named():
 
     assert str(refused.value).splitlines() == [
         f"2 of 4 gates of {DAY} are shut; yesterday stays up.",
-        "- a: two rows are lost",
-        "- d: drifted",
+        "- a: two rows are lost. Mend it",
+        "- d: drifted. Mend it",
     ]
 
 

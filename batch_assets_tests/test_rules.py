@@ -281,20 +281,34 @@ def test_a_batch_is_screened_as_the_rules_would_judge_it(batch):
     rules, rows = RowRules(contract), pl.DataFrame(table)
     keys = pl.Series(duplicated, dtype=pl.Int64)
 
-    screened = rules.all_good(rows, keys)
+    screened = rules.split(rows, keys)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowRules, "all_good", lambda *_: False)
+        patch.setattr(RowRules, "broken", lambda *_: contract.features)
         judged = rules.split(rows, keys)
 
-    assert screened == (len(judged.bad) == 0)
-    if screened:
-        found = rules.split(rows, keys)
-        assert_frame_equal(found.good, judged.good)
-        assert_frame_equal(found.bad, judged.bad)
+    assert_frame_equal(screened.good, judged.good)
+    assert_frame_equal(screened.bad, judged.bad)
 
 
-def test_a_batch_of_good_rows_does_not_cost_dataframely(monkeypatch):
-    rows, rules = pl.DataFrame(make_rows(50)), RowRules(make_contract())
-    monkeypatch.setattr(rules._schema, "filter", lambda *_: pytest.fail("was asked"))
+def test_dataframely_gets_the_broken_features_alone(monkeypatch):
+    contract = make_contract()
+    rows = make_rows(50).to_pylist()
+    rows[3] |= {"age": 999}
+    rows[7] |= {"plan": "gold"}
+    rows[9] |= {"user_id": None}
+    frame = pl.DataFrame(pa.Table.from_pylist(rows, schema=contract.raw_schema()))
+    rules, asked = RowRules(contract), []
+    schema_of = RowRules._schema_of
 
-    assert len(rules.split(rows, pl.Series([99], dtype=pl.Int64)).good) == 50
+    def note(self, features):
+        asked.append([feature.name for feature in features])
+        return schema_of(self, features)
+
+    monkeypatch.setattr(RowRules, "_schema_of", note)
+    keys = pl.Series([], dtype=pl.Int64)
+
+    found = [rules.split(batch, keys) for batch in (frame, frame[10:], frame[9:])]
+
+    assert asked == [["age", "plan"], []]  # Of ten good rows it is not asked at all.
+    assert [len(split.bad) for split in found] == [3, 0, 1]
+    assert len(found[0].good) == 47

@@ -87,6 +87,6 @@ def result_of(verdict: Verdict) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=verdict.passed,
         severity=severity,
-        description=verdict.why,
+        description=verdict.told,
         metadata={**verdict.numbers, **verdict.facts},
     )

@@ -302,11 +302,11 @@ class Table:
 
     def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
         """Let the table grow by new columns; refuse a column that changes its type."""
-        there = pa.schema(table.schema().to_arrow())
+        there = {f.name: f.type for f in pa.schema(table.schema().to_arrow())}
         retyped = [
-            f"'{f.name}', got: {f.type}, expected: {there.field(f.name).type}"
+            f"'{f.name}', got: {f.type}, expected: {there[f.name]}"
             for f in schema
-            if f.name in there.names and not _same(there.field(f.name).type, f.type)
+            if f.name in there and not _same(there[f.name], f.type)
         ]
         if retyped:
             msg = (
@@ -315,7 +315,7 @@ class Table:
                 "score it in a pipeline of its own."
             )
             raise LakeError(msg)
-        new = [f for f in schema if f.name not in there.names]
+        new = [f for f in schema if f.name not in there]
         if new:
             fields = pa.schema([f.with_nullable(True) for f in new])
             table.alter.add_columns(list(Schema.from_arrow(fields).fields))

@@ -8,13 +8,14 @@ not where the rows come from.
 import hashlib
 import json
 import math
+from collections import Counter
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from batch_assets.errors import ContractError
+from batch_assets.models.columns import check_columns, quoted
 
 KEY_TYPES = {"int64": pa.int64(), "string": pa.string()}
 FEATURE_TYPES = {
@@ -160,7 +161,7 @@ class Contract(Strict):
         for side in (self.feature_names, self.output_names):
             # Delta and SQL don't tell capitals from small letters.
             names = [name.casefold() for name in (self.key.name, *side)]
-            twice = sorted({n for n in names if names.count(n) > 1})
+            twice = sorted(n for n, times in Counter(names).items() if times > 1)
             taken = sorted(RESERVED.intersection(names))
             if twice:
                 msg = f"columns named twice: {quoted(twice)}"
@@ -209,6 +210,8 @@ class Contract(Strict):
     def check_schema(self, schema: pa.Schema, what: str) -> None:
         """Compare a source's columns with the contract; their order is free.
 
+        A column of another type will do if that type's every value fits: it is cast.
+
         Args:
             schema: the columns that are there.
             what: how the error names the source.
@@ -216,41 +219,4 @@ class Contract(Strict):
         Raises:
             ContractError: a column is missing, extra or retyped; all are listed.
         """
-        expected = self.raw_schema()
-        missing = [n for n in expected.names if n not in schema.names]
-        extra = [n for n in schema.names if n not in expected.names]
-        retyped = [
-            f"'{f.name}', got: {f.type}, expected: {expected.field(f.name).type}"
-            for f in schema
-            if f.name in expected.names
-            and plain_type(f.type) != expected.field(f.name).type
-        ]
-        twice = sorted({n for n in schema.names if schema.names.count(n) > 1})
-        if not (missing or extra or retyped or twice):
-            return
-        lines = [f"{what} does not keep the contract; nothing was read or written."]
-        if missing:
-            lines.append(f"- {len(missing)} missing: {quoted(missing)}")
-        if extra:
-            lines.append(f"- {len(extra)} extra: {quoted(extra)}")
-        if twice:
-            lines.append(f"- {len(twice)} there twice: {quoted(twice)}")
-        lines += [f"- retyped: {line}" for line in retyped]
-        lines.append(
-            "Mend the source, or approve a release whose contract has these columns."
-        )
-        raise ContractError("\n".join(lines))
-
-
-def plain_type(dtype: pa.DataType) -> pa.DataType:
-    """The type without its encoding: every kind of string column is a string."""
-    if pa.types.is_dictionary(dtype):
-        return plain_type(dtype.value_type)
-    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
-        return pa.string()
-    return dtype
-
-
-def quoted(names: list[str]) -> str:
-    """Names for an error message: 'a', 'b'."""
-    return ", ".join(f"'{name}'" for name in names)
+        check_columns(schema, self.raw_schema(), what)

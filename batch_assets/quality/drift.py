@@ -61,8 +61,17 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
         why += (
             f"; not judged, as the release has no reference for it: {quoted(unjudged)}"
         )
-    facts = {"without_reference": ", ".join(unjudged) or "none"}
-    return Verdict(GATE, not (shut or warned), why, numbers, facts, blocks=bool(shut))
+    return Verdict(
+        GATE,
+        not (shut or warned),
+        why,
+        numbers,
+        {"without_reference": ", ".join(unjudged) or "none"},
+        blocks=bool(shut),
+        moved_by="PSI compares the day's outputs with the release's reference. Its limits "
+        "are gates.warn_psi and gates.max_psi in the pipeline's YAML, or more where the "
+        "release's own days (reference_days) or chance are further off than that",
+    )
 
 
 def limits(reference: Reference, gates: Gates) -> tuple[float, float]:

@@ -7,6 +7,7 @@ knows neither Dagster nor how a day is served.
 
 import math
 import statistics
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -36,6 +37,7 @@ def validation_closes(books: Books) -> Verdict:
             "quarantined_rows": float(page.quarantined.rows),
             "open_shards": float(len(bad)),
         },
+        moved_by=_no_field("materialise validated_features of the day again"),
     )
 
 
@@ -53,6 +55,7 @@ def scoring_closes(books: Books) -> Verdict:
             "dead_letters": float(page.dead.rows),
             "open_shards": float(len(bad)),
         },
+        moved_by=_no_field("materialise predictions of the day again"),
     )
 
 
@@ -61,10 +64,11 @@ def quarantine_share(books: Books, gates: Gates) -> Verdict:
     page = books.total
     return _share(
         "quarantine_share_is_within_limit",
-        "quarantined",
+        "raw rows are quarantined",
         page.quarantined.rows,
         page.raw.rows,
-        gates.max_quarantine_share,
+        "max_quarantine_share",
+        gates,
     )
 
 
@@ -73,10 +77,11 @@ def dead_letter_share(books: Books, gates: Gates) -> Verdict:
     page = books.total
     return _share(
         "dead_letter_share_is_within_limit",
-        "dead letters",
+        "validated rows are dead letters",
         page.dead.rows,
         page.validated.rows,
-        gates.max_dead_letter_share,
+        "max_dead_letter_share",
+        gates,
     )
 
 
@@ -95,9 +100,10 @@ def coverage(books: Books, gates: Gates) -> Verdict:
     return Verdict(
         "coverage_is_within_limit",
         share >= gates.min_coverage,
-        f"{page.predicted.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f}, "
-        f"expected at least {gates.min_coverage}",
+        f"{page.predicted.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f} of "
+        f"them, at least {gates.min_coverage} must be",
         {"coverage": share, "limit": gates.min_coverage},
+        moved_by=_field("min_coverage"),
     )
 
 
@@ -107,17 +113,19 @@ def volume(day: str, rows_by_day: dict[str, int], gates: Gates) -> Verdict:
     before = [rows_by_day[d] for d in sorted(rows_by_day) if d < day]
     trailing = before[-gates.volume_days :]
     numbers = {"raw_rows": float(rows), "trailing_days": float(len(trailing))}
-    gate = "volume_is_like_the_days_before"
+    gate, moved_by = "volume_is_like_the_days_before", _field("max_volume_change")
     if not trailing:
         why = f"{rows:,} raw rows; no day before it to compare with"
-        return Verdict(gate, passed=True, why=why, numbers=numbers, blocks=False)
+        return Verdict(
+            gate, passed=True, why=why, numbers=numbers, blocks=False, moved_by=moved_by
+        )
     median = statistics.median(trailing)
     change = abs(rows - median) / median if median else float(rows > 0)
     return Verdict(
         gate,
         change <= gates.max_volume_change,
         f"{rows:,} raw rows, {change:.0%} off the median {median:,.0f} of the "
-        f"{len(trailing)} days before, expected at most {gates.max_volume_change:.0%}",
+        f"{len(trailing)} days before; at most {gates.max_volume_change:.0%} is usual",
         numbers
         | {
             "trailing_median": float(median),
@@ -125,6 +133,7 @@ def volume(day: str, rows_by_day: dict[str, int], gates: Gates) -> Verdict:
             "limit": gates.max_volume_change,
         },
         blocks=False,
+        moved_by=f"{moved_by}, and gates.volume_days how many days the median is over",
     )
 
 
@@ -139,7 +148,11 @@ def one_release(
         day: the day.
         graph_digest: the data version that Dagster recorded for the model, if any.
     """
-    gate = "one_approved_release_on_every_row"
+    verdict = partial(
+        Verdict,
+        "one_approved_release_on_every_row",
+        moved_by=_no_field("score the day again with a release approved for batch"),
+    )
     parts = lake.predictions.parts(day)
     commit = lake.predictions.last_commit(day)
     rows = set().union(*(_releases_of(part) for part in parts))
@@ -158,7 +171,7 @@ def one_release(
     }
     numbers = {"releases": float(len(set().union(*digests.values()) - {None}))}
     if not stamped:
-        return Verdict(gate, passed=False, why=f"{day} is not committed", facts=facts)
+        return verdict(passed=False, why=f"{day} is not committed", facts=facts)
     # A day without rows is stamped by its files alone.
     expected = stamped if len(stamped) == 1 else set()
     wrong = {
@@ -168,15 +181,15 @@ def one_release(
     }
     if wrong or len(names) > 1:
         why = f"expected one digest everywhere, got {facts}"
-        return Verdict(gate, passed=False, why=why, numbers=numbers, facts=facts)
+        return verdict(passed=False, why=why, numbers=numbers, facts=facts)
     digest = next(iter(expected))
     name = commit.facts["model"] if commit else next(iter(names))
     try:
         release = registry.require(name, digest, "batch")
     except ReleaseError as error:
-        return Verdict(gate, passed=False, why=str(error), numbers=numbers, facts=facts)
+        return verdict(passed=False, why=str(error), numbers=numbers, facts=facts)
     why = f"release {release.name} {release.short}, approved for batch, on every row"
-    return Verdict(gate, passed=True, why=why, numbers=numbers, facts=facts)
+    return verdict(passed=True, why=why, numbers=numbers, facts=facts)
 
 
 def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
@@ -219,6 +232,9 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
         bad_rows == 0,
         f"{bad_rows:,} values are not finite or out of the declared range, expected 0",
         numbers,
+        moved_by=_no_field(
+            "the min and max of an output are in the contract: write a release with others"
+        ),
     )
 
 
@@ -237,6 +253,7 @@ def carried_rows(books: Books, commit: DayCommit | None) -> Verdict:
         {"carried_rows": float(carried), "rescored_rows": float(again)},
         {"built_on": grounds.get("built_on") or "none"},
         blocks=False,
+        moved_by="No limit of the YAML moves it; `incremental: false` scores every row",
     )
 
 
@@ -276,14 +293,25 @@ def _closing(whole: str, sides: str, bad: list[int], books: Books) -> str:
     return f"{whole} is not {sides} in {len(bad)} shards: {bad[:10]}"
 
 
-def _share(gate: str, what: str, part: int, whole: int, limit: float) -> Verdict:
-    share = part / whole if whole else 0.0
+def _share(
+    gate: str, what: str, part: int, whole: int, field: str, gates: Gates
+) -> Verdict:
+    share, limit = part / whole if whole else 0.0, getattr(gates, field)
     return Verdict(
         gate,
         share <= limit,
-        f"{part:,} of {whole:,} rows are {what}: {share:.4f}, expected at most {limit}",
+        f"{part:,} of {whole:,} {what}: {share:.4f} of them, at most {limit} may be",
         {"share": share, "limit": limit},
+        moved_by=_field(field),
     )
+
+
+def _field(name: str) -> str:
+    return f"The limit is gates.{name} in the pipeline's YAML"
+
+
+def _no_field(instead: str) -> str:
+    return f"No field of the YAML moves it: {instead}"
 
 
 def _span_of(part: Part, output: Output) -> tuple[float, float] | None:

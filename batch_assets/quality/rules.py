@@ -1,12 +1,14 @@
 """The row rules of a contract, and rows as the model gets them. It reads no file.
 
 dataframely applies the rules; here they only get names that a person can act on. It
-costs several times a bare expression, and most batches have no bad row: whether one has
-is asked first, in one expression for all rules.
+costs several times a bare expression, and most features are as they should be: which are
+not is asked first, and it gets these alone.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import dataframely as dy
@@ -19,6 +21,7 @@ from batch_assets.models.contract import Contract, Feature
 # feature named `filter` with what dataframely's schemas are made of.
 UNIQUE = "key is unique"
 OWN = "column "
+AT = "row number"
 NAMES = {
     "nullability": "is null",
     "nan": "is NaN",
@@ -52,15 +55,10 @@ class RowRules:
 
     def __init__(self, contract: Contract) -> None:
         self._contract = contract
-        columns = {OWN + f.name: _column(f) for f in contract.features}
-        columns[OWN + contract.key.name] = _key_column(contract)
-        columns[UNIQUE] = dy.Bool(check={"once": lambda column: column})
-        self._schema: type[dy.Schema] = type("RowRules", (dy.Schema,), columns)
-        self._all_good = pl.all_horizontal(
-            pl.col(contract.key.name).null_count() == 0,
-            *(rule for feature in contract.features for rule in _kept(feature)),
-        )
         # Made once: to make them takes as long as to apply them to a few rows.
+        self._kept = [
+            _kept(feature).alias(feature.name) for feature in contract.features
+        ]
         self._as_features = [
             pl.col(contract.key.name),
             *(_as_float32(feature) for feature in contract.features),
@@ -74,32 +72,33 @@ class RowRules:
             duplicated: the keys that the day has more than once; each row of them goes
                 to quarantine, because nobody can tell which one is right.
         """
-        if self.all_good(rows, duplicated):
+        broken = self.broken(rows)
+        keys = rows[self._contract.key.name]
+        unique = ~keys.is_in(duplicated.implode()).fill_null(value=False)
+        if not broken and not keys.null_count() and unique.all():
             bad = rows.clear().with_columns(pl.lit(None, NAMED).alias(RULES))
             return Split(self.to_features(rows), bad)
-        key = self._contract.key.name
-        unique = ~pl.col(key).is_in(duplicated.implode())
-        marked = rows.with_columns(unique.fill_null(value=True).alias(UNIQUE)).rename(
-            {name: OWN + name for name in rows.columns}
+        marked = rows.select(
+            pl.col(keys.name).alias(OWN + keys.name),
+            *(pl.col(feature.name).alias(OWN + feature.name) for feature in broken),
+            unique.alias(UNIQUE),
+            pl.int_range(pl.len(), dtype=pl.Int64).alias(AT),
         )
-        good, failure = self._schema.filter(marked)
-        details = failure.details()
-        broken = [c for c in details.columns if c not in marked.columns]
-        bad = details.select(
-            *(pl.col(OWN + name).alias(name) for name in rows.columns),
-            pl.concat_list([self._named(details, rule) for rule in broken])
-            .list.drop_nulls()
-            .alias(RULES),
-        )
-        plain = good.rename(lambda name: name.removeprefix(OWN))
-        return Split(self.to_features(plain), bad)
+        good, failure = self._schema_of(broken).filter(marked)
+        details, counts = failure.details(), failure.counts()
+        # In the order of the columns, so that a row's rules always have the same one.
+        named = [
+            self._named(rule, counts) for rule in details.columns if rule in counts
+        ]
+        none = pl.repeat(None, pl.len(), dtype=pl.String)
+        rules = pl.concat_list(none, *named).list.drop_nulls()
+        bad = rows[details[AT]].with_columns(details.select(rules.alias(RULES)))
+        return Split(self.to_features(rows[good[AT]]), bad)
 
-    def all_good(self, rows: pl.DataFrame, duplicated: pl.Series) -> bool:
-        """Whether no row of a batch breaks a rule: what dataframely says, for less."""
-        if not rows.select(self._all_good).item():
-            return False
-        keys = rows[self._contract.key.name]
-        return not (len(duplicated) and keys.is_in(duplicated.implode()).any())
+    def broken(self, rows: pl.DataFrame) -> list[Feature]:
+        """The features of which some row breaks a rule: as dataframely, for less."""
+        kept = rows.select(self._kept).row(0)
+        return list(compress(self._contract.features, map(not_, kept)))
 
     def to_features(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Good rows as the model gets them: the key, then float32 in contract order.
@@ -108,14 +107,22 @@ class RowRules:
         """
         return rows.select(self._as_features)
 
-    def _named(self, details: pl.DataFrame, rule: str) -> pl.Expr:
+    def _schema_of(self, features: list[Feature]) -> type[dy.Schema]:
+        """The rules of these features and of the key."""
+        columns = {OWN + feature.name: _column(feature) for feature in features}
+        columns[OWN + self._contract.key.name] = _key_column(self._contract)
+        columns[UNIQUE] = dy.Bool(check={"once": lambda column: column})
+        columns[AT] = dy.Int64()
+        return type("RowRules", (dy.Schema,), columns)
+
+    def _named(self, rule: str, counts: dict[str, int]) -> pl.Expr:
         column, _, kind = rule.partition("|")
         kind = kind.removeprefix("check__")
         broken = pl.col(rule) == "invalid"
         if kind in ("min", "max"):
             # NaN and infinity are out of any range: name the cause once.
             for cause in (f"{column}|nan", f"{column}|inf"):
-                if cause in details.columns:
+                if cause in counts:
                     broken &= pl.col(cause) != "invalid"
         name = self._contract.key.name if column == UNIQUE else column[len(OWN) :]
         return pl.when(broken).then(pl.lit(f"{name} {NAMES[kind]}"))
@@ -171,10 +178,10 @@ def _column(feature: Feature) -> dy.Column:
             return integers[feature.dtype](nullable=null, check=checks or None)
 
 
-def _kept(feature: Feature) -> list[pl.Expr]:
-    """The rules of a feature over a whole column, each true or false; null is no row's."""
+def _kept(feature: Feature) -> pl.Expr:
+    """Whether a whole column keeps the rules of a feature: true or false, never null."""
     column = pl.col(feature.name)
-    rules = [] if feature.nullable else [column.null_count() == 0]
+    rules = [pl.lit(value=True) if feature.nullable else column.null_count() == 0]
     if feature.dtype in ("float32", "float64"):
         rules.append(column.is_finite().all())
     if feature.dtype == "float64":
@@ -185,11 +192,13 @@ def _kept(feature: Feature) -> list[pl.Expr]:
         rules.append((column.max() <= feature.max).fill_null(value=True))
     if feature.dtype == "string":
         rules.append(column.is_in(list(feature.categories or ())).all())
-    return rules
+    return pl.all_horizontal(rules)
 
 
 def _as_float32(feature: Feature) -> pl.Expr:
     column = pl.col(feature.name)
     if feature.categories is not None:
         column = column.cast(pl.Enum(list(feature.categories))).to_physical()
-    return column.cast(pl.Float32).fill_null(float("nan"))
+    if feature.dtype != "float32":
+        column = column.cast(pl.Float32)
+    return column.fill_null(float("nan")) if feature.nullable else column

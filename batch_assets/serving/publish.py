@@ -320,19 +320,23 @@ def is_served(lake: Lake, snapshots: Place, day: str) -> Verdict:
         why += f", and not {day}. "
         why += f"{kept}. To end it: {unblock}, {again}" if kept else "Run the day again"
     facts = {"current": current or "nothing", "pinned": pinned or "nothing"}
-    return Verdict("snapshot_is_served", passed, why, facts=facts, blocks=False)
+    moved_by = "No field of the YAML moves it"
+    return Verdict(
+        "snapshot_is_served", passed, why, facts=facts, blocks=False, moved_by=moved_by
+    )
 
 
 def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
     """Every row of a day's version is the row that was predicted, and no other."""
     gate = "snapshot_equals_predictions"
+    moved_by = "No field of the YAML moves it: run the day again"
     parts = lake.predictions.parts(day)
     served, built = _current(snapshots), _built(lake, snapshots, day)
     if not built:
         newer = served is not None and day_of(served) > day
         why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
         facts = {"served": served or "nothing"}
-        return Verdict(gate, passed=newer, why=why, facts=facts)
+        return Verdict(gate, passed=newer, why=why, facts=facts, moved_by=moved_by)
     version = served if served in built else built[-1]
     snapshot = Version.open(snapshots, version)
     manifest = snapshot.manifest
@@ -359,6 +363,7 @@ def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
             "unlike_shards": float(len(unlike)),
         },
         {"version": manifest.version, "served": served or "nothing"},
+        moved_by=moved_by,
     )
 
 

@@ -136,6 +136,7 @@ def serves_the_same(sink: Sink, snapshots: Place) -> Verdict:
         f"{sink.place} serves {there or 'nothing'}, here {served or 'nothing'} is served",
         {},
         {"served": served or "nothing", "served_there": there or "nothing"},
+        moved_by="No field of the YAML moves it: run the day again",
     )
 
 
