@@ -157,6 +157,11 @@ def demo(as_json: bool) -> None:
     type=click.Choice(["local", "ray", "spark"]),
     help="Where this night is validated and scored; as the YAML says if left out.",
 )
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --day: take what a source without history holds now for an older day.",
+)
 @as_json
 def run(
     pipeline: str,
@@ -165,6 +170,7 @@ def run(
     last: str | None,
     parallel: int,
     engine: str | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Run one night of PIPELINE, or those of several days, through Dagster.
@@ -176,13 +182,16 @@ def run(
     if (day is None) == (first is None):
         msg = "give either --day, or --from with or without --to"
         raise click.UsageError(msg)
+    if force and day is None:
+        msg = "--force is for one --day: each such day is marked, and meant by itself"
+        raise click.UsageError(msg)
     if day is None:
         _run_range(pipeline, first or "", last, parallel, engine, as_json)
         return
     if last or parallel > 1:
         msg = "--to and --parallel belong to --from; --day is one day"
         raise click.UsageError(msg)
-    reports = _run_nights(pipeline, [day], engine)
+    reports = _run_nights(pipeline, [day], engine, force=force)
     if as_json:
         print_json(reports[0])
     else:
@@ -792,7 +801,7 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
 
     lake = Lake(data_root(), pipeline)
     _must_be_there(lake.folder, pipeline)
-    found = lake.books(day)
+    found, forced_at = lake.books(day), lake.forced_at(day)
     if not found.pages:
         msg = f"{pipeline} has no books of {day}: nothing of that day is committed"
         raise PipelineError(msg)
@@ -805,6 +814,7 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
                 "pipeline": pipeline,
                 "day": day,
                 "closed": not still_open,
+                "forced_at": forced_at and forced_at.isoformat(),
                 "shards": {
                     shard: {
                         side: {
@@ -828,6 +838,11 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
                 for shard, page in pages
             ],
         )
+        if forced_at:
+            click.echo(
+                f"forced: its rows were taken at {forced_at:%Y-%m-%d %H:%M} UTC from a "
+                "source that keeps no history, when the day was over"
+            )
     _exit_unless(not still_open)
 
 
@@ -907,7 +922,11 @@ def _sweep_once(release: Any) -> int:
 
 
 def _run_nights(
-    pipeline: str, days: Sequence[str], engine: str | None = None
+    pipeline: str,
+    days: Sequence[str],
+    engine: str | None = None,
+    *,
+    force: bool = False,
 ) -> list[Any]:
     from batch_assets.launch import run_night
 
@@ -916,7 +935,7 @@ def _run_nights(
         for number, day in enumerate(days, 1):
             where = f"night {number} of {len(days)}" if len(days) > 1 else "night"
             with console.status(f"{where}: {pipeline} {day}"):
-                report = run_night(definitions, on, pipeline, day, engine)
+                report = run_night(definitions, on, pipeline, day, engine, force=force)
             reports.append(report)
             if report.interrupted:
                 break

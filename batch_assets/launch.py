@@ -184,6 +184,7 @@ def run_night(
     engine: str | None = None,
     *,
     serve: bool = True,
+    force: bool = False,
 ) -> NightReport:
     """Materialise one day of a pipeline: its assets and its checks, in order.
 
@@ -194,11 +195,16 @@ def run_night(
         day: the day.
         engine: the engine of this night, if not that of the YAML.
         serve: whether it is published, too, or only scored and judged.
+        force: take what a source without history holds now, though the day be over.
 
     Raises:
         PipelineError: there is no such pipeline, or no such day in it.
     """
-    config = {"resources": {"engine": {"config": {"name": engine}}}} if engine else {}
+    config: dict[str, Any] = {}
+    if engine:
+        config["resources"] = {"engine": {"config": {"name": engine}}}
+    if force:
+        config["ops"] = {f"{pipeline}__raw_features": {"config": {"force": True}}}
     names = None if serve else SCORING
     result = _execute(definitions, on, pipeline, day, "job", config, names)
     return _report(result, day)

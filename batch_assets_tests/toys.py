@@ -18,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.parts import read_columns
 from batch_assets.lake.raw import Copied, copy_day
-from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
+from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import MANIFEST, Release, sha256_of
@@ -196,12 +196,13 @@ def copy_rows(
     day: str = DAY,
     contract: Contract | None = None,
     project: Path | None = None,
+    source: Source | None = None,
     **changes: Any,
 ) -> Copied:
     """Commit rows as a day of `raw_features`; `changes` go to `copy_day`."""
     project = project or project_of(lake)
     write_source(project, rows, day=day)
-    source = ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
+    source = source or ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
     context = context_of(project, day)
     arguments = copying(contract or make_contract())
     return copy_day(lake, source, context, **(arguments | changes))

@@ -52,6 +52,8 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
             "why": published.why,
             "gates_passed": sum(v.passed for v in published.verdicts),
         }
+        if at := lake.forced_at(day):
+            metadata["forced_at"] = dg.MetadataValue.timestamp(at)
         if served := published.current:
             metadata |= {
                 "served_version": served.version,

@@ -75,6 +75,8 @@ def _of_all(verdicts: dict[str, Verdict]) -> Verdict:
         "; ".join(f"{day}: {found.why}" for day, found in shut.items())
         or f"so it is on each of {len(verdicts)} days",
         {"days": float(len(verdicts)), "shut_days": float(len(shut))},
+        # What each day said, names it already.
+        moved_by="Each day is judged by itself",
         blocks=any(found.blocks for found in shut.values()) or not shut,
     )
 

@@ -63,7 +63,8 @@ class SnapshotManifest(BaseModel):
     """What one version is: of which day, release and predictions, in which files.
 
     `predictions` is the digest of the very bytes that it was built from, and `parent`
-    the version that was served when it was built.
+    the version that was served when it was built. `forced_at` is when the day's rows were
+    taken, if that was when the day was over, from a source that keeps no history.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,6 +84,7 @@ class SnapshotManifest(BaseModel):
     predictions: str
     files: tuple[ShardFile, ...]
     parent: str | None = None
+    forced_at: AwareDatetime | None = None
 
     @property
     def rows(self) -> int:
@@ -109,7 +111,9 @@ class SnapshotManifest(BaseModel):
 
     def dumps(self) -> str:
         """The text of manifest.json."""
-        body = self.model_dump(mode="json")
+        # Left out of every other version, so that older readers can read those.
+        out = None if self.forced_at else {"forced_at"}
+        body = self.model_dump(mode="json", exclude=out)
         return json.dumps({**body, DIGEST: _digest(body)}, indent=2) + "\n"
 
     @classmethod

@@ -204,6 +204,7 @@ def _build(
         predictions=night.digest,
         files=(),
         parent=served,
+        forced_at=night.lake.forced_at(night.day),
     )
     earlier = []
     if isinstance(snapshots, Path):  # In a store nothing can be linked.
