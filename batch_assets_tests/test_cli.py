@@ -52,7 +52,7 @@ def batch_assets(folder: Path, *arguments: str, code: int = 0):
         env={
             **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},
             "BATCH_ASSETS_ROOT": str(folder / "root"),
-            "PYTHONPATH": str(folder / "p"),
+            "PYTHONPATH": f"{folder / 'p'}:{FLIGHTS}",
         },
         capture_output=True,
         text=True,
