@@ -523,3 +523,52 @@ def test_outputs_are_packed_an_odd_number_of_cache_lines_apart(rows: int) -> Non
     assert packed.shape == (3, rows)
     assert (lines % 2, beside) == (1, 0)
     assert lines * 16 >= rows
+
+
+class Scribbling(torch.nn.Module):
+    """Writes into what it is given, and then raises on a row, or has too large a rank."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        age = torch.nan_to_num(features)[:, 0].long()
+        features.fill_(-1)
+        if (age == FAULTY).any():
+            msg = "no rank at that age"
+            raise ValueError(msg)
+        return torch.where(age == HUGE, 5_000_000_000, age)
+
+
+FAULTY, HUGE = 111, 112
+
+
+def test_a_rank_that_does_not_fit_is_a_dead_letter_and_rows_asked_again_are_as_before(
+    lake: Lake, tmp_path: Path
+) -> None:
+    contract = make_contract(outputs=[{"name": "rank", "dtype": "int32"}])
+    release = write_release(
+        tmp_path / "release",
+        name="scribbling",
+        module=Scribbling(),
+        contract=contract,
+        golden_inputs=features_of(aged(make_rows(16)), contract),
+        model_format="safetensors",
+        import_path="batch_assets_tests.test_chunk:Scribbling",
+    )
+    rows = aged(make_rows(100), {7: FAULTY, 70: HUGE})
+    (task,) = planned(lake, release, rows)
+
+    scored = score_chunk(task, Scorer(release, find_device("cpu")))
+
+    assert scored.dead is not None
+    dead = pq.read_table(scored.dead.path, partitioning=None)
+    reasons = dict(
+        zip(dead["user_id"].to_pylist(), dead["reason"].to_pylist(), strict=True)
+    )
+    assert set(reasons) == {7, 70}
+    assert "no rank at that age" in reasons[7]
+    assert "'rank' is 5000000000, which is no int32" in reasons[70]
+    assert dead["age"].to_pylist() == [{7: FAULTY, 70: HUGE}[key] for key in reasons]
+    table = pq.read_table(scored.part.path, partitioning=None)
+    ages = dict(zip(rows["user_id"].to_pylist(), rows["age"].to_pylist(), strict=True))
+    assert table["rank"].to_pylist() == [
+        ages[key] for key in table["user_id"].to_pylist()
+    ]

@@ -262,7 +262,7 @@ def test_too_much_quarantine_stops_the_night_before_it_is_scored(served, instanc
     write_source(served.folder, rows, day=SECOND)
     result = served.run("toy", SECOND, instance)
     assert not result.success
-    assert "30 of 1,000 rows are quarantined" in errors_of(result)
+    assert "30 of 1,000 raw rows are quarantined" in errors_of(result)
     assert SECOND not in served.lake("toy").predictions.rows_by_day()
     assert state_of(served)["served"] == before["served"]
 

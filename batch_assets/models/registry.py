@@ -6,7 +6,8 @@
 The release of a channel is the one approved last. If that approval is revoked or has
 run out, there is none: the night refuses, rather than falling back on an older release
 that nobody asked for. From an object store a release is copied down before it is opened,
-once for a machine. It knows nothing of pipelines, and never calls torch.
+once for a machine. It knows nothing of pipelines, and never calls torch: what proves a
+release before it is approved is a process of its own.
 """
 
 import getpass
