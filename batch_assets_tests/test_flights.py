@@ -1,6 +1,9 @@
 """The demo pipeline on real data: what it sees, what it says, and what it cannot see."""
 
+import hashlib
+import multiprocessing
 from datetime import date, timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import duckdb
@@ -8,8 +11,15 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.defs.flights import train
+from batch_assets.lake.raw import copy_day
 from batch_assets.lake.sources import ReadContext, SqlSource
+from batch_assets.lake.tables import Lake
 from batch_assets.models.release import open_release
+from batch_assets.quality.validation import validate_day
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.scoring.night import score_night
+from batch_assets.spec import Gates
 from batch_assets_tests.projects import FLIGHTS
 
 DAY = "2013-07-26"
@@ -113,3 +123,64 @@ def test_training_twice_gives_the_committed_release_to_the_last_bit_of_its_score
     with torch.inference_mode():
         said = load_module(one, torch.device("cpu"))(inputs)[:, 0]
     assert torch.allclose(said, expected["risk"], atol=1e-4)
+
+
+def busy(stop: Event) -> None:
+    while not stop.is_set():
+        sum(range(10_000))
+
+
+def night(root: Path) -> dict[str, str]:
+    """A night from the source to the predictions; what each file holds."""
+    lake = Lake(root, "flights")
+    release = open_release(FLIGHTS / "data" / "releases" / "flight_delay")
+    contract = release.contract
+    copy_day(
+        lake,
+        SqlSource(
+            kind="sql",
+            query="features.sql",
+            tables={name: f"data/nycflights13/{name}.parquet" for name in TABLES},
+        ),
+        ReadContext(
+            "2013-08-15", "America/New_York", "flight_id", base=FOLDER, project=FLIGHTS
+        ),
+        newest="2013-08-15",
+        schema=contract.raw_schema(),
+        check=lambda schema: contract.check_schema(schema, "the flights"),
+        shards=4,
+        row_group_rows=131_072,
+    )
+    validate_day(lake, "2013-08-15", contract, row_group_rows=131_072)
+    score_night(
+        lake,
+        release,
+        "2013-08-15",
+        LocalEngine(find_device("cpu")),
+        chunk_rows=262_144,
+        precision="float32",
+        gates=Gates(),
+    )
+    files = sorted(lake.folder.glob("*/day=*/*/*.parquet"))
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+@pytest.mark.slow
+def test_the_same_night_twenty_times_under_load_is_the_same_bytes(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    load = [context.Process(target=busy, args=(stop,)) for _ in range(3)]
+    for process in load:
+        process.start()
+    try:
+        first = night(tmp_path / "0")
+        assert any(name.startswith("lake/flights/predictions/") for name in first)
+        for number in range(1, 20):
+            assert night(tmp_path / str(number)) == first
+    finally:
+        stop.set()
+        for process in load:
+            process.join()

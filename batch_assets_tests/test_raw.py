@@ -1,5 +1,6 @@
 """The raw copy: every row of the source, in its shard, in one commit."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from batch_assets_tests.toys import (
     make_contract,
     make_rows,
     pin_rows,
+    project_of,
     read_day,
+    validate,
     write_events,
     write_source,
 )
@@ -375,3 +378,50 @@ def test_floats_of_a_copy_have_no_dictionary(lake):
     assert not visits.has_dictionary_page
     assert "BYTE_STREAM_SPLIT" in visits.encodings
     assert visits.compression == "LZ4"
+
+
+def not_utf8(keys: list[bytes]) -> pa.Array:
+    """Text as some writers leave it: bytes of another encoding under the name of UTF-8."""
+    held = pa.array(keys, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(keys), held.buffers())
+
+
+@pytest.mark.parametrize("column", ["user_id", "plan"])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_text_that_is_not_utf8_is_refused_by_its_column(lake, column, pinned):
+    contract = make_contract("string")
+    rows = make_rows(2, key_dtype="string")
+    text = not_utf8([b"free", "Stra\u00dfe".encode("latin-1")])
+    rows = rows.set_column(rows.schema.get_field_index(column), column, text)
+
+    def take() -> None:
+        if not pinned:
+            copy_rows(lake, rows, contract=contract)
+            return
+        pin_rows(lake, rows, contract=contract)
+        validate(lake, contract=contract)
+
+    with pytest.raises(SourceError, match=f"column '{column}' of .* not UTF-8"):
+        take()
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_a_source_that_is_written_to_while_it_is_read_is_not_committed(lake, moment):
+    """Also if its size and its time are put back."""
+    write_source(project_of(lake), make_rows(2000))
+    path = project_of(lake) / "days" / f"{DAY}.parquet"
+    there = path.stat()
+
+    def touch(_: int) -> None:
+        path.write_bytes(path.read_bytes())
+        os.utime(path, ns=(there.st_atime_ns, there.st_mtime_ns))
+
+    if moment == "before":
+        touch(0)
+        assert not copy_from(lake, SOURCE, project_of(lake)).unchanged
+        touch(0)
+        assert copy_from(lake, SOURCE, project_of(lake)).unchanged
+        return
+    with pytest.raises(SourceError, match="changed while it was read"):
+        copy_from(lake, SOURCE, project_of(lake), progress=touch)
+    assert lake.raw_features.parts(DAY) == []
