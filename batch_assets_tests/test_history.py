@@ -1,20 +1,25 @@
 """A source without history: only the newest day is read, and what was forced is marked."""
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner, Result
 
+from batch_assets.cli import main
 from batch_assets.errors import NoHistoryError
 from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
 from batch_assets.schedules import newest_day
-from batch_assets.serving.manifest import SnapshotManifest
+from batch_assets.serving.manifest import SnapshotManifest, versions
+from batch_assets_tests.projects import attributes, make_project
 from batch_assets_tests.toys import (
     DAY,
     copy_rows,
     make_rows,
     make_spec,
     read_day,
+    write_source,
 )
 
 NEXT = "2026-01-06"
@@ -143,3 +148,34 @@ def test_the_newest_day_is_that_of_the_pipelines_zone(timezone, newest):
     at = datetime(2026, 1, 5, 20, tzinfo=UTC)
 
     assert newest_day(make_spec(timezone=timezone), at) == newest
+
+
+@pytest.mark.slow
+def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
+    tmp_path, root, registry, monkeypatch
+):
+    today = datetime.now(UTC).date()
+    old, newest = (str(today - timedelta(days=ago)) for ago in (3, 1))
+    declared = attributes(
+        start_day="2026-01-01",
+        end_day="2040-01-01",
+        source={"kind": "parquet", "glob": "days/now.parquet"},
+    )
+    project = make_project(tmp_path / "project", root, monkeypatch, [declared])
+    write_source(project.folder, make_rows(50), day="now")
+
+    def typed(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words))
+
+    refused = typed("run", "toy", "--day", old, "--json")
+    forced = typed("run", "toy", "--day", old, "--force", "--json")
+    plain = typed("run", "toy", "--day", newest, "--json")
+
+    assert refused.exit_code == 1
+    assert "keeps no history" in json.loads(refused.stdout)["errors"][0]
+    assert (forced.exit_code, plain.exit_code) == (0, 0), forced.output + plain.output
+    assert "forced: its rows were taken at" in typed("books", "toy", old).output
+    assert "forced:" not in typed("books", "toy", newest).output
+    told = json.loads(typed("books", "toy", old, "--json").stdout)["forced_at"]
+    marks = {m.day: m.forced_at for m in versions(project.snapshots("toy"))}
+    assert marks == {old: datetime.fromisoformat(told), newest: None}
