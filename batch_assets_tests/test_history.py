@@ -5,14 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from click.testing import CliRunner, Result
 
-from batch_assets.cli import main
 from batch_assets.errors import NoHistoryError
 from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
 from batch_assets.schedules import newest_day
 from batch_assets.serving.manifest import SnapshotManifest, versions
 from batch_assets_tests.projects import attributes, make_project
+from batch_assets_tests.test_cli import batch_assets
 from batch_assets_tests.toys import (
     DAY,
     copy_rows,
@@ -161,21 +160,18 @@ def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
         end_day="2040-01-01",
         source={"kind": "parquet", "glob": "days/now.parquet"},
     )
-    project = make_project(tmp_path / "project", root, monkeypatch, [declared])
+    project = make_project(tmp_path / "p", root, monkeypatch, [declared])
     write_source(project.folder, make_rows(50), day="now")
 
-    def typed(*words: str) -> Result:
-        return CliRunner().invoke(main, list(words))
+    def typed(*words: str, code: int = 0) -> str:
+        return batch_assets(tmp_path, *words, code=code).stdout
 
-    refused = typed("run", "toy", "--day", old, "--json")
-    forced = typed("run", "toy", "--day", old, "--force", "--json")
-    plain = typed("run", "toy", "--day", newest, "--json")
-
-    assert refused.exit_code == 1
-    assert "keeps no history" in json.loads(refused.stdout)["errors"][0]
-    assert (forced.exit_code, plain.exit_code) == (0, 0), forced.output + plain.output
-    assert "forced: its rows were taken at" in typed("books", "toy", old).output
-    assert "forced:" not in typed("books", "toy", newest).output
-    told = json.loads(typed("books", "toy", old, "--json").stdout)["forced_at"]
+    refused = typed("run", "toy", "--day", old, "--json", code=1)
+    assert "keeps no history" in json.loads(refused)["errors"][0]
+    typed("run", "toy", "--day", old, "--force")
+    typed("run", "toy", "--day", newest)
+    assert "forced: its rows were taken at" in typed("books", "toy", old)
+    assert "forced:" not in typed("books", "toy", newest)
+    told = json.loads(typed("books", "toy", old, "--json"))["forced_at"]
     marks = {m.day: m.forced_at for m in versions(project.snapshots("toy"))}
     assert marks == {old: datetime.fromisoformat(told), newest: None}

@@ -37,31 +37,26 @@ def build_check(
                 day: judge(context, storage, day) for day in context.partition_keys
             }
             for day, verdict in verdicts.items():
-                _record(context.instance, pipeline.key(asset), name, day, verdict)
+                # A run for a range has one result for all; this shows a day's own.
+                shown = _of_day(pipeline.key(asset), name, day, verdict)
+                context.op_execution_context.log_event(shown)
             return result_of(_of_all(verdicts))
 
     return check
 
 
-def _record(
-    instance: dg.DagsterInstance,
-    asset: dg.AssetKey,
-    name: str,
-    day: str,
-    verdict: Verdict,
-) -> None:
-    """Show a day's own verdict, because a run for a range has one result for all."""
+def _of_day(
+    asset: dg.AssetKey, name: str, day: str, verdict: Verdict
+) -> dg.AssetCheckEvaluation:
     result = result_of(verdict)
-    instance.report_runless_asset_event(
-        dg.AssetCheckEvaluation(
-            asset,
-            name,
-            result.passed,
-            result.metadata,
-            severity=result.severity,
-            description=result.description,
-            partition=day,
-        )
+    return dg.AssetCheckEvaluation(
+        asset,
+        name,
+        result.passed,
+        result.metadata,
+        severity=result.severity,
+        description=result.description,
+        partition=day,
     )
 
 
