@@ -170,8 +170,8 @@ def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
     assert "keeps no history" in json.loads(refused)["errors"][0]
     typed("run", "toy", "--day", old, "--force")
     typed("run", "toy", "--day", newest)
-    assert "forced: its rows were taken at" in typed("books", "toy", old)
-    assert "forced:" not in typed("books", "toy", newest)
-    told = json.loads(typed("books", "toy", old, "--json"))["forced_at"]
+    assert "forced: its rows were taken at" in typed("books", "toy", "--day", old)
+    assert "forced:" not in typed("books", "toy", "--day", newest)
+    told = json.loads(typed("books", "toy", "--day", old, "--json"))["forced_at"]
     marks = {m.day: m.forced_at for m in versions(project.snapshots("toy"))}
     assert marks == {old: datetime.fromisoformat(told), newest: None}
