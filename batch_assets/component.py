@@ -26,7 +26,8 @@ from batch_assets.schedules import day_partitions, nightly
 from batch_assets.spec import PipelineSpec
 
 STARTER_SQL = """\
--- One row for each key; the columns are those of the release's contract.
+-- One row for each key; the columns are those of the release's contract, the rows those
+-- of $day. Of a table that tells only of now, say `history: none` in the YAML's source.
 SELECT user_id, age, visits
 FROM users
 WHERE signed_up <= $day

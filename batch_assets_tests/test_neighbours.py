@@ -241,6 +241,7 @@ def test_a_model_that_writes_into_its_input_changes_nobodys(
         (torch.zeros(1, 4), "has 1 rows, expected two or more"),
         (torch.zeros(4), r"the shape \(4,\), expected \(rows, 4\)"),
         (torch.zeros(4, 5), r"the shape \(4, 5\), expected \(rows, 4\)"),
+        ("abc", "is no tensor: TypeError"),
         (np.zeros((2, 3)), r"the shape \(2, 3\), expected \(rows, 4\)"),
     ],
     ids=str,

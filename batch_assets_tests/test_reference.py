@@ -19,7 +19,7 @@ from batch_assets.models.reference import (
 )
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import MANIFEST, sha256_of
-from batch_assets_tests.toys import make_by_hand
+from batch_assets_tests.toys import make_by_hand, write_toy_release
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=3, max_size=3)
 
@@ -232,3 +232,9 @@ def test_an_old_release_whose_reference_says_nothing_is_refused_when_it_is_opene
 
     assert not isinstance(refused.value, TamperedReleaseError)
     assert "Write it again with write_release" in str(refused.value)
+
+
+def test_a_reference_of_no_output_is_refused_by_name(tmp_path):
+    with pytest.raises(ReleaseError, match="'rsk'.*outputs are not: 'risk'"):
+        write_toy_release(tmp_path / "r", reference={"rsk": np.arange(100.0)})
+    assert not (tmp_path / "r").exists()

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from batch_assets.errors import ReleaseError
+from batch_assets.models.columns import quoted
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import load_module, save_module
 from batch_assets.models.neighbours import Outputs, ask, must_stand_alone
-from batch_assets.models.reference import reference_of
+from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
     MANIFEST,
@@ -80,9 +81,7 @@ def write_release(
         raise ReleaseError(msg)
     rows = _golden_rows(golden_inputs, contract)
     golden = Golden(rows=len(rows), tolerance=tolerance or {"cpu": 1e-5, "cuda": 1e-3})
-    known = {
-        k: reference_of(k, v, reference_days) for k, v in (reference or {}).items()
-    }
+    known = _references(reference or {}, reference_days, contract)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp,
@@ -125,7 +124,15 @@ def write_release(
 
 def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:
     """The golden rows, in memory that holds nothing else."""
-    rows = torch.as_tensor(given).detach().to("cpu", torch.float32)
+    try:
+        rows = torch.as_tensor(given).detach().to("cpu", torch.float32)
+    # torch has an error of its own for each thing that is no tensor.
+    except Exception as error:
+        msg = (
+            f"golden_inputs is no tensor: {type(error).__name__}: {error}. Give float32 "
+            "(rows, features). Nothing was written."
+        )
+        raise ReleaseError(msg) from error
     features = len(contract.features)
     if rows.ndim != 2 or rows.shape[1] != features:
         msg = (
@@ -143,6 +150,20 @@ def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:
     # Contiguous too: a strided example would be written into an exported graph as a
     # demand.
     return rows.clone(memory_format=torch.contiguous_format)
+
+
+def _references(
+    given: dict[str, np.ndarray], days: object, contract: Contract
+) -> dict[str, Reference]:
+    """The frozen distribution of each output that is given values."""
+    unknown = [name for name in given if name not in contract.output_names]
+    if unknown:
+        msg = (
+            f"reference has values of {quoted(unknown)}, which the contract's outputs "
+            f"are not: {quoted(contract.output_names)}. Nothing was written."
+        )
+        raise ReleaseError(msg)
+    return {name: reference_of(name, values, days) for name, values in given.items()}
 
 
 def _golden_outputs(
