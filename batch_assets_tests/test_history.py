@@ -3,11 +3,15 @@
 import json
 from datetime import UTC, datetime, timedelta
 
+import dagster as dg
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
+from batch_assets.cli import main
 from batch_assets.errors import NoHistoryError
 from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
+from batch_assets.launch import NightReport, run_night
 from batch_assets.schedules import newest_day
 from batch_assets.serving.manifest import SnapshotManifest, versions
 from batch_assets_tests.projects import attributes, make_project
@@ -163,15 +167,20 @@ def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
     project = make_project(tmp_path / "p", root, monkeypatch, [declared])
     write_source(project.folder, make_rows(50), day="now")
 
-    def typed(*words: str, code: int = 0) -> str:
-        return batch_assets(tmp_path, *words, code=code).stdout
+    def night(day: str, **options) -> NightReport:
+        return run_night(project.definitions, instance, "toy", day, **options)
 
-    refused = typed("run", "toy", "--day", old, "--json", code=1)
-    assert "keeps no history" in json.loads(refused)["errors"][0]
-    typed("run", "toy", "--day", old, "--force")
-    typed("run", "toy", "--day", newest)
-    assert "forced: its rows were taken at" in typed("books", "toy", "--day", old)
-    assert "forced:" not in typed("books", "toy", "--day", newest)
-    told = json.loads(typed("books", "toy", "--day", old, "--json"))["forced_at"]
+    def books(day: str, *words: str) -> str:
+        told = CliRunner().invoke(main, ["books", "toy", "--day", day, *words])
+        assert told.exit_code == 0, told.output
+        return told.output
+
+    with dg.instance_for_test() as instance:
+        assert "keeps no history" in night(old).errors[0]
+        batch_assets(tmp_path, "run", "toy", "--day", old, "--force")
+        assert night(newest).success
+    assert "forced: its rows were taken at" in books(old)
+    assert "forced:" not in books(newest)
+    told = json.loads(books(old, "--json"))["forced_at"]
     marks = {m.day: m.forced_at for m in versions(project.snapshots("toy"))}
     assert marks == {old: datetime.fromisoformat(told), newest: None}
