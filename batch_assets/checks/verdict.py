@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import dagster as dg
 
@@ -37,8 +38,9 @@ def build_check(
                 day: judge(context, storage, day) for day in context.partition_keys
             }
             for day, verdict in verdicts.items():
-                # A run for a range has one result for all; this shows a day's own.
-                shown = _of_day(pipeline.key(asset), name, day, verdict)
+                # A run for a range has one result for all; this shows a day's own. The
+                # hint of `log_event` leaves out that it takes one.
+                shown: Any = _of_day(pipeline.key(asset), name, day, verdict)
                 context.op_execution_context.log_event(shown)
             return result_of(_of_all(verdicts))
 
