@@ -6,8 +6,6 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A test per core at a time, but no more than memory has room for.
 PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
-# The slow ones mostly wait for processes of their own: one more than there are cores.
-WAITING = --numprocesses $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count() + 1))')
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 
@@ -50,7 +48,7 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 
 test: need-g++ need-redis-server need-initdb $(READY) ## the whole test suite, the fast part first
 	$(PYTEST) -m "not slow and not crash and not engines"
-	$(PYTEST) $(WAITING) -m "slow and not crash and not engines"
+	$(PYTEST) -m "slow and not crash and not engines"
 
 test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
 	$(PYTEST) -m "not slow and not crash and not engines"
