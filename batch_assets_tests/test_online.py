@@ -384,22 +384,24 @@ def test_rows_that_the_model_fails_on_fail_alone_among_those_of_others(
 def test_lookups_go_on_while_the_model_computes_or_hangs(
     server: Server, age: int
 ) -> None:
-    """A loop that the model held up would answer nobody for more than a second."""
+    """A loop that the model held up would answer one lookup, in all of that time."""
     with (
         ThreadPoolExecutor(1) as pool,
         httpx.Client(base_url=server.url) as client,
     ):
         client.get("/healthz")
         stuck = pool.submit(server.score, GOOD | {"age": age})
-        longest, lookups = 0.0, 0
+        longest, lookups, began = 0.0, 0, time.monotonic()
         while not stuck.done():
             before = time.monotonic()
             assert client.get(f"/v1/{NAME}/keys/7").is_success
             longest = max(longest, time.monotonic() - before)
             lookups += 1
+        took = time.monotonic() - began
 
-    assert lookups > 100
-    assert longest < SPIN_SECONDS / 3
+    # Shares, because a busy machine stops anybody for a moment.
+    assert lookups > 10
+    assert longest < took / 2
     if age == LOOPS:
         (said,) = stuck.result().json()["answers"]
         assert said["error"] == "TimeoutError: no answer within 3.0 s"
