@@ -38,7 +38,6 @@ from batch_assets_tests.stuck import (
     LOOPS,
     NAPS,
     RAISES,
-    SPIN_SECONDS,
     SPINS,
     Sleepy,
 )
