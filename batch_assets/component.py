@@ -9,9 +9,9 @@ import dagster as dg
 from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
-from batch_assets.assets.days import backfill_policy
 from batch_assets.assets.model_release import build_model_release
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.partitions import backfill_policy
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.predictions import build_predictions
 from batch_assets.assets.raw_features import build_raw_features
 from batch_assets.assets.remote_snapshot import build_remote_snapshot

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from batch_assets import errors
 from batch_assets.errors import PipelineError
-from batch_assets.lake.sources import (
+from batch_assets.lake.sources.declared import (
     Declared,
     DeltaSource,
     ParquetSource,

@@ -7,16 +7,16 @@ import dagster as dg
 from filelock import FileLock
 from pydantic import Field
 
-from batch_assets.lake.cores import Spread
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
+from batch_assets.parallel import Spread
 from batch_assets.root import data_root
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.factory import opened_crew, opened_spread
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.engines.opening import opened_crew, opened_spread
-from batch_assets.scoring.engines.remote import RemoteEngine
+from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
 from batch_assets.storage import Place, local, place_of

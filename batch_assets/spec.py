@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from batch_assets.errors import ConfigError
-from batch_assets.lake.sources import Declared, Source, kinds_schema
+from batch_assets.lake.sources.declared import Declared, Source, kinds_schema
 
 # How long the model may take over a chunk before it counts as hanging.
 CHUNK_SECONDS = 600.0

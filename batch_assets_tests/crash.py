@@ -37,14 +37,14 @@ from deltalake.table import TableAlterer
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource, ReadContext
+from batch_assets.lake.sources.declared import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.serving.publish import publish_day
+from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
 from batch_assets_tests.toys import (
     DAY,

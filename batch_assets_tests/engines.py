@@ -14,14 +14,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from batch_assets.lake.cores import Spread
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
+from batch_assets.parallel import Spread
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.factory import opened_crew, opened_spread
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.engines.opening import opened_crew, opened_spread
-from batch_assets.scoring.engines.remote import Crew, RemoteEngine
+from batch_assets.scoring.engines.workers import Crew, RemoteEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
 from batch_assets.storage import Place, local

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import batch_assets.serving.sinks.postgres as postgres_module
-import batch_assets.serving.sinks.redis as redis_module
-from batch_assets.serving.sinks.follow import follow
-from batch_assets.serving.sinks.postgres import PostgresSink
-from batch_assets.serving.sinks.redis import RedisSink
+import batch_assets.sinks.postgres as postgres_module
+import batch_assets.sinks.redis as redis_module
+from batch_assets.sinks.postgres import PostgresSink
+from batch_assets.sinks.redis import RedisSink
+from batch_assets.sinks.sync import follow
 
 POINTS = ["first_rows", "third_shards_rows", "third_record", "finish", "swap"]
 SINKS: dict[str, Any] = {"redis": RedisSink, "postgres": PostgresSink}

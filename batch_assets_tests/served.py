@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batch_assets.lake.books import Tally
 from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.reconciliation import Tally
 from batch_assets.lake.shards import content, cut, hash_keys
-from batch_assets.serving.build import build_version
-from batch_assets.serving.manifest import SnapshotManifest, version_folder, versions
-from batch_assets.serving.pointers import CURRENT, current_version, held
-from batch_assets.serving.publish import swap
+from batch_assets.snapshots.build import build_version
+from batch_assets.snapshots.manifest import SnapshotManifest, version_folder, versions
+from batch_assets.snapshots.pointers import CURRENT, current_version, held
+from batch_assets.snapshots.publish import swap
 
 FIRST = date(2026, 1, 1)
 OUTPUTS = ("number", "mixed")

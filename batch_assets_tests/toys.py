@@ -18,7 +18,12 @@ from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.parts import read_columns
 from batch_assets.lake.raw import Copied, copy_day
-from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext, Source
+from batch_assets.lake.sources.declared import (
+    DeltaSource,
+    ParquetSource,
+    ReadContext,
+    Source,
+)
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import MANIFEST, Release, sha256_of

@@ -33,7 +33,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.serving.publish import publish_day
+from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
 from benchmarks.model import FEATURES, NAMES
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE, prepare
@@ -84,7 +84,7 @@ def publish(root: Path, rows: int, size: str) -> None:
 @contextmanager
 def serving(root: Path, *options: str) -> Iterator[str]:
     """`batch-assets serve` in a process of its own, ready, at a free port."""
-    command = [sys.executable, "-m", "batch_assets.cli", "serve", PIPELINE]
+    command = [sys.executable, "-m", "batch_assets.cli.main", "serve", PIPELINE]
     with subprocess.Popen(
         [*command, "--port", "0", *options],
         env=os.environ | {"BATCH_ASSETS_ROOT": str(root)},

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from batch_assets import Snapshot
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources import ParquetSource, ReadContext
+from batch_assets.lake.sources.declared import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.registry import Registry
@@ -35,10 +36,9 @@ from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
-from batch_assets.serving import Snapshot
-from batch_assets.serving.collect import collect
-from batch_assets.serving.manifest import SnapshotManifest
-from batch_assets.serving.publish import publish_day
+from batch_assets.snapshots.manifest import SnapshotManifest
+from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.retention import collect
 from batch_assets.spec import Gates, Serving
 from benchmarks.stores import BatchAssets, DuckDb, Lmdb, Redis, Sqlite, Store, missing
 from benchmarks.tables import machine, print_tables, with_tables

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import redis
 
-from batch_assets.serving import Snapshot
-from batch_assets.serving.build import build_version
-from batch_assets.serving.manifest import SnapshotManifest, version_folder
-from batch_assets.serving.pointers import CURRENT, point
+from batch_assets import Snapshot
+from batch_assets.snapshots.build import build_version
+from batch_assets.snapshots.manifest import SnapshotManifest, version_folder
+from batch_assets.snapshots.pointers import CURRENT, point
 
 Get = Callable[[int], Any]
 

@@ -5,11 +5,11 @@ import base64
 import dagster as dg
 
 from batch_assets.assets.model_release import released_digest
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.resources import GpuResource, StorageResource
-from batch_assets.scoring.curve import draw
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.sweep import Sweeps, sweep
+from batch_assets.scoring.sweep_plot import draw
 
 
 def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:

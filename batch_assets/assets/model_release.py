@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.errors import UnapprovedError
 from batch_assets.resources import StorageResource
 

@@ -6,17 +6,17 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from batch_assets.assets.days import day_of, for_each_day
 from batch_assets.assets.model_release import released_digest
-from batch_assets.assets.night import (
+from batch_assets.assets.partitions import day_of, for_each_day
+from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,
     tally_metadata,
 )
+from batch_assets.incremental.reuse import Incremental
 from batch_assets.progress import tracked
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
-from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.chunk import dead_letter_schema
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.night import Night, score_night

@@ -6,15 +6,15 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
-from batch_assets.assets.days import day_of, for_each_day
-from batch_assets.assets.night import (
+from batch_assets.assets.partitions import day_of, for_each_day
+from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,
     tally_metadata,
 )
 from batch_assets.lake.raw import copy_day, pin_of
-from batch_assets.lake.sources import ReadContext
+from batch_assets.lake.sources.declared import ReadContext
 from batch_assets.progress import tracked
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day

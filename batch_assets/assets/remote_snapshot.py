@@ -4,11 +4,11 @@ from contextlib import closing
 
 import dagster as dg
 
-from batch_assets.assets.days import for_each_day
-from batch_assets.assets.night import Pipeline, sole_run
+from batch_assets.assets.partitions import for_each_day
+from batch_assets.assets.pipeline import Pipeline, sole_run
 from batch_assets.resources import StorageResource
-from batch_assets.serving.sinks.follow import follow
-from batch_assets.serving.sinks.opening import open_sink
+from batch_assets.sinks.factory import open_sink
+from batch_assets.sinks.sync import follow
 from batch_assets.spec import Target
 
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets.days import day_of, for_each_day
-from batch_assets.assets.night import Pipeline, sole_run
+from batch_assets.assets.partitions import day_of, for_each_day
+from batch_assets.assets.pipeline import Pipeline, sole_run
 from batch_assets.resources import StorageResource
-from batch_assets.serving.publish import publish_day
-from batch_assets.serving.sinks.declared import declare_sinks
+from batch_assets.sinks.declared import declare_sinks
+from batch_assets.snapshots.publish import publish_day
 
 
 def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:

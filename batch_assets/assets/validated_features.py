@@ -5,8 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets.days import day_of, for_each_day
-from batch_assets.assets.night import (
+from batch_assets.assets.partitions import day_of, for_each_day
+from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.checks.verdict import build_check
 from batch_assets.models.release import Release
 from batch_assets.quality import gates

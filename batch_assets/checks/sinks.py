@@ -4,12 +4,12 @@ from contextlib import closing
 
 import dagster as dg
 
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.checks.verdict import build_check
 from batch_assets.quality.verdict import Verdict
 from batch_assets.resources import StorageResource
-from batch_assets.serving.sinks.follow import serves_the_same
-from batch_assets.serving.sinks.opening import open_sink
+from batch_assets.sinks.factory import open_sink
+from batch_assets.sinks.sync import serves_the_same
 from batch_assets.spec import Target
 
 

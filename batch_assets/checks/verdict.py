@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets.night import Pipeline
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.quality.verdict import Verdict
 from batch_assets.resources import StorageResource
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError
-from batch_assets.lake.books import Tally
+from batch_assets.lake.reconciliation import Tally
 from batch_assets.storage import (
     BESIDE,
     Place,

@@ -18,8 +18,8 @@ import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.days import is_text, nearly_of_day, of_day, of_no_day
-from batch_assets.lake.files import must_be_text
+from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_day
+from batch_assets.lake.source_files import must_be_text
 from batch_assets.lake.tables import one_line
 
 BATCH_ROWS = 65_536

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from batch_assets.errors import EmptySourceError, NoHistoryError, SourceError
-from batch_assets.lake.books import Tally, total
-from batch_assets.lake.files import must_be_text
 from batch_assets.lake.parts import FEATURES, Part, PartWriter, Receipt
 from batch_assets.lake.pins import Pin, PinnedRows
+from batch_assets.lake.reconciliation import Tally, total
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.sources import DeltaSource, ReadContext, Source
+from batch_assets.lake.source_files import must_be_text
+from batch_assets.lake.sources.declared import DeltaSource, ReadContext, Source
 from batch_assets.lake.tables import FORCED, Lake, Table
 
 

@@ -28,8 +28,8 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
-from batch_assets.lake.books import Books, Page, Tally, total
 from batch_assets.lake.parts import Part, open_part, verified_part
+from batch_assets.lake.reconciliation import Books, Page, Tally, total
 from batch_assets.storage import (
     BESIDE,
     COPYING,

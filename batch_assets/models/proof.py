@@ -86,7 +86,7 @@ def _prove(release: Release) -> None:
     import torch
 
     from batch_assets.models.formats import golden_batch, load_module
-    from batch_assets.models.neighbours import ask, first_off, must_stand_alone
+    from batch_assets.models.row_independence import ask, first_off, must_stand_alone
 
     module = load_module(release, torch.device("cpu"))
     rows, outputs = golden_batch(release)

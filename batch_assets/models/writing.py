@@ -16,7 +16,6 @@ from batch_assets.errors import ReleaseError
 from batch_assets.models.columns import quoted
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import load_module, save_module
-from batch_assets.models.neighbours import Outputs, ask, must_stand_alone
 from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
@@ -29,6 +28,7 @@ from batch_assets.models.release import (
     open_release,
     sha256_of,
 )
+from batch_assets.models.row_independence import Outputs, ask, must_stand_alone
 
 
 def write_release(

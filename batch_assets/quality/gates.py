@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 
 from batch_assets.errors import LakeError, ReleaseError
-from batch_assets.lake.books import Books
 from batch_assets.lake.parts import Part, open_part, read_columns
+from batch_assets.lake.reconciliation import Books
 from batch_assets.lake.tables import DayCommit, Lake
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.registry import Registry

@@ -20,8 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import ContractError, CorruptPartError, LakeError
-from batch_assets.lake.books import Tally, must_close, total
-from batch_assets.lake.cores import Report, Spread, on_cores
+from batch_assets.incremental.previous_day import (
+    FINGERPRINT,
+    HINT,
+    Before,
+    Hint,
+    before_of,
+)
 from batch_assets.lake.parts import (
     FEATURES,
     RECORDS,
@@ -33,10 +38,11 @@ from batch_assets.lake.parts import (
 )
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import job_of, pin_of
+from batch_assets.lake.reconciliation import Tally, must_close, total
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.quality.before import FINGERPRINT, HINT, Before, Hint, before_of
+from batch_assets.parallel import Report, Spread, on_cores
 from batch_assets.quality.rules import RULES, RowRules, counts_of
 from batch_assets.storage import Place, source
 

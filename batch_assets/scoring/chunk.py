@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, ScoringError
-from batch_assets.lake.books import Tally
+from batch_assets.incremental.reuse import Source, Taken, take_over
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_open
+from batch_assets.lake.reconciliation import Tally
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
-from batch_assets.scoring.carry import Source, Taken, take_over
 from batch_assets.scoring.isolation import FaultError, TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets.spec import CHUNK_SECONDS

@@ -15,17 +15,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
-from batch_assets.lake.books import Tally, must_close, total
+from batch_assets.incremental.baseline import Baseline, Grounds, find_baseline
+from batch_assets.incremental.reuse import CarryError, Incremental, Source
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.raw import job_of
+from batch_assets.lake.reconciliation import Tally, must_close, total
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
-from batch_assets.scoring.baseline import Baseline, Grounds, find_baseline
-from batch_assets.scoring.carry import CarryError, Incremental, Source
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
 from batch_assets.scoring.resume import left_before
 from batch_assets.spec import CHUNK_SECONDS, Gates

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from batch_assets.errors import LakeError, ReleaseError
-from batch_assets.lake.books import Tally, must_close, total
 from batch_assets.lake.parts import Part, open_part, read_columns
+from batch_assets.lake.reconciliation import Tally, must_close, total
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema

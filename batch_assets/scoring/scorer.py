@@ -18,8 +18,8 @@ from batch_assets.models.outputs import OUTPUT_TYPES as TENSOR_TYPES
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
+from batch_assets.scoring.cuda import Lane, fill
 from batch_assets.scoring.device import PRECISIONS, Device
-from batch_assets.scoring.lane import Lane, fill
 from batch_assets.scoring.usage import Usage
 
 # What a RuntimeError says where torch raises no OutOfMemoryError: its allocator on the

@@ -11,8 +11,8 @@ import statistics
 import sys
 import time
 
+from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.tables import Lake
-from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night

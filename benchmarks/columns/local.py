@@ -8,15 +8,15 @@ import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 
+from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
-from batch_assets.scoring.carry import Incremental
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.factory import opened_crew
 from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
-from batch_assets.scoring.engines.opening import opened_crew
-from batch_assets.scoring.engines.remote import RemoteEngine
+from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import Gates, Ray, Spark

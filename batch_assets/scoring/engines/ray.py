@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from batch_assets.errors import ConfigError, EngineError
-from batch_assets.lake.cores import Report
-from batch_assets.scoring.engines.remote import (
+from batch_assets.parallel import Report
+from batch_assets.scoring.engines.workers import (
     Outcome,
     must_answer,
     outcome_of,

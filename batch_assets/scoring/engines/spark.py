@@ -27,8 +27,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from batch_assets.errors import ConfigError, EngineError, StorageError
-from batch_assets.lake.cores import Report
-from batch_assets.scoring.engines.remote import (
+from batch_assets.parallel import Report
+from batch_assets.scoring.engines.workers import (
     Outcome,
     ScoreChunk,
     must_answer,

@@ -1,0 +1,119 @@
+"""What the assets of one pipeline share: their keys, their looks, their guard."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from batch_assets.assets.partitions import day_of
+from batch_assets.errors import CommitError
+from batch_assets.lake.claims import claimed
+from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.tables import Lake
+from batch_assets.spec import PipelineSpec
+from batch_assets.storage import Place
+
+# A run in one of these states can't commit, whatever its process still does.
+OVER = {
+    dg.DagsterRunStatus.SUCCESS,
+    dg.DagsterRunStatus.FAILURE,
+    dg.DagsterRunStatus.CANCELED,
+    dg.DagsterRunStatus.CANCELING,
+}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline as its assets see it.
+
+    `base` is the folder of its YAML, `project` the folder that data files are relative
+    to.
+    """
+
+    spec: PipelineSpec
+    base: Path
+    project: Path
+    partitions: dg.DailyPartitionsDefinition
+
+    def key(self, name: str) -> dg.AssetKey:
+        """The key of one of the pipeline's assets."""
+        return dg.AssetKey([self.spec.name, name])
+
+    def needs(self, *resources: str) -> set[str]:
+        """The resources of an asset that runs on the engine, with that of its cluster."""
+        engine = self.spec.engine
+        cluster = engine.resource if engine.kind == "ray" else None
+        return {*resources, *([cluster] if cluster else [])}
+
+    def look(self, name: str, *kinds: str, partitioned: bool = True) -> dict[str, Any]:
+        """The arguments that every asset of the pipeline is declared with."""
+        return {
+            "key": self.key(name),
+            "group_name": self.spec.name,
+            "owners": self.spec.owners or None,
+            "kinds": set(kinds),
+            "partitions_def": self.partitions if partitioned else None,
+        }
+
+
+@contextmanager
+def sole_run(
+    context: dg.AssetExecutionContext, lake: Lake
+) -> Iterator[Callable[[], None]]:
+    """Claim the day of a pipeline that is being made; give the guard of its commits.
+
+    The guard refuses a commit once the run is over (cancelled, failed, or given up for
+    dead), and once another run has taken the day over.
+    """
+
+    def state(run_id: str) -> dg.DagsterRunStatus | None:
+        run = context.instance.get_run_by_id(run_id)
+        return run.status if run else None
+
+    mine, day = context.run.run_id, day_of(context)
+    with claimed(lake.folder, day, mine, lambda run: state(run) in OVER) as still_mine:
+        lake.sweep(day)
+
+        def guard() -> None:
+            found = state(mine)
+            if found is None or found in OVER:
+                msg = (
+                    f"run {mine} is {found.value if found else 'gone'}, so it may not "
+                    "commit; what it wrote stays invisible. Start the day again."
+                )
+                raise CommitError(msg)
+            still_mine()
+
+        yield guard
+
+
+def table_metadata(path: Place, schema: pa.Schema, rows: int) -> dict[str, Any]:
+    """What the catalog shows of a table's day."""
+    return {
+        "dagster/uri": str(path),
+        "dagster/partition_row_count": rows,
+        "dagster/column_schema": column_schema(schema),
+    }
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchema:
+    """An Arrow schema as the catalog shows it."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                field.name,
+                str(field.type),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
+            for field in schema
+        ]
+    )
+
+
+def tally_metadata(name: str, tally: Tally) -> dict[str, Any]:
+    """A tally: its rows as a number to plot, its checksum as text to compare."""
+    return {f"{name}_rows": tally.rows, f"{name}_keys": f"{tally.keys:016x}"}

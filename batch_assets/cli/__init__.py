@@ -1,0 +1,1 @@
+"""What a person types. A command resolves, calls one function, and prints."""

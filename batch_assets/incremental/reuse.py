@@ -1,0 +1,275 @@
+"""Rows that have not changed since the last night take over its predictions.
+
+A row is taken over only if its key was scored then, by the same release, from the very
+same feature bytes: the fingerprints of both nights are equal. Some of these rows are
+scored all the same, and must come out equal. This knows neither chunks nor commits.
+"""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batch_assets.errors import ScoringError
+from batch_assets.incremental.key_index import Places
+from batch_assets.incremental.previous_day import FINGERPRINT
+from batch_assets.lake.parts import Part, read_columns, read_open, sealed_part
+from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.shards import hash_keys
+from batch_assets.models.contract import Contract
+from batch_assets.storage import Place
+
+# Sources in memory at once, each a few parts of last night or a shard of it: those that
+# the workers are at, and the next.
+SOURCES_KEPT = 4
+
+
+class CarryError(ScoringError):
+    """Rows that were taken over come out differently when they are scored."""
+
+
+@dataclass(frozen=True)
+class Incremental:
+    """How nights build on each other.
+
+    Each `full_every`-th night scores every row; of the rows that the others take over,
+    `rescored_share` are scored all the same and must be equal.
+    """
+
+    full_every: int = 7
+    rescored_share: float = 0.01
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A validated part of last night, and the predictions of its rows, in their order."""
+
+    validated: Place
+    predictions: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of a part are taken over from. A descriptor without a row in it.
+
+    Only rows of the row groups `groups` were there last night, in `origins`. Of the row
+    groups `rescored`, `rescored_rows` each are scored although they could be taken over.
+    """
+
+    origins: tuple[Origin, ...]
+    groups: tuple[int, ...]
+    rescored: tuple[int, ...] = ()
+    rescored_rows: int = 0
+
+
+@dataclass(frozen=True)
+class LastNight:
+    """Rows as they were last predicted."""
+
+    places: Places
+    fingerprints: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+    def find(
+        self, keys: pa.Array, hashes: np.ndarray, fingerprints: np.ndarray
+    ) -> np.ndarray:
+        """Where the predictions of these rows are; -1 for a row that is new or changed.
+
+        Args:
+            keys: of the rows.
+            hashes: of the keys, uint64 (rows,).
+            fingerprints: of the features, uint64 (rows,).
+        """
+        found = self.places.find(keys, hashes)
+        if len(self.fingerprints):
+            found[self.fingerprints[found] != fingerprints] = -1
+        return found
+
+    def taken(self, name: str, found: np.ndarray) -> np.ndarray:
+        """An output at the places that `find` has found; anything where it has not."""
+        values = self.outputs[name]
+        return values[found] if len(values) else np.zeros(len(found), values.dtype)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The rows of a chunk that are taken over, and those that are scored.
+
+    `carried` and `scored` are masks over the chunk's rows; what is in both is rescored.
+    `outputs` are those of the carried rows, and anything elsewhere. `groups` are the
+    row groups to read, `scored_of_groups` is `scored` over their rows.
+    """
+
+    keys: pa.Array
+    hashes: np.ndarray
+    carried: np.ndarray
+    scored: np.ndarray
+    outputs: dict[str, np.ndarray]
+    groups: list[int]
+    scored_of_groups: np.ndarray
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the receipt says of it."""
+        tally = Tally.of_hashes(self.hashes[self.carried])
+        return {
+            "carried": {"rows": tally.rows, "keys": tally.keys},
+            "rescored": int((self.carried & self.scored).sum()),
+        }
+
+    def merged(
+        self,
+        outputs: dict[str, np.ndarray],
+        faults: dict[int, str],
+        tolerance: float,
+    ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+        """Outputs and faults of the whole chunk, from those of the rows scored now.
+
+        Raises:
+            CarryError: a row that was rescored is not what it was.
+        """
+        at = np.flatnonzero(self.scored)
+        again = self.carried[at]
+        unlike = np.zeros(len(at), dtype=bool)
+        unlike[list(faults)] = True
+        for name, values in outputs.items():
+            unlike |= ~np.isclose(
+                values,
+                self.outputs[name][at],
+                rtol=tolerance,
+                atol=tolerance,
+                equal_nan=True,
+            )
+        unlike &= again
+        if unlike.any():
+            row = int(at[unlike.argmax()])
+            msg = (
+                f"{int(unlike.sum()):,} of {int(again.sum()):,} rows that were scored "
+                "again are not what they were, though their features and the release "
+                f"are the same; the first has the key {self.keys[row]}"
+            )
+            raise CarryError(msg)
+        whole = {}
+        for name, values in outputs.items():
+            whole[name] = self.outputs[name].copy()
+            whole[name][at[~again]] = values[~again]
+        return whole, {int(at[row]): why for row, why in faults.items()}
+
+
+def take_over(
+    source: Source,
+    part: Part,
+    file: pq.ParquetFile,
+    row_groups: tuple[int, int],
+    contract: Contract,
+) -> Taken:
+    """Find which rows of a chunk were predicted last night from the same features.
+
+    Args:
+        source: where they may have been.
+        part: tonight's validated part.
+        file: the same, open.
+        row_groups: the chunk's: the first, and one past the last.
+        contract: of the release, which is last night's too.
+
+    Raises:
+        CorruptPartError: a part is not what was committed.
+    """
+    groups = range(*row_groups)
+    table = read_open(part, file, [contract.key.name, FINGERPRINT], groups)
+    keys = table[contract.key.name].combine_chunks()
+    hashes = hash_keys(keys)
+    fingerprints = table[FINGERPRINT].to_numpy().view(np.uint64)
+    before = _loaded.get(source, contract)
+    ends = np.cumsum([part.groups[group] for group in groups]).tolist()
+    spans = dict(zip(groups, map(slice, [0, *ends], ends), strict=True))
+    found = np.full(len(keys), -1)
+    for group in spans.keys() & source.groups:
+        rows = spans[group]
+        found[rows] = before.find(keys[rows], hashes[rows], fingerprints[rows])
+    carried = found >= 0
+    scored = ~carried
+    for group in spans.keys() & source.rescored:
+        # Evenly over the group: rows beside each other may have much in common.
+        there = np.flatnonzero(carried[spans[group]])
+        count = min(source.rescored_rows, len(there))
+        picks = np.linspace(0, len(there) - 1, count).astype(np.int64)
+        scored[spans[group]][there[picks]] = True
+    needed = [group for group, rows in spans.items() if scored[rows].any()]
+    return Taken(
+        keys,
+        hashes,
+        carried,
+        scored,
+        {name: before.taken(name, found) for name in contract.output_names},
+        needed,
+        np.concatenate([scored[:0], *(scored[spans[group]] for group in needed)]),
+    )
+
+
+def _load(source: Source, contract: Contract) -> LastNight:
+    found = [_rows_of(origin, contract) for origin in source.origins]
+    rows = pa.concat_tables(found)
+    keys = rows[contract.key.name].combine_chunks()
+    return LastNight(
+        Places(keys, hash_keys(keys)),
+        rows[FINGERPRINT].to_numpy().view(np.uint64),
+        {name: rows[name].to_numpy() for name in contract.output_names},
+    )
+
+
+def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
+    """Predictions with the fingerprints that they were made from."""
+    key = contract.key.name
+    validated = read_columns(origin.validated, [key, FINGERPRINT])
+    tables = []
+    for path in origin.predictions:
+        sealed_part(path)
+        tables.append(read_columns(path, [key, *contract.output_names]))
+    predicted = pa.concat_tables(tables)
+    fingerprints = validated[FINGERPRINT]
+    if not predicted[key].equals(validated[key]):
+        # Dead letters were among them, or have been replayed.
+        keys = predicted[key].combine_chunks()
+        all_keys = validated[key].combine_chunks()
+        places = Places(all_keys, hash_keys(all_keys))
+        found = places.find(keys, hash_keys(keys))
+        predicted = predicted.filter(pa.array(found >= 0))
+        fingerprints = fingerprints.take(pa.array(found[found >= 0]))
+    return predicted.append_column(FINGERPRINT, fingerprints)
+
+
+class _Loaded:
+    """What of last night is in memory, each source loaded once for all chunks of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._futures: OrderedDict[tuple[Origin, ...], Future[LastNight]] = (
+            OrderedDict()
+        )
+
+    def get(self, source: Source, contract: Contract) -> LastNight:
+        name = source.origins
+        with self._lock:
+            mine = name not in self._futures
+            future = self._futures.setdefault(name, Future())
+            self._futures.move_to_end(name)
+            while len(self._futures) > SOURCES_KEPT:
+                self._futures.popitem(last=False)
+        if mine:
+            try:
+                future.set_result(_load(source, contract))
+            except BaseException as error:
+                with self._lock:
+                    self._futures.pop(name, None)
+                future.set_exception(error)
+                raise
+        return future.result()
+
+
+_loaded = _Loaded()

@@ -1,0 +1,1 @@
+"""Where rows come from. Each source is its own YAML type."""

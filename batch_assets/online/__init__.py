@@ -1,0 +1,1 @@
+"""Lookups and scores over HTTP."""

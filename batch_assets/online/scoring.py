@@ -1,0 +1,327 @@
+"""A release that scores rows as they come: by the rules of its contract, in batches.
+
+A row is what the source of a night delivers: the key and the features, raw. The rules,
+the packing and the scorer are the night's; the model runs in a process of its own, so
+that whatever it does, the event loop goes on. It knows no HTTP, and not who may use it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from pydantic import (
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    conlist,
+    with_config,
+)
+
+# pydantic takes no other before Python 3.12.
+from typing_extensions import TypedDict
+
+from batch_assets.models.contract import Contract
+from batch_assets.models.contract import Feature as FeatureSpec
+from batch_assets.models.release import Release
+from batch_assets.online.batcher import Batch, Batcher
+from batch_assets.quality.rules import RULES, RowRules
+from batch_assets.scoring.chunk import outside
+from batch_assets.scoring.device import Device
+from batch_assets.scoring.isolation import FaultError, ModelProcess
+
+Row = dict[str, Any]
+Outputs = dict[str, float | int]
+Answers = list[Outputs | BaseException]
+
+JSON_TYPES: dict[str, Any] = {
+    "float32": float,
+    "float64": float,
+    "bool": bool,
+    "string": str,
+    **{
+        f"int{bits}": Annotated[int, Field(ge=-(2 ** (bits - 1)), lt=2 ** (bits - 1))]
+        for bits in (8, 16, 32, 64)
+    },
+}
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a field of a request: what was found, what was expected.
+
+    `row` counts from 0.
+    """
+
+    row: int
+    name: str
+    found: str
+    expected: str
+
+
+class BadRequestError(Exception):
+    """A request is not what was expected, and nothing of it was done."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.problems = list(problems)
+
+
+class TooLongError(BadRequestError):
+    """A request asks for more than one may."""
+
+
+class BadRowError(Exception):
+    """A row breaks rules of the contract; they are named as in quarantine."""
+
+    def __init__(self, rules: list[str]) -> None:
+        super().__init__(", ".join(rules))
+        self.rules = rules
+
+
+class OutputError(FaultError):
+    """An output of a row is not finite, or not in its declared range."""
+
+
+class LiveRelease:
+    """A release with its process and its batcher."""
+
+    def __init__(
+        self,
+        release: Release,
+        device: Device,
+        *,
+        max_batch_size: int,
+        max_wait_ms: float,
+        max_queue: int,
+        max_seconds: float,
+        observe: Callable[[Batch], None] = lambda batch: None,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Nothing is started.
+
+        Args:
+            release: may be used here; who says so is not asked.
+            device: where the model runs.
+            max_batch_size: rows that the model gets at once.
+            max_wait_ms: how long a row waits for others while the model is free.
+            max_queue: rows that may wait.
+            max_seconds: how long the model may take over a batch before it is killed.
+            observe: is told of each batch.
+            is_over: whether nobody waits any more, neither for answers nor for a start.
+        """
+        self.release = release
+        self._contract = release.contract
+        self._rules = RowRules(self._contract)
+        self._nobody = pl.Series(
+            self._contract.key.name, [], pl.DataFrame(self._table([])).dtypes[0]
+        )
+        self._max_seconds = max_seconds
+        self._requests = _requests_of(self._contract, max_queue)
+        self._process = ModelProcess(_Ordered(release, device, is_over), _spare_cores())
+        self._batcher = Batcher(
+            self.score,
+            max_batch_size=max_batch_size,
+            max_wait_ms=max_wait_ms,
+            max_queue=max_queue,
+            # Only what the model says of rows is a row's fault.
+            blames=FaultError,
+            observe=observe,
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many rows wait."""
+        return self._batcher.waiting
+
+    def start(self) -> None:
+        """Load the release in its process, where it is hashed and proved. It blocks.
+
+        Raises:
+            ScoringError: it can't be loaded, or does not reproduce its golden batch.
+        """
+        self._process.start()
+
+    def rows(self, body: bytes) -> list[Row]:
+        """The rows of a request: `{"rows": [{...}, ...]}`, each column as in the source.
+
+        Raises:
+            BadRequestError: a column is missing, extra or of another type; all are listed.
+            TooLongError: there are more rows than may wait.
+        """
+        try:
+            return self._requests.validate_json(body)["rows"]
+        except ValidationError as error:
+            raise refused(error, "rows", self._expected) from None
+
+    async def submit(self, rows: Sequence[Row]) -> Answers:
+        """The outputs of each row, or why there are none: `BadRowError`, `FaultError`.
+
+        Raises:
+            FullError: there is no room for them now.
+            ClosedError: another release scores by now, or none.
+        """
+        return await self._batcher.submit(rows)
+
+    def score(self, rows: Sequence[Row]) -> list[Outputs | Exception]:
+        """A batch of rows: their outputs, or what is wrong with them. It blocks.
+
+        Raises:
+            FaultError: the model raised, was late or crashed; one of the rows is at fault.
+            ScoringError: the process does not come up.
+        """
+        contract = self._contract
+        answers: list[Outputs | Exception] = [BadRowError([])] * len(rows)
+        split = self._rules.split(pl.DataFrame(self._table(rows)), self._nobody)
+        key = contract.key.name
+        for place, broken in zip(split.bad[key], split.bad[RULES], strict=True):
+            answers[int(place)] = BadRowError(broken.to_list())
+        if not len(split.good):
+            return answers
+        # As the night packs them: float32 (features, rows), in the contract's order.
+        _, *columns = split.good.get_columns()
+        features = np.stack([column.to_numpy() for column in columns])
+        outputs, _ = self._process.score(features, self._max_seconds)
+        faults = outside(outputs, contract.outputs, {})
+        values = {name: column.tolist() for name, column in outputs.items()}
+        for row, place in enumerate(split.good[key]):
+            answers[int(place)] = (
+                OutputError(faults[row])
+                if row in faults
+                else {name: column[row] for name, column in values.items()}
+            )
+        return answers
+
+    async def close(self) -> None:
+        """Answer what waits, and end the process."""
+        try:
+            await self._batcher.close()
+        finally:
+            # To end a process takes a moment, which lookups need not wait for.
+            await asyncio.to_thread(self._process.close)
+
+    def _table(self, rows: Sequence[Row]) -> pa.Table:
+        """Raw rows as the contract types them; for a key, a row's place in the batch.
+
+        Two requests may well ask for the same key.
+        """
+        schema = self._contract.raw_schema()
+        places: list[Any] = list(range(len(rows)))
+        if self._contract.key.dtype == "string":
+            places = [str(place) for place in places]
+        columns = [pa.array(places, schema.types[0])]
+        for name in self._contract.feature_names:
+            column = [row[name] for row in rows]
+            columns.append(pa.array(column, schema.field(name).type))
+        return pa.table(columns, schema=schema)
+
+    def _expected(self, name: str) -> str:
+        key, features = self._contract.key, self._contract.features
+        types = {f.name: str(f.dtype) for f in features} | {key.name: str(key.dtype)}
+        return types.get(name, NOTHING)
+
+
+def _spare_cores() -> int:
+    """A core is left to the event loop, if there is one to leave."""
+    return max(len(os.sched_getaffinity(0)) - 1, 1)
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A release that its own process alone loads."""
+
+    release: Release
+    device: Device
+    is_over: Callable[[], bool]
+
+    @property
+    def abandoned(self) -> bool:
+        return self.is_over()
+
+    @property
+    def batch_rows(self) -> int:
+        return self.device.batch_rows
+
+
+def keys_of(dtype: str, max_keys: int) -> TypeAdapter[Any]:
+    """What reads `{"keys": [...]}`, for keys of a type."""
+    keys = conlist(JSON_TYPES[dtype], min_length=1, max_length=max_keys)
+    return TypeAdapter(_strict("Request", {"keys": keys}))
+
+
+def _requests_of(contract: Contract, max_rows: int) -> TypeAdapter[Any]:
+    """What reads `{"rows": [...]}`, for rows of a contract."""
+
+    def column(feature: FeatureSpec) -> Any:
+        # Whether a null is allowed is one of the rules of a row.
+        return JSON_TYPES[feature.dtype] | None
+
+    columns = {contract.key.name: JSON_TYPES[contract.key.dtype]}
+    columns |= {feature.name: column(feature) for feature in contract.features}
+    rows = conlist(_strict("Row", columns), min_length=1, max_length=max_rows)
+    return TypeAdapter(_strict("Request", {"rows": rows}))
+
+
+def _strict(name: str, fields: dict[str, Any]) -> Any:
+    """A dict with exactly these keys; as no class, so that every name is allowed."""
+    typed: Any = TypedDict(name, fields)  # type: ignore[misc]
+    return with_config(ConfigDict(extra="forbid", strict=True))(typed)
+
+
+def refused(
+    error: ValidationError, what: str, expected: Callable[[str], str]
+) -> BadRequestError:
+    """What pydantic found in a request, in the words of a contract.
+
+    Args:
+        error: what it raised.
+        what: the list that the request holds, `rows` or `keys`.
+        expected: the type that is expected of a column, `nothing` for an unknown one.
+    """
+    found = error.errors(include_url=False, include_context=True)
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return BadRequestError(f"the body is no JSON: {first['ctx']['error']}")
+    if first["type"] == "too_long":
+        most = first["ctx"]["max_length"]
+        return TooLongError(f"a request may have {most:,} {what} at most")
+    problems, shape = [], False
+    for one in found:
+        place, column = one["loc"][1:2], one["loc"][2:3]
+        if one["loc"][:1] != (what,) or not place or (what == "rows" and not column):
+            shape = True
+            continue
+        name = str(column[0]) if column else "key"
+        missing = one["type"] == "missing"
+        value = NOTHING if missing else _shown(one["input"])
+        problems.append(Problem(int(place[0]), name, value, expected(name)))
+    if shape:
+        inside = "{COLUMN: VALUE, ...}" if what == "rows" else "KEY"
+        return BadRequestError(
+            f'the body is not {{"{what}": [{inside}, ...]}} with at least one of them'
+        )
+    lines = [f"'{p.name}', got: {p.found}, expected: {p.expected}" for p in problems]
+    wrong = "columns are missing, extra or" if what == "rows" else "keys are"
+    return BadRequestError(
+        f"{len(problems)} {wrong} retyped, and nothing was done: "
+        + "; ".join(lines[:5])
+        + ("; ..." if len(lines) > 5 else ""),
+        problems,
+    )
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: its JSON type, and the value if it is short."""
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    kinds |= {list: "array", dict: "object", type(None): "null"}
+    kind = kinds.get(type(value), "value")
+    text = repr(value)
+    if value is None or len(text) > 40:
+        return kind
+    return f"{kind} {text}"

@@ -1,1 +1,0 @@
-"""Remote stores that serve a snapshot: one protocol, and one file for each store."""

@@ -1,0 +1,1 @@
+"""Remote stores that serve what is served here, one file each."""

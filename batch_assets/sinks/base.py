@@ -1,0 +1,254 @@
+"""What every remote store does with a version, and what it must say of it.
+
+A sink holds versions of one pipeline, whole or half loaded, and names the one that is
+served. It knows no other store, not how a version is followed, and no Dagster.
+"""
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from batch_assets.errors import SinkError, SnapshotError
+from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
+from batch_assets.snapshots.manifest import SnapshotManifest
+from batch_assets.snapshots.version import Answer, Version
+
+STAYS = "what this store serves, it still serves"
+
+
+class SinkVersion(BaseModel):
+    """A version in a store: its manifest, and NumPy's name of each output's type.
+
+    Each store keeps it as JSON beside the rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    manifest: SnapshotManifest
+    types: tuple[Literal["float32", "float64", "int32", "int64"], ...]
+
+    @classmethod
+    def of(cls, version: Version) -> Self:
+        """A version on disk, as a store is told of it."""
+        columns = version.shard(0).columns
+        types = [columns[name].dtype.name for name in version.manifest.outputs]
+        return cls.model_validate({"manifest": version.manifest, "types": types})
+
+    @property
+    def name(self) -> str:
+        return self.manifest.version
+
+    @property
+    def key(self) -> str:
+        return self.manifest.key
+
+    @property
+    def strings(self) -> bool:
+        """Whether keys are strings, and not integers."""
+        return self.manifest.key_dtype == "string"
+
+    @property
+    def outputs(self) -> list[tuple[str, str]]:
+        """Names and types of the outputs, in the order of the packed bytes."""
+        return list(zip(self.manifest.outputs, self.types, strict=True))
+
+    @property
+    def shards(self) -> int:
+        return len(self.manifest.files)
+
+    @property
+    def rows(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def order(self) -> tuple[str, datetime]:
+        """What newer means: the day, then when the version was made."""
+        return self.manifest.day, self.manifest.created_at
+
+    def is_alike(self, other: "SinkVersion") -> bool:
+        """Whether both have the same rows, whenever they were made."""
+        return self._content() == other._content()
+
+    def key_of(self, key: int | str) -> int | str | None:
+        """A key as it is looked up; None if no version can have it.
+
+        Raises:
+            SnapshotError: it is of the wrong type.
+        """
+        if self.strings:
+            if not isinstance(key, str):
+                msg = f"the key '{self.key}' is a string, got {key!r}"
+                raise SnapshotError(msg)
+            # PostgreSQL knows no text with a NUL in it, UTF-8 no half of a pair.
+            fits = "\0" not in key and not re.search("[\ud800-\udfff]", key)
+            return key if fits else None
+        try:
+            number = int(key) if isinstance(key, str) else operator.index(key)
+        except (TypeError, ValueError):
+            msg = f"the key '{self.key}' is an integer, got {key!r}"
+            raise SnapshotError(msg) from None
+        return number if -(2**63) <= number < 2**63 else None
+
+    def answer(self, key: int | str, outputs: Iterable[Any]) -> Answer:
+        """What a lookup found, as the local reader says it."""
+        names = self.manifest.outputs
+        return Answer(key, dict(zip(names, outputs, strict=True)), self.manifest)
+
+    def _content(self) -> tuple[Any, ...]:
+        one = self.manifest
+        files = [(file.rows, file.keys, file.content) for file in one.files]
+        return one.version, one.key, one.key_dtype, self.outputs, one.release, files
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What some rows add up to: the tally of their keys, and `shards.content`."""
+
+    tally: Tally = Tally()
+    content: int = 0
+
+    @classmethod
+    def of(cls, keys: pa.Array, outputs: list[np.ndarray]) -> Self:
+        """The evidence of n keys with their outputs, n values each."""
+        hashes = hash_keys(keys)
+        return cls(Tally.of_hashes(hashes), content(hashes, outputs))
+
+    def __add__(self, other: "Evidence") -> "Evidence":
+        whole = (self.content + other.content) & WORD_MASK
+        return Evidence(self.tally + other.tally, whole)
+
+    def __str__(self) -> str:
+        return f"{self.tally.rows} {self.tally.keys} {self.content}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The evidence that `str` wrote."""
+        rows, keys, whole = (int(word) for word in text.split())
+        return cls(Tally(rows, keys), whole)
+
+
+def evidence_by_shard(
+    keys: pa.Array, outputs: list[np.ndarray], shards: int
+) -> dict[int, Evidence]:
+    """The evidence of rows of any shards, by the shard that their keys belong to."""
+    numbers = shard_of(hash_keys(keys), shards)
+    order = np.argsort(numbers, kind="stable")
+    ends = np.searchsorted(numbers[order], np.arange(shards + 1))
+    found = {}
+    for shard in range(shards):
+        mine = order[ends[shard] : ends[shard + 1]]
+        if len(mine):
+            picked = [values[mine] for values in outputs]
+            found[shard] = Evidence.of(keys.take(pa.array(mine)), picked)
+    return found
+
+
+@dataclass(frozen=True)
+class Held:
+    """A version in a store; `served_at` is when it was swapped in last, if ever."""
+
+    about: SinkVersion
+    began_at: datetime
+    served_at: datetime | None
+
+
+class Sink(Protocol):
+    """One pipeline's versions in a remote store.
+
+    Every method raises `SinkError` where the store can't be reached, refuses, or holds
+    what it should not.
+    """
+
+    place: str  # Where it is, without secrets.
+
+    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        """Make room for a version; the shards of it that are loaded already."""
+
+    def load(
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+    ) -> None:
+        """Write a shard's rows, and after them the record that they are loaded."""
+
+    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        """Make a loaded version ready, read every row of it back, and add them up."""
+
+    def swap(self, about: SinkVersion, *, back: bool) -> None:
+        """Serve a version, if its records are all there and it is not older than what
+        is served; with `back`, if it is older, too. One atomic act."""
+
+    def current(self) -> str | None:
+        """The version that is served."""
+
+    def held(self) -> list[Held]:
+        """The versions in the store, whole or half loaded, in any order."""
+
+    def drop(self, version: str) -> None:
+        """Remove a version; that which is served is refused."""
+
+    def get(self, key: int | str) -> Answer | None:
+        """The outputs of a key, or None if the night did not score it.
+
+        The pointer and the row are of one version, whatever is swapped meanwhile.
+
+        Raises:
+            NotServedError: the store serves nothing.
+            SnapshotError: the key is of the wrong type.
+        """
+
+    def close(self) -> None:
+        """Give the connections back."""
+
+
+def must_be_whole(about: SinkVersion, records: int) -> None:
+    """What each store asks in the act of a swap: every shard is recorded as loaded.
+
+    Raises:
+        SinkError: it is not.
+    """
+    if records != about.shards:
+        msg = (
+            f"{about.name} has {records} of {about.shards} shards loaded, so it was "
+            f"not swapped in; {STAYS}. Load it again."
+        )
+        raise SinkError(msg)
+
+
+def must_be_newer(
+    about: SinkVersion, served: SinkVersion | None, *, back: bool
+) -> None:
+    """What each store asks in the act of a swap: it goes forward only.
+
+    Args:
+        about: the version that shall be served.
+        served: what is served.
+        back: an operator wants an older one.
+
+    Raises:
+        SinkError: it is older than what is served.
+    """
+    if served and served.order > about.order and not back:
+        msg = (
+            f"{served.name} is served, which is newer than {about.name}; {STAYS}. To go "
+            f"back on purpose: batch-assets sinks follow {about.manifest.pipeline}"
+        )
+        raise SinkError(msg)
+
+
+def must_not_be_served(version: str, served: str | None) -> None:
+    """What each store asks before it drops a version.
+
+    Raises:
+        SinkError: it is served.
+    """
+    if version == served:
+        msg = f"{version} is served, so it was not dropped; swap another one in first"
+        raise SinkError(msg)

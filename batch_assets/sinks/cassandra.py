@@ -1,0 +1,379 @@
+"""Cassandra: the version in the partition key, and a row that names the version.
+
+    <keyspace>.<name>_rows      ((version, bucket), key) -> outputs, packed
+    <keyspace>.<name>_loaded    (version, shard) -> evidence, written after its rows
+    <keyspace>.<name>_versions  what a version is of, as JSON; its buckets; when it began
+                                and was served
+    <keyspace>.<name>_pointer   one row: the version that is served
+
+A bucket is the hash of a key modulo the version's number of buckets, a multiple of its
+shards: a partition of some 200 rows, which is written in batches of its own, found by
+its number when it is read back, and removed by one tombstone. It knows no other store.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from cassandra import ConsistencyLevel, DriverException
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.concurrent import execute_concurrent
+from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
+from cassandra.query import (
+    BatchStatement,
+    BatchType,
+    PreparedStatement,
+    SimpleStatement,
+    tuple_factory,
+)
+
+from batch_assets.errors import NotServedError, SinkError
+from batch_assets.lake.shards import hash_key, hash_keys
+from batch_assets.sinks.base import (
+    STAYS,
+    Evidence,
+    Held,
+    SinkVersion,
+    must_be_newer,
+    must_be_whole,
+    must_not_be_served,
+)
+from batch_assets.sinks.packing import pack, unpack, unpack_row, width
+from batch_assets.snapshots.version import Answer
+
+SECONDS = 30
+PARTITION_ROWS = 200
+# A server warns of batches above 5 KiB, and refuses those above 50.
+BATCH_BYTES = 4_096
+ROW_BYTES = 32  # of a row beside its outputs, about
+IN_FLIGHT = 64
+
+CQL_TYPES = {"int64": "bigint", "string": "text"}
+TABLES = {
+    "rows": "version text, bucket int, key {key}, outputs blob, "
+    "PRIMARY KEY ((version, bucket), key)",
+    "loaded": "version text, shard int, evidence text, PRIMARY KEY (version, shard)",
+    "versions": "version text PRIMARY KEY, about text, buckets int, "
+    "began_at timestamp, served_at timestamp",
+    "pointer": "name text PRIMARY KEY, version text",
+}
+CURRENT = "current"
+
+
+class CassandraSink:
+    """A pipeline's versions in a keyspace that is there already."""
+
+    def __init__(self, session: Session, keyspace: str, name: str, where: str) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            session: of the driver.
+            keyspace: its replication is its owner's affair.
+            name: what the tables' names begin with.
+            where: the server, for messages.
+        """
+        self.place = f"cassandra://{where}/{keyspace}.{name}"
+        self._session = session
+        self._tables = {table: f"{keyspace}.{name}_{table}" for table in TABLES}
+        self._prepared: dict[str, PreparedStatement] = {}
+        self._served: tuple[SinkVersion, int] | None = None
+
+    @classmethod
+    def connect(
+        cls,
+        hosts: Sequence[str],
+        port: int,
+        data_center: str,
+        keyspace: str,
+        name: str,
+        user: str | None = None,
+        password: str | None = None,
+    ) -> Self:
+        """Connect; reads and writes are by LOCAL_QUORUM, the pointer by LOCAL_SERIAL.
+
+        Raises:
+            SinkError: no host can be reached, or none lets us in.
+        """
+        local = DCAwareRoundRobinPolicy(data_center)
+        profile = ExecutionProfile(
+            load_balancing_policy=TokenAwarePolicy(local),
+            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+            serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+            request_timeout=SECONDS,
+            row_factory=tuple_factory,
+        )
+        cluster = Cluster(
+            hosts,
+            port=port,
+            auth_provider=PlainTextAuthProvider(user, password) if user else None,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            connect_timeout=SECONDS,
+        )
+        where = f"{','.join(hosts)}:{port}"
+        try:
+            session = cluster.connect()
+        except (DriverException, NoHostAvailable, OSError) as error:
+            cluster.shutdown()
+            msg = f"cassandra://{where} can't be used: {error}; {STAYS}"
+            raise SinkError(msg) from error
+        return cls(session, keyspace, name, where)
+
+    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        with self._spoken():
+            for table, columns in TABLES.items():
+                columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
+                self._session.execute(
+                    f"CREATE TABLE IF NOT EXISTS {self._tables[table]} ({columns})"
+                )
+            known = self._do(
+                "SELECT about FROM {versions} WHERE version = ?", about.name
+            )
+            if known.one() is None:
+                self._do(
+                    "INSERT INTO {versions} (version, about, buckets, began_at) "
+                    "VALUES (?, ?, ?, ?)",
+                    about.name,
+                    about.model_dump_json(),
+                    _buckets(about),
+                    datetime.now(UTC),
+                )
+            return self._records(about.name)
+
+    def load(
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+    ) -> None:
+        # What a killed load left of the shard are rows of it: they are overwritten.
+        with self._spoken():
+            insert = self._prepare(
+                "INSERT INTO {rows} (version, bucket, key, outputs) VALUES (?, ?, ?, ?)"
+            )
+            self._all((batch, ()) for batch in _batches(insert, about, rows))
+            self._do(
+                "INSERT INTO {loaded} (version, shard, evidence) VALUES (?, ?, ?)",
+                about.name,
+                shard,
+                str(evidence),
+            )
+
+    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        with self._spoken():
+            return {shard: self._read(about, shard) for shard in range(about.shards)}
+
+    def swap(self, about: SinkVersion, *, back: bool) -> None:
+        with self._spoken():
+            # Before the pointer: it says that the version is proved.
+            self._do(
+                "UPDATE {versions} SET served_at = ? WHERE version = ?",
+                datetime.now(UTC),
+                about.name,
+            )
+            while True:
+                served = self._pointer()
+                must_be_whole(about, len(self._records(about.name)))
+                newest = self._about(served)[0] if served else None
+                must_be_newer(about, newest, back=back)
+                swapped = self._do(
+                    "UPDATE {pointer} SET version = ? WHERE name = ? IF version = ?",
+                    about.name,
+                    CURRENT,
+                    served,
+                )
+                if swapped.was_applied:
+                    return
+
+    def current(self) -> str | None:
+        with self._spoken():
+            return self._pointer() if self._is_there() else None
+
+    def held(self) -> list[Held]:
+        with self._spoken():
+            if not self._is_there():
+                return []
+            found = self._do("SELECT about, began_at, served_at FROM {versions}")
+            return [
+                Held(
+                    SinkVersion.model_validate_json(about),
+                    began_at.replace(tzinfo=UTC),
+                    served_at.replace(tzinfo=UTC) if served_at else None,
+                )
+                for about, began_at, served_at in found
+            ]
+
+    def drop(self, version: str) -> None:
+        with self._spoken():
+            must_not_be_served(version, self._pointer())
+            # First what makes it servable, last what makes it known.
+            self._do("DELETE FROM {loaded} WHERE version = ?", version)
+            self._do("DELETE served_at FROM {versions} WHERE version = ?", version)
+            must_not_be_served(version, self._pointer())
+            known = self._do(
+                "SELECT buckets FROM {versions} WHERE version = ?", version
+            )
+            delete = self._prepare(
+                "DELETE FROM {rows} WHERE version = ? AND bucket = ?"
+            )
+            for (buckets,) in known:
+                self._all((delete, (version, bucket)) for bucket in range(buckets))
+            self._do("DELETE FROM {versions} WHERE version = ?", version)
+
+    def get(self, key: int | str) -> Answer | None:
+        with self._spoken():
+            about, buckets = self._served or self._about(None)
+            while True:
+                asked = about.key_of(key)
+                if asked is None:
+                    return None
+                # Asked at once; the row counts if the pointer still names its version.
+                served = self._later(
+                    "SELECT version FROM {pointer} WHERE name = ?", CURRENT
+                )
+                row = self._later(
+                    "SELECT outputs FROM {rows} "
+                    "WHERE version = ? AND bucket = ? AND key = ?",
+                    about.name,
+                    hash_key(asked) % buckets,
+                    asked,
+                )
+                (version,) = served.result().one()
+                found = row.result().one()
+                if version == about.name:
+                    self._served = about, buckets
+                    return (
+                        about.answer(asked, unpack_row(found[0], about))
+                        if found
+                        else None
+                    )
+                about, buckets = self._about(version)
+
+    def close(self) -> None:
+        self._session.cluster.shutdown()
+
+    def _read(self, about: SinkVersion, shard: int) -> Evidence:
+        """The evidence of a shard as it lies there."""
+        buckets = _buckets(about)
+        mine = range(shard, buckets, about.shards)
+        select = self._prepare(
+            "SELECT key, outputs FROM {rows} WHERE version = ? AND bucket = ?"
+        )
+        keys, outputs, places = [], [], []
+        asked = ((select, (about.name, bucket)) for bucket in mine)
+        for bucket, (_, rows) in zip(mine, self._results(asked), strict=True):
+            for key, packed in rows:
+                keys.append(key)
+                outputs.append(packed)
+                places.append(bucket)
+        size = width(about)
+        if any(len(packed) != size for packed in outputs):
+            return Evidence()
+        dtype = pa.large_string() if about.strings else pa.int64()
+        found = pa.array(keys, dtype)
+        hashes = hash_keys(found)
+        if (hashes % np.uint64(buckets) != np.array(places, np.uint64)).any():
+            return Evidence()  # A key in another bucket is not found.
+        return Evidence.of(found, unpack(b"".join(outputs), about))
+
+    def _records(self, version: str) -> dict[int, Evidence]:
+        found = self._do(
+            "SELECT shard, evidence FROM {loaded} WHERE version = ?", version
+        )
+        return {shard: Evidence.parse(text) for shard, text in found}
+
+    def _pointer(self) -> str | None:
+        """What is served, after every swap that has been decided."""
+        statement = SimpleStatement(
+            f"SELECT version FROM {self._tables['pointer']} WHERE name = '{CURRENT}'",
+            consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+        )
+        found = self._session.execute(statement).one()
+        return found[0] if found else None
+
+    def _about(self, version: str | None) -> tuple[SinkVersion, int]:
+        """What a version is of, or what is served, and its number of buckets."""
+        version = version or self.current()
+        if version is None:
+            msg = f"{self.place} serves nothing: load a version first"
+            raise NotServedError(msg)
+        statement = "SELECT about, buckets FROM {versions} WHERE version = ?"
+        about, buckets = self._do(statement, version).one()
+        return SinkVersion.model_validate_json(about), buckets
+
+    def _is_there(self) -> bool:
+        keyspace, _, table = self._tables["pointer"].partition(".")
+        found = self._session.execute(
+            "SELECT table_name FROM system_schema.tables "
+            "WHERE keyspace_name = %s AND table_name = %s",
+            (keyspace, table),
+        )
+        return found.one() is not None
+
+    def _do(self, statement: str, *values: Any) -> Any:
+        return self._session.execute(self._prepare(statement), values)
+
+    def _later(self, statement: str, *values: Any) -> Any:
+        return self._session.execute_async(self._prepare(statement), values)
+
+    def _all(self, statements: Iterable[tuple[Any, Sequence[Any]]]) -> None:
+        for _ in self._results(statements):
+            pass
+
+    def _results(
+        self, statements: Iterable[tuple[Any, Sequence[Any]]]
+    ) -> Iterator[Any]:
+        """The results in order, with no more than so many statements on their way."""
+        return execute_concurrent(
+            self._session, statements, concurrency=IN_FLIGHT, results_generator=True
+        )
+
+    def _prepare(self, statement: str) -> PreparedStatement:
+        if statement not in self._prepared:
+            prepared = self._session.prepare(statement.format(**self._tables))
+            # Every statement may be sent again after a lost answer, but a condition.
+            prepared.is_idempotent = " IF " not in statement
+            self._prepared[statement] = prepared
+        return self._prepared[statement]
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        try:
+            yield
+        except (DriverException, NoHostAvailable) as error:
+            msg = f"{self.place} can't be used: {error}; {STAYS}"
+            raise SinkError(msg) from error
+
+
+def _buckets(about: SinkVersion) -> int:
+    each = math.ceil(about.rows / (about.shards * PARTITION_ROWS))
+    return about.shards * max(each, 1)
+
+
+def _batches(
+    insert: PreparedStatement, about: SinkVersion, rows: pa.Table
+) -> Iterator[BatchStatement]:
+    """A shard's rows by partition: each batch goes to one, and so to its owners only."""
+    places = (hash_keys(rows[about.key]) % np.uint64(_buckets(about))).astype(np.int64)
+    order = np.argsort(places, kind="stable")
+    places, packed = places[order], pack(rows, about)[order]
+    keys = rows[about.key].take(pa.array(order)).to_pylist()
+    starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
+    step = max(1, BATCH_BYTES // (width(about) + ROW_BYTES))
+    for start, stop in pairwise([*starts, len(order)]):
+        bucket = int(places[start])
+        for first in range(start, stop, step):
+            batch = BatchStatement(BatchType.UNLOGGED)
+            batch.is_idempotent = True
+            for n in range(first, min(first + step, stop)):
+                row = (about.name, bucket, keys[n], packed[n].tobytes())
+                batch.add(insert, row)
+            yield batch

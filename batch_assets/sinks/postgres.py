@@ -1,0 +1,445 @@
+"""PostgreSQL: a table for each version, and a view of the one that is served.
+
+    <schema>.current          the view that is read; its columns name the version, too
+    <schema>.rows_<version>   a version: key and outputs, loaded by COPY, one primary key
+    <schema>.loaded           version, shard -> evidence, in one transaction with its rows
+    <schema>.versions         what a version is of, as JSON; when it began and was served
+    <schema>.pointer          one row: the version of the view
+
+A swap replaces view and pointer in one transaction. It knows no other store.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, LiteralString
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+from batch_assets.errors import NotServedError, SinkError
+from batch_assets.sinks.base import (
+    STAYS,
+    Evidence,
+    Held,
+    SinkVersion,
+    evidence_by_shard,
+    must_be_newer,
+    must_be_whole,
+    must_not_be_served,
+)
+from batch_assets.sinks.packing import NUMPY, joined, key_bytes
+from batch_assets.snapshots.version import Answer
+
+SECONDS = 30
+BLOCK_ROWS = 50_000
+# Who waits for a lock makes all wait who come after: better try again than wait long.
+LOCK_SECONDS = 1
+LOCK_TRIES = 8
+
+SQL_TYPES = {
+    "float32": "real",
+    "float64": "double precision",
+    "int32": "integer",
+    "int64": "bigint",
+    "string": 'text COLLATE "C"',
+}
+# What the view adds to the columns of a version; the lake lets no output have the
+# names of the others.
+SERVED_VERSION = "served_version"
+
+# https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
+HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+TRAILER = b"\xff\xff"
+
+TABLES = """\
+CREATE TABLE IF NOT EXISTS {schema}.versions (
+    version text PRIMARY KEY,
+    about text NOT NULL,
+    began_at timestamptz NOT NULL DEFAULT now(),
+    served_at timestamptz
+);
+CREATE TABLE IF NOT EXISTS {schema}.loaded (
+    version text REFERENCES {schema}.versions ON DELETE CASCADE,
+    shard integer,
+    evidence text NOT NULL,
+    PRIMARY KEY (version, shard)
+);
+CREATE TABLE IF NOT EXISTS {schema}.pointer (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version text
+);
+INSERT INTO {schema}.pointer DEFAULT VALUES ON CONFLICT DO NOTHING;
+"""
+
+
+class PostgresSink:
+    """A pipeline's versions in a schema of their own."""
+
+    def __init__(self, dsn: str, schema: str) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            dsn: `postgresql://user:password@host:5432/database`, or its other form.
+            schema: where the tables and the view are; it is created if it is not there.
+
+        Raises:
+            SinkError: the address is none. It is not shown: it may hold a password.
+        """
+        try:
+            at = conninfo_to_dict(dsn)
+        except psycopg.ProgrammingError:
+            # Its message would show the text, which may hold a password.
+            msg = (
+                "that is no address of a PostgreSQL; one is "
+                "postgresql://user:password@host:5432/database"
+            )
+            raise SinkError(msg) from None
+        where = (
+            f"{at.get('host', 'local')}:{at.get('port', 5432)}/{at.get('dbname', '')}"
+        )
+        self.place = f"postgresql://{where} {schema}"
+        self._dsn = dsn
+        self._schema = schema
+        self._served: SinkVersion | None = None
+        self._opened: psycopg.Connection | None = None
+
+    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        names = [about.key, *(name for name, _ in about.outputs)]
+        if SERVED_VERSION in names:
+            msg = f"a column is named '{SERVED_VERSION}', as one of the view's own is"
+            raise SinkError(msg)
+        types = [about.manifest.key_dtype, *(dtype for _, dtype in about.outputs)]
+        columns = [
+            sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), _type(dtype))
+            for name, dtype in zip(names, types, strict=True)
+        ]
+        with self._spoken(), self._connection.transaction():
+            # One at a time: CREATE ... IF NOT EXISTS fails if another one does the same.
+            self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
+            self._make_room()
+            self._do(
+                "INSERT INTO {schema}.versions (version, about) VALUES (%s, %s) "
+                "ON CONFLICT DO NOTHING",
+                about.name,
+                about.model_dump_json(),
+            )
+            self._do(
+                "CREATE TABLE IF NOT EXISTS {schema}.{rows} ({columns})",
+                rows=_rows(about.name),
+                columns=sql.SQL(", ").join(columns),
+            )
+            loaded = self._do(
+                "SELECT shard, evidence FROM {schema}.loaded WHERE version = %s",
+                about.name,
+            )
+            return {shard: Evidence.parse(text) for shard, text in loaded}
+
+    def load(
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+    ) -> None:
+        with self._spoken(), self._connection.transaction():
+            # The record first: a second loader waits here for the first, and then finds
+            # it. Rows and record are there together or not at all.
+            new = self._do(
+                "INSERT INTO {schema}.loaded (version, shard, evidence) "
+                "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING shard",
+                about.name,
+                shard,
+                str(evidence),
+            ).fetchall()
+            if not new:
+                return
+            copy_in = self._sql(
+                "COPY {schema}.{rows} FROM STDIN (FORMAT binary)",
+                rows=_rows(about.name),
+            )
+            with self._connection.cursor().copy(copy_in) as copy:
+                copy.write(HEADER)
+                for block in _blocks(rows, about):
+                    copy.write(block)
+                copy.write(TRAILER)
+
+    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+        with self._spoken():
+            try:
+                self._index(about)
+            except errors.UniqueViolation:
+                return {}  # A key is there twice, so nothing adds up.
+            with self._connection.cursor().copy(
+                self._sql(
+                    "COPY {schema}.{rows} TO STDOUT (FORMAT binary)",
+                    rows=_rows(about.name),
+                )
+            ) as copy:
+                found: dict[int, Evidence] = {}
+                for keys, outputs in _read(copy, about):
+                    some = evidence_by_shard(keys, outputs, about.shards)
+                    for shard, evidence in some.items():
+                        found[shard] = found.get(shard, Evidence()) + evidence
+            return found
+
+    def swap(self, about: SinkVersion, *, back: bool) -> None:
+        with self._spoken():
+            for tries_left in reversed(range(LOCK_TRIES)):
+                try:
+                    with self._connection.transaction():
+                        self._swap(about, back=back)
+                    return
+                except errors.LockNotAvailable as error:
+                    if not tries_left:
+                        msg = (
+                            f"{self.place}: a transaction that has read the view is open "
+                            f"for longer than {LOCK_SECONDS * LOCK_TRIES * 2} s; {STAYS}. "
+                            "End it (pg_stat_activity shows it), and start this again."
+                        )
+                        raise SinkError(msg) from error
+                    time.sleep(LOCK_SECONDS)
+
+    def current(self) -> str | None:
+        with self._spoken():
+            if not self._is_there():
+                return None
+            return self._do("SELECT version FROM {schema}.pointer").fetchall()[0][0]
+
+    def held(self) -> list[Held]:
+        with self._spoken():
+            if not self._is_there():
+                return []
+            found = self._do("SELECT about, began_at, served_at FROM {schema}.versions")
+            return [
+                Held(SinkVersion.model_validate_json(about), began_at, served_at)
+                for about, began_at, served_at in found
+            ]
+
+    def drop(self, version: str) -> None:
+        with self._spoken(), self._connection.transaction():
+            self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+            must_not_be_served(version, self._pointer())
+            self._do("DELETE FROM {schema}.versions WHERE version = %s", version)
+            self._do("DROP TABLE IF EXISTS {schema}.{rows}", rows=_rows(version))
+
+    def get(self, key: int | str) -> Answer | None:
+        """As promised: one statement sees one version."""
+        with self._spoken():
+            about = self._served or self._about()
+            asked = about.key_of(key)
+            if asked is None:
+                return None
+            select = self._sql(
+                "SELECT * FROM {schema}.current WHERE {key} = %s",
+                key=sql.Identifier(about.key),
+            )
+            cursor = self._connection.cursor(row_factory=dict_row)
+            # Binary: a float32 comes back as it is, not as its shortest text.
+            row = cursor.execute(select, [asked], binary=True, prepare=False).fetchone()
+            if row is None:
+                return None
+            if row[SERVED_VERSION] != about.name:
+                about = self._about(row[SERVED_VERSION])
+            self._served = about
+            return about.answer(asked, [row[name] for name, _ in about.outputs])
+
+    def close(self) -> None:
+        if self._opened:
+            self._opened.close()
+
+    @property
+    def _connection(self) -> psycopg.Connection:
+        """The connection, opened again if the server has closed it."""
+        if self._opened is None or self._opened.closed:
+            self._opened = psycopg.connect(
+                self._dsn, autocommit=True, connect_timeout=SECONDS
+            )
+        return self._opened
+
+    def _make_room(self) -> None:
+        # Asked before, because IF NOT EXISTS needs the right to create one all the same.
+        there = self._do("SELECT FROM pg_namespace WHERE nspname = %s", self._schema)
+        if not there.fetchall():
+            self._do("CREATE SCHEMA {schema}")
+        self._do(TABLES)
+
+    def _is_there(self) -> bool:
+        found = self._do(
+            "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'pointer'",
+            self._schema,
+        )
+        return bool(found.fetchall())
+
+    def _pointer(self) -> str | None:
+        """What is served, which nobody can change before this transaction ends."""
+        return self._do("SELECT version FROM {schema}.pointer FOR UPDATE").fetchall()[
+            0
+        ][0]
+
+    def _about(self, version: str | None = None) -> SinkVersion:
+        """What a version is of, or what is served."""
+        version = version or self.current()
+        if version is None:
+            msg = f"{self.place} serves nothing: load a version first"
+            raise NotServedError(msg)
+        found = self._do(
+            "SELECT about FROM {schema}.versions WHERE version = %s", version
+        )
+        return SinkVersion.model_validate_json(found.fetchall()[0][0])
+
+    def _index(self, about: SinkVersion) -> None:
+        table = sql.Identifier(self._schema, _name(about.name)).as_string()
+        with self._connection.transaction():
+            self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
+            there = self._do(
+                "SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary",
+                table,
+            )
+            if not there.fetchall():
+                self._do(
+                    "ALTER TABLE {schema}.{rows} ADD PRIMARY KEY ({key})",
+                    rows=_rows(about.name),
+                    key=sql.Identifier(about.key),
+                )
+                self._do("ANALYZE {schema}.{rows}", rows=_rows(about.name))
+
+    def _swap(self, about: SinkVersion, *, back: bool) -> None:
+        self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        served = self._pointer()
+        records = self._do(
+            "SELECT count(*) FROM {schema}.loaded WHERE version = %s", about.name
+        )
+        must_be_whole(about, records.fetchall()[0][0])
+        must_be_newer(about, self._about(served) if served else None, back=back)
+        self._show(about)
+        self._do("UPDATE {schema}.pointer SET version = %s", about.name)
+        # After all others, even if the clock has gone back.
+        self._do(
+            "UPDATE {schema}.versions SET served_at = greatest(clock_timestamp(), "
+            "(SELECT max(served_at) FROM {schema}.versions) + interval '1 ms') "
+            "WHERE version = %s",
+            about.name,
+        )
+
+    def _show(self, about: SinkVersion) -> None:
+        """Let the view show a version; who may read it may read it still."""
+        names = [about.key, *(name for name, _ in about.outputs)]
+        columns = [sql.Identifier(name) for name in names]
+        facts = {
+            SERVED_VERSION: sql.SQL("{}::text").format(about.name),
+            "day": sql.SQL("{}::date").format(about.manifest.day),
+            "model_name": sql.SQL("{}::text").format(about.manifest.model_name),
+            "model_version": sql.SQL("{}::text").format(about.manifest.model_version),
+        }
+        view = self._sql(
+            "VIEW {schema}.current AS SELECT {columns} FROM {schema}.{rows}",
+            rows=_rows(about.name),
+            columns=sql.SQL(", ").join(
+                [
+                    *columns,
+                    *(
+                        sql.SQL("{} AS {}").format(fact, sql.Identifier(name))
+                        for name, fact in facts.items()
+                    ),
+                ]
+            ),
+        )
+        try:
+            with self._connection.transaction():
+                self._connection.execute(sql.SQL("CREATE OR REPLACE ") + view)
+        except errors.InvalidTableDefinition:
+            # Another release, other outputs: only a new view can have other columns.
+            readers = self._do(
+                "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' "
+                "ELSE quote_ident(pg_get_userbyid(grantee)) END "
+                "FROM pg_class, aclexplode(relacl) WHERE oid = %s::regclass "
+                "AND privilege_type = 'SELECT' AND grantee <> relowner",
+                sql.Identifier(self._schema, "current").as_string(),
+            ).fetchall()
+            self._do("DROP VIEW {schema}.current")
+            self._connection.execute(sql.SQL("CREATE ") + view)
+            for (reader,) in readers:
+                self._do(
+                    "GRANT SELECT ON {schema}.current TO {reader}",
+                    reader=sql.SQL(reader),
+                )
+
+    def _do(
+        self, statement: LiteralString, *values: Any, **names: sql.Composable
+    ) -> psycopg.Cursor[tuple[Any, ...]]:
+        return self._connection.execute(self._sql(statement, **names), values or None)
+
+    def _sql(self, statement: LiteralString, **names: sql.Composable) -> sql.Composed:
+        schema = sql.Identifier(self._schema)
+        return sql.SQL(statement).format(schema=schema, **names)
+
+    @contextmanager
+    def _spoken(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            msg = f"{self.place} can't be used: {str(error).strip()}; {STAYS}"
+            raise SinkError(msg) from error
+
+
+def _name(version: str) -> str:
+    return f"rows_{version.replace('-', '_')}"
+
+
+def _rows(version: str) -> sql.Identifier:
+    return sql.Identifier(_name(version))
+
+
+def _blocks(rows: pa.Table, about: SinkVersion) -> Iterator[memoryview]:
+    """Rows in the format of a binary COPY, a block at a time."""
+    fields = np.array(1 + len(about.outputs), ">i2").tobytes()
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows.slice(start, BLOCK_ROWS)
+        keys = block[about.key].combine_chunks()
+        if about.strings:
+            keys = key_bytes(keys)
+            sizes = pc.binary_length(keys).to_numpy().astype(">i4")
+        else:
+            keys = keys.to_numpy().astype(">i8")
+            sizes = np.full(len(keys), 8, ">i4")
+        outputs = np.empty(len(block), _layout(about))
+        for name, _ in about.outputs:
+            outputs[name] = block[name].to_numpy()
+            outputs[f"{name} size"] = outputs.dtype[name].itemsize
+        at, data = joined(fields, sizes, keys, outputs)
+        yield data[: at[-1]]
+
+
+def _read(
+    messages: Iterable[Any], about: SinkVersion
+) -> Iterator[tuple[pa.Array, list[np.ndarray]]]:
+    """Keys and outputs of what a binary COPY gives, a block at a time.
+
+    The server sends a message for each row; the first has the header before it.
+    """
+    layout = _layout(about)
+    rows = (bytes(message).removeprefix(HEADER) for message in messages)
+    while block := list(islice(rows, BLOCK_ROWS)):
+        block = [row for row in block if row and row != TRAILER]
+        names = [row[6 : -layout.itemsize] for row in block]
+        data = np.frombuffer(b"".join(row[-layout.itemsize :] for row in block), layout)
+        if about.strings:
+            keys = pa.array(names, pa.large_binary()).cast(pa.large_string())
+        else:
+            keys = pa.array(np.frombuffer(b"".join(names), ">i8").astype("i8"))
+        yield keys, [data[name].astype(dtype) for name, dtype in about.outputs]
+
+
+def _layout(about: SinkVersion) -> np.dtype:
+    """The outputs of a row in a binary COPY: the size of each before it, big-endian."""
+    fields = []
+    for name, dtype in about.outputs:
+        fields += [(f"{name} size", ">i4"), (name, ">" + NUMPY[dtype])]
+    return np.dtype(fields)
+
+
+def _type(dtype: str) -> sql.SQL:
+    return sql.SQL(SQL_TYPES[dtype])

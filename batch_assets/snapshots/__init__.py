@@ -1,0 +1,1 @@
+"""What is served: versions, their building, their swap, their reading. No model."""

@@ -1,0 +1,414 @@
+"""Publish a day: build a version, prove it, swap it in. Forward only.
+
+The evidence is read again for the very day that is published: its books, its gates,
+its release. If anything is wrong, yesterday stays up. It knows no Dagster.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import filelock
+
+from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
+from batch_assets.lake.parts import Part, sealed_part
+from batch_assets.lake.reconciliation import total
+from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.models.registry import Registry
+from batch_assets.parallel import Report, on_cores
+from batch_assets.quality.gates import after_scoring
+from batch_assets.quality.verdict import Verdict, must_be_open
+from batch_assets.snapshots.build import (
+    MAKE_ROOM,
+    STAYS,
+    build_version,
+    evidence_of,
+    expected_of,
+    rows_of,
+    shard_rows,
+)
+from batch_assets.snapshots.fetch import must_be_whole_there
+from batch_assets.snapshots.history import make_act, record, withdrawn
+from batch_assets.snapshots.manifest import (
+    MANIFEST,
+    ShardFile,
+    SnapshotManifest,
+    day_of,
+    version_folder,
+    versions,
+)
+from batch_assets.snapshots.pointers import (
+    CURRENT,
+    block_of,
+    held,
+    named,
+    pinned_version,
+    point,
+)
+from batch_assets.snapshots.retention import collect
+from batch_assets.snapshots.version import Version
+from batch_assets.spec import Gates, Serving
+from batch_assets.storage import (
+    COPYING,
+    Place,
+    Seen,
+    each,
+    local,
+    put_file,
+    read_seen,
+    sync_folder,
+)
+
+log = logging.getLogger(__name__)
+
+BUILDING = ".building-"
+# A version's name begins with its day and a digest of its predictions: 10 + 1 + 12.
+NAMED = 23
+
+
+@dataclass(frozen=True)
+class Published:
+    """The day's version, what is served by now, and whether that was swapped in now.
+
+    `current` is the manifest of what CURRENT names, if that can be read.
+    """
+
+    version: str
+    current: SnapshotManifest | None
+    swapped: bool
+    why: str
+    verdicts: list[Verdict]
+
+
+def publish_day(
+    lake: Lake,
+    registry: Registry,
+    snapshots: Place,
+    day: str,
+    *,
+    gates: Gates,
+    serving: Serving,
+    why: str = "a night was published",
+    guard: Callable[[], None] = lambda: None,
+) -> Published:
+    """Build a version from a day's predictions and serve it, if nothing speaks against.
+
+    It is not served if a newer day is, if publishing is blocked, or if this version was
+    taken back: then it is only built.
+
+    Args:
+        lake: the pipeline's tables.
+        registry: the models.
+        snapshots: `<root>/snapshots/<pipeline>`.
+        day: the day.
+        gates: the limits that the day must keep.
+        serving: how many versions stay on disk, and when one is stale.
+        why: the reason that the history gives.
+        guard: raises if this run may not publish any more.
+
+    Raises:
+        GateError: a gate of that day is shut.
+        LakeError: the day has no predictions.
+        SnapshotError: the version that was built is not what was predicted.
+    """
+    here = local(snapshots)
+    here.mkdir(parents=True, exist_ok=True)
+    # One publisher at a time. An operator does not wait for it: what is served changes
+    # under a lock of its own. In a store there may be others, on other machines: there
+    # CURRENT is swapped only if it is still the one that was judged by.
+    with filelock.FileLock(here / ".publishing"):
+        night = _Night(lake, registry, day, gates)
+        night.must_be_proved()
+        _must_be_committed(lake, day, night.parts)
+        if newer := _newer(snapshots, day):
+            there = _built(lake, snapshots, day)
+            version = there[-1] if there else _free_name(snapshots, day, night.digest)
+            return _published(snapshots, version, night, swapped=False, why=newer)
+        # What a killed publisher left; nobody else builds under the lock.
+        for leftover in here.glob(f"{BUILDING}*"):
+            shutil.rmtree(leftover)
+        whole = _whole_version(snapshots, night.digest)
+        version = whole or _free_name(snapshots, day, night.digest)
+        building = here / f"{BUILDING}{version}"
+        if whole is None:
+            manifest = _build(snapshots, building, version, night, serving)
+            # It took a while: the evidence may be another by now.
+            night.must_be_proved()
+            if not isinstance(snapshots, Path):
+                _put(building, version_folder(snapshots, version), manifest)
+        with held(snapshots), _explained(snapshots):
+            if building.exists():
+                building.rename(here / f"v={version}")
+                sync_folder(here)
+            swapped, said = swap(snapshots, version, why, guard)
+        try:
+            collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
+        except OSError as error:
+            # The day is published; what could not go goes after the next one.
+            log.warning("old versions of %s can't be removed: %s", snapshots, error)
+    return _published(snapshots, version, night, swapped=swapped, why=said)
+
+
+class _Night:
+    """The evidence of a day, which is read again whenever it is asked for."""
+
+    def __init__(self, lake: Lake, registry: Registry, day: str, gates: Gates) -> None:
+        self.lake, self.registry, self.day, self.gates = lake, registry, day, gates
+        self.parts = lake.predictions.parts(day)
+        if not self.parts:
+            msg = f"predictions has no {day}: materialise it first; {STAYS}"
+            raise LakeError(msg)
+        self.digest = digest_of(self.parts)
+        facts = self.parts[0].receipt.facts
+        self.release = registry.verify(facts["model"], facts["release"])
+        self.verdicts: list[Verdict] = []
+
+    def must_be_proved(self) -> None:
+        """Judge every gate, and refuse a day that was scored again meanwhile.
+
+        Raises:
+            GateError: a gate is shut.
+            SnapshotError: its predictions are others by now.
+        """
+        manifest = self.registry.verify(self.release.name, self.release.digest).manifest
+        self.verdicts = after_scoring(
+            self.lake, self.registry, manifest, self.day, self.gates
+        )
+        must_be_open(self.day, self.verdicts, then=STAYS)
+        if self.lake.predictions.paths(self.day) != [part.path for part in self.parts]:
+            msg = f"{self.day} was scored again while its version was built; {STAYS}"
+            raise SnapshotError(msg)
+
+
+def _build(
+    snapshots: Place, building: Path, version: str, night: _Night, serving: Serving
+) -> SnapshotManifest:
+    contract, served = night.release.contract, _current(snapshots)
+    pages = night.lake.books(night.day).pages
+    plan = SnapshotManifest(
+        pipeline=night.lake.pipeline,
+        version=version,
+        day=night.day,
+        created_at=datetime.now(UTC),
+        stale_after_seconds=serving.stale_hours * 3600,
+        key=contract.key.name,
+        key_dtype=contract.key.dtype,
+        outputs=tuple(contract.output_names),
+        model_name=night.release.name,
+        model_version=night.release.digest,
+        job=night.parts[0].receipt.job,
+        predictions=night.digest,
+        files=(),
+        parent=served,
+        forced_at=night.lake.forced_at(night.day),
+    )
+    earlier = []
+    if isinstance(snapshots, Path):  # In a store nothing can be linked.
+        newest_first = reversed(versions(snapshots))
+        earlier = [(snapshots / f"v={m.version}", m) for m in newest_first]
+    raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
+    return build_version(building, plan, night.parts, raw_rows, earlier)
+
+
+@contextmanager
+def _explained(snapshots: Place) -> Iterator[None]:
+    """What the disk says, with what to do next."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"{snapshots} can't be written: {error}; {STAYS}. {MAKE_ROOM}"
+        raise SnapshotError(msg) from error
+
+
+def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
+    """Put a version into a store, and prove what lies there; its manifest comes last."""
+
+    def put(entry: ShardFile) -> None:
+        put_file(building / entry.name, target / entry.name)
+        must_be_whole_there(target / entry.name, entry)
+
+    each(target, put, manifest.files, at_once=COPYING)
+    put_file(building / MANIFEST, target / MANIFEST)
+    building.rmdir()
+
+
+def swap(
+    snapshots: Place, version: str, why: str, guard: Callable[[], None]
+) -> tuple[bool, str]:
+    """Serve a version from now on, unless something speaks against; under the lock."""
+    while True:
+        seen = read_seen(snapshots / CURRENT)
+        current = _current(snapshots, seen)
+        if newer := _newer(snapshots, day_of(version)):
+            return False, newer
+        if current == version:
+            return False, "this very version is served already"
+        if kept := _kept_back(snapshots, version):
+            said = f"{kept}. {version} is built and proved, {current} is still served"
+            record(snapshots, make_act("held", version, why=kept, before=current))
+            return False, said
+        guard()
+        record(snapshots, make_act("publish", version, why=why, before=current))
+        if point(snapshots / CURRENT, version, seen):
+            return True, "published"
+        # Look again: what is there now may be of a newer day, or a rollback.
+        lost = "another machine changed what is served at the same moment"
+        record(snapshots, make_act("held", version, why=lost, before=current))
+
+
+def _newer(snapshots: Place, day: str) -> str | None:
+    """Why a day is not served, if a newer one is."""
+    current = _current(snapshots)
+    if current and day_of(current) > day:
+        return f"{current} is served already, which is of a newer day"
+    return None
+
+
+def _kept_back(snapshots: Place, version: str) -> str | None:
+    """Why a person does not want a version (or a day) published, if anybody does not."""
+    if block := block_of(snapshots):
+        return str(block)
+    try:
+        acts = withdrawn(snapshots)
+    except SnapshotError as error:
+        return str(error)
+    for taken_back, act in acts.items():
+        if taken_back[:NAMED].startswith(version[:NAMED]):
+            return (
+                f"{taken_back} was rolled back by {act.by} at "
+                f"{act.at:%Y-%m-%d %H:%M} UTC: {act.why}"
+            )
+    return None
+
+
+def _built(lake: Lake, snapshots: Place, day: str) -> list[str]:
+    """The versions on disk of the predictions that a day has now, the newest last."""
+    parts = lake.predictions.parts(day)
+    digest = digest_of(parts) if parts else None
+    return [m.version for m in versions(snapshots) if m.predictions == digest]
+
+
+def _published(
+    snapshots: Place, version: str, night: _Night, *, swapped: bool, why: str
+) -> Published:
+    current = _current(snapshots)
+    found = {manifest.version: manifest for manifest in versions(snapshots)}
+    return Published(version, found.get(current or ""), swapped, why, night.verdicts)
+
+
+def is_served(lake: Lake, snapshots: Place, day: str) -> Verdict:
+    """Whether readers get a day's version, or a newer one, and what keeps it from them.
+
+    It warns and does not block: a person wanted it so, and the night is well.
+    """
+    current, pinned = _current(snapshots), pinned_version(snapshots)
+    name, again = snapshots.name, "then run the day again"
+    newer = current is not None and day_of(current) > day
+    passed = not pinned and (newer or current in _built(lake, snapshots, day))
+    why = f"{current or 'nothing'} is served"
+    if pinned:
+        why = (
+            f"readers are pinned to {pinned}, whatever is published. To end it: "
+            f"batch-assets snapshot unpin {name} --why …"
+        )
+    elif not passed:
+        kept = _kept_back(snapshots, day)
+        unblock = f"batch-assets snapshot unblock {name} --why …"
+        why += f", and not {day}. "
+        why += f"{kept}. To end it: {unblock}, {again}" if kept else "Run the day again"
+    facts = {"current": current or "nothing", "pinned": pinned or "nothing"}
+    moved_by = "No field of the YAML moves it"
+    return Verdict(
+        "snapshot_is_served", passed, why, facts=facts, blocks=False, moved_by=moved_by
+    )
+
+
+def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
+    """Every row of a day's version is the row that was predicted, and no other."""
+    gate = "snapshot_equals_predictions"
+    moved_by = "No field of the YAML moves it: run the day again"
+    parts = lake.predictions.parts(day)
+    served, built = _current(snapshots), _built(lake, snapshots, day)
+    if not built:
+        newer = served is not None and day_of(served) > day
+        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
+        facts = {"served": served or "nothing"}
+        return Verdict(gate, passed=newer, why=why, facts=facts, moved_by=moved_by)
+    version = served if served in built else built[-1]
+    snapshot = Version.open(snapshots, version)
+    manifest = snapshot.manifest
+
+    def is_alike(number: int, _: Report) -> bool:
+        rows = snapshot.shard(number).packed
+        mine = [part for part in parts if part.receipt.shard == number]
+        expected = expected_of(mine)
+        if expected[1] is None:  # The rows themselves are left to compare.
+            return rows.equals(shard_rows(rows_of(mine, manifest), manifest))
+        return evidence_of(rows, manifest) == expected
+
+    alike = on_cores(is_alike, range(len(manifest.files)))
+    unlike = [number for number, same in enumerate(alike) if not same]
+    predicted = total(part.receipt.tally for part in parts)
+    return Verdict(
+        gate,
+        not unlike and manifest.rows == predicted.rows,
+        f"version {manifest.version} has {manifest.rows:,} rows, predictions have "
+        f"{predicted.rows:,}; shards that differ: {unlike or 'none'}",
+        {
+            "snapshot_rows": float(manifest.rows),
+            "predictions_rows": float(predicted.rows),
+            "unlike_shards": float(len(unlike)),
+        },
+        {"version": manifest.version, "served": served or "nothing"},
+        moved_by=moved_by,
+    )
+
+
+def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
+    """Refuse parts whose bytes are not those that were committed."""
+    commit = lake.predictions.last_commit(day)
+    if commit is None or commit.facts["parts"] != digest_of(parts):
+        msg = (
+            f"the predictions of {day} are not the bytes that were committed; {STAYS}. "
+            "Run the day again: what was changed is made again."
+        )
+        raise CorruptPartError(msg)
+    # Their keys are proved where they end: in what was built of them.
+    on_cores(lambda part, _: sealed_part(part.path), parts)
+
+
+def _current(snapshots: Place, seen: Seen | None = None) -> str | None:
+    """What is current; nothing, if CURRENT names nothing: that is no reason to stop."""
+    try:
+        place = snapshots / CURRENT
+        return named(place, seen or read_seen(place))
+    except SnapshotError as error:
+        log.warning("%s; the next version takes its place", error)
+        return None
+
+
+def _whole_version(snapshots: Place, digest: str) -> str | None:
+    """A version of these very predictions that can be served as it is."""
+    current = _current(snapshots)
+    there = [m.version for m in versions(snapshots) if m.predictions == digest]
+    for version in sorted(there, key=lambda version: version != current):
+        try:
+            Version.open(snapshots, version).verify()
+        except SnapshotError as error:
+            log.warning("%s; it is built again, under another name", error)
+            continue
+        return version
+    return None
+
+
+def _free_name(snapshots: Place, day: str, digest: str) -> str:
+    """A name that no version ever had: readers may still hold one that is damaged."""
+    name, number = f"{day}-{digest[: NAMED - len(day) - 1]}", 2
+    taken, version = {_current(snapshots)}, name
+    while version in taken or version_folder(snapshots, version).is_dir():
+        version, number = f"{name}-{number}", number + 1
+    return version

@@ -1,0 +1,260 @@
+"""Dagster's own commands and servers on this project, as a user starts them."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets.snapshots.version import Version
+from batch_assets_tests.assets.test_component import ASSETS
+from batch_assets_tests.projects import FLIGHTS, attributes, write_project
+from batch_assets_tests.scoring.test_replay import write_mendable
+from batch_assets_tests.toys import make_rows, write_source
+
+BIN = Path(sys.executable).parent
+COMPONENT = "batch_assets.component.ScoringPipeline"
+DAY, TOY_DAY = "2013-08-15", "2026-01-05"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """A root with the approved flights release, and a DAGSTER_HOME, of the test's own."""
+    registry = Registry(tmp_path / "root")
+    release = registry.add(FLIGHTS / "data" / "releases" / "flight_delay")
+    registry.approve("flight_delay", release.digest, why="the test", by="ada")
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(FLIGHTS / "dagster.yaml", home)
+    return {
+        **os.environ,
+        "BATCH_ASSETS_ROOT": str(tmp_path / "root"),
+        "DAGSTER_HOME": str(home),
+        "COLUMNS": "200",
+    }
+
+
+def run(environment: dict[str, str], *command: str, cwd: Path = FLIGHTS) -> str:
+    found = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout + found.stderr
+
+
+def test_dg_check_and_list_defs(environment):
+    run(environment, "dg", "check", "defs")
+    found = json.loads(run(environment, "dg", "list", "defs", "--json"))
+    assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
+    assert {job["name"] for job in found["jobs"]} == {
+        "flights_job",
+        "flights_replay_job",
+    }
+    assert [s["name"] for s in found["schedules"]] == ["flights_schedule"]
+
+
+def test_dg_list_components_shows_the_component(environment):
+    found = json.loads(run(environment, "dg", "list", "components", "--json"))
+    summaries = {entry["key"]: entry["summary"] for entry in found["items"]}
+    assert summaries[COMPONENT].startswith("Scores a whole user base")
+
+
+def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(
+        FLIGHTS,
+        copy,
+        ignore=shutil.ignore_patterns(".venv", ".git", "data", "storage", "history"),
+    )
+    environment["PYTHONPATH"] = str(copy)
+    run(environment, "dg", "scaffold", "defs", COMPONENT, "churn", cwd=copy)
+    made = copy / "batch_assets" / "defs" / "churn"
+    assert {path.name for path in made.iterdir()} >= {"defs.yaml", "features.sql"}
+    found = json.loads(run(environment, "dg", "list", "defs", "--json", cwd=copy))
+    assert {job["name"] for job in found["jobs"]} == {
+        "churn_job",
+        "churn_replay_job",
+        "flights_job",
+        "flights_replay_job",
+    }
+
+
+def test_dg_launch_scores_a_night(environment, tmp_path):
+    run(environment, "dg", "launch", "--job", "flights_job", "--partition", DAY)
+    snapshot = Version.current(tmp_path / "root" / "snapshots" / "flights")
+    assert snapshot.manifest.day == DAY
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("dg", "dev"), ("dagster", "dev", "-w", "workspace.yaml")],
+    ids=["dg dev", "dagster dev -w"],
+)
+def test_the_ui_shows_the_graph(environment, command):
+    with server(environment, *command) as url:
+        nodes = ask(
+            url,
+            "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
+        )
+        nodes = nodes["assetNodes"]
+        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS
+        assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
+        assert httpx.get(url).status_code == 200
+
+
+def test_a_night_launched_from_the_ui_is_scored_by_a_worker_of_its_own(
+    environment, tmp_path
+):
+    """Queue, daemon, run worker and pool: what a night at 3 a.m. really goes through."""
+    with server(environment, "dg", "dev") as url:
+        assert ended(url, launched(url, "flights_job", DAY)) == "SUCCESS"
+    snapshot = Version.current(tmp_path / "root" / "snapshots" / "flights")
+    assert snapshot.manifest.day == DAY
+
+
+def test_a_night_cancelled_in_the_ui_commits_nothing_and_keeps_what_is_done(
+    environment, tmp_path
+):
+    release = write_mendable(tmp_path / "release")
+    registry = Registry(tmp_path / "root")
+    registry.add(release.folder)
+    registry.approve("toy", release.digest, why="the test", by="ada")
+    write_project(tmp_path / "p", "toys_project", [attributes(grace_seconds=3)])
+    write_source(tmp_path / "p", make_rows(2_000), day=TOY_DAY)
+    environment["SLOW_SECONDS"] = "0.5"
+    environment["PYTHONPATH"] = str(FLIGHTS)
+    table = Lake(tmp_path / "root", "toy").predictions
+
+    def chunks() -> int:
+        return len(list(table.path.glob("day=*/*/*.parquet")))
+
+    with server(environment, "dg", "dev", cwd=tmp_path / "p") as url:
+        run_id = launched(url, "toy_job", TOY_DAY)
+        until(lambda: chunks() >= 2)
+        ask(url, f'mutation {{ terminateRun(runId: "{run_id}") {{ __typename }} }}')
+        assert ended(url, run_id) == "CANCELED"
+        left = chunks()
+        assert left >= 2
+        assert table.rows_by_day() == {}
+
+        run_id = launched(url, "toy_job", TOY_DAY)
+        assert ended(url, run_id) == "SUCCESS"
+        query = (
+            f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ assetMaterializations '
+            "{ metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"
+        )
+        made = ask(url, query)["runOrError"]["assetMaterializations"]
+        numbers = {
+            entry["label"]: entry.get("intValue")
+            for one in made
+            for entry in one["metadataEntries"]
+        }
+    assert numbers["resumed_chunks"] == left
+    assert table.rows_by_day() == {TOY_DAY: 2_000}
+
+
+def launched(url: str, job: str, day: str) -> str:
+    """Start a job for a day as the launchpad does; give the run's id."""
+    found = ask(
+        url,
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }",
+    )
+    (repository,) = found["repositoriesOrError"]["nodes"]
+    answer = ask(
+        url,
+        """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+             __typename ... on LaunchRunSuccess { run { runId } }
+             ... on PythonError { message } } }""",
+        p={
+            "selector": {
+                "repositoryLocationName": repository["location"]["name"],
+                "repositoryName": repository["name"],
+                "jobName": job,
+            },
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+        },
+    )["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return answer["run"]["runId"]
+
+
+def ended(url: str, run_id: str) -> str:
+    """Wait for a run, and give the state that it ended in."""
+    query = f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}'
+    ends = ("SUCCESS", "FAILURE", "CANCELED")
+    return until(
+        lambda: s if (s := ask(url, query)["runOrError"]["status"]) in ends else None
+    )
+
+
+@contextlib.contextmanager
+def server(
+    environment: dict[str, str], *command: str, cwd: Path = FLIGHTS
+) -> Iterator[str]:
+    """A server on a free port, in a process group of its own; all of it ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [str(BIN / command[0]), *command[1:], "-p", str(port)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+
+    def loaded() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return bool(ask(url, "{ assetNodes { id } }")["assetNodes"])
+        return False
+
+    try:
+        until(loaded)
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def ask(url: str, query: str, **variables: object) -> dict:
+    answer = httpx.post(
+        f"{url}/graphql", json={"query": query, "variables": variables}, timeout=30
+    ).json()
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
+
+
+def until(found, seconds: float = 120):
+    """Wait for a true value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.5)
+    raise TimeoutError(seconds)

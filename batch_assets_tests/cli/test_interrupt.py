@@ -1,0 +1,176 @@
+"""A night that is preempted, and dead letters replayed: each as a person would type it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_assets.lake.tables import Lake
+from batch_assets_tests.projects import attributes, write_project
+from batch_assets_tests.scoring.test_replay import write_mendable
+from batch_assets_tests.toys import DAY, make_rows, write_source
+
+# Each starts the command several times, and each start imports Dagster and torch.
+pytestmark = pytest.mark.slow
+
+ROWS = 2_000
+FOREVER = {"SLOW_SECONDS": "600"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A project with a release whose module can be made slow, or broken."""
+    release = write_mendable(tmp_path / "release")
+    pipeline = attributes(
+        grace_seconds=2, gates={"max_dead_letter_share": 0.1, "min_coverage": 0.9}
+    )
+    write_project(tmp_path / "p", "toys_project", [pipeline])
+    write_source(tmp_path / "p", make_rows(ROWS))
+    finish(tmp_path, "release", "add", "toy", str(release.folder))
+    finish(tmp_path, "release", "approve", "toy", release.digest, "--why", "ok")
+    return tmp_path
+
+
+@contextmanager
+def started(
+    home: Path, *arguments: str, cwd: Path | None = None, **env: str
+) -> Iterator[subprocess.Popen[str]]:
+    tests = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-m", "batch_assets.cli.main", *arguments],
+        cwd=cwd or home / "p",
+        env={
+            **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},
+            "BATCH_ASSETS_ROOT": str(home / "root"),
+            "PYTHONPATH": f"{home / 'p'}:{tests}",
+            **env,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def finish(home: Path, *arguments: str, code: int = 0, **changes: Any) -> str:
+    with started(home, *arguments, **changes) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == code, out + err
+    assert "Traceback" not in err
+    return out if code == 0 else err
+
+
+def chunks_on_disk(home: Path) -> int:
+    table = Lake(home / "root", "toy").predictions.path
+    return len(list(table.glob("day=*/*/*.parquet")))
+
+
+def wait_for_chunks(home: Path, process: subprocess.Popen[str], number: int) -> None:
+    end = time.monotonic() + 180
+    while chunks_on_disk(home) < number:
+        assert process.poll() is None, "it ended before it was interrupted"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_night_finishes_its_chunks_says_so_and_goes_on(home, number):
+    with started(home, "run", "toy", "--day", DAY, SLOW_SECONDS="1") as process:
+        wait_for_chunks(home, process, 2)
+        time.sleep(0.4)  # Between two chunks of a worker there is none in flight.
+        done = chunks_on_disk(home)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    # Those in flight had time to finish; the others were not begun.
+    left = chunks_on_disk(home)
+    assert done < left <= done + 2 * len(os.sched_getaffinity(0))
+    assert f"{left} of" in err
+    assert "done and stay on disk, nothing was committed" in err
+    assert Lake(home / "root", "toy").predictions.rows_by_day() == {}
+
+    report = json.loads(finish(home, "run", "toy", "--day", DAY, "--json"))
+    assert report["success"]
+    assert report["scored_rows"] == ROWS
+    assert report["resumed_chunks"] == left
+
+
+def test_chunks_that_take_longer_than_the_grace_period_are_abandoned(home):
+    """Also those whose model hangs: a stuck thread does not keep the process."""
+    with started(home, "run", "toy", "--day", DAY, **FOREVER) as process:
+        claims = home / "root" / "lake" / "toy" / ".claims"
+        end = time.monotonic() + 60
+        while not Lake(home / "root", "toy").validated_features.rows_by_day():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        while not list(claims.glob("*.json")):
+            time.sleep(0.02)
+        time.sleep(1)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 130, err
+    assert time.monotonic() - begin < 20
+    assert "0 of" in err
+    assert json.loads(finish(home, "run", "toy", "--day", DAY, "--json"))["success"]
+
+
+def test_dead_letters_are_listed_and_replayed(home):
+    finish(home, "run", "toy", "--day", DAY, BROKEN_AGES="7 11")
+
+    listed = finish(home, "dead-letters", "list", "toy", "--day", DAY, "--limit", "3")
+    letters = json.loads(
+        finish(home, "dead-letters", "list", "toy", "--day", DAY, "--json")
+    )
+    rows = make_rows(ROWS)
+    bad = {
+        key
+        for key, age in zip(
+            rows["user_id"].to_pylist(), rows["age"].to_pylist(), strict=True
+        )
+        if age in (7, 11)
+    }
+    assert {letter["user_id"] for letter in letters} == bad
+    assert {letter["reason"] for letter in letters} == {
+        "KeyError: 'no table for age 7'",
+        "KeyError: 'no table for age 11'",
+    }
+    assert all(letter["age"] in (7.0, 11.0) for letter in letters)
+    assert f"{len(bad)} dead letters; most often" in listed
+    assert f"and {len(bad) - 3} more" in listed
+    key = str(min(bad))
+    finish(home, "lookup", "toy", key, code=1)
+
+    said = finish(home, "dead-letters", "replay", "toy", "--day", DAY)
+
+    assert f"{len(bad)} of {len(bad)} dead letters are scored now, 0 are left" in said
+    finish(home, "lookup", "toy", key)
+    finish(home, "books", "toy", "--day", DAY)
+    again = json.loads(
+        finish(home, "dead-letters", "replay", "toy", "--day", DAY, "--json")
+    )
+    assert (again["success"], again["rescued_rows"]) == (True, 0)
+    assert "no dead letters" in finish(
+        home, "dead-letters", "list", "toy", "--day", DAY
+    )
+
+
+@pytest.mark.parametrize("command", ["list", "replay"])
+def test_dead_letters_of_a_day_that_was_not_scored_are_an_error(home, command):
+    (home / "root" / "lake" / "toy").mkdir(parents=True)
+
+    said = finish(home, "dead-letters", command, "toy", "--day", DAY, code=1)
+
+    assert DAY in said
+    assert "is not committed" in said or "nothing to replay" in said

@@ -1,0 +1,156 @@
+"""A release is approved once a process of its own has proved it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from batch_assets.errors import GoldenBatchError, ReleaseError
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import GOLDEN, Release
+from batch_assets_tests.toys import (
+    NAME,
+    ToyRisk,
+    make_by_hand,
+    write_toy_release,
+    write_toy_release_as,
+)
+
+OURS = "batch_assets_tests.models.test_proof:"
+
+
+class OverTheBatch(ToyRisk):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features - torch.nan_to_num(features).mean(0) * 1e-3)
+
+
+class Deadly(ToyRisk):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        import os
+
+        os.abort()
+
+
+def approve(root: Path, folder: Path, channel: Any = "batch") -> str:
+    registry = Registry(root)
+    release = registry.add(folder)
+    registry.approve(NAME, release.digest, why="the test", channel=channel)
+    return release.digest
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """The toy as weights. Never change its folder: copy it."""
+    return write_toy_release_as("safetensors", tmp_path_factory.mktemp("w") / "toy")
+
+
+def class_is(path: str) -> Any:
+    return lambda manifest: manifest["model"].update(import_path=path)
+
+
+@pytest.mark.parametrize(
+    ("channel", "path", "error"),
+    [
+        ("batch", "nowhere:Model", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("online", "builtins:nothing", "AttributeError"),
+        ("batch", OURS + "OverTheBatch", "does not reproduce its golden batch"),
+        ("batch", OURS + "Deadly", "its process ended with signal 6"),
+    ],
+)
+def test_a_release_that_nobody_could_use_is_not_approved(
+    root: Path, tmp_path: Path, weights: Release, channel: Any, path: str, error: str
+) -> None:
+    folder = make_by_hand(weights, tmp_path / "hand", class_is(path))
+
+    with pytest.raises(ReleaseError, match=error) as refused:
+        approve(root, folder, channel)
+
+    assert "release toy" in str(refused.value)
+    assert "was not approved" in str(refused.value)
+    assert Registry(root).acts(NAME) == []
+
+
+def test_a_release_by_hand_whose_answers_depend_on_the_batch_is_not_approved(
+    root: Path, tmp_path: Path, weights: Release
+) -> None:
+    folder = make_by_hand(weights, tmp_path / "hand", class_is(OURS + "OverTheBatch"))
+    golden = load_file(folder / GOLDEN)
+    said = OverTheBatch()(golden["inputs"])
+    save_file(golden | {"output.risk": said}, folder / GOLDEN)
+    folder = make_by_hand_again(folder, tmp_path / "again")
+
+    with pytest.raises(ReleaseError, match=r"depends on more than the row: .* alone"):
+        approve(root, folder)
+
+
+def make_by_hand_again(folder: Path, to: Path) -> Path:
+    """The same files, hashed anew."""
+    import json
+
+    from batch_assets.models.release import MANIFEST, Manifest
+
+    manifest = Manifest.model_validate(json.loads((folder / MANIFEST).read_bytes()))
+    return make_by_hand(Release(folder, "", manifest), to, lambda manifest: None)
+
+
+def test_golden_outputs_that_are_off_are_not_approved(
+    root: Path, tmp_path: Path
+) -> None:
+    made = write_toy_release(tmp_path / "toy")
+    golden = load_file(made.folder / GOLDEN)
+    off = golden["output.risk"].clone()
+    off[3] += 0.01
+    save_file(golden | {"output.risk": off}, made.folder / GOLDEN)
+    folder = make_by_hand(made, tmp_path / "hand", lambda manifest: None)
+
+    with pytest.raises(GoldenBatchError, match=r"'risk' of row 3 is .*, recorded is"):
+        approve(root, folder)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_release_of_the_legacy_format_is_approved(root: Path, tmp_path: Path) -> None:
+    made = write_toy_release_as("torchscript", tmp_path / "toy")
+
+    assert approve(root, made.folder) == Registry(root).resolve(NAME).digest
+
+
+def test_a_class_in_the_folder_of_the_project_is_found_on_the_command_line(
+    tmp_path: Path, weights: Release
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "dagster.yaml").touch()
+    (project / "own_models.py").write_text(
+        "from batch_assets_tests.toys import ToyRisk as Own\n", encoding="utf-8"
+    )
+    folder = make_by_hand(weights, tmp_path / "hand", class_is("own_models:Own"))
+    digest = Registry(project / "data").add(folder).digest
+
+    # As the console script does, which has no folder of its own on its path.
+    run = "import sys; from batch_assets.cli.main import main; main()"
+    arguments = ["release", "approve", NAME, digest, "--why", "the test"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", run, *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert Registry(project / "data").resolve(NAME).digest == digest
+
+
+def test_what_is_proved_once_is_not_proved_again_in_this_process(
+    root: Path, tmp_path: Path
+) -> None:
+    made = write_toy_release(tmp_path / "toy", about={"author": "of this test"})
+    from batch_assets.models import proof
+
+    assert made.digest not in proof._proved
+    approve(root, made.folder)
+    assert made.digest in proof._proved

@@ -1,0 +1,465 @@
+"""On Ray and on Spark something dies in the middle: the night ends right or says why."""
+
+import dataclasses
+import gc
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from batch_assets.errors import ConfigError, DeviceError, EngineError
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.scoring.chunk import ChunkTask
+from batch_assets.scoring.night import plan_night
+from batch_assets.spec import EngineSpec, Gates, Ray, Spark
+from batch_assets_tests.deadly import FATAL, write_deadly_release
+from batch_assets_tests.engines import (
+    ENGINES,
+    crew_of,
+    engine_on,
+    litter,
+    parts_on_disk,
+    running_ray,
+    running_spark,
+    score,
+    scoring_on,
+    spreading_on,
+)
+from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
+
+ROWS = 1_200
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    # Torch sees no such GPU: it is there for Ray to hand out.
+    with running_ray(gpus=1):
+        yield
+
+
+@pytest.fixture(params=["ray", "spark"])
+def engine(request: pytest.FixtureRequest) -> EngineSpec:
+    return ENGINES[request.param]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with a validated day, in which one row is fatal; copy it."""
+    root = tmp_path_factory.mktemp("validated") / "root"
+    rows = make_rows(ROWS)
+    ages = rows["age"].to_numpy().copy()
+    ages[ages == FATAL] = 50
+    ages[ROWS // 2] = FATAL
+    lake = Lake(root, NAME)
+    copy_rows(lake, rows.set_column(1, rows.schema.field("age"), pa.array(ages)))
+    validate(lake)
+    return root
+
+
+@pytest.fixture
+def ready(validated: Path, root: Path) -> Lake:
+    shutil.copytree(validated, root, dirs_exist_ok=True)
+    return Lake(root, NAME)
+
+
+def tasks_of(lake: Lake, release: Release) -> list[ChunkTask]:
+    return plan_night(
+        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
+    ).tasks
+
+
+def on_disk(tasks: list[ChunkTask]) -> int:
+    return sum(task.predictions.exists() for task in tasks)
+
+
+def calls(home: Path) -> int:
+    """How many batches have been begun; of these small chunks, each is one."""
+    return len((home / "calls").read_text(encoding="utf-8").splitlines())
+
+
+def say(home: Path, *, deaths: int = 0, seconds: float = 0) -> None:
+    (home / "deaths").write_text(str(deaths), encoding="utf-8")
+    (home / "seconds").write_text(str(seconds), encoding="utf-8")
+
+
+def must_end_as_on_one_machine(lake: Lake, release: Release, validated: Path) -> None:
+    other = validated.parent / f"other-{os.urandom(4).hex()}"
+    shutil.copytree(validated, other)
+    with scoring_on(ENGINES["local"], other) as scorer:
+        score(Lake(other, NAME), release, scorer)
+    assert parts_on_disk(lake) == parts_on_disk(Lake(other, NAME))
+    assert not lake.books(DAY).open_after_scoring()
+    assert litter(lake) == []
+
+
+def test_a_worker_that_dies_is_replaced_and_its_chunk_done_again(
+    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, deaths=2)
+
+    with scoring_on(engine, root) as scorer:
+        score(ready, release, scorer)
+
+    assert (home / "deaths").read_text(encoding="utf-8") == "0"
+    must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_a_chunk_that_every_worker_dies_of_stops_the_night_and_the_rest_stays_done(
+    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, deaths=1_000)
+    tasks = tasks_of(ready, release)
+
+    with scoring_on(engine, root) as scorer, pytest.raises(EngineError) as stopped:
+        score(ready, release, scorer)
+
+    assert (home / "deaths").read_text(encoding="utf-8") == "997"
+    assert "Nothing was committed" in str(stopped.value)
+    if engine.kind == "ray":
+        assert "3 workers died on shard" in str(stopped.value)
+    assert ready.predictions.rows_by_day() == {}
+    left = on_disk(tasks)
+    assert 0 < left < len(tasks)
+    say(home)
+    with scoring_on(ENGINES["local"], root) as scorer:
+        night = score(ready, release, scorer)
+    assert night.resumed_chunks == left
+    must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_an_actor_that_ray_ends_is_replaced(
+    ready: Lake, root: Path, validated: Path, home: Path
+) -> None:
+    import ray
+
+    release = write_deadly_release(home, seconds=0.3)
+    with crew_of(Ray(kind="ray", workers=2), root) as crew:
+        scorer, killed = engine_on(crew, root), []
+
+        def kill_one(rows: int) -> None:
+            if rows and len(killed) < 2:
+                killed.append(crew._hired[0])
+                ray.kill(killed[-1])
+
+        score(ready, release, scorer, progress=kill_one)
+
+    assert len(killed) == 2
+    # It may have been writing; the next step of the night tidies up.
+    ready.sweep(DAY)
+    must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_each_worker_loads_the_release_once(
+    engine: EngineSpec, ready: Lake, root: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, seconds=0.1)
+    (home / "loads").unlink()
+    with scoring_on(engine, root) as scorer:
+        score(ready, release, scorer)
+
+    loads = (home / "loads").read_text(encoding="utf-8").splitlines()
+    assert len(loads) == scorer.workers == 2
+    assert len(tasks_of(ready, release)) > 10
+
+
+def test_a_run_that_ends_early_lets_chunks_in_flight_finish_and_begins_no_other(
+    engine: EngineSpec, ready: Lake, root: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, seconds=1)
+    tasks = tasks_of(ready, release)
+    with scoring_on(engine, root) as scorer:
+        scorer.load(release)
+        run, done = scorer.run(tasks), 0
+        while scorer.workers < 2:
+            next(run)
+            done += 1
+        # Both may have come back at once: wait until a worker is at its next.
+        while (begun := calls(home)) <= on_disk(tasks):
+            time.sleep(0.01)
+        run.close()
+        left = on_disk(tasks)
+
+    # Each of Spark's two workers may have begun one more before it saw the end.
+    assert done < left == calls(home) <= begun + 2
+    assert left < len(tasks)
+    assert litter(ready) == []
+
+
+def test_chunks_that_take_longer_than_the_grace_period_are_abandoned(
+    engine: EngineSpec, ready: Lake, root: Path, home: Path
+) -> None:
+    release = write_deadly_release(home)
+    tasks = tasks_of(ready, release)
+    with crew_of(engine, root, grace_seconds=0.5) as crew:
+        scorer = engine_on(crew, root)
+        scorer.load(release)
+        assert len(list(scorer.run(tasks[:2]))) == 2
+        say(home, seconds=600)
+        run = scorer.run(tasks)
+        # No chunk comes back from it, so it is ended from within.
+        signal.signal(signal.SIGALRM, _interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        with pytest.raises(KeyboardInterrupt):
+            list(run)
+        begin = time.monotonic()
+        say(home)
+        # The crew goes on with other workers.
+        assert len(list(scorer.run(tasks))) == len(tasks)
+
+    assert time.monotonic() - begin < 60
+    ready.sweep(DAY)
+    assert litter(ready) == []
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_first_error_of_a_worker_ends_the_run_as_what_it_is(
+    engine: EngineSpec, ready: Lake, root: Path, home: Path
+) -> None:
+    release = write_deadly_release(home)
+    tasks = tasks_of(ready, release)
+    tasks[3] = dataclasses.replace(tasks[3], validated=Path("/nowhere.parquet"))
+
+    with scoring_on(engine, root) as scorer:
+        scorer.load(release)
+        with pytest.raises(Exception, match=r"nowhere\.parquet") as raised:
+            list(scorer.run(tasks))
+
+    assert type(raised.value).__name__ == "CorruptPartError"
+    assert litter(ready) == []
+
+
+def test_spark_that_speculates_doubles_no_row(
+    ready: Lake,
+    root: Path,
+    validated: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One chunk is so slow that Spark begins a second attempt of it, elsewhere."""
+    release = write_deadly_release(home, seconds=0.1, stall=8)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    settings: dict[str, str | int | float | bool] = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).parents[2]),
+        "spark.speculation": True,
+        "spark.speculation.quantile": 0.5,
+        "spark.speculation.multiplier": 1.1,
+    }
+
+    with running_spark() as master:
+        engine = Spark(kind="spark", settings={**settings, "spark.master": master})
+        with scoring_on(engine, root) as scorer:
+            night = score(ready, release, scorer)
+
+    assert night.tally.rows == ROWS
+    calls = (home / "calls").read_text(encoding="utf-8").splitlines()
+    assert len(calls) == len(tasks_of(ready, release)) + 1
+    (home / "stall").write_text("0", encoding="utf-8")
+    must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_what_a_spark_worker_has_loaded_is_not_looked_at_after_each_task(
+    root: Path,
+) -> None:
+    with crew_of(ENGINES["spark"], root) as crew:
+        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [False] * 2
+        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [True] * 2
+
+
+def _frozen(*_: object) -> int:
+    time.sleep(0.5)  # Both workers have one.
+    return gc.get_freeze_count()
+
+
+def test_executors_that_do_not_see_the_root_are_no_success(
+    ready: Lake,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Spark reports success: its tasks saw no door, and did nothing."""
+    from batch_assets.scoring.engines.spark import spark_crew
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    settings = ENGINES["spark"]
+    assert settings.kind == "spark"
+    with spark_crew(settings, Path("tables"), device="cpu", grace_seconds=1) as crew:
+        monkeypatch.chdir(elsewhere)  # Executors stay where they are.
+        with pytest.raises(EngineError, match="reported success, but 3 of 3 items"):
+            list(crew.do(_nothing, [1, 2, 3]))
+
+
+def test_what_a_lost_spark_driver_left_ends_when_the_next_run_sweeps(
+    lake: Lake, root: Path, tmp_path: Path
+) -> None:
+    settings = ENGINES["spark"]
+    assert settings.kind == "spark"
+    done = tmp_path / "done"
+    done.touch()
+    with crew_of(settings, root) as crew:
+        run = crew.do(_slowly, [done] * 40)
+        next(run)
+        lake.sweep(DAY)
+        with pytest.raises(EngineError, match="items left no outcome"):
+            list(run)
+
+    # Two were being done when it swept, and each worker may have begun another.
+    assert len(done.read_text(encoding="utf-8")) < 10
+
+
+def _slowly(done: Path, _: object) -> None:
+    time.sleep(0.5)
+    with done.open("a", encoding="utf-8") as file:
+        file.write(".")
+
+
+def test_an_outcome_that_another_has_posted_is_not_read(tmp_path: Path) -> None:
+    settings = ENGINES["spark"]
+    assert settings.kind == "spark"
+    folder = tmp_path / "root" / "lake" / NAME / f".spread-{DAY}"
+    with crew_of(settings, tmp_path / "root") as crew:
+        run = crew.do(_post_another, [str(folder)])
+        with pytest.raises(EngineError, match="not written by a task of this job"):
+            list(run)
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def _post_another(folder: str, _: object) -> None:
+    (mine,) = Path(folder).iterdir()
+    (mine / "7.outcome").write_bytes(b"x" * 100)
+    time.sleep(1)
+
+
+@pytest.mark.parametrize("kind", ["ray", "spark"])
+def test_an_engine_that_is_not_installed_says_what_to_install(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    module = {"ray": "ray", "spark": "pyspark.sql"}[kind]
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with (
+        pytest.raises(EngineError, match=rf"pip install 'batch-assets\[{kind}\]'"),
+        crew_of(ENGINES[kind], root),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["spark.remote", "spark.master"])
+def test_a_spark_that_does_not_answer_is_said_in_seconds(root: Path, name: str) -> None:
+    scheme = {"spark.remote": "sc", "spark.master": "spark"}[name]
+    address = f"{scheme}://127.0.0.1:1"
+    begin = time.monotonic()
+
+    with (
+        pytest.raises(EngineError, match=rf"had at {address}: .*refused"),
+        crew_of(Spark(kind="spark", settings={name: address}), root),
+    ):
+        pass
+
+    assert time.monotonic() - begin < 15
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "said"),
+    [
+        ("ray", "cuda:1", "it is Ray that hands them out"),
+        ("spark", "cuda:1", "it is Spark that hands them out"),
+        ("spark", "cuda", "spark.task.resource.gpu.amount is not set"),
+    ],
+)
+def test_a_device_that_an_engine_can_not_give_is_refused(
+    root: Path, kind: str, device: str, said: str
+) -> None:
+    with (
+        pytest.raises(ConfigError, match=said),
+        crew_of(ENGINES[kind], root, device=device),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gpus_per_worker": 0.5}, "asks for 0.5 GPUs per worker"),
+        ({"cpus_per_worker": 64}, "room for no worker: each asks for 64 CPUs"),
+    ],
+)
+def test_what_a_ray_cluster_has_no_room_for_is_refused(
+    root: Path, changes: dict[str, Any], said: str
+) -> None:
+    with (
+        pytest.raises((EngineError, ConfigError), match=said),
+        crew_of(Ray(kind="ray", **changes), root),
+    ):
+        pass
+
+
+def test_more_gpus_for_a_worker_than_a_ray_has_are_refused(root: Path) -> None:
+    with (
+        pytest.raises(EngineError, match=r"3 CPUs and 2 GPUs.*2 CPUs and 1 GPUs"),
+        crew_of(Ray(kind="ray", gpus_per_worker=2), root, device="cuda"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_workers_share_a_gpu_and_refuse_to_score_without_it(
+    ready: Lake, toy_release: Release, root: Path, device: str
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    settings = Ray(kind="ray", gpus_per_worker=0.5)
+
+    with crew_of(settings, root, device=device) as crew:
+        assert crew.device == "cuda"
+        assert crew._size == 2
+        with pytest.raises(DeviceError, match="'cuda' was asked for"):
+            score(ready, toy_release, engine_on(crew, root))
+    assert ready.predictions.rows_by_day() == {}
+
+
+def test_validation_asks_for_no_gpu(root: Path) -> None:
+    settings = Ray(kind="ray", gpus_per_worker=0.5)
+
+    with spreading_on(settings, root) as spread:
+        assert spread(_gpus, [1, 2]) == [[], []]
+
+
+def _gpus(*_: object) -> list[object]:
+    import ray
+
+    return list(ray.get_gpu_ids())
+
+
+def test_a_ray_worker_of_two_cpus_scores_two_chunks_at_once(
+    ready: Lake, root: Path, validated: Path, home: Path
+) -> None:
+    release = write_deadly_release(home, seconds=0.2)
+    with scoring_on(Ray(kind="ray", cpus_per_worker=2), root) as scorer:
+        score(ready, release, scorer)
+
+    assert scorer.workers == 2
+    assert len({name.rpartition(" ")[0] for name in scorer._seen}) == 1
+    must_end_as_on_one_machine(ready, release, validated)

@@ -1,0 +1,200 @@
+"""Whole nights on Ray and Spark, as a person types them; killed, interrupted, resumed."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets_tests.cli.test_interrupt import (
+    ROWS,
+    chunks_on_disk,
+    finish,
+    home,
+    started,
+    wait_for_chunks,
+)
+from batch_assets_tests.engines import litter, parts_on_disk
+from batch_assets_tests.projects import FLIGHTS, attributes, write_project
+from batch_assets_tests.toys import DAY
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
+
+__all__ = ["home"]  # a fixture
+
+
+def run(home: Path, *arguments: str, code: int = 0, **env: str) -> dict:
+    command = ("run", "toy", "--day", DAY, "--json", *arguments)
+    return json.loads(finish(home, *command, code=code, **env))
+
+
+def declare(home: Path, engine: Any, definitions: str = "") -> None:
+    """Write the project anew, with another engine in its YAML."""
+    pipeline = attributes(
+        engine=engine, gates={"max_dead_letter_share": 0.1, "min_coverage": 0.9}
+    )
+    (home / "p").rename(home / "before")
+    write_project(home / "p", "toys_project", [pipeline])
+    (home / "before" / "days").rename(home / "p" / "days")
+    if definitions:
+        path = home / "p" / "toys_project" / "definitions.py"
+        path.write_text(definitions, encoding="utf-8")
+
+
+@pytest.mark.parametrize("engine", ["ray", "spark"])
+def test_with_one_word_in_the_yaml_nights_and_replays_are_served_from_an_engine(
+    home: Path, engine: str
+) -> None:
+    declare(home, engine)
+    report = run(home, BROKEN_AGES="7 11")
+
+    assert report["success"], report
+    assert report["checks_passed"] == report["checks"]
+    assert report["scored_rows"] + report["dead_letters"] == ROWS
+    assert report["dead_letters"] > 0
+    command = ("dead-letters", "replay", "toy", "--day", DAY, "--json")
+    replayed = json.loads(finish(home, *command))
+    assert replayed["rescued_rows"] == report["dead_letters"]
+    lake = Lake(home / "root", "toy")
+    before = parts_on_disk(lake)
+    assert run(home, "--engine", "local")["unchanged"]
+    assert parts_on_disk(lake) == before
+    assert litter(lake) == []
+
+
+WITH_A_CLUSTER = """\
+from pathlib import Path
+
+import dagster as dg
+from dagster_ray import LocalRay
+
+from batch_assets.definitions import project_defs
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    ray = LocalRay(ray_init_options={"num_cpus": 2, "include_dashboard": False})
+    return dg.Definitions.merge(
+        project_defs(Path(__file__).parents[1]), dg.Definitions(resources={"cluster": ray})
+    )
+"""
+
+
+def test_a_night_runs_on_the_cluster_of_a_dagster_ray_resource(home: Path) -> None:
+    declare(home, {"kind": "ray", "resource": "cluster"}, WITH_A_CLUSTER)
+
+    report = run(home)
+
+    assert (report["success"], report["scored_rows"]) == (True, ROWS), report
+
+
+def test_the_flights_demo_leaves_the_same_predictions_on_every_engine(
+    tmp_path: Path,
+) -> None:
+    found = []
+    shutil.copy(FLIGHTS / "dagster.yaml", tmp_path)
+    registry = Registry(tmp_path / "local")
+    release = registry.add(FLIGHTS / "data" / "releases" / "flight_delay")
+    registry.approve("flight_delay", release.digest, why="a test needs it")
+    for engine in ("local", "ray", "spark"):
+        root = tmp_path / engine
+        if engine != "local":
+            # With the same raw rows: a query gives them in another order each time.
+            shutil.copytree(tmp_path / "local", root)
+            shutil.rmtree(root / "snapshots")
+            for table in Lake(root, "flights").tables[1:]:
+                shutil.rmtree(table.path, ignore_errors=True)
+        env = {"BATCH_ASSETS_ROOT": str(root), "DAGSTER_HOME": str(tmp_path)}
+        command = ("run", "flights", "--day", "2013-07-26", "--engine", engine)
+        report = json.loads(finish(tmp_path, *command, "--json", cwd=FLIGHTS, **env))
+        assert (report["success"], report["quarantined_rows"]) == (True, 1), report
+        found.append(parts_on_disk(Lake(root, "flights")))
+
+    assert found[0] == found[1] == found[2]
+    assert any("predictions" in path for path in found[0])
+
+
+@pytest.mark.parametrize("engine", ["ray", "spark"])
+def test_a_night_that_is_interrupted_on_an_engine_goes_on_on_one_machine(
+    home: Path, engine: str
+) -> None:
+    command = ("run", "toy", "--day", DAY, "--engine", engine)
+    with started(home, *command, SLOW_SECONDS="1") as process:
+        wait_for_chunks(home, process, 2)
+        time.sleep(0.4)  # Between two chunks of a worker there is none in flight.
+        done = chunks_on_disk(home)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 130, err
+    left = chunks_on_disk(home)
+    assert done < left <= done + 2 * len(os.sched_getaffinity(0))
+    assert f"{left} of" in err
+    assert "done and stay on disk, nothing was committed" in err
+    assert Lake(home / "root", "toy").predictions.rows_by_day() == {}
+    assert litter(Lake(home / "root", "toy")) == []
+
+    report = run(home)
+    assert (report["success"], report["scored_rows"]) == (True, ROWS)
+    assert report["resumed_chunks"] == left
+
+
+@pytest.mark.parametrize(("engine", "then"), [("ray", "spark"), ("spark", "ray")])
+def test_a_night_whose_driver_is_killed_on_an_engine_goes_on_on_another(
+    home: Path, engine: str, then: str
+) -> None:
+    command = ("run", "toy", "--day", DAY, "--engine", engine)
+    with started(home, *command, SLOW_SECONDS="1") as process:
+        wait_for_chunks(home, process, 2)
+        children = psutil.Process(process.pid).children(recursive=True)
+        # Ray's own two agents, which score nothing, take minutes to see it.
+        workers = [child for child in children if "Agent" not in child.name()]
+        assert len(workers) >= 2
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        # What it had started ends without it, though not at once.
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert alive == []
+    left = chunks_on_disk(home)
+    assert left >= 2
+
+    report = run(home, "--engine", then)
+
+    assert (report["success"], report["scored_rows"]) == (True, ROWS)
+    assert report["resumed_chunks"] == left
+    assert litter(Lake(home / "root", "toy")) == []
+
+
+def test_a_night_runs_over_spark_connect(home: Path) -> None:
+    declare(home, {"kind": "spark", "settings": {"spark.remote": "local[2]"}})
+
+    report = run(home)
+
+    assert (report["success"], report["scored_rows"]) == (True, ROWS), report
+    assert litter(Lake(home / "root", "toy")) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "env", "said"),
+    [
+        ("ray", {"RAY_ADDRESS": "127.0.0.1:1"}, "no Ray can be reached at 127.0.0.1:1"),
+        ("spark", {"JAVA_HOME": "/nowhere"}, "needs Java 17 or newer; found none at"),
+    ],
+)
+def test_an_engine_that_is_not_there_ends_in_one_line(
+    home: Path, engine: str, env: dict[str, str], said: str
+) -> None:
+    command = ("run", "toy", "--day", DAY, "--engine", engine)
+    with started(home, *command, **env) as process:
+        out, err = process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert said in out + err
+    assert "Traceback" not in out + err

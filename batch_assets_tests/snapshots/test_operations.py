@@ -1,0 +1,526 @@
+"""An operator's acts hold against the nights, take no time, and are all recorded."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from batch_assets.errors import NotServedError, SnapshotError
+from batch_assets.snapshots import operations
+from batch_assets.snapshots import retention as collecting
+from batch_assets.snapshots.history import HISTORY, acts_of, make_act, record
+from batch_assets.snapshots.manifest import MANIFEST, version_folder, versions
+from batch_assets.snapshots.operations import (
+    BLOCK_FOR,
+    Done,
+    pin,
+    rollback,
+    unblock,
+    unpin,
+    verify,
+)
+from batch_assets.snapshots.pointers import (
+    BLOCKED,
+    CURRENT,
+    PIN,
+    block_of,
+    current_version,
+    pinned_version,
+    served_version,
+)
+from batch_assets.snapshots.retention import collect
+from batch_assets.snapshots.version import Version
+from batch_assets_tests.served import build, serve, set_current
+
+KEYS = np.arange(1, 101)
+WHY = "half of Norway has risk 0"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three versions, the third served."""
+    for number in (1, 2, 3):
+        serve(tmp_path / "toy", number, KEYS)
+    return tmp_path / "toy"
+
+
+def names(folder: Path) -> list[str]:
+    return [manifest.version for manifest in versions(folder)]
+
+
+def move_on(folder: Path, monkeypatch: pytest.MonkeyPatch, **by: float) -> None:
+    """Let it be later, as far as blocks are concerned."""
+    block = block_of(folder)
+    assert block is not None
+    earlier = block.model_copy(update={"until": block.until - timedelta(**by)})
+    (folder / BLOCKED).write_text(earlier.model_dump_json(), "utf-8")
+
+
+def test_a_rollback_serves_what_was_served_before(folder: Path) -> None:
+    first, second, third = names(folder)
+
+    done = rollback(folder, why=WHY, by="ada")
+
+    assert current_version(folder) == second == done.served
+    assert Version.current(folder).get(1).outputs["number"] == 2  # type: ignore[union-attr]
+    again = rollback(folder, why=WHY)
+    assert again.served == first
+    with pytest.raises(
+        SnapshotError, match="nothing is known to have been served before .*--to"
+    ):
+        rollback(folder, why=WHY)
+    assert rollback(folder, why="it was fine", to=third).served == third
+
+
+def test_after_a_rollback_no_night_publishes_until_it_is_unblocked(
+    folder: Path,
+) -> None:
+    _, second, _ = names(folder)
+    rollback(folder, why=WHY, by="ada")
+
+    held = serve(folder, 4, KEYS).version
+
+    assert current_version(folder) == second
+    assert held in names(folder)
+    assert acts_of(folder)[0][-1].act == "held"
+    unblock(folder, why="the source is mended")
+    assert serve(folder, 5, KEYS).version == current_version(folder)
+
+
+def test_a_block_ends_by_itself_when_it_was_said_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = datetime.now(UTC) + timedelta(hours=2)
+    done = rollback(folder, why=WHY, until=until)
+    assert done.block is not None
+    assert (done.block.until, done.act.until) == (until, until)
+
+    move_on(folder, monkeypatch, hours=1)
+    serve(folder, 4, KEYS)
+    assert current_version(folder) == names(folder)[1]
+
+    move_on(folder, monkeypatch, hours=1.1)
+    assert serve(folder, 5, KEYS).version == current_version(folder)
+
+
+def test_it_blocks_for_a_day_if_nobody_says(folder: Path) -> None:
+    block = rollback(folder, why=WHY).block
+
+    assert block is not None
+    assert timedelta(0) <= BLOCK_FOR - (block.until - block.at) < timedelta(seconds=1)
+    assert timedelta(hours=24) == BLOCK_FOR
+
+
+def test_what_was_taken_back_stays_out_even_when_the_block_is_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry of that night must not undo the operator either."""
+    _, second, third = names(folder)
+    rollback(folder, why=WHY, by="ada")
+    move_on(folder, monkeypatch, hours=25)
+    assert block_of(folder) is None
+
+    swapped, why = swap(folder, third)
+
+    assert not swapped
+    assert f"{third} was rolled back by ada at " in why
+    assert WHY in why
+    assert current_version(folder) == second
+    unblock(folder, why="it was fine after all")
+    assert swap(folder, third) == (True, "published")
+
+
+def swap(folder: Path, version: str) -> tuple[bool, str]:
+    from batch_assets.snapshots.pointers import held
+    from batch_assets.snapshots.publish import swap
+
+    with held(folder):
+        return swap(folder, version, "the tests need it", lambda: None)
+
+
+def test_a_version_that_an_operator_went_back_to_is_not_taken_back(
+    folder: Path,
+) -> None:
+    _, _, third = names(folder)
+    rollback(folder, why=WHY)
+    rollback(folder, why="it was fine", to=third)
+    (folder / BLOCKED).unlink()
+    (folder / CURRENT).unlink()
+
+    assert swap(folder, third) == (True, "published")
+
+
+def test_a_block_that_can_not_be_read_blocks(folder: Path) -> None:
+    rollback(folder, why=WHY)
+    (folder / BLOCKED).write_text('{"at": ', "utf-8")
+
+    serve(folder, 4, KEYS)
+
+    assert current_version(folder) == names(folder)[1]
+    assert "can't be read" in str(block_of(folder))
+    unblock(folder, why="it was torn")
+    assert serve(folder, 5, KEYS).version == current_version(folder)
+
+
+def test_a_pin_beats_what_is_published(folder: Path) -> None:
+    first, *_ = names(folder)
+    done = pin(folder, first, why="an experiment runs", by="ada")
+
+    published = serve(folder, 4, KEYS).version
+
+    assert done.served == first == served_version(folder)
+    assert current_version(folder) == published
+    assert Version.current(folder).name == first
+    assert unpin(folder, why="it is over").served == published
+    assert not (folder / PIN).exists()
+
+
+ACTS: list[tuple[str, Callable[..., Done], dict[str, Any]]] = [
+    ("rollback", rollback, {}),
+    ("pin", pin, {"version": "first"}),
+    ("unpin", unpin, {}),
+    ("unblock", unblock, {}),
+]
+
+
+def test_every_act_is_recorded_with_who_and_why(folder: Path) -> None:
+    first, second, third = names(folder)
+
+    done = [
+        act(folder, why=f"{name} it", by=f"{name}er", **{k: first for k in more})
+        for name, act, more in ACTS
+    ]
+
+    acts, unreadable = acts_of(folder)
+    assert not unreadable
+    assert acts[-4:] == [one.act for one in done]
+    assert [(a.act, a.by, a.why) for a in acts] == [
+        *[("publish", acts[0].by, "the tests need it")] * 3,
+        *((name, f"{name}er", f"{name} it") for name, *_ in ACTS),
+    ]
+    assert [(a.version, a.before) for a in acts] == [
+        (first, None),
+        (second, first),
+        (third, second),
+        (second, third),
+        (first, None),
+        (second, first),
+        (third, None),
+    ]
+    assert acts[0].by
+    times = [a.at for a in acts]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize(("name", "act", "more"), ACTS)
+@pytest.mark.parametrize("why", ["", "  \n"])
+def test_an_act_without_a_reason_is_none(
+    folder: Path, name: str, act: Callable[..., Done], more: dict[str, Any], why: str
+) -> None:
+    first, *_ = names(folder)
+    pin(folder, first, why=WHY)
+    rollback(folder, why=WHY)
+    before = state(folder)
+
+    with pytest.raises(SnapshotError, match=f"to {name} takes a reason"):
+        act(folder, why=why, **{key: first for key in more})
+
+    assert state(folder) == before
+
+
+def state(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda f: rollback(f, why=WHY, to="2026-01-09-x"), "there is no version 2026"),
+        (lambda f: rollback(f, why=WHY, to="../toy"), "is not the name of a version"),
+        (lambda f: rollback(f, why=WHY, to=names(f)[2]), "is the current version"),
+        (lambda f: rollback(f, why=WHY, until=datetime.now(UTC)), "later than now"),
+        (
+            lambda f: rollback(f, why=WHY, until=datetime(2999, 1, 1)),
+            "with a timezone",
+        ),
+        (lambda f: pin(f, "2026-01-09-x", why=WHY), "there: 2026-01-02"),
+        (lambda f: unpin(f, why=WHY), "nothing is pinned"),
+        (lambda f: unblock(f, why=WHY), "publishing is not blocked"),
+    ],
+)
+def test_a_mistake_changes_nothing(
+    folder: Path, act: Callable[[Path], Done], said: str
+) -> None:
+    before = state(folder)
+
+    with pytest.raises(SnapshotError, match=said):
+        act(folder)
+
+    assert state(folder) == before
+
+
+def test_where_nothing_is_served_there_is_nothing_to_take_back(tmp_path: Path) -> None:
+    with pytest.raises(NotServedError, match="no such folder"):
+        rollback(tmp_path / "none", why=WHY)
+    with pytest.raises(NotServedError, match="nothing to take back"):
+        rollback(tmp_path, why=WHY)
+
+
+@pytest.mark.parametrize("act", [lambda f, v: rollback(f, why=WHY, to=v), None])
+def test_a_version_with_a_file_less_is_not_served(folder: Path, act: Any) -> None:
+    act = act or (lambda f, v: pin(f, v, why=WHY))
+    first, *_ = names(folder)
+    manifest = versions(folder)[0]
+    path = version_folder(folder, first) / manifest.files[2].name
+    path.chmod(0o644)
+    os.truncate(path, 10)
+    before = state(folder)
+
+    with pytest.raises(SnapshotError, match="has 10 bytes.* can't be served"):
+        act(folder, first)
+    path.unlink()
+    with pytest.raises(SnapshotError, match=r"shard=02\.arrow is missing"):
+        act(folder, first)
+
+    assert state(folder) == before
+
+
+def test_an_operator_gets_out_of_a_current_that_names_nothing(folder: Path) -> None:
+    first, *_ = names(folder)
+    set_current(folder, "")
+
+    with pytest.raises(SnapshotError, match="CURRENT is empty"):
+        rollback(folder, why=WHY)
+
+    assert rollback(folder, why=WHY, to=first).served == first
+
+
+def test_an_operator_gets_out_of_a_current_whose_manifest_is_gone(folder: Path) -> None:
+    _, second, third = names(folder)
+    (version_folder(folder, third) / MANIFEST).unlink()
+
+    assert rollback(folder, why=WHY).served == second
+
+
+def test_a_version_of_which_nothing_is_known_is_left_by_naming_another(
+    folder: Path,
+) -> None:
+    _, second, third = names(folder)
+    (version_folder(folder, third) / MANIFEST).unlink()
+    (folder / HISTORY).unlink()
+
+    with pytest.raises(SnapshotError, match=f"Name a version with --to: .*{second}"):
+        rollback(folder, why=WHY)
+
+    assert rollback(folder, why=WHY, to=second).served == second
+
+
+def test_an_operator_does_not_wait_for_a_night_that_is_building(folder: Path) -> None:
+    import filelock
+
+    with filelock.FileLock(folder / ".publishing"):
+        began = time.monotonic()
+        rollback(folder, why=WHY)
+        assert time.monotonic() - began < 1
+
+
+def test_the_time_of_an_act_does_not_depend_on_the_size(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row file is opened at all; only manifests are read."""
+    opened: list[str] = []
+    real = Path.open
+
+    def watched(path: Path, *arguments: Any, **more: Any) -> Any:
+        opened.append(path.name)
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", watched)
+    first, *_ = names(folder)
+
+    rollback(folder, why=WHY)
+    pin(folder, first, why=WHY)
+    unpin(folder, why=WHY)
+    unblock(folder, why=WHY)
+
+    assert opened
+    assert not [name for name in opened if name.endswith(".arrow")]
+
+
+def test_verify_names_what_is_wrong_with_each_version(folder: Path) -> None:
+    first, second, third = names(folder)
+    path = version_folder(folder, second) / "shard=03.arrow"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    shutil.rmtree(version_folder(folder, first))
+    pin_at = folder / PIN
+    pin_at.write_text(first, "utf-8")
+
+    found = {one.version: one.problem for one in verify(folder)}
+
+    assert found[third] is None
+    assert "shard=03.arrow hashes to" in str(found[second])
+    assert "has no readable" in str(found[first])
+    assert [one.version for one in verify(folder, third)] == [third]
+
+
+def test_a_line_that_can_not_be_read_is_told_and_stops_publishing(folder: Path) -> None:
+    rollback(folder, why=WHY)
+    unblock(folder, why=WHY)
+    path = folder / HISTORY
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]), "utf-8")
+
+    acts, unreadable = acts_of(folder)
+
+    assert (len(acts), unreadable) == (4, [2])
+    before = current_version(folder)
+    serve(folder, 4, KEYS)
+    assert current_version(folder) == before
+    assert "lines [2] can't be read" in acts_of(folder)[0][-1].why
+
+
+def test_a_torn_last_line_does_not_spoil_the_next(folder: Path) -> None:
+    path = folder / HISTORY
+    path.write_bytes(path.read_bytes() + b'{"at": "2026')
+
+    record(folder, make_act("pin", "v", why=WHY))
+
+    acts, unreadable = acts_of(folder)
+    assert (acts[-1].act, unreadable) == ("pin", [4])
+
+
+def test_collection_spares_what_is_served_its_parent_and_the_young(
+    tmp_path: Path,
+) -> None:
+    old = timedelta(hours=3)
+    for number in range(1, 9):
+        serve(tmp_path, number, KEYS, age=old - timedelta(seconds=number))
+    every = names(tmp_path)
+    pin(tmp_path, every[2], why=WHY)
+    rollback(tmp_path, why=WHY, to=every[4])
+    young = build(tmp_path, 20, KEYS).version
+
+    removed = collect(tmp_path, keep=2, keep_for=timedelta(hours=1))
+
+    # 3 is pinned, 5 current, 2 and 4 were before them; 8 and the young are the newest.
+    assert removed == [every[0], every[5], every[6]]
+    assert names(tmp_path) == [*every[1:5], every[7], young]
+    assert [a.version for a in acts_of(tmp_path)[0] if a.act == "collect"] == removed
+    assert [one.problem for one in verify(tmp_path)] == [None] * 6
+
+
+def test_collection_leaves_the_young_alone(tmp_path: Path) -> None:
+    for number in range(1, 9):
+        serve(tmp_path, number, KEYS, age=timedelta(minutes=59 - number))
+
+    assert collect(tmp_path, keep=2, keep_for=timedelta(hours=1)) == []
+    assert len(collect(tmp_path, keep=2, keep_for=timedelta(minutes=30))) == 6
+
+
+@pytest.mark.parametrize("name", [CURRENT, PIN])
+def test_collection_removes_nothing_while_what_is_served_can_not_be_read(
+    folder: Path, name: str
+) -> None:
+    (folder / name).write_text("2026-01-09-x", "utf-8")
+
+    assert collect(folder, keep=1, keep_for=timedelta(0)) == []
+    assert len(names(folder)) == 3
+
+
+def test_collection_takes_folders_that_are_no_versions_when_they_are_old(
+    folder: Path,
+) -> None:
+    torn = folder / "v=2026-01-01-torn"
+    torn.mkdir()
+    (torn / "shard=00.arrow").write_bytes(b"half")
+    assert collect(folder, keep=7, keep_for=timedelta(hours=1)) == []
+    assert torn.exists()
+    before = time.time() - 7200
+    os.utime(torn / "shard=00.arrow", (before, before))
+
+    assert collect(folder, keep=7, keep_for=timedelta(hours=1)) == ["2026-01-01-torn"]
+    assert not torn.exists()
+
+
+def test_a_collector_that_was_killed_is_made_up_for(folder: Path) -> None:
+    left = folder / f"{collecting.REMOVING}2026-01-01-x"
+    left.mkdir()
+
+    collect(folder, keep=7, keep_for=timedelta(0))
+
+    assert not left.exists()
+
+
+def test_shards_that_did_not_change_are_links(tmp_path: Path) -> None:
+    outputs = {"risk": np.linspace(0, 1, len(KEYS), dtype=np.float32)}
+    first = serve(tmp_path, 1, KEYS, outputs=outputs)
+    changed = outputs["risk"].copy()
+    changed[0] = 0.5
+
+    second = serve(tmp_path, 2, KEYS, outputs={"risk": changed})
+    third = serve(tmp_path, 3, KEYS, outputs={"risk": changed})
+
+    def inodes(version: str) -> list[int]:
+        files = sorted(version_folder(tmp_path, version).glob("*.arrow"))
+        return [file.stat().st_ino for file in files]
+
+    one, two, three = (inodes(m.version) for m in (first, second, third))
+    differ = [a != b for a, b in zip(one, two, strict=True)]
+    assert sum(differ) == 1
+    assert [f.linked_from for f in second.files] == [
+        None if d else first.version for d in differ
+    ]
+    assert three == two
+    assert [f.linked_from for f in third.files] == [
+        second.version if d else first.version for d in differ
+    ]
+    assert [f.linked_from for f in first.files] == [None] * 4
+    Version.open(tmp_path, third.version).verify()
+    shutil.rmtree(version_folder(tmp_path, first.version))
+    Version.open(tmp_path, third.version).verify()
+
+
+def test_a_file_with_a_flipped_bit_is_built_and_not_linked(tmp_path: Path) -> None:
+    outputs = {"risk": np.linspace(0, 1, len(KEYS), dtype=np.float32)}
+    first = serve(tmp_path, 1, KEYS, outputs=outputs)
+    path = version_folder(tmp_path, first.version) / "shard=02.arrow"
+    data = bytearray(path.read_bytes())
+    data[-300] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+    second = serve(tmp_path, 2, KEYS, outputs=outputs)
+
+    assert [f.linked_from is None for f in second.files] == [False, False, True, False]
+    Version.open(tmp_path, second.version).verify()
+    assert verify(tmp_path, first.version)[0].problem
+
+
+@pytest.mark.parametrize("change", ["key", "outputs", "shards"])
+def test_a_file_of_another_form_is_not_linked(tmp_path: Path, change: str) -> None:
+    risk = np.linspace(0, 1, len(KEYS), dtype=np.float32)
+    serve(tmp_path, 1, KEYS, outputs={"risk": risk})
+    shards = 2 if change == "shards" else 4
+    keys = KEYS + 1 if change == "key" else KEYS
+    name = "chance" if change == "outputs" else "risk"
+
+    second = serve(tmp_path, 2, keys, outputs={name: risk}, shards=shards)
+
+    assert [f.linked_from for f in second.files] == [None] * shards
+    assert json.loads((version_folder(tmp_path, second.version) / MANIFEST).read_text())
+
+
+def test_the_history_outlives_what_it_tells_of(folder: Path) -> None:
+    assert len(acts_of(folder)[0]) == 3
+    assert pinned_version(folder) is None
+    assert operations.rollback(folder, why=WHY).act.before == names(folder)[2]

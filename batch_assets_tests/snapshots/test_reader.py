@@ -1,0 +1,500 @@
+"""A reader follows what is served, takes nothing that is not whole, and says so."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from batch_assets import Snapshot
+from batch_assets.errors import NotServedError, SnapshotError
+from batch_assets.snapshots.manifest import (
+    MANIFEST,
+    SnapshotManifest,
+    read_manifest,
+    version_folder,
+)
+from batch_assets.snapshots.operations import pin, rollback, unpin
+from batch_assets.snapshots.pointers import CURRENT, PIN
+from batch_assets_tests.served import build, mixed, serve, set_current
+
+KEYS = np.arange(1, 401)
+SOON = 0.02
+WHY = "the tests need it"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two versions, the second served."""
+    serve(tmp_path / "toy", 1, KEYS)
+    serve(tmp_path / "toy", 2, KEYS)
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def reader(folder: Path) -> Iterator[Snapshot]:
+    with Snapshot(folder, poll_seconds=SOON) as snapshot:
+        yield snapshot
+
+
+def until(is_so: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for the background; a test that waits in vain fails."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it never came to be so"
+        time.sleep(0.005)
+
+
+def number_of(snapshot: Snapshot, key: int = 7) -> int:
+    answer = snapshot.get(key)
+    assert answer is not None
+    assert answer.outputs["mixed"] == mixed(np.array([key]), answer.outputs["number"])
+    return answer.outputs["number"]
+
+
+def test_it_says_what_is_served(reader: Snapshot) -> None:
+    answer = reader.get(7)
+
+    assert answer is not None
+    assert (answer.key, answer.outputs["number"]) == (7, 2)
+    assert answer.version == reader.version
+    assert reader.version.startswith("2026-01-03-")
+    assert answer.day == reader.day == "2026-01-03"
+    assert answer.release == reader.release == ("toy", f"{2:064x}")
+    assert timedelta(0) < answer.age <= reader.age < timedelta(minutes=5)
+    assert (reader.coverage, reader.is_stale, reader.problem) == (1.0, False, None)
+    assert reader.get(0) is None
+
+
+def test_staleness_and_coverage_are_those_of_the_version(tmp_path: Path) -> None:
+    serve(tmp_path, 1, KEYS, age=timedelta(hours=2), raw_rows=500)
+
+    with Snapshot(tmp_path) as snapshot:
+        answer = snapshot.get(1)
+
+    assert snapshot.is_stale
+    assert answer is not None
+    assert answer.is_stale
+    assert snapshot.coverage == 0.8
+    assert json.loads(json.dumps(answer.to_dict()))["age"] >= 7200
+
+
+def test_it_follows_what_is_published(folder: Path, reader: Snapshot) -> None:
+    assert number_of(reader) == 2
+
+    serve(folder, 3, KEYS)
+
+    until(lambda: number_of(reader) == 3)
+    assert reader.problem is None
+
+
+def test_it_follows_a_rollback_and_a_pin_beats_it(
+    folder: Path, reader: Snapshot
+) -> None:
+    third = serve(folder, 3, KEYS).version
+    until(lambda: number_of(reader) == 3)
+
+    rollback(folder, why=WHY)
+    until(lambda: number_of(reader) == 2)
+
+    pin(folder, third, why=WHY)
+    until(lambda: number_of(reader) == 3)
+
+    unpin(folder, why=WHY)
+    until(lambda: number_of(reader) == 2)
+
+
+def test_what_was_taken_from_it_stays_as_it_is(folder: Path, reader: Snapshot) -> None:
+    before = reader.opened
+
+    serve(folder, 3, KEYS)
+    until(lambda: number_of(reader) == 3)
+
+    answer = before.get(7)
+    assert answer is not None
+    assert answer.outputs["number"] == 2
+
+
+def truncate(folder: Path, manifest: SnapshotManifest) -> None:
+    path = folder / manifest.files[1].name
+    path.chmod(0o644)
+    os.truncate(path, manifest.files[1].size - 1)
+
+
+def flip(folder: Path, manifest: SnapshotManifest, at: float = 0.5) -> None:
+    overwrite(folder / manifest.files[1].name, at)
+
+
+def overwrite(path: Path, at: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[min(int(len(data) * at), len(data) - 1)] ^= 4
+    path.chmod(0o644)
+    path.unlink()
+    path.write_bytes(data)
+
+
+def lose(folder: Path, manifest: SnapshotManifest) -> None:
+    (folder / manifest.files[1].name).unlink()
+
+
+def swap_two(folder: Path, manifest: SnapshotManifest) -> None:
+    one, two = (folder / file.name for file in manifest.files[:2])
+    one.rename(folder / "other")
+    two.rename(one)
+    (folder / "other").rename(two)
+
+
+def take_a_file_of_another(folder: Path, manifest: SnapshotManifest) -> None:
+    other = version_folder(folder.parent, str(manifest.parent))
+    (folder / manifest.files[0].name).unlink()
+    shutil.copy(other / manifest.files[0].name, folder)
+
+
+def take_the_manifest_of_another(folder: Path, manifest: SnapshotManifest) -> None:
+    other = version_folder(folder.parent, str(manifest.parent))
+    (folder / MANIFEST).unlink()
+    shutil.copy(other / MANIFEST, folder)
+
+
+def flip_the_manifest(folder: Path, manifest: SnapshotManifest) -> None:
+    path = folder / MANIFEST
+    text = path.read_text("utf-8")
+    path.chmod(0o644)
+    path.write_text(text.replace(f"{3:064x}", f"{2:064x}"), "utf-8")
+
+
+def lose_the_manifest(folder: Path, manifest: SnapshotManifest) -> None:
+    (folder / MANIFEST).unlink()
+
+
+HARMS = [
+    truncate,
+    flip,
+    lose,
+    swap_two,
+    take_a_file_of_another,
+    take_the_manifest_of_another,
+    flip_the_manifest,
+    lose_the_manifest,
+]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
+    folder: Path,
+    reader: Snapshot,
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path, SnapshotManifest], None],
+) -> None:
+    good = reader.version
+    bad = build(folder, 3, KEYS)
+    harm(version_folder(folder, bad.version), bad)
+
+    with caplog.at_level(logging.ERROR):
+        set_current(folder, bad.version + "\n")
+        until(lambda: reader.problem)
+        for _ in range(3):
+            time.sleep(SOON)
+            assert number_of(reader) == 2
+
+    assert reader.version == good
+    assert f"Lookups come from {good}, as before" in str(reader.problem)
+    assert len(caplog.records) == 1
+    with pytest.raises(SnapshotError):
+        Snapshot(folder)
+    serve(folder, 4, KEYS)
+    until(lambda: number_of(reader) == 4)
+    assert reader.problem is None
+
+
+@pytest.mark.parametrize("name", [CURRENT, PIN])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"2026-01-09-0123456789ab\n", b"../toy\n", b"\xff\xfe\x00", b"v\n"],
+)
+def test_a_pointer_that_names_nothing_is_refused(
+    folder: Path, reader: Snapshot, name: str, data: bytes
+) -> None:
+    (folder / "by-hand").write_bytes(data)
+    (folder / "by-hand").replace(folder / name)
+
+    until(lambda: reader.problem)
+
+    assert number_of(reader) == 2
+    with pytest.raises(SnapshotError):
+        Snapshot(folder)
+
+
+def test_current_that_is_gone_is_a_problem_and_no_end(
+    folder: Path, reader: Snapshot
+) -> None:
+    (folder / CURRENT).unlink()
+
+    until(lambda: reader.problem)
+
+    assert number_of(reader) == 2
+    with pytest.raises(NotServedError, match="nothing is served"):
+        Snapshot(folder)
+
+
+def test_a_pinned_version_that_is_gone_is_not_replaced_silently(
+    folder: Path, reader: Snapshot
+) -> None:
+    first = read_manifest(version_folder(folder, reader.version), reader.version).parent
+    pin(folder, str(first), why=WHY)
+    until(lambda: number_of(reader) == 1)
+    shutil.rmtree(version_folder(folder, str(first)))
+    serve(folder, 3, KEYS)
+    time.sleep(3 * SOON)
+
+    # What is mapped outlives its file.
+    assert number_of(reader) == 1
+    with pytest.raises(SnapshotError, match=f"version {first} has no readable"):
+        Snapshot(folder)
+
+
+def test_a_refused_version_that_is_mended_is_taken(
+    folder: Path, reader: Snapshot
+) -> None:
+    bad = build(folder, 3, KEYS)
+    path = version_folder(folder, bad.version) / bad.files[0].name
+    whole = path.read_bytes()
+    overwrite(path, 0.5)
+    set_current(folder, bad.version)
+    until(lambda: reader.problem)
+
+    path.write_bytes(whole)
+
+    until(lambda: number_of(reader) == 3)
+    assert reader.problem is None
+
+
+def test_a_refused_version_is_not_hashed_at_each_look(
+    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+    admit = reader._admit
+
+    def counted(version: str) -> Any:
+        tries.append(version)
+        return admit(version)
+
+    monkeypatch.setattr(reader, "_admit", counted)
+    set_current(folder, "2026-01-09-0123456789ab")
+    time.sleep(30 * SOON)
+
+    assert 1 <= len(tries) <= 8
+
+
+def test_an_error_of_any_kind_does_not_end_the_following(
+    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(version: str) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_admit", broken)
+        serve(folder, 3, KEYS)
+        until(lambda: reader.problem)
+        assert "MemoryError" in str(reader.problem)
+        assert number_of(reader) == 2
+
+    until(lambda: number_of(reader) == 3)
+
+
+def test_a_version_that_is_removed_under_it_still_answers(
+    folder: Path, reader: Snapshot
+) -> None:
+    shutil.rmtree(version_folder(folder, reader.version))
+
+    assert [number_of(reader, key) for key in KEYS] == [2] * len(KEYS)
+
+
+def test_a_version_that_is_gone_before_it_was_opened_is_no_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a night publishes, and collects, while a reader starts."""
+    admit, tries = Snapshot._admit, []
+
+    def late(snapshot: Snapshot, version: str) -> Any:
+        if not tries:
+            serve(folder, 3, KEYS)
+            shutil.rmtree(version_folder(folder, version))
+        tries.append(version)
+        return admit(snapshot, version)
+
+    monkeypatch.setattr(Snapshot, "_admit", late)
+    with Snapshot(folder) as snapshot:
+        assert number_of(snapshot) == 3
+    assert len(tries) == 2
+
+
+def test_many_keys_come_from_one_version_in_their_order(
+    folder: Path, reader: Snapshot
+) -> None:
+    asked = [7, 10**6, 400, 7, -1, 1, 2**70, "12", np.int64(3)]
+
+    answers = reader.get_many(asked)
+
+    assert answers == [reader.get(key) for key in asked]
+    assert [a and a.outputs["number"] for a in answers] == [
+        2, None, 2, 2, None, 2, None, 2, 2,
+    ]  # fmt: skip
+    assert reader.get_many([]) == []
+    with pytest.raises(SnapshotError, match="is an integer, got 'x'"):
+        reader.get_many([1, "x"])
+
+
+def test_many_strings_come_as_one_by_one(tmp_path: Path) -> None:
+    words = ["", "naïve", "a" * 70, "日本", *(f"user-{n}" for n in range(300))]
+    risk = np.random.default_rng(0).random(len(words), dtype=np.float32)
+    serve(tmp_path, 1, pa.array(words), outputs={"risk": risk})
+    asked = [*words, "nobody", "\ud800", "user-1", "a" * 69]
+
+    with Snapshot(tmp_path) as snapshot:
+        answers = snapshot.get_many(asked)
+
+        assert answers == [snapshot.get(word) for word in asked]
+    assert [a and a.outputs["risk"] for a in answers] == [
+        *risk.tolist(), None, None, float(risk[words.index("user-1")]), None,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [KEYS[:0], KEYS[:1]], ids=["none", "one"])
+def test_shards_may_be_empty(tmp_path: Path, keys: np.ndarray) -> None:
+    serve(tmp_path, 1, keys)
+
+    with Snapshot(tmp_path) as snapshot:
+        assert snapshot.manifest.rows == len(keys)
+        found = [a is not None for a in snapshot.get_many(range(50))]
+        assert found == [number in keys for number in range(50)]
+        assert found == [snapshot.get(number) is not None for number in range(50)]
+    assert snapshot.coverage == 1.0
+
+
+def test_threads_never_see_two_versions_in_one_answer(
+    folder: Path, reader: Snapshot
+) -> None:
+    over, wrong, seen = threading.Event(), [], set()
+
+    def ask() -> None:
+        while not over.is_set():
+            answers = reader.get_many(KEYS[:50])
+            numbers = {a.outputs["number"] for a in answers if a}
+            seen.update(numbers)
+            if len(numbers) != 1:
+                wrong.append(numbers)
+            number_of(reader)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(3, 9):
+        serve(folder, number, KEYS)
+        until(lambda number=number: number_of(reader) == number)
+    over.set()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+    assert len(seen) > 1
+
+
+def test_a_closed_reader_follows_no_more_and_leaves_no_thread(folder: Path) -> None:
+    snapshot = Snapshot(folder, poll_seconds=SOON)
+    snapshot.close()
+    snapshot.close()
+
+    serve(folder, 3, KEYS)
+    time.sleep(3 * SOON)
+
+    assert number_of(snapshot) == 2
+    assert "snapshot" not in [thread.name for thread in threading.enumerate()]
+    assert snapshot.refresh()
+    assert number_of(snapshot) == 3
+
+
+def test_a_reader_that_nobody_holds_is_not_kept_by_its_thread(folder: Path) -> None:
+    Snapshot(folder, poll_seconds=SOON)
+
+    until(lambda: "snapshot" not in [t.name for t in threading.enumerate()])
+
+
+FORKED = """
+import os, sys, time, warnings
+from pathlib import Path
+from batch_assets import Snapshot
+
+warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
+snapshot = Snapshot(Path(sys.argv[1]), poll_seconds=0.02)
+before = snapshot.version
+pid = os.fork()
+print("child" if pid == 0 else "parent", before, flush=True)
+end = time.monotonic() + 20
+while snapshot.version == before and time.monotonic() < end:
+    snapshot.get(7)
+    time.sleep(0.01)
+print("child" if pid == 0 else "parent", snapshot.version, flush=True)
+if pid:
+    os.waitpid(pid, 0)
+"""
+
+
+def test_a_forked_process_goes_on_following(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", FORKED, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    began = {process.stdout.readline() for _ in range(2)}
+    assert {line.split()[0] for line in began} == {"child", "parent"}
+
+    version = serve(folder, 3, KEYS).version
+    rest, _ = process.communicate(timeout=60)
+
+    assert sorted(rest.splitlines()) == [f"child {version}", f"parent {version}"]
+
+
+READER = """
+import sys
+from pathlib import Path
+from batch_assets import Snapshot
+
+with Snapshot(sys.argv[1]) as snapshot:
+    assert snapshot.get(7) is not None
+    assert snapshot.get_many([7])[0] is not None
+heavy = {"torch", "dagster", "deltalake", "duckdb", "polars", "dataframely"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_it_loads_neither_torch_nor_dagster(folder: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "error", "-c", READER, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
+def test_every_shard_is_a_map_of_its_file_and_not_a_copy(folder: Path) -> None:
+    before = pa.total_allocated_bytes()
+
+    with Snapshot(folder) as snapshot:
+        assert snapshot.get(7) is not None
+        assert pa.total_allocated_bytes() - before == 0
