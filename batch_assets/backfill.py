@@ -36,7 +36,7 @@ from batch_assets.launch import (
 
 
 @dataclass(frozen=True)
-class Settled:
+class DayOutcome:
     """What came of one day of a range, and how long it took."""
 
     report: NightReport
@@ -83,7 +83,7 @@ def run_days(
     *,
     engine: str | None = None,
     parallel: int = 1,
-) -> Iterator[Settled]:
+) -> Iterator[DayOutcome]:
     """Run days; give what came of each, in their order, until a signal interrupts.
 
     Args:
@@ -117,7 +117,7 @@ def run_days(
             began = time.monotonic()
             report = run_night(definitions, on, pipeline, day, engine)
             seconds = before.seconds + time.monotonic() - began
-            yield Settled(_both(before.report, report, parallel), seconds)
+            yield DayOutcome(_both(before.report, report, parallel), seconds)
             if report.interrupted or workers.stopped.is_set():
                 return
 
@@ -148,10 +148,10 @@ class _Workers:
         self._lock = threading.Lock()
         self.stopped = threading.Event()
 
-    def scored(self, days: list[str]) -> Callable[[str], Settled]:
+    def scored(self, days: list[str]) -> Callable[[str], DayOutcome]:
         """Begin with the days; give what waits for one."""
         if self._pool is None:
-            return lambda day: Settled(NightReport(day, success=True), 0.0)
+            return lambda day: DayOutcome(NightReport(day, success=True), 0.0)
         begun = {day: self._pool.submit(self._score, day) for day in days}
         return lambda day: begun[day].result()
 
@@ -161,7 +161,7 @@ class _Workers:
         for process in list(self._running):
             _close(process)
 
-    def _score(self, day: str) -> Settled:
+    def _score(self, day: str) -> DayOutcome:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="batch-assets-") as folder:
             out, log = Path(folder) / "report.json", Path(folder) / "log"
@@ -169,7 +169,7 @@ class _Workers:
             with log.open("wb") as said, self._lock:
                 if self.stopped.is_set():
                     report = NightReport(day, success=False, interrupted=True)
-                    return Settled(report, 0.0)
+                    return DayOutcome(report, 0.0)
                 process = subprocess.Popen(
                     [sys.executable, "-m", __spec__.name, *command],
                     stdin=subprocess.PIPE,
@@ -186,7 +186,7 @@ class _Workers:
             self._running.discard(process)
             _close(process)
             report = _read(out, log, day, code)
-        return Settled(report, time.monotonic() - began)
+        return DayOutcome(report, time.monotonic() - began)
 
     def __enter__(self) -> "_Workers":
         self._handlers = {

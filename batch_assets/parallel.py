@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 Report = Callable[[int], None]
 
 
-class Spread(Protocol):
+class ParallelMap(Protocol):
     """Does pieces of work as `on_cores` does, here or on other machines."""
 
     def __call__(

@@ -10,16 +10,16 @@ from pydantic import Field
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
-from batch_assets.parallel import Spread
+from batch_assets.parallel import ParallelMap
 from batch_assets.root import data_root
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
-from batch_assets.scoring.engines.factory import opened_crew, opened_spread
+from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
-from batch_assets.storage import Place, local, place_of
+from batch_assets.storage import StoragePath, local, storage_path
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -32,8 +32,8 @@ class StorageResource(dg.ConfigurableResource):
     )
 
     @property
-    def path(self) -> Place:
-        return place_of(self.root) if self.root else data_root()
+    def path(self) -> StoragePath:
+        return storage_path(self.root) if self.root else data_root()
 
     def lake(self, pipeline: str) -> Lake:
         return Lake(self.path, pipeline)
@@ -41,7 +41,7 @@ class StorageResource(dg.ConfigurableResource):
     def registry(self) -> Registry:
         return Registry(self.path)
 
-    def snapshots(self, pipeline: str) -> Place:
+    def snapshots(self, pipeline: str) -> StoragePath:
         return self.path / "snapshots" / pipeline
 
 
@@ -74,7 +74,7 @@ class GpuResource(dg.ConfigurableResource):
     )
 
     @contextmanager
-    def held(self, root: Place) -> Iterator[Device]:
+    def reserve(self, root: StoragePath) -> Iterator[Device]:
         """The device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
@@ -116,17 +116,15 @@ class EngineResource(dg.ConfigurableResource):
         """What scores the chunks of a day, with its device."""
         engine, grace = self.of(spec), spec.grace_seconds
         if engine.kind == "local":
-            with gpu.held(storage.path) as found:
+            with gpu.reserve(storage.path) as found:
                 tuned = Sweeps(storage.path).tuned(release, found)
                 device = tuned.for_chunks(spec.chunk_rows)
                 yield LocalEngine(device, grace_seconds=grace)
             return
-        folder = storage.lake(spec.name).spread_folder(day)
-        with opened_crew(
-            engine, folder, device=gpu.device, grace_seconds=grace
-        ) as crew:
+        folder = storage.lake(spec.name).exchange_folder(day)
+        with open_pool(engine, folder, device=gpu.device, grace_seconds=grace) as pool:
             yield RemoteEngine(
-                crew,
+                pool,
                 precision=gpu.precision,
                 batch_rows=gpu.batch_rows,
                 compile=gpu.compile,
@@ -134,9 +132,11 @@ class EngineResource(dg.ConfigurableResource):
                 root=storage.path,
             )
 
-    def spreading(
+    def mapping(
         self, spec: PipelineSpec, day: str, storage: StorageResource
-    ) -> AbstractContextManager[Spread]:
+    ) -> AbstractContextManager[ParallelMap]:
         """What does the pieces of a day that need no model."""
-        folder = storage.lake(spec.name).spread_folder(day)
-        return opened_spread(self.of(spec), folder, grace_seconds=spec.grace_seconds)
+        folder = storage.lake(spec.name).exchange_folder(day)
+        return open_parallel_map(
+            self.of(spec), folder, grace_seconds=spec.grace_seconds
+        )

@@ -8,7 +8,7 @@ knows nothing of what lies there.
 import os
 from pathlib import Path
 
-from batch_assets.storage import Place, place_of
+from batch_assets.storage import StoragePath, storage_path
 
 ROOT = "BATCH_ASSETS_ROOT"
 MARK = "dagster.yaml"
@@ -29,11 +29,11 @@ def project_folder(start: Path | None = None) -> Path:
     return here
 
 
-def data_root() -> Place:
+def data_root() -> StoragePath:
     """`<root>`: the lake, the models and the snapshots.
 
     Raises:
         ConfigError: it is neither a directory nor in an object store that is known.
     """
     # Relative to the project, wherever in it one stands.
-    return place_of(os.environ.get(ROOT) or "data", project_folder())
+    return storage_path(os.environ.get(ROOT) or "data", project_folder())

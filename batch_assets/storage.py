@@ -152,7 +152,7 @@ class Seen:
     data: bytes | None
     tag: str | None = None
 
-    def content(self, place: "Place") -> bytes:
+    def content(self, place: "StoragePath") -> bytes:
         """The bytes.
 
         Raises:
@@ -164,12 +164,12 @@ class Seen:
         return self.data
 
 
-Place = Path | ObjectPath
+StoragePath = Path | ObjectPath
 # What Arrow reads a file from.
 Readable = Path | io.BufferedIOBase
 
 
-def place_of(text: str, base: Path | None = None) -> Place:
+def storage_path(text: str, base: Path | None = None) -> StoragePath:
     """The place that a person named: a directory, or `s3://BUCKET/PREFIX`.
 
     Args:
@@ -194,12 +194,12 @@ def place_of(text: str, base: Path | None = None) -> Place:
     return ObjectPath(bucket, key)
 
 
-def below(place: Place, above: Place) -> str:
+def below(place: StoragePath, above: StoragePath) -> str:
     """The way from a place to one below it, with slashes."""
     return PurePosixPath(place.as_posix()).relative_to(above.as_posix()).as_posix()
 
 
-def local(place: Place) -> Path:
+def local(place: StoragePath) -> Path:
     """The directory of a place on this machine: itself, or what stands for it in a cache.
 
     Whatever is written before it is put there, copied down, locked or only of use here
@@ -213,7 +213,7 @@ def local(place: Place) -> Path:
 
 
 @contextmanager
-def exclusive(folder: Place) -> Iterator[None]:
+def exclusive(folder: StoragePath) -> Iterator[None]:
     """One process of this machine at a time; for a directory, that is everybody.
 
     Of an object store, others may be at it on their machines: `replace` tells.
@@ -224,7 +224,7 @@ def exclusive(folder: Place) -> Iterator[None]:
         yield
 
 
-def put_file(here: Path, place: Place) -> None:
+def put_file(here: Path, place: StoragePath) -> None:
     """Give a finished file its place: from then on it is there, whole, and not here.
 
     Args:
@@ -240,7 +240,7 @@ def put_file(here: Path, place: Place) -> None:
     here.unlink()
 
 
-def put_new(here: Path, place: Place) -> bool:
+def put_new(here: Path, place: StoragePath) -> bool:
     """The same, unless there is a file of that name; whether it has it now.
 
     Not every file system has links: on one without, the last to come takes the name.
@@ -264,7 +264,7 @@ def put_new(here: Path, place: Place) -> bool:
     return True
 
 
-def read_seen(place: Place) -> Seen:
+def read_seen(place: StoragePath) -> Seen:
     """What lies in a place now, to be replaced by something made of it."""
     if isinstance(place, Path):
         try:
@@ -279,7 +279,7 @@ def read_seen(place: Place) -> Seen:
         return Seen(None)
 
 
-def replace(place: Place, data: bytes, *, seen: Seen) -> Seen | None:
+def replace(place: StoragePath, data: bytes, *, seen: Seen) -> Seen | None:
     """Write a whole file, if what was seen there is still there.
 
     Of several that have seen the same, one succeeds. In a directory these must hold
@@ -312,7 +312,7 @@ def replace(place: Place, data: bytes, *, seen: Seen) -> Seen | None:
         return now if now.data == data else None
 
 
-def source(place: Place, *, whole: bool = False) -> Readable:
+def source(place: StoragePath, *, whole: bool = False) -> Readable:
     """What Arrow reads a file from: itself, or the ranges of an object that it asks for.
 
     Args:
@@ -361,7 +361,7 @@ def fetch(place: ObjectPath, here: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def remove_tree(place: Place, first: str | None = None) -> None:
+def remove_tree(place: StoragePath, first: str | None = None) -> None:
     """Remove all that is under a place; in a store `first` is gone before the others."""
     if isinstance(place, Path):
         shutil.rmtree(place)
@@ -375,7 +375,7 @@ def remove_tree(place: Place, first: str | None = None) -> None:
 
 
 def each(
-    place: Place,
+    place: StoragePath,
     work: Callable[[Item], Result],
     items: Sequence[Item],
     *,
@@ -391,7 +391,7 @@ def each(
         return list(pool.map(work, items))
 
 
-def delta_options(place: Place) -> dict[str, str] | None:
+def delta_options(place: StoragePath) -> dict[str, str] | None:
     """What Delta needs beside the environment, to commit atomically in a store."""
     if isinstance(place, Path):
         return None

@@ -16,15 +16,15 @@ from typing import Any
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.parallel import Spread
+from batch_assets.parallel import ParallelMap
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.factory import opened_crew, opened_spread
+from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.engines.workers import Crew, RemoteEngine
+from batch_assets.scoring.engines.workers import RemoteEngine, WorkerPool
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
-from batch_assets.storage import Place, local
+from batch_assets.storage import StoragePath, local
 from batch_assets_tests.toys import DAY, NAME
 
 ENGINES: dict[str, EngineSpec] = {
@@ -95,19 +95,23 @@ def wait_until_it_listens(port: int) -> None:
 
 
 @contextmanager
-def crew_of(engine: Ray | Spark, root: Place, **changes: Any) -> Iterator[Crew]:
+def pool_of(
+    engine: Ray | Spark, root: StoragePath, **changes: Any
+) -> Iterator[WorkerPool]:
     arguments = {"device": "cpu", "grace_seconds": GRACE_SECONDS} | changes
-    with opened_crew(engine, folder_of(root), **arguments) as crew:
-        yield crew
+    with open_pool(engine, folder_of(root), **arguments) as pool:
+        yield pool
 
 
-def folder_of(root: Place) -> Place:
-    return Lake(root, NAME).spread_folder(DAY)
+def folder_of(root: StoragePath) -> StoragePath:
+    return Lake(root, NAME).exchange_folder(DAY)
 
 
-def engine_on(crew: Crew, root: Place, *, compile: bool = False) -> RemoteEngine:
+def engine_on(
+    pool: WorkerPool, root: StoragePath, *, compile: bool = False
+) -> RemoteEngine:
     return RemoteEngine(
-        crew,
+        pool,
         precision="float32",
         batch_rows="auto",
         compile=compile,
@@ -118,20 +122,22 @@ def engine_on(crew: Crew, root: Place, *, compile: bool = False) -> RemoteEngine
 
 @contextmanager
 def scoring_on(
-    engine: EngineSpec, root: Place, *, compile: bool = False
+    engine: EngineSpec, root: StoragePath, *, compile: bool = False
 ) -> Iterator[LocalEngine | RemoteEngine]:
     if engine.kind == "local":
         compiled = local(root) / COMPILED if compile else None
         yield LocalEngine(find_device("cpu", compiled=compiled), workers=2)
         return
-    with crew_of(engine, root) as crew:
-        yield engine_on(crew, root, compile=compile)
+    with pool_of(engine, root) as pool:
+        yield engine_on(pool, root, compile=compile)
 
 
 @contextmanager
-def spreading_on(engine: EngineSpec, root: Place) -> Iterator[Spread]:
-    with opened_spread(engine, folder_of(root), grace_seconds=GRACE_SECONDS) as spread:
-        yield spread
+def mapping_on(engine: EngineSpec, root: StoragePath) -> Iterator[ParallelMap]:
+    with open_parallel_map(
+        engine, folder_of(root), grace_seconds=GRACE_SECONDS
+    ) as parallel_map:
+        yield parallel_map
 
 
 def score(

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.lake.parts import Part, PartWriter, Receipt
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, cut, hash_keys
 from batch_assets.snapshots.build import build_version
 from batch_assets.snapshots.manifest import SnapshotManifest, version_folder, versions
-from batch_assets.snapshots.pointers import CURRENT, current_version, held
+from batch_assets.snapshots.pointers import CURRENT, current_version, lock_pointers
 from batch_assets.snapshots.publish import swap
 
 FIRST = date(2026, 1, 1)
@@ -55,7 +55,7 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
             shard,
             0,
             "job",
-            Tally.of_hashes(its),
+            ControlTotal.of_hashes(its),
             {"content": content(its, outputs)},
         )
         path = folder / f"shard={shard}" / "part.parquet"
@@ -101,7 +101,7 @@ def build(
         files=(),
         parent=current_version(snapshots),
     )
-    each = {p.receipt.shard: p.receipt.tally.rows for p in parts}
+    each = {p.receipt.shard: p.receipt.total.rows for p in parts}
     if raw_rows is not None:
         each = {0: raw_rows}
     earlier = [(version_folder(snapshots, m.version), m) for m in versions(snapshots)]
@@ -113,7 +113,7 @@ def build(
 def serve(snapshots: Path, number: int, keys: Any, **changes: Any) -> SnapshotManifest:
     """A version, built and swapped in as a night's is, if nothing speaks against."""
     manifest = build(snapshots, number, keys, **changes)
-    with held(snapshots):
+    with lock_pointers(snapshots):
         swap(snapshots, manifest.version, "the tests need it", lambda: None)
     return manifest
 

@@ -121,7 +121,7 @@ def prepare(
         write_source(root / "next_source", rows, changed)
         parts = _validated(root, NEXT_DAY, "next_source", shards, fingerprints=True)
     described = {
-        "rows": sum(part.receipt.tally.rows for part in parts),
+        "rows": sum(part.receipt.total.rows for part in parts),
         "files": [str(part.path) for part in parts],
         "versions": versions,
     }

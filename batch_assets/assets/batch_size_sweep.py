@@ -30,7 +30,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
         """
         digest = released_digest(context.instance, pipeline)
         release = storage.registry().require(spec.model.name, digest)
-        with gpu.held(storage.path) as device:
+        with gpu.reserve(storage.path) as device:
             found = sweep(
                 release,
                 device,

@@ -20,7 +20,7 @@ def build_model_release(pipeline: Pipeline) -> dg.AssetsDefinition:
         registry = storage.registry()
         release = registry.resolve(spec.model.name)
         approval = [
-            act for act in registry.acts(release.name) if act.digest == release.digest
+            act for act in registry.events(release.name) if act.digest == release.digest
         ][-1]
         manifest = release.manifest
         return dg.MaterializeResult(

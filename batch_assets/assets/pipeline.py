@@ -12,10 +12,10 @@ import pyarrow as pa
 from batch_assets.assets.partitions import day_of
 from batch_assets.errors import CommitError
 from batch_assets.lake.claims import claimed
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake
 from batch_assets.spec import PipelineSpec
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # A run in one of these states can't commit, whatever its process still does.
 OVER = {
@@ -76,7 +76,7 @@ def sole_run(
 
     mine, day = context.run.run_id, day_of(context)
     with claimed(lake.folder, day, mine, lambda run: state(run) in OVER) as still_mine:
-        lake.sweep(day)
+        lake.remove_leftovers(day)
 
         def guard() -> None:
             found = state(mine)
@@ -91,7 +91,7 @@ def sole_run(
         yield guard
 
 
-def table_metadata(path: Place, schema: pa.Schema, rows: int) -> dict[str, Any]:
+def table_metadata(path: StoragePath, schema: pa.Schema, rows: int) -> dict[str, Any]:
     """What the catalog shows of a table's day."""
     return {
         "dagster/uri": str(path),
@@ -114,6 +114,6 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def tally_metadata(name: str, tally: Tally) -> dict[str, Any]:
-    """A tally: its rows as a number to plot, its checksum as text to compare."""
-    return {f"{name}_rows": tally.rows, f"{name}_keys": f"{tally.keys:016x}"}
+def total_metadata(name: str, total: ControlTotal) -> dict[str, Any]:
+    """A total: its rows as a number to plot, its checksum as text to compare."""
+    return {f"{name}_rows": total.rows, f"{name}_keys": f"{total.keys:016x}"}

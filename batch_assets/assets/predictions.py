@@ -12,7 +12,7 @@ from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,
-    tally_metadata,
+    total_metadata,
 )
 from batch_assets.incremental.reuse import Incremental
 from batch_assets.progress import tracked
@@ -103,7 +103,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 }
                 did["unchanged"] = done.unchanged
                 if spec.incremental:
-                    did |= carry_metadata(done)
+                    did |= reuse_metadata(done)
             wall = 0.0 if isinstance(done, Replayed) else done.seconds
             did_on_device = usage_metadata(engine.usage, wall)
         facts: dict[str, Any] = {
@@ -121,7 +121,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                     dead_letter_schema(release.contract),
                     done.dead_letters.rows,
                 ),
-                **tally_metadata("dead", done.dead_letters),
+                **total_metadata("dead", done.dead_letters),
                 **facts,
             },
             data_version=dg.DataVersion(done.content),
@@ -132,9 +132,9 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(
                     lake.predictions.path,
                     release.contract.prediction_schema(),
-                    done.tally.rows,
+                    done.total.rows,
                 ),
-                **tally_metadata("scored", done.tally),
+                **total_metadata("scored", done.total),
                 "dead_letters": done.dead_letters.rows,
                 **device_metadata(engine.device),
                 **did_on_device,
@@ -166,13 +166,13 @@ def speed(night: Night, workers: int) -> dict[str, Any]:
     }
 
 
-def carry_metadata(night: Night) -> dict[str, Any]:
+def reuse_metadata(night: Night) -> dict[str, Any]:
     """Which rows took over the prediction of the night before, and why."""
     return {
-        **tally_metadata("carried", night.carried),
+        **total_metadata("carried", night.carried),
         "rescored_rows": night.rescored_rows,
-        "built_on": night.grounds.built_on or "nothing: every row is scored",
-        "why": night.grounds.why,
+        "built_on": night.decision.built_on or "nothing: every row is scored",
+        "why": night.decision.why,
     }
 
 

@@ -11,7 +11,7 @@ from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,
-    tally_metadata,
+    total_metadata,
 )
 from batch_assets.lake.raw import copy_day, pin_of
 from batch_assets.lake.sources.declared import ReadContext
@@ -86,8 +86,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             schema = pa.schema([schema.field(contract.key.name)])
         return dg.MaterializeResult(
             metadata={
-                **table_metadata(lake.raw_features.path, schema, copied.tally.rows),
-                **tally_metadata("raw", copied.tally),
+                **table_metadata(lake.raw_features.path, schema, copied.total.rows),
+                **total_metadata("raw", copied.total),
                 "shards": len(copied.parts),
                 "job": copied.job,
                 "unchanged": copied.unchanged,

@@ -8,7 +8,7 @@ from batch_assets.assets.partitions import for_each_day
 from batch_assets.assets.pipeline import Pipeline, sole_run
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.factory import open_sink
-from batch_assets.sinks.sync import follow
+from batch_assets.sinks.sync import sync_sink
 from batch_assets.spec import Target
 
 
@@ -29,13 +29,13 @@ def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefini
             sole_run(context, storage.lake(spec.name)) as guard,
             closing(open_sink(target, spec.name)) as sink,
         ):
-            followed = follow(
+            followed = sync_sink(
                 sink, storage.snapshots(spec.name), keep=target.keep, guard=guard
             )
-            context.log.info("%s: %s", sink.place, followed.why)
+            context.log.info("%s: %s", sink.address, followed.why)
             return dg.MaterializeResult(
                 metadata={
-                    "place": sink.place,
+                    "place": sink.address,
                     "served_version": followed.version,
                     "served_rows": followed.rows,
                     "swapped": followed.swapped,

@@ -10,7 +10,7 @@ from batch_assets.assets.pipeline import (
     Pipeline,
     sole_run,
     table_metadata,
-    tally_metadata,
+    total_metadata,
 )
 from batch_assets.progress import tracked
 from batch_assets.quality.validation import (
@@ -55,7 +55,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         rows = lake.raw_features.rows_by_day().get(day)
         with (
             sole_run(context, lake) as guard,
-            engines.spreading(spec, day, storage) as spread,
+            engines.mapping(spec, day, storage) as parallel_map,
             tracked(f"{day} validated_features", rows, context.log.info) as progress,
         ):
             done = validate_day(
@@ -64,7 +64,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 contract,
                 row_group_rows=spec.row_group_rows,
                 fingerprints=spec.incremental,
-                spread=spread,
+                parallel_map=parallel_map,
                 guard=guard,
                 progress=progress,
             )
@@ -80,7 +80,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(
                     lake.quarantined_rows.path, quarantined, done.quarantine.rows
                 ),
-                **tally_metadata("quarantined", done.quarantine),
+                **total_metadata("quarantined", done.quarantine),
                 "rules": dg.MetadataValue.json(done.rules),
                 **facts,
             },
@@ -92,10 +92,10 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 **table_metadata(
                     lake.validated_features.path,
                     validated_schema(contract, fingerprints=spec.incremental),
-                    done.tally.rows,
+                    done.total.rows,
                 ),
-                **tally_metadata("raw", done.raw),
-                **tally_metadata("validated", done.tally),
+                **total_metadata("raw", done.raw),
+                **total_metadata("validated", done.total),
                 "quarantined_rows": done.quarantine.rows,
                 "contract": contract.digest,
                 **facts,

@@ -36,7 +36,7 @@ from batch_assets.errors import (
     SnapshotError,
 )
 from batch_assets.root import data_root, project_folder
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 DEMO_PIPELINE = "flights"
 DEMO_MODEL = "flight_delay"
@@ -221,7 +221,7 @@ def sweep(
 
     release = Registry(data_root()).resolve(model)
     gpu = GpuResource(device=device, precision=precision, compile=compile)
-    with gpu.held(data_root()) as held:
+    with gpu.reserve(data_root()) as held:
         _say(
             f"{release.name} {release.short} on {held.name} in {held.computes_in}",
             as_json,
@@ -321,7 +321,7 @@ def release_list(name: str | None, as_json: bool) -> None:
     registry = Registry(data_root())
     rows: list[dict[str, Any]] = []
     for model in [name] if name else registry.names():
-        acts = registry.acts(model)
+        acts = registry.events(model)
         for digest in registry.digests(model):
             mine = [act for act in acts if act.digest == digest]
             channels: list[Any] = sorted({act.channel for act in mine}) or [None]
@@ -678,9 +678,9 @@ def snapshot_sql(
 @as_json
 def snapshot_history(pipeline: str, as_json: bool) -> None:
     """What was done to what PIPELINE serves: who, when and why, the newest last."""
-    from batch_assets.snapshots.history import acts_of
+    from batch_assets.snapshots.history import entries_of
 
-    acts, unreadable = acts_of(_snapshots(pipeline))
+    acts, unreadable = entries_of(_snapshots(pipeline))
     if as_json:
         print_json([act.model_dump(mode="json") for act in acts])
     else:
@@ -727,7 +727,7 @@ def sinks_list(pipeline: str, as_json: bool) -> None:
                     "served_at": one.served_at,
                     "served": one.about.name == there,
                 }
-                for one in sorted(sink.held(), key=lambda one: one.began_at)
+                for one in sorted(sink.stored_versions(), key=lambda one: one.began_at)
             ]
     if as_json:
         print_json({"served_here": here, "sinks": rows})
@@ -1010,29 +1010,29 @@ def _follow_back(pipeline: str, quiet: bool) -> None:
 
     from batch_assets.sinks.declared import declared_sinks
     from batch_assets.sinks.factory import open_sink
-    from batch_assets.sinks.sync import follow
+    from batch_assets.sinks.sync import sync_sink
 
     folder, fine = _snapshots(pipeline), True
     for target in declared_sinks(folder):
         try:
             with closing(open_sink(target, pipeline)) as sink:
-                done = follow(sink, folder, keep=target.keep, back=True)
+                done = sync_sink(sink, folder, keep=target.keep, back=True)
             _say(f"{target.name}: serves {done.version}, {done.why}", quiet)
         except BatchAssetsError as error:
             # What is served here is what was asked for; the sink can be told again.
             fine = False
-            again = f"try again with: batch-assets sinks follow {pipeline}"
+            again = f"try again with: batch-assets sinks sync_sink {pipeline}"
             click.echo(f"{target.name}: {error}; {again}", err=True)
     _exit_unless(fine)
 
 
-def _snapshots(pipeline: str) -> Place:
+def _snapshots(pipeline: str) -> StoragePath:
     folder = data_root() / "snapshots" / pipeline
     _must_be_there(folder, pipeline)
     return folder
 
 
-def _must_be_there(folder: Place, pipeline: str) -> None:
+def _must_be_there(folder: StoragePath, pipeline: str) -> None:
     if folder.is_dir():
         return
     parent = folder.parent

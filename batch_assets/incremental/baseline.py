@@ -7,12 +7,12 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 
-from batch_assets.incremental.previous_day import FINGERPRINT, Hint
-from batch_assets.incremental.reuse import Incremental, Origin, Source
+from batch_assets.incremental.previous_day import FINGERPRINT, LayoutHint
+from batch_assets.incremental.reuse import Incremental, Origin, ReuseSource
 from batch_assets.lake.parts import Part
 from batch_assets.lake.tables import Lake, books_of, digest_of
 from batch_assets.models.release import Release
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # Tonight's rows of a part lie in a few of last night's: in one of each kind, or where
 # the source has grown, two. In more they lie anywhere, and a shard is loaded whole, once
@@ -40,7 +40,7 @@ class Baseline:
 
     def sources_of(
         self, parts: list[Part], job: str, share: float
-    ) -> dict[Place, Source]:
+    ) -> dict[StoragePath, ReuseSource]:
         """Where the rows of tonight's parts are taken over from; some have none to take.
 
         Args:
@@ -49,19 +49,21 @@ class Baseline:
             share: of the rows that can be taken over, how many are scored all the same.
         """
         of, shards = digest_of(self.validated), self._origins()
-        found: dict[Place, Source] = {}
+        found: dict[StoragePath, ReuseSource] = {}
         for part in parts:
             if not part.receipt.facts.get(FINGERPRINT):
                 continue
             origins = shards.get(part.receipt.shard, {})
-            hint = Hint.in_receipt(part)
+            hint = LayoutHint.in_receipt(part)
             if hint.of != of:
                 # Not validated beside this night: any row may have been there.
-                hint = Hint(of, list(range(len(part.groups))), list(origins))
+                hint = LayoutHint(of, list(range(len(part.groups))), list(origins))
             if len(hint.parts) <= MOST_PARTS:
                 origins = {name: origins[name] for name in hint.parts}
             if hint.groups and origins:
-                found[part.path] = Source(tuple(origins.values()), tuple(hint.groups))
+                found[part.path] = ReuseSource(
+                    tuple(origins.values()), tuple(hint.groups)
+                )
         rows = {part.path: part.groups for part in parts}
         groups = [(path, i) for path, source in found.items() for i in source.groups]
         drawn = _drawn(groups, job, share)
@@ -91,7 +93,7 @@ class Baseline:
 
 
 @dataclass(frozen=True)
-class Grounds:
+class BaselineDecision:
     """Which night a night was built on, and why on that one or on none.
 
     `refused` says that it was to be built on one whose rows came out differently.
@@ -135,22 +137,22 @@ def find_baseline(
     if not all(part.receipt.facts.get(FINGERPRINT) for part in validated):
         return None, f"{before} was validated without fingerprints"
     commit = lake.predictions.last_commit(before)
-    grounds = commit.facts.get("grounds", {}) if commit else {}
-    nights = grounds.get("nights_since_full", 0) + 1
+    decision = commit.facts.get("grounds", {}) if commit else {}
+    nights = decision.get("nights_since_full", 0) + 1
     if nights >= incremental.full_every:
         return None, f"each {incremental.full_every}th night scores every row"
     return Baseline(before, nights, validated, parts), f"unchanged since {before}"
 
 
 def _drawn(
-    groups: list[tuple[Place, int]], job: str, share: float
-) -> list[tuple[Place, int]]:
+    groups: list[tuple[StoragePath, int]], job: str, share: float
+) -> list[tuple[StoragePath, int]]:
     """The row groups in which rows are rescored.
 
     They are drawn by the job's id: at random, and the same for the same job.
     """
 
-    def draw(group: tuple[Place, int]) -> bytes:
+    def draw(group: tuple[StoragePath, int]) -> bytes:
         text = f"{job} {group[0].parent.name} {group[0].name} {group[1]}"
         return hashlib.sha256(text.encode()).digest()
 

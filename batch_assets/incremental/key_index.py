@@ -17,7 +17,7 @@ SLOTS = 4
 APART, AROUND = 11, 43
 
 
-class Places:
+class KeyIndex:
     """Keys that others are looked up among.
 
     Each has a slot in a table, by its hash. Those that lose theirs to another key have

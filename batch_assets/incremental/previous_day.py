@@ -17,17 +17,17 @@ import numpy as np
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
 from batch_assets.lake.tables import BEFORE, Table, digest_of
-from batch_assets.parallel import Spread, on_cores
+from batch_assets.parallel import ParallelMap, on_cores
 from batch_assets.storage import local
 
 FINGERPRINT = "fingerprint"
-# In the receipt of a part: what `Hint` says. Not "as_before", where receipts of before
+# In the receipt of a part: what `LayoutHint` says. Not "as_before", where receipts of before
 # there were hints hold a boolean.
 HINT = "hint"
 
 
 @dataclass(frozen=True)
-class Hint:
+class LayoutHint:
     """What a validated part says of the night before.
 
     Of its row groups, `groups` hold only rows that were in the validated day whose
@@ -39,12 +39,12 @@ class Hint:
     parts: list[str] = field(default_factory=list)
 
     @classmethod
-    def in_receipt(cls, part: Part) -> "Hint":
+    def in_receipt(cls, part: Part) -> "LayoutHint":
         return cls(**part.receipt.facts.get(HINT, {}))
 
 
 @dataclass(frozen=True)
-class Known:
+class PreviousShard:
     """The rows of a shard the night before: one number for key and features, sorted.
 
     The numbers, and beside each the part that it was in, are mapped from files, because
@@ -57,11 +57,11 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Before:
+class PreviousDay:
     """The rows of the night before, by shard; `of` names the bytes that they are in."""
 
     of: str = ""
-    shards: dict[int, Known] = field(default_factory=dict)
+    shards: dict[int, PreviousShard] = field(default_factory=dict)
 
     def find(
         self, shard: int, hashes: np.ndarray, fingerprints: np.ndarray
@@ -90,27 +90,32 @@ class Before:
 
 
 @contextmanager
-def before_of(
-    table: Table, day: str, key: str, *, wanted: bool, spread: Spread = on_cores
-) -> Iterator[Before]:
+def previous_day(
+    table: Table,
+    day: str,
+    key: str,
+    *,
+    wanted: bool,
+    parallel_map: ParallelMap = on_cores,
+) -> Iterator[PreviousDay]:
     """The newest day of validated features before a day, while this is entered."""
     earlier = max((d for d in table.rows_by_day() if d < day), default=None)
     parts = table.parts(earlier) if wanted and earlier else []
     if not all(part.receipt.facts.get(FINGERPRINT) for part in parts) or not parts:
-        yield Before()
+        yield PreviousDay()
         return
     shards: dict[int, list[Part]] = {}
     for part in parts:
-        if part.receipt.tally.rows:
+        if part.receipt.total.rows:
             shards.setdefault(part.receipt.shard, []).append(part)
     here = local(table.path)
     here.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=here, prefix=f"{BEFORE}{day}-") as folder:
-        known = spread(partial(_write, Path(folder), key), list(shards.values()))
-        yield Before(digest_of(parts), dict(zip(shards, known, strict=True)))
+        known = parallel_map(partial(_write, Path(folder), key), list(shards.values()))
+        yield PreviousDay(digest_of(parts), dict(zip(shards, known, strict=True)))
 
 
-def _write(folder: Path, key: str, parts: list[Part], _: object) -> Known:
+def _write(folder: Path, key: str, parts: list[Part], _: object) -> PreviousShard:
     rows = []
     for part in parts:
         table = read_columns(part.path, [key, FINGERPRINT])
@@ -120,7 +125,7 @@ def _write(folder: Path, key: str, parts: list[Part], _: object) -> Known:
     part_of = np.repeat(np.arange(len(rows), dtype=np.uint32), [len(r) for r in rows])
     order = np.argsort(numbers)
     shard = parts[0].receipt.shard
-    known = Known(
+    known = PreviousShard(
         folder / f"{shard}.npy",
         folder / f"{shard}-part.npy",
         [part.path.name for part in parts],

@@ -16,20 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import ScoringError
-from batch_assets.incremental.key_index import Places
+from batch_assets.incremental.key_index import KeyIndex
 from batch_assets.incremental.previous_day import FINGERPRINT
 from batch_assets.lake.parts import Part, read_columns, read_open, sealed_part
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # Sources in memory at once, each a few parts of last night or a shard of it: those that
 # the workers are at, and the next.
 SOURCES_KEPT = 4
 
 
-class CarryError(ScoringError):
+class ReuseError(ScoringError):
     """Rows that were taken over come out differently when they are scored."""
 
 
@@ -49,12 +49,12 @@ class Incremental:
 class Origin:
     """A validated part of last night, and the predictions of its rows, in their order."""
 
-    validated: Place
-    predictions: tuple[Place, ...]
+    validated: StoragePath
+    predictions: tuple[StoragePath, ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class ReuseSource:
     """Where the rows of a part are taken over from. A descriptor without a row in it.
 
     Only rows of the row groups `groups` were there last night, in `origins`. Of the row
@@ -68,10 +68,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class LastNight:
+class PreviousPredictions:
     """Rows as they were last predicted."""
 
-    places: Places
+    places: KeyIndex
     fingerprints: np.ndarray
     outputs: dict[str, np.ndarray]
 
@@ -97,7 +97,7 @@ class LastNight:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ReusedRows:
     """The rows of a chunk that are taken over, and those that are scored.
 
     `carried` and `scored` are masks over the chunk's rows; what is in both is rescored.
@@ -116,9 +116,9 @@ class Taken:
     @property
     def facts(self) -> dict[str, Any]:
         """What the receipt says of it."""
-        tally = Tally.of_hashes(self.hashes[self.carried])
+        total = ControlTotal.of_hashes(self.hashes[self.carried])
         return {
-            "carried": {"rows": tally.rows, "keys": tally.keys},
+            "carried": {"rows": total.rows, "keys": total.keys},
             "rescored": int((self.carried & self.scored).sum()),
         }
 
@@ -131,7 +131,7 @@ class Taken:
         """Outputs and faults of the whole chunk, from those of the rows scored now.
 
         Raises:
-            CarryError: a row that was rescored is not what it was.
+            ReuseError: a row that was rescored is not what it was.
         """
         at = np.flatnonzero(self.scored)
         again = self.carried[at]
@@ -153,7 +153,7 @@ class Taken:
                 "again are not what they were, though their features and the release "
                 f"are the same; the first has the key {self.keys[row]}"
             )
-            raise CarryError(msg)
+            raise ReuseError(msg)
         whole = {}
         for name, values in outputs.items():
             whole[name] = self.outputs[name].copy()
@@ -161,13 +161,13 @@ class Taken:
         return whole, {int(at[row]): why for row, why in faults.items()}
 
 
-def take_over(
-    source: Source,
+def find_reusable_rows(
+    source: ReuseSource,
     part: Part,
     file: pq.ParquetFile,
     row_groups: tuple[int, int],
     contract: Contract,
-) -> Taken:
+) -> ReusedRows:
     """Find which rows of a chunk were predicted last night from the same features.
 
     Args:
@@ -201,7 +201,7 @@ def take_over(
         picks = np.linspace(0, len(there) - 1, count).astype(np.int64)
         scored[spans[group]][there[picks]] = True
     needed = [group for group, rows in spans.items() if scored[rows].any()]
-    return Taken(
+    return ReusedRows(
         keys,
         hashes,
         carried,
@@ -212,12 +212,12 @@ def take_over(
     )
 
 
-def _load(source: Source, contract: Contract) -> LastNight:
+def _load(source: ReuseSource, contract: Contract) -> PreviousPredictions:
     found = [_rows_of(origin, contract) for origin in source.origins]
     rows = pa.concat_tables(found)
     keys = rows[contract.key.name].combine_chunks()
-    return LastNight(
-        Places(keys, hash_keys(keys)),
+    return PreviousPredictions(
+        KeyIndex(keys, hash_keys(keys)),
         rows[FINGERPRINT].to_numpy().view(np.uint64),
         {name: rows[name].to_numpy() for name in contract.output_names},
     )
@@ -237,7 +237,7 @@ def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
         # Dead letters were among them, or have been replayed.
         keys = predicted[key].combine_chunks()
         all_keys = validated[key].combine_chunks()
-        places = Places(all_keys, hash_keys(all_keys))
+        places = KeyIndex(all_keys, hash_keys(all_keys))
         found = places.find(keys, hash_keys(keys))
         predicted = predicted.filter(pa.array(found >= 0))
         fingerprints = fingerprints.take(pa.array(found[found >= 0]))
@@ -249,11 +249,11 @@ class _Loaded:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._futures: OrderedDict[tuple[Origin, ...], Future[LastNight]] = (
+        self._futures: OrderedDict[tuple[Origin, ...], Future[PreviousPredictions]] = (
             OrderedDict()
         )
 
-    def get(self, source: Source, contract: Contract) -> LastNight:
+    def get(self, source: ReuseSource, contract: Contract) -> PreviousPredictions:
         name = source.origins
         with self._lock:
             mine = name not in self._futures

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from batch_assets.errors import ClaimedError, CommitError, StorageError
-from batch_assets.storage import Place, Seen, exclusive, local, read_seen, replace
+from batch_assets.storage import Seen, StoragePath, exclusive, local, read_seen, replace
 
 # How long a claim in a store holds after its run was last heard of, in seconds. It is
 # renewed three times in that.
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def claimed(
-    folder: Place, day: str, run: str, is_over: Callable[[str], bool]
+    folder: StoragePath, day: str, run: str, is_over: Callable[[str], bool]
 ) -> Iterator[Callable[[], None]]:
     """Claim a day while this is entered; give a guard that raises once it is lost.
 
@@ -85,7 +85,7 @@ def claimed(
 class _Holding:
     """A claim of this process; in a store it is renewed while this is entered."""
 
-    def __init__(self, path: Place, claim: dict[str, Any], mine: Seen) -> None:
+    def __init__(self, path: StoragePath, claim: dict[str, Any], mine: Seen) -> None:
         self._path, self._claim, self._mine = path, claim, mine
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._renewing, daemon=True)
@@ -148,7 +148,7 @@ class _Holding:
 
 
 def _must_be_void(
-    path: Place, day: str, there: dict[str, Any], is_over: Callable[[str], bool]
+    path: StoragePath, day: str, there: dict[str, Any], is_over: Callable[[str], bool]
 ) -> None:
     """Respect a claim that holds; clear away one whose process is dead."""
     run = there["run"]
@@ -183,6 +183,6 @@ def _claim_in(seen: Seen) -> dict[str, Any] | None:
         return None
 
 
-def _dumps(path: Place, claim: dict[str, Any]) -> bytes:
+def _dumps(path: StoragePath, claim: dict[str, Any]) -> bytes:
     lease = {} if isinstance(path, Path) else {"until": time.time() + LEASE}
     return json.dumps({**claim, **lease}).encode()

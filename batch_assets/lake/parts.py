@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, LakeError
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.storage import (
     BESIDE,
-    Place,
     Ranges,
     Readable,
+    StoragePath,
     local,
     put_file,
     size_of,
@@ -60,11 +60,15 @@ class Receipt:
     shard: int
     chunk: int
     job: str
-    tally: Tally
+    total: ControlTotal
     facts: dict[str, Any] = field(default_factory=dict)
 
     def dumps(self) -> bytes:
-        body = asdict(self)
+        # On disk the total has the name that it was first given.
+        body = {
+            "tally" if name == "total" else name: value
+            for name, value in asdict(self).items()
+        }
         return json.dumps({"body": body, "digest": _digest(body)}).encode()
 
     @classmethod
@@ -79,7 +83,8 @@ class Receipt:
         if record["digest"] != _digest(body):
             msg = "the receipt's digest is not that of its content"
             raise ValueError(msg)
-        return cls(**{**body, "tally": Tally(**body["tally"])})
+        total = ControlTotal(**body.pop("tally"))
+        return cls(**body, total=total)
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,16 @@ class Part:
     `size` is in bytes, `sha256` as it is sealed, `groups` the rows of each row group.
     """
 
-    path: Place
+    path: StoragePath
     size: int
     sha256: str
     receipt: Receipt
     groups: tuple[int, ...]
 
     @property
-    def carried(self) -> Tally:
-        """Of the receipt's tally, the rows that were taken over from a night before."""
-        return Tally(**self.receipt.facts.get("carried", {}))
+    def carried(self) -> ControlTotal:
+        """Of the receipt's total, the rows that were taken over from a night before."""
+        return ControlTotal(**self.receipt.facts.get("carried", {}))
 
 
 class PartWriter:
@@ -109,7 +114,7 @@ class PartWriter:
 
     def __init__(
         self,
-        path: Place,
+        path: StoragePath,
         schema: pa.Schema,
         *,
         row_group_rows: int,
@@ -240,7 +245,9 @@ def _encoding_of(numbers: pa.DataType) -> str | None:
     return "DELTA_BINARY_PACKED" if pa.types.is_integer(numbers) else None
 
 
-def open_part(path: Place, data: Readable | None = None) -> tuple[Part, pq.ParquetFile]:
+def open_part(
+    path: StoragePath, data: Readable | None = None
+) -> tuple[Part, pq.ParquetFile]:
     """Open a part and its receipt; page checksums are verified as it is read.
 
     Args:
@@ -271,14 +278,14 @@ def open_part(path: Place, data: Readable | None = None) -> tuple[Part, pq.Parqu
         file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
     )
     rows = sum(groups)
-    if not rows == file.metadata.num_rows == receipt.tally.rows:
-        msg = f"part {path} has {rows:,} rows, its receipt says {receipt.tally.rows:,}"
+    if not rows == file.metadata.num_rows == receipt.total.rows:
+        msg = f"part {path} has {rows:,} rows, its receipt says {receipt.total.rows:,}"
         raise CorruptPartError(msg)
     return Part(path, size, sealed, receipt, groups), file
 
 
 def read_batches(
-    path: Place,
+    path: StoragePath,
     *,
     rows: int,
     columns: list[str] | None = None,
@@ -302,13 +309,13 @@ def read_batches(
         finally:
             file.close()
     # Arrow ends early, without a word, where a footer points to a wrong place.
-    if found != part.receipt.tally.rows:
-        msg = f"part {path} gave {found:,} rows of {part.receipt.tally.rows:,}"
+    if found != part.receipt.total.rows:
+        msg = f"part {path} gave {found:,} rows of {part.receipt.total.rows:,}"
         raise CorruptPartError(msg)
 
 
 def read_columns(
-    path: Place,
+    path: StoragePath,
     columns: list[str] | None = None,
     groups: Sequence[int] | None = None,
 ) -> pa.Table:
@@ -363,7 +370,7 @@ def _start(column: pq.ColumnChunkMetaData) -> int:
     return column.data_page_offset if dictionary is None else dictionary
 
 
-def sealed_part(path: Place) -> Part:
+def sealed_part(path: StoragePath) -> Part:
     """A part whose bytes, all of them, are those that were sealed.
 
     Raises:
@@ -373,29 +380,29 @@ def sealed_part(path: Place) -> Part:
         return _sealed(path, data)
 
 
-def verified_part(path: Place, key: str) -> Part:
+def verified_part(path: StoragePath, key: str) -> Part:
     """A part whose bytes are those that were sealed, and its keys those of its receipt.
 
     Raises:
         CorruptPartError: it is not whole.
     """
-    tally = Tally()
+    total = ControlTotal()
     with _whole(path) as data:
         part = _sealed(path, data)
         try:
             for batch in read_batches(path, rows=VERIFY_ROWS, data=data):
-                tally += Tally.of(batch[key])
+                total += ControlTotal.of(batch[key])
         except (KeyError, TypeError) as error:
             msg = f"part {path} has no key '{key}': {error}"
             raise CorruptPartError(msg) from error
-    if tally != part.receipt.tally:
-        msg = f"part {path} holds {tally}, its receipt says {part.receipt.tally}"
+    if total != part.receipt.total:
+        msg = f"part {path} holds {total}, its receipt says {part.receipt.total}"
         raise CorruptPartError(msg)
     return part
 
 
 @contextmanager
-def _whole(path: Place) -> Iterator[Readable]:
+def _whole(path: StoragePath) -> Iterator[Readable]:
     """What a part is read from, all of it."""
     try:
         data = source(path, whole=True)
@@ -406,7 +413,7 @@ def _whole(path: Place) -> Iterator[Readable]:
         yield data
 
 
-def _sealed(path: Place, data: Readable) -> Part:
+def _sealed(path: StoragePath, data: Readable) -> Part:
     part, file = open_part(path, data)
     file.close()
     with data.open("rb") if isinstance(data, Path) else nullcontext(data) as bytes_:

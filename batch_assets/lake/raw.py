@@ -19,7 +19,7 @@ import pyarrow as pa
 from batch_assets.errors import EmptySourceError, NoHistoryError, SourceError
 from batch_assets.lake.parts import FEATURES, Part, PartWriter, Receipt
 from batch_assets.lake.pins import Pin, PinnedRows
-from batch_assets.lake.reconciliation import Tally, total
+from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.source_files import must_be_text
 from batch_assets.lake.sources.declared import DeltaSource, ReadContext, Source
@@ -40,8 +40,8 @@ class Copied:
     forced_at: datetime | None = None
 
     @property
-    def tally(self) -> Tally:
-        return total(part.receipt.tally for part in self.parts)
+    def total(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.parts)
 
 
 def copy_day(
@@ -164,7 +164,7 @@ class _RawWriter:
     ) -> None:
         self._table, self._context, self._job = table, context, job
         self._schema = schema
-        self._tallies = [Tally()] * shards
+        self._totals = [ControlTotal()] * shards
         self._writers = [
             stack.enter_context(
                 PartWriter(
@@ -185,7 +185,7 @@ class _RawWriter:
         hashes = hash_keys(found[self._context.key])
         for shard, mine, theirs in cut(found, hashes, len(self._writers)):
             self._writers[shard].write(mine)
-            self._tallies[shard] += Tally.of_hashes(theirs)
+            self._totals[shard] += ControlTotal.of_hashes(theirs)
 
     def finish(self, rows: PinnedRows | None, *, allow_empty: bool) -> list[Part]:
         """Close the parts, each with its receipt.
@@ -194,7 +194,7 @@ class _RawWriter:
             EmptySourceError: no row came.
             SourceError: the pin has another number of rows than came.
         """
-        day, came = self._context.day, total(self._tallies).rows
+        day, came = self._context.day, total_of(self._totals).rows
         if not came and not allow_empty:
             msg = (
                 f"the source has no rows for {day}. Nothing was committed. If that is "
@@ -210,10 +210,10 @@ class _RawWriter:
         facts = {"pinned": asdict(rows.pin)} if rows else {}
         return [
             writer.finish(
-                Receipt(self._table.name, day, shard, 0, self._job, tally, facts)
+                Receipt(self._table.name, day, shard, 0, self._job, total, facts)
             )
-            for shard, (writer, tally) in enumerate(
-                zip(self._writers, self._tallies, strict=True)
+            for shard, (writer, total) in enumerate(
+                zip(self._writers, self._totals, strict=True)
             )
         ]
 

@@ -1,7 +1,7 @@
 """The books of a day: what must agree, and whether it does. It reads no file.
 
-A tally counts rows and sums their keys' hashes (`shards.checksum`): equal counts alone
-can hide one row lost and another doubled. Every part carries its tally in its receipt;
+A total counts rows and sums their keys' hashes (`shards.checksum`): equal counts alone
+can hide one row lost and another doubled. Every part carries its total in its receipt;
 the books of a day are the sums of its parts, per shard.
 """
 
@@ -17,7 +17,7 @@ from batch_assets.lake.shards import WORD_MASK, checksum, hash_keys
 
 
 @dataclass(frozen=True)
-class Tally:
+class ControlTotal:
     """How many rows, and the order-independent checksum of their keys."""
 
     rows: int = 0
@@ -25,43 +25,47 @@ class Tally:
 
     @classmethod
     def of(cls, keys: pa.Array | pa.ChunkedArray) -> Self:
-        """The tally of a key column."""
+        """The total of a key column."""
         return cls.of_hashes(hash_keys(keys))
 
     @classmethod
     def of_hashes(cls, hashes: np.ndarray) -> Self:
-        """The tally of keys that are hashed already."""
+        """The total of keys that are hashed already."""
         return cls(len(hashes), checksum(hashes))
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.rows + other.rows, (self.keys + other.keys) & WORD_MASK)
+    def __add__(self, other: "ControlTotal") -> "ControlTotal":
+        return ControlTotal(
+            self.rows + other.rows, (self.keys + other.keys) & WORD_MASK
+        )
 
-    def __sub__(self, other: "Tally") -> "Tally":
-        return Tally(self.rows - other.rows, (self.keys - other.keys) & WORD_MASK)
+    def __sub__(self, other: "ControlTotal") -> "ControlTotal":
+        return ControlTotal(
+            self.rows - other.rows, (self.keys - other.keys) & WORD_MASK
+        )
 
     def __str__(self) -> str:
         return f"{self.rows:,} rows, keys {self.keys:016x}"
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
-    """The sum of tallies."""
-    return sum(tallies, Tally())
+def total_of(totals: Iterable[ControlTotal]) -> ControlTotal:
+    """The sum of totals."""
+    return sum(totals, ControlTotal())
 
 
 @dataclass(frozen=True)
 class Page:
-    """The tallies of one shard, or of a whole day.
+    """The totals of one shard, or of a whole day.
 
     Each validated row is `scored` that night, `carried` over from the night before, or
     dead.
     """
 
-    raw: Tally = field(default_factory=Tally)
-    validated: Tally = field(default_factory=Tally)
-    quarantined: Tally = field(default_factory=Tally)
-    scored: Tally = field(default_factory=Tally)
-    dead: Tally = field(default_factory=Tally)
-    carried: Tally = field(default_factory=Tally)
+    raw: ControlTotal = field(default_factory=ControlTotal)
+    validated: ControlTotal = field(default_factory=ControlTotal)
+    quarantined: ControlTotal = field(default_factory=ControlTotal)
+    scored: ControlTotal = field(default_factory=ControlTotal)
+    dead: ControlTotal = field(default_factory=ControlTotal)
+    carried: ControlTotal = field(default_factory=ControlTotal)
 
     @property
     def validation_closes(self) -> bool:
@@ -72,7 +76,7 @@ class Page:
         return self.validated == self.predicted + self.dead
 
     @property
-    def predicted(self) -> Tally:
+    def predicted(self) -> ControlTotal:
         """The rows that have a prediction."""
         return self.scored + self.carried
 
@@ -82,7 +86,7 @@ class Books:
     """The pages of one day, by shard.
 
     `outdated_validated` and `outdated_scored` are the shards that were made of parts
-    which have been replaced since: their tallies may agree by chance.
+    which have been replaced since: their totals may agree by chance.
     """
 
     day: str
@@ -95,12 +99,12 @@ class Books:
         """The whole day on one page."""
         pages = self.pages.values()
         return Page(
-            total(p.raw for p in pages),
-            total(p.validated for p in pages),
-            total(p.quarantined for p in pages),
-            total(p.scored for p in pages),
-            total(p.dead for p in pages),
-            total(p.carried for p in pages),
+            total_of(p.raw for p in pages),
+            total_of(p.validated for p in pages),
+            total_of(p.quarantined for p in pages),
+            total_of(p.scored for p in pages),
+            total_of(p.dead for p in pages),
+            total_of(p.carried for p in pages),
         )
 
     def open_after_validation(self) -> list[int]:
@@ -120,15 +124,17 @@ class Books:
         ]
 
 
-def must_close(day: str, shard: int, whole: Tally, **sides: Tally) -> None:
+def must_close(
+    day: str, shard: int, whole: ControlTotal, **sides: ControlTotal
+) -> None:
     """Refuse a shard whose sides don't add up to the whole.
 
     Raises:
-        BooksError: with every tally named.
+        BooksError: with every total named.
     """
-    if whole == total(sides.values()):
+    if whole == total_of(sides.values()):
         return
-    named = "; ".join(f"{name}: {tally}" for name, tally in sides.items())
+    named = "; ".join(f"{name}: {total}" for name, total in sides.items())
     msg = (
         f"the books of {day} don't close in shard {shard}: {whole} came in, but "
         f"{named} went out. Nothing was committed; what is served stays."

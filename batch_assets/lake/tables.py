@@ -29,11 +29,11 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
 from batch_assets.lake.parts import Part, open_part, verified_part
-from batch_assets.lake.reconciliation import Books, Page, Tally, total
+from batch_assets.lake.reconciliation import Books, ControlTotal, Page, total_of
 from batch_assets.storage import (
     BESIDE,
     COPYING,
-    Place,
+    StoragePath,
     below,
     delta_options,
     each,
@@ -68,11 +68,11 @@ class DayCommit:
 class Table:
     """One Delta table, partitioned by day and shard."""
 
-    def __init__(self, path: Place) -> None:
+    def __init__(self, path: StoragePath) -> None:
         self.path = path
         self.name = path.name
 
-    def part_path(self, day: str, shard: int, job: str, chunk: int) -> Place:
+    def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
         """Where a part lies: its name holds its job, so no two jobs share a file."""
         name = f"{job[:16]}-{chunk:05d}.parquet"
         return self.path / f"day={day}" / f"shard={shard}" / name
@@ -108,11 +108,11 @@ class Table:
             log.warning("%s; %s is made again", error, day)
             return None
 
-    def paths(self, day: str) -> list[Place]:
+    def paths(self, day: str) -> list[StoragePath]:
         """The files of a day's committed parts, by shard and chunk."""
         return [path for path, _ in self._files(day, self._open())]
 
-    def all_paths(self) -> list[Place]:
+    def all_paths(self) -> list[StoragePath]:
         """The files of every day's committed parts, by day."""
         actions = _actions(self._open(), "path", "partition.day")
         ordered = sorted(actions, key=lambda action: action["partition.day"])
@@ -258,7 +258,9 @@ class Table:
             )
             raise CorruptPartError(msg)
 
-    def _files(self, day: str, table: DeltaTable | None) -> list[tuple[Place, int]]:
+    def _files(
+        self, day: str, table: DeltaTable | None
+    ) -> list[tuple[StoragePath, int]]:
         """The committed files of a day and their bytes, by shard and chunk."""
         files = [
             (self.path / unquote(action["path"]), action["size_bytes"])
@@ -327,10 +329,10 @@ class Table:
             partition_values={"day": day, "shard": str(part.receipt.shard)},
             modification_time=int(part.path.stat().st_mtime * 1000),
             data_change=True,
-            stats=json.dumps({"numRecords": part.receipt.tally.rows}),
+            stats=json.dumps({"numRecords": part.receipt.total.rows}),
         )
 
-    def _remove(self, day: str, path: Place) -> RemoveAction:
+    def _remove(self, day: str, path: StoragePath) -> RemoveAction:
         return RemoveAction(
             path=below(path, self.path),
             data_change=True,
@@ -342,7 +344,7 @@ class Table:
 class Lake:
     """The tables of one pipeline under a root."""
 
-    def __init__(self, root: Place, pipeline: str) -> None:
+    def __init__(self, root: StoragePath, pipeline: str) -> None:
         self.pipeline = pipeline
         self.folder = root / "lake" / pipeline
         self.raw_features = Table(self.folder / "raw_features")
@@ -362,11 +364,11 @@ class Lake:
             self.dead_letters,
         ]
 
-    def spread_folder(self, day: str) -> Place:
+    def exchange_folder(self, day: str) -> StoragePath:
         """Where workers elsewhere post what came of their work on a day."""
         return self.folder / f".spread-{day}"
 
-    def sweep(self, day: str) -> None:
+    def remove_leftovers(self, day: str) -> None:
         """Remove what killed runs of a day left half written.
 
         Only for whoever holds the day's claim: it would break another run's writing.
@@ -379,7 +381,7 @@ class Lake:
             for folder in here.glob(f"{BEFORE}{day}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError):  # Mostly it is not there.
-            remove_tree(self.spread_folder(day))
+            remove_tree(self.exchange_folder(day))
 
     def forced_at(self, day: str) -> datetime | None:
         """When a day's raw rows were taken though the source tells no past day."""
@@ -419,19 +421,19 @@ def books_of(
     dead: list[Part],
 ) -> Books:
     """The books that these parts make."""
-    tallies = {
+    totals = {
         "raw": _by_shard(raw),
         "validated": _by_shard(validated),
         "quarantined": _by_shard(quarantined),
-        "scored": _by_shard(scored, lambda p: p.receipt.tally - p.carried),
+        "scored": _by_shard(scored, lambda p: p.receipt.total - p.carried),
         "carried": _by_shard(scored, lambda p: p.carried),
         "dead": _by_shard(dead),
     }
-    shards = sorted({shard for side in tallies.values() for shard in side})
+    shards = sorted({shard for side in totals.values() for shard in side})
     return Books(
         day,
         {
-            shard: Page(**{s: t.get(shard, Tally()) for s, t in tallies.items()})
+            shard: Page(**{s: t.get(shard, ControlTotal()) for s, t in totals.items()})
             for shard in shards
         },
         outdated_validated=_outdated([*validated, *quarantined], "raw", raw)
@@ -470,7 +472,7 @@ def one_line(error: Exception) -> str:
     return " ".join(ANSI.sub("", str(error)).split())
 
 
-def _opened(path: Place) -> Part:
+def _opened(path: StoragePath) -> Part:
     return open_part(path)[0]
 
 
@@ -483,11 +485,12 @@ def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
 
 
 def _by_shard(
-    parts: list[Part], tally: Callable[[Part], Tally] = lambda part: part.receipt.tally
-) -> dict[int, Tally]:
+    parts: list[Part],
+    total: Callable[[Part], ControlTotal] = lambda part: part.receipt.total,
+) -> dict[int, ControlTotal]:
     shards = {part.receipt.shard for part in parts}
     return {
-        shard: total(tally(p) for p in parts if p.receipt.shard == shard)
+        shard: total_of(total(p) for p in parts if p.receipt.shard == shard)
         for shard in shards
     }
 

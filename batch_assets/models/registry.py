@@ -33,7 +33,7 @@ from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
     ObjectPath,
-    Place,
+    StoragePath,
     exclusive,
     fetch,
     local,
@@ -46,7 +46,7 @@ APPROVALS = "approvals.jsonl"
 Channel = Literal["batch", "online"]
 
 
-class Act(Strict):
+class ApprovalEvent(Strict):
     """One line of the approvals: a release is approved for a channel, or revoked."""
 
     at: AwareDatetime
@@ -61,7 +61,7 @@ class Act(Strict):
 class Registry:
     """The models under one root."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.folder = root / "models"
 
     def names(self) -> list[str]:
@@ -80,7 +80,7 @@ class Registry:
         )
 
     @staticmethod
-    def _is_added(place: Place) -> bool:
+    def _is_added(place: StoragePath) -> bool:
         # Into a store a release is put file by file, and its manifest last.
         return (
             place.is_dir() if isinstance(place, Path) else (place / MANIFEST).exists()
@@ -127,7 +127,7 @@ class Registry:
         channel: Channel = "batch",
         by: str | None = None,
         until: datetime | None = None,
-    ) -> Act:
+    ) -> ApprovalEvent:
         """Record that a release may be used in a channel, from now on, as its newest.
 
         It is proved first, in a process of its own: see `proof`.
@@ -152,12 +152,12 @@ class Registry:
         why: str,
         channel: Channel = "batch",
         by: str | None = None,
-    ) -> Act:
+    ) -> ApprovalEvent:
         """Record that a release may no longer be used in a channel."""
         full = self.full_digest(name, digest)
         return self._append(name, "revoke", full, channel, by, why, None)
 
-    def acts(self, name: str) -> list[Act]:
+    def events(self, name: str) -> list[ApprovalEvent]:
         """Every approval and revocation of a model, oldest first.
 
         Raises:
@@ -170,7 +170,7 @@ class Registry:
             if not line.strip():
                 continue
             try:
-                acts.append(Act.model_validate_json(line))
+                acts.append(ApprovalEvent.model_validate_json(line))
             except ValidationError as error:
                 msg = (
                     f"{path} line {number} can't be read, so no release of '{name}' "
@@ -202,7 +202,7 @@ class Registry:
         """
         digests = self.digests(name)
         approved = [
-            a for a in self.acts(name) if a.act == "approve" and a.channel == channel
+            a for a in self.events(name) if a.act == "approve" and a.channel == channel
         ]
         if not approved:
             msg = (
@@ -233,7 +233,9 @@ class Registry:
             TamperedReleaseError: the approvals can't be read.
         """
         full = self.full_digest(name, digest)
-        acts = [a for a in self.acts(name) if (a.digest, a.channel) == (full, channel)]
+        acts = [
+            a for a in self.events(name) if (a.digest, a.channel) == (full, channel)
+        ]
         on = "" if channel == "batch" else f" --channel {channel}"
         if not acts:
             msg = (
@@ -279,11 +281,11 @@ class Registry:
         by: str | None,
         why: str,
         until: datetime | None,
-    ) -> Act:
+    ) -> ApprovalEvent:
         if not why.strip():
             msg = f"to {act} a release takes a reason: say why"
             raise ReleaseError(msg)
-        record = Act(
+        record = ApprovalEvent(
             at=datetime.now(UTC),
             act=act,
             digest=digest,

@@ -20,7 +20,7 @@ from batch_assets.scoring.device import Device
 from batch_assets.snapshots.manifest import ReleaseName
 from batch_assets.snapshots.reader import Snapshot
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # How soon an approval, a revocation or the release of another version is noticed.
 FOLLOW_SECONDS = 1.0
@@ -49,7 +49,7 @@ class Served:
 
     def __init__(
         self,
-        root: Place,
+        root: StoragePath,
         name: str,
         device: Device,
         limits: Limits,

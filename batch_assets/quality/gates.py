@@ -241,17 +241,17 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
 def carried_rows(books: Books, commit: DayCommit | None) -> Verdict:
     """Rows that were taken over from the night before are what the model says; warns."""
     facts = commit.facts if commit else {}
-    grounds = facts.get("grounds", {})
+    decision = facts.get("grounds", {})
     carried, again = books.total.carried.rows, facts.get("rescored", 0)
     why = f"{carried:,} rows were taken over, {again:,} of them scored again and equal"
     if not carried:
-        why = f"every row was scored: {grounds.get('why') or 'the night stands alone'}"
+        why = f"every row was scored: {decision.get('why') or 'the night stands alone'}"
     return Verdict(
         "carried_rows_equal_their_rescoring",
-        not grounds.get("refused", False),
+        not decision.get("refused", False),
         why,
         {"carried_rows": float(carried), "rescored_rows": float(again)},
-        {"built_on": grounds.get("built_on") or "none"},
+        {"built_on": decision.get("built_on") or "none"},
         blocks=False,
         moved_by="No limit of the YAML moves it; `incremental: false` scores every row",
     )
@@ -322,7 +322,7 @@ def _span_of(part: Part, output: Output) -> tuple[float, float] | None:
     told = part.receipt.facts["outputs"].get(output.name, {})
     spans = [(told.get("min"), told.get("max"))]
     groups = _statistics(part, output.name)
-    if told.get("rows") != part.receipt.tally.rows or groups is None:
+    if told.get("rows") != part.receipt.total.rows or groups is None:
         return None
     spans += groups
     low, high = output.bounds

@@ -23,9 +23,9 @@ from batch_assets.errors import ContractError, CorruptPartError, LakeError
 from batch_assets.incremental.previous_day import (
     FINGERPRINT,
     HINT,
-    Before,
-    Hint,
-    before_of,
+    LayoutHint,
+    PreviousDay,
+    previous_day,
 )
 from batch_assets.lake.parts import (
     FEATURES,
@@ -38,13 +38,13 @@ from batch_assets.lake.parts import (
 )
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import job_of, pin_of
-from batch_assets.lake.reconciliation import Tally, must_close, total
+from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.shards import cut, fingerprint, hash_keys
 from batch_assets.lake.tables import Lake, Table
 from batch_assets.models.contract import Contract
-from batch_assets.parallel import Report, Spread, on_cores
+from batch_assets.parallel import ParallelMap, Report, on_cores
 from batch_assets.quality.rules import RULES, RowRules, counts_of
-from batch_assets.storage import Place, source
+from batch_assets.storage import StoragePath, source
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
 # over a row group by so little goes into it, and not into one of a few rows.
@@ -77,7 +77,7 @@ class Job:
     contract: Contract
     shards: int
     fingerprints: bool
-    before: Before
+    before: PreviousDay
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class Validated:
     job: str
     parts: list[Part]
     quarantined: list[Part]
-    raw: Tally
+    raw: ControlTotal
     unchanged: bool
 
     @property
-    def tally(self) -> Tally:
-        return total(part.receipt.tally for part in self.parts)
+    def total(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.parts)
 
     @property
-    def quarantine(self) -> Tally:
-        return total(part.receipt.tally for part in self.quarantined)
+    def quarantine(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.quarantined)
 
     @property
     def rules(self) -> dict[str, int]:
@@ -114,14 +114,14 @@ def validate_day(
     *,
     row_group_rows: int,
     fingerprints: bool = False,
-    spread: Spread = on_cores,
+    parallel_map: ParallelMap = on_cores,
     guard: Callable[[], None] = lambda: None,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Validated:
     """Validate a day of `raw_features` and commit both sides.
 
     With `fingerprints`, each validated row has one of its features, by which the next
-    night tells whether it has changed. Pieces are done where `spread` does them.
+    night tells whether it has changed. Pieces are done where `parallel_map` does them.
 
     Raises:
         LakeError: the day has no raw features.
@@ -133,7 +133,7 @@ def validate_day(
     if not raw:
         msg = f"raw_features has no {day}: materialise it first"
         raise LakeError(msg)
-    raw_rows = total(part.receipt.tally for part in raw)
+    raw_rows = total_of(part.receipt.total for part in raw)
     inputs = [[part.path.name, part.size] for part in raw]
     marks = [FINGERPRINT] if fingerprints else []
     job = job_of(day, inputs, contract.digest, row_group_rows, *marks)
@@ -144,8 +144,10 @@ def validate_day(
         not lake.books(day, scoring=False).open_after_validation()
     ):
         return Validated(job, there, quarantined.parts(day), raw_rows, unchanged=True)
-    pieces = _pieces(raw, contract, row_group_rows, spread)
-    with before_of(validated, day, key, wanted=fingerprints, spread=spread) as before:
+    pieces = _pieces(raw, contract, row_group_rows, parallel_map)
+    with previous_day(
+        validated, day, key, wanted=fingerprints, parallel_map=parallel_map
+    ) as before:
         task = Job(
             day=day,
             id=job,
@@ -156,7 +158,7 @@ def validate_day(
             fingerprints=fingerprints,
             before=before,
         )
-        done = spread(partial(validate_piece, task), pieces, progress)
+        done = parallel_map(partial(validate_piece, task), pieces, progress)
     good = [part for goods, _ in done for part in goods]
     bad = [part for _, bads in done for part in bads]
     for part in raw:
@@ -164,9 +166,13 @@ def validate_day(
         must_close(
             day,
             shard,
-            part.receipt.tally,
-            validated=total(p.receipt.tally for p in good if p.receipt.shard == shard),
-            quarantined=total(p.receipt.tally for p in bad if p.receipt.shard == shard),
+            part.receipt.total,
+            validated=total_of(
+                p.receipt.total for p in good if p.receipt.shard == shard
+            ),
+            quarantined=total_of(
+                p.receipt.total for p in bad if p.receipt.shard == shard
+            ),
         )
     facts = {"job": job, "contract": contract.digest}
     # The validated commit comes last: it is what the scorer looks for.
@@ -254,7 +260,7 @@ class _Sides:
         facts: dict[str, Any] = self._facts | {"rules": dict(self._broken)}
         if self._job.fingerprints:
             same = [at for at, kind in enumerate(self._good.flush()) if kind]
-            hint = Hint(self._job.before.of, same, sorted(self._seen))
+            hint = LayoutHint(self._job.before.of, same, sorted(self._seen))
             facts |= {FINGERPRINT: True, HINT: asdict(hint)}
         return self._good.finish(facts)
 
@@ -269,7 +275,9 @@ class _Sides:
             if features
             else quarantine_schema(job.contract)
         )
-        receipt = Receipt(table.name, job.day, self.shard, chunk, job.id, Tally())
+        receipt = Receipt(
+            table.name, job.day, self.shard, chunk, job.id, ControlTotal()
+        )
         writer = PartWriter(
             table.part_path(job.day, self.shard, job.id, chunk),
             schema,
@@ -288,15 +296,15 @@ class _Sides:
 
 
 class _Side:
-    """A part that is being written, with the tally of what went in."""
+    """A part that is being written, with the total of what went in."""
 
     def __init__(self, writer: PartWriter, receipt: Receipt) -> None:
         self._writer, self._receipt = writer, receipt
 
     def write(self, rows: pa.Table, hashes: np.ndarray, kind: int = 0) -> None:
         self._writer.write(rows, kind)
-        tally = self._receipt.tally + Tally.of_hashes(hashes)
-        self._receipt = replace(self._receipt, tally=tally)
+        total = self._receipt.total + ControlTotal.of_hashes(hashes)
+        self._receipt = replace(self._receipt, total=total)
 
     def flush(self) -> list[int]:
         return self._writer.flush()
@@ -314,7 +322,7 @@ def _only(
 
 
 def _pieces(
-    raw: list[Part], contract: Contract, row_group_rows: int, spread: Spread
+    raw: list[Part], contract: Contract, row_group_rows: int, parallel_map: ParallelMap
 ) -> list[Piece]:
     """The pieces of a raw day; the same whatever machine validates it."""
     key, columns = contract.key.name, contract.raw_schema().names
@@ -329,7 +337,7 @@ def _pieces(
             with file:
                 contract.check_schema(file.schema_arrow, what)
     # Of a pinned day the raw parts hold the keys: of every row, in its shard.
-    duplicated = spread(partial(_duplicated_in, key), raw)
+    duplicated = parallel_map(partial(_duplicated_in, key), raw)
     if rows is None:
         return [
             Piece(
@@ -382,7 +390,7 @@ def _duplicated_in(key: str, part: Part, _: Report) -> pl.Series:
     return duplicated_keys(part.path, key)
 
 
-def duplicated_keys(part: Place, key: str) -> pl.Series:
+def duplicated_keys(part: StoragePath, key: str) -> pl.Series:
     """The keys that a raw part has more than once.
 
     A key's rows are all in one shard, so one part at a time is enough. Keys whose hashes

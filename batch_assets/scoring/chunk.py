@@ -16,16 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError, ScoringError
-from batch_assets.incremental.reuse import Source, Taken, take_over
+from batch_assets.incremental.reuse import ReusedRows, ReuseSource, find_reusable_rows
 from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part, read_open
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.reference import histogram
 from batch_assets.scoring.isolation import FaultError, TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets.spec import CHUNK_SECONDS
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # The float32 values of a cache line.
 LINE = 16
@@ -46,15 +46,15 @@ class ChunkTask:
     shard: int
     chunk: int
     job: str
-    validated: Place
+    validated: StoragePath
     row_groups: tuple[int, int]
     rows: int
-    predictions: Place
-    dead_letters: Place
+    predictions: StoragePath
+    dead_letters: StoragePath
     max_faults: int
     max_seconds: float = CHUNK_SECONDS
     replay_of: str | None = None
-    carry: Source | None = None
+    reuse: ReuseSource | None = None
 
     @property
     def made_of(self) -> str:
@@ -77,7 +77,7 @@ class Scored:
 
     @property
     def dead_rows(self) -> int:
-        return self.dead.receipt.tally.rows if self.dead else 0
+        return self.dead.receipt.total.rows if self.dead else 0
 
 
 def in_turn(tasks: Sequence[ChunkTask]) -> list[ChunkTask]:
@@ -86,7 +86,7 @@ def in_turn(tasks: Sequence[ChunkTask]) -> list[ChunkTask]:
     The largest first: at the end no worker waits long for another's last chunk. Those
     that take rows over stay beside each other: they share what they load.
     """
-    return sorted(tasks, key=lambda task: 0 if task.carry else -task.rows)
+    return sorted(tasks, key=lambda task: 0 if task.reuse else -task.rows)
 
 
 def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
@@ -94,7 +94,7 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
 
     Raises:
         CorruptPartError: the validated part, or last night's, is not what was committed.
-        CarryError: rows that are taken over come out differently when scored.
+        ReuseError: rows that are taken over come out differently when scored.
         ScoringError: the model fails on too many rows.
     """
     contract = scorer.release.contract
@@ -102,8 +102,10 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     taken = None
     validated, file = open_part(task.validated)
     with file:
-        if task.carry:
-            taken = take_over(task.carry, validated, file, task.row_groups, contract)
+        if task.reuse:
+            taken = find_reusable_rows(
+                task.reuse, validated, file, task.row_groups, contract
+            )
         table = _read(task, validated, file, contract, taken)
     clock.lap("read")
     features = _pack(table, contract)
@@ -142,7 +144,7 @@ def _read(
     validated: Part,
     file: pq.ParquetFile,
     contract: Contract,
-    taken: Taken | None,
+    taken: ReusedRows | None,
 ) -> pa.Table:
     """The rows to score: all of the chunk, or those that are not taken over."""
     columns = contract.feature_schema().names
@@ -254,7 +256,7 @@ def _write_predictions(
     outputs: dict[str, np.ndarray],
     faults: dict[int, str],
     dead: Part | None,
-    taken: Taken | None,
+    taken: ReusedRows | None,
 ) -> Part:
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
@@ -301,7 +303,7 @@ def _write_predictions(
                 task.shard,
                 task.chunk,
                 task.job,
-                Tally.of_hashes(hashes),
+                ControlTotal.of_hashes(hashes),
                 facts,
             )
         )
@@ -334,7 +336,7 @@ def _write_dead_letters(
                 task.shard,
                 task.chunk,
                 task.job,
-                Tally.of(keys),
+                ControlTotal.of(keys),
                 {
                     "release": scorer.release.digest,
                     "validated": task.made_of,

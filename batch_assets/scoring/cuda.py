@@ -28,7 +28,7 @@ def fill(room: np.ndarray, features: np.ndarray) -> None:
     room[:, rows:] = features[:, -1:]
 
 
-class Lane:
+class CudaStream:
     """One thread's stream on a device, with the buffers of its last size of batch.
 
     Nothing is allocated for a batch but what the model itself allocates.

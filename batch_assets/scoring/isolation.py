@@ -1,7 +1,7 @@
 """A time limit on the model: rows without an answer in time are a fault like any other.
 
 Python can't end a thread that is stuck in the model. So the model answers in a thread
-of its own, the companion of a worker, which is left behind when it is late. From then
+of its own, the thread of a worker, which is left behind when it is late. From then
 on it answers in a process of its own, which is killed when it is late. This knows no
 file and no chunk, and does not look for the row at fault.
 """
@@ -120,7 +120,7 @@ class TimedScorer:
         limit = self.limit(features.shape[1])
         if self._process is None:
             with suppress(LateError):
-                return _in_companion(self._scorer, features, limit)
+                return _in_model_thread(self._scorer, features, limit)
             # The machine may only have been slow: the same rows, the whole limit again.
             log.warning(
                 "%s %s gave no answer for %d rows within %.1f s; it is asked again, "
@@ -148,7 +148,7 @@ class TimedScorer:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a companion is to score, and where its answer goes.
+    """What a thread is to score, and where its answer goes.
 
     Each has a queue of its own: an answer that comes late reaches nobody.
     """
@@ -166,10 +166,10 @@ class _Request:
 
 
 class _InterruptedError(BaseException):
-    """Ends a companion; no Exception, so that a model's own handlers let it pass."""
+    """Ends a thread; no Exception, so that a model's own handlers let it pass."""
 
 
-class _Companion:
+class _ModelThread:
     """A thread that asks the model for one worker, so that the worker need not wait.
 
     It is kept from span to span and from chunk to chunk, because a scorer's stream and
@@ -186,7 +186,7 @@ class _Companion:
             daemon=True,
         )
         self._thread.start()
-        # The thread does not hold its companion: it ends when the worker lets go.
+        # The thread does not hold its thread: it ends when the worker lets go.
         weakref.finalize(self, self._requests.put, None)
 
     def score(self, scorer: Scorer, features: np.ndarray, limit: float) -> Outputs:
@@ -235,25 +235,25 @@ def _outputs(answer: Outputs | BaseException) -> Outputs:
 
 
 class _Here(threading.local):
-    """The companion of the worker that asks."""
+    """The thread of the worker that asks."""
 
-    companion: _Companion | None = None
+    thread: _ModelThread | None = None
 
 
 _here = _Here()
 
 
-def _in_companion(scorer: Scorer, features: np.ndarray, limit: float) -> Outputs:
-    companion, _here.companion = _here.companion or _Companion(), None
+def _in_model_thread(scorer: Scorer, features: np.ndarray, limit: float) -> Outputs:
+    thread, _here.thread = _here.thread or _ModelThread(), None
     try:
-        outputs = companion.score(scorer, features, limit)
+        outputs = thread.score(scorer, features, limit)
     except LateError:
         raise
     except FaultError:
-        _here.companion = companion
+        _here.thread = thread
         raise
     # Only one that has answered is asked again.
-    _here.companion = companion
+    _here.thread = thread
     return outputs
 
 

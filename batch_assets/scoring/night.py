@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from batch_assets.errors import ContractError, LakeError, ScoringError
-from batch_assets.incremental.baseline import Baseline, Grounds, find_baseline
-from batch_assets.incremental.reuse import CarryError, Incremental, Source
+from batch_assets.incremental.baseline import Baseline, BaselineDecision, find_baseline
+from batch_assets.incremental.reuse import Incremental, ReuseError, ReuseSource
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.raw import job_of
-from batch_assets.lake.reconciliation import Tally, must_close, total
+from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
@@ -27,9 +27,9 @@ from batch_assets.quality.gates import after_validation, most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.quality.verdict import must_be_open
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
-from batch_assets.scoring.resume import left_before
+from batch_assets.scoring.resume import completed_chunk
 from batch_assets.spec import CHUNK_SECONDS, Gates
-from batch_assets.storage import COPYING, Place, each
+from batch_assets.storage import COPYING, StoragePath, each
 
 log = logging.getLogger(__name__)
 
@@ -82,16 +82,16 @@ class Night:
     seconds: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     model_seconds: float = 0.0
-    grounds: Grounds = Grounds()
+    decision: BaselineDecision = BaselineDecision()
 
     @property
-    def tally(self) -> Tally:
-        return total(part.receipt.tally for part in self.parts)
+    def total(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.parts)
 
     @property
-    def carried(self) -> Tally:
+    def carried(self) -> ControlTotal:
         """The rows that took over last night's prediction."""
-        return total(part.carried for part in self.parts)
+        return total_of(part.carried for part in self.parts)
 
     @property
     def rescored_rows(self) -> int:
@@ -99,12 +99,12 @@ class Night:
         return sum(part.receipt.facts.get("rescored", 0) for part in self.parts)
 
     @property
-    def dead_letters(self) -> Tally:
-        return total(part.receipt.tally for part in self.dead)
+    def dead_letters(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.dead)
 
     @property
     def content(self) -> str:
-        return content_of(self.parts)
+        return data_version_of(self.parts)
 
     def shares(self, workers: int) -> dict[str, float]:
         """What share of the workers' wall time each stage was; the rest is `idle`."""
@@ -151,11 +151,11 @@ def plan_night(
             "Materialise raw_features and validated_features of that day again."
         )
         raise ContractError(msg)
-    rows = sum(part.receipt.tally.rows for part in parts)
+    rows = sum(part.receipt.total.rows for part in parts)
     inputs = [[part.path.name, part.size] for part in parts]
     built_on = [[baseline.day, baseline.content, rescored_share]] if baseline else []
     job = job_of(day, inputs, release.digest, chunk_rows, precision, *built_on)
-    sources: dict[Place, Source] = {}
+    sources: dict[StoragePath, ReuseSource] = {}
     if baseline:
         sources = baseline.sources_of(parts, job, rescored_share)
     max_dead = most_dead_letters(rows, gates)
@@ -178,7 +178,7 @@ def plan_night(
             ),
             max_faults=max_dead,
             max_seconds=chunk_seconds,
-            carry=sources.get(part.path),
+            reuse=sources.get(part.path),
         )
         for part in parts
         for groups, chunk in _chunks(part, chunk_rows)
@@ -251,7 +251,7 @@ def score_night(
         "precision": precision,
         "gates": gates,
     }
-    grounds = Grounds()
+    decision = BaselineDecision()
     if incremental:
         baseline, why = find_baseline(
             lake, release, day, arithmetic=arithmetic, incremental=incremental
@@ -265,18 +265,18 @@ def score_night(
                 baseline=baseline,
                 rescored_share=incremental.rescored_share,
             )
-            grounds = Grounds(baseline.day, baseline.nights, why)
+            decision = BaselineDecision(baseline.day, baseline.nights, why)
             try:
-                return _score_plan(lake, plan, engine, guard, progress, grounds)
-            except CarryError as error:
+                return _score_plan(lake, plan, engine, guard, progress, decision)
+            except ReuseError as error:
                 # What can't be trusted is not built on; the night itself need not stop.
                 why = f"{error}. Every row is scored instead."
                 log.error("%s: %s", day, why)  # noqa: TRY400
-                grounds = Grounds(why=why, refused=True)
+                decision = BaselineDecision(why=why, refused=True)
         else:
-            grounds = Grounds(why=why)
+            decision = BaselineDecision(why=why)
     plan = plan_night(lake, release, day, **arguments)
-    return _score_plan(lake, plan, engine, guard, progress, grounds)
+    return _score_plan(lake, plan, engine, guard, progress, decision)
 
 
 def _score_plan(
@@ -285,7 +285,7 @@ def _score_plan(
     engine: Engine,
     guard: Callable[[], None],
     progress: Callable[[int], None],
-    grounds: Grounds,
+    decision: BaselineDecision,
 ) -> Night:
     """Run what is left of a plan, close the books, and commit."""
     day, release = plan.day, plan.release
@@ -301,7 +301,7 @@ def _score_plan(
             there,
             dead_there,
             unchanged=True,
-            grounds=grounds,
+            decision=decision,
         )
     begin = time.perf_counter()
     done = _left_before(lake, plan)
@@ -322,7 +322,7 @@ def _score_plan(
                 done[receipt.shard, receipt.chunk] = scored
                 stages.update(scored.seconds)
                 model_seconds += scored.model_seconds
-                progress(receipt.tally.rows + scored.dead_rows)
+                progress(receipt.total.rows + scored.dead_rows)
                 _must_be_few(plan, done)
     except BaseException as error:
         on_disk = sum(
@@ -357,16 +357,16 @@ def _score_plan(
         raise ScoringError(msg)
     parts = [scored.part for scored in done.values()]
     dead = [scored.dead for scored in done.values() if scored.dead]
-    for shard, validated in _tallies(plan.validated).items():
+    for shard, validated in _totals(plan.validated).items():
         must_close(
             day,
             shard,
             validated,
-            scored=_tallies(parts).get(shard, Tally()) - _carried(parts, shard),
+            scored=_totals(parts).get(shard, ControlTotal()) - _carried(parts, shard),
             carried=_carried(parts, shard),
-            dead=_tallies(dead).get(shard, Tally()),
+            dead=_totals(dead).get(shard, ControlTotal()),
         )
-    _commit(lake, plan, parts, dead, guard, grounds)
+    _commit(lake, plan, parts, dead, guard, decision)
     return Night(
         plan.job,
         release,
@@ -379,11 +379,11 @@ def _score_plan(
         seconds=seconds,
         stages=dict(stages),
         model_seconds=model_seconds,
-        grounds=grounds,
+        decision=decision,
     )
 
 
-def content_of(parts: list[Part]) -> str:
+def data_version_of(parts: list[Part]) -> str:
     """Names the rows of a scored day: its job, and the replays merged into it."""
     receipt = parts[0].receipt
     replays = sorted(
@@ -398,7 +398,7 @@ def _left_before(lake: Lake, plan: Plan) -> dict[tuple[int, int], Scored]:
     """The chunks that earlier runs of the job left whole, by shard and chunk."""
     left = each(
         lake.predictions.path,
-        lambda task: left_before(task, plan.release),
+        lambda task: completed_chunk(task, plan.release),
         plan.tasks,
         at_once=COPYING,
     )
@@ -440,18 +440,18 @@ def _commit(
     parts: list[Part],
     dead: list[Part],
     guard: Callable[[], None],
-    grounds: Grounds,
+    decision: BaselineDecision,
 ) -> None:
     contract: Contract = plan.release.contract
     facts = {
         "job": plan.job,
         "model": plan.release.name,
         "release": plan.release.digest,
-        "scored": sum(part.receipt.tally.rows for part in parts),
-        "dead": sum(part.receipt.tally.rows for part in dead),
+        "scored": sum(part.receipt.total.rows for part in parts),
+        "dead": sum(part.receipt.total.rows for part in dead),
         "carried": sum(part.carried.rows for part in parts),
         "rescored": sum(part.receipt.facts.get("rescored", 0) for part in parts),
-        "grounds": asdict(grounds),
+        "grounds": asdict(decision),
     }
     # Predictions come last: their commit is what makes the day.
     lake.dead_letters.commit_day(
@@ -474,13 +474,13 @@ def _chunks(part: Part, chunk_rows: int) -> Iterator[tuple[tuple[int, int], int]
     yield (first, len(part.groups)), rows
 
 
-def _carried(parts: list[Part], shard: int) -> Tally:
-    return total(part.carried for part in parts if part.receipt.shard == shard)
+def _carried(parts: list[Part], shard: int) -> ControlTotal:
+    return total_of(part.carried for part in parts if part.receipt.shard == shard)
 
 
-def _tallies(parts: list[Part]) -> dict[int, Tally]:
-    shards: dict[int, Tally] = {}
+def _totals(parts: list[Part]) -> dict[int, ControlTotal]:
+    shards: dict[int, ControlTotal] = {}
     for part in parts:
         shard = part.receipt.shard
-        shards[shard] = shards.get(shard, Tally()) + part.receipt.tally
+        shards[shard] = shards.get(shard, ControlTotal()) + part.receipt.total
     return shards

@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.parts import Part, open_part, read_columns
-from batch_assets.lake.reconciliation import Tally, must_close, total
+from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
-from batch_assets.scoring.night import Engine, content_of
+from batch_assets.scoring.night import Engine, data_version_of
 from batch_assets.spec import CHUNK_SECONDS
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # A few rows get at least this long, however short a chunk's share of them is.
 LEAST_SECONDS = 10.0
@@ -38,20 +38,20 @@ class Replayed:
     job: str
     parts: list[Part]
     dead: list[Part]
-    found: Tally
-    rescued: Tally
+    found: ControlTotal
+    rescued: ControlTotal
 
     @property
-    def tally(self) -> Tally:
-        return total(part.receipt.tally for part in self.parts)
+    def total(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.parts)
 
     @property
-    def dead_letters(self) -> Tally:
-        return total(part.receipt.tally for part in self.dead)
+    def dead_letters(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.dead)
 
     @property
     def content(self) -> str:
-        return content_of(self.parts)
+        return data_version_of(self.parts)
 
 
 def release_of(lake: Lake, day: str) -> tuple[str, str]:
@@ -72,7 +72,7 @@ def letters_of(lake: Lake, day: str) -> pa.Table:
     """The committed dead letters of a day: whole rows, with their shard and reason."""
     pieces = [
         read_columns(part.path).append_column(
-            "shard", pa.repeat(pa.scalar(part.receipt.shard), part.receipt.tally.rows)
+            "shard", pa.repeat(pa.scalar(part.receipt.shard), part.receipt.total.rows)
         )
         for part in lake.dead_letters.parts(day)
     ]
@@ -125,14 +125,14 @@ def replay_day(
         raise LakeError(msg)
     parts = lake.predictions.parts(day)
     dead = _still_dead(lake, parts, lake.dead_letters.parts(day))
-    before = total(part.receipt.tally for part in dead)
+    before = total_of(part.receipt.total for part in dead)
     tasks = [
         _task(lake, part, parts, number, chunk_rows, chunk_seconds)
         for number, part in enumerate(dead)
     ]
     # A part of which nothing could be scored stays as it is.
     rescued = [s.part for s in _scored(tasks, dead, release, engine, progress)]
-    parts += [part for part in rescued if part.receipt.tally.rows]
+    parts += [part for part in rescued if part.receipt.total.rows]
     dead = _still_dead(lake, parts, dead)
     return _merge(lake, release, day, parts, dead, before, guard)
 
@@ -148,19 +148,19 @@ def _scored(
     if not tasks:
         return []
     engine.load(release)
-    done: dict[Place, Scored] = {}
+    done: dict[StoragePath, Scored] = {}
     with closing(engine.run(tasks)) as run:
         for scored in run:
             done[scored.part.path] = scored
-            progress(scored.part.receipt.tally.rows + scored.dead_rows)
+            progress(scored.part.receipt.total.rows + scored.dead_rows)
     for task, part in zip(tasks, dead, strict=True):
         one = done.get(task.predictions)
         must_close(
             task.day,
             task.shard,
-            part.receipt.tally,
-            scored=one.part.receipt.tally if one else Tally(),
-            dead=one.dead.receipt.tally if one and one.dead else Tally(),
+            part.receipt.total,
+            scored=one.part.receipt.total if one else ControlTotal(),
+            dead=one.dead.receipt.total if one and one.dead else ControlTotal(),
         )
     return list(done.values())
 
@@ -176,7 +176,7 @@ def _task(
     """A part of dead letters as a chunk, numbered on from those of its shard."""
     day, shard, job = dead.receipt.day, dead.receipt.shard, dead.receipt.job
     taken = max(p.receipt.chunk for p in parts if p.receipt.shard == shard)
-    chunk, rows = taken + 1 + number, dead.receipt.tally.rows
+    chunk, rows = taken + 1 + number, dead.receipt.total.rows
     return ChunkTask(
         day=day,
         shard=shard,
@@ -201,7 +201,7 @@ def _merge(
     day: str,
     parts: list[Part],
     dead: list[Part],
-    before: Tally,
+    before: ControlTotal,
     guard: Callable[[], None],
 ) -> Replayed:
     """Close the books, and commit what the day consists of now."""
@@ -210,11 +210,11 @@ def _merge(
         must_close(
             day,
             shard,
-            total(p.receipt.tally for p in whole if p.receipt.shard == shard),
-            scored=total(p.receipt.tally for p in parts if p.receipt.shard == shard),
-            dead=total(p.receipt.tally for p in dead if p.receipt.shard == shard),
+            total_of(p.receipt.total for p in whole if p.receipt.shard == shard),
+            scored=total_of(p.receipt.total for p in parts if p.receipt.shard == shard),
+            dead=total_of(p.receipt.total for p in dead if p.receipt.shard == shard),
         )
-    still = total(part.receipt.tally for part in dead)
+    still = total_of(part.receipt.total for part in dead)
     rescued = before - still
     commit = lake.predictions.last_commit(day)
     facts = {
@@ -223,7 +223,7 @@ def _merge(
         "job": parts[0].receipt.job,
         "model": release.name,
         "release": release.digest,
-        "scored": sum(part.receipt.tally.rows for part in parts),
+        "scored": sum(part.receipt.total.rows for part in parts),
         "dead": still.rows,
         "rescued": rescued.rows,
     }

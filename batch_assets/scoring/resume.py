@@ -10,12 +10,12 @@ from batch_assets.errors import CorruptPartError
 from batch_assets.lake.parts import Part, verified_part
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 log = logging.getLogger(__name__)
 
 
-def left_before(task: ChunkTask, release: Release) -> Scored | None:
+def completed_chunk(task: ChunkTask, release: Release) -> Scored | None:
     """The chunk, if an earlier run of the same job left it whole."""
     if not task.predictions.exists():
         return None
@@ -41,7 +41,7 @@ def _must_be_a_pair(part: Part, dead: Part) -> None:
         raise CorruptPartError(msg)
 
 
-def _mine(task: ChunkTask, path: Place, table: str, release: Release) -> Part:
+def _mine(task: ChunkTask, path: StoragePath, table: str, release: Release) -> Part:
     """The part at this path, if it is whole and of this very chunk."""
     part = verified_part(path, release.contract.key.name)
     receipt = part.receipt

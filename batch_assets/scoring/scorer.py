@@ -18,7 +18,7 @@ from batch_assets.models.outputs import OUTPUT_TYPES as TENSOR_TYPES
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
-from batch_assets.scoring.cuda import Lane, fill
+from batch_assets.scoring.cuda import CudaStream, fill
 from batch_assets.scoring.device import PRECISIONS, Device
 from batch_assets.scoring.usage import Usage
 
@@ -52,7 +52,7 @@ class Spent:
 class _Own(threading.local):
     """What a thread has on a CUDA device."""
 
-    lane: Lane | None = None
+    cuda_stream: CudaStream | None = None
 
 
 class Abandoned(BaseException):
@@ -62,7 +62,7 @@ class Abandoned(BaseException):
 class Scorer:
     """Loads a release once, proves it on its golden batch, then scores batches.
 
-    It may be shared by threads: each has its own lane on CUDA. `batch_rows` is how many
+    It may be shared by threads: each has its own cuda_stream on CUDA. `batch_rows` is how many
     rows the model gets at once: as many as the device was found with, or fewer once its
     memory ran out. Where the device pads, the model never sees fewer. `usage` is of a
     CUDA device.
@@ -89,7 +89,7 @@ class Scorer:
             else load_module(release, device.torch)
         )
         if device.kind == "cuda":
-            # What loading began on its stream is there before a lane's stream reads it.
+            # What loading began on its stream is there before a cuda_stream's stream reads it.
             torch.cuda.synchronize(device.torch)
         self.batch_rows = device.batch_rows
         self._shrinking = threading.Lock()
@@ -126,9 +126,9 @@ class Scorer:
             for o in contract.outputs
         }
         seconds = 0.0
-        lane = self._lane()
-        if lane:
-            lane.copy_seconds = 0.0
+        cuda_stream = self._cuda_stream()
+        if cuda_stream:
+            cuda_stream.copy_seconds = 0.0
         start = 0
         with self._computing():
             while start < rows:
@@ -139,7 +139,7 @@ class Scorer:
                 self._fill(outputs, features, start, stop)
                 seconds += time.perf_counter() - begin
                 start = stop
-        return outputs, Spent(seconds, lane.copy_seconds if lane else 0.0)
+        return outputs, Spent(seconds, cuda_stream.copy_seconds if cuda_stream else 0.0)
 
     def abandon(self) -> None:
         """Let every thread give up at its next batch: the run is over."""
@@ -219,8 +219,8 @@ class Scorer:
     def _forward(self, features: np.ndarray, size: int) -> dict[str, np.ndarray]:
         rows = features.shape[1]
         bucket = max(self.device.bucket(rows, size), rows)
-        if lane := self._lane():
-            return lane.run(features, bucket, self._columns)
+        if cuda_stream := self._cuda_stream():
+            return cuda_stream.run(features, bucket, self._columns)
         if rows < bucket:
             room = np.empty((len(features), bucket), np.float32)
             fill(room, features)
@@ -234,13 +234,13 @@ class Scorer:
             self._module(features), self.release.contract, features.shape[0]
         )
 
-    def _lane(self) -> Lane | None:
-        """The lane of the thread that asks; a CPU has none."""
-        if self.usage and self._own.lane is None:
+    def _cuda_stream(self) -> CudaStream | None:
+        """The cuda_stream of the thread that asks; a CPU has none."""
+        if self.usage and self._own.cuda_stream is None:
             outputs = self.release.contract.outputs
             types = {o.name: TENSOR_TYPES[o.dtype] for o in outputs}
-            self._own.lane = Lane(self.device.torch, types, self.usage)
-        return self._own.lane
+            self._own.cuda_stream = CudaStream(self.device.torch, types, self.usage)
+        return self._own.cuda_stream
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.native import MOST_ROWS
 from batch_assets.scoring.scorer import Scorer, out_of_memory
-from batch_assets.storage import Place, local
+from batch_assets.storage import StoragePath, local
 
 # The smallest batch whose rate is at most this share below the best is the knee.
 NEAR_BEST = 0.03
@@ -272,7 +272,7 @@ def _resident(name: str) -> float:
 class Sweeps:
     """The sweeps under a root: the newest of each release, device and precision."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         # A machine's own: of an object store, they lie here.
         self._folder = local(root) / SWEEPS
 

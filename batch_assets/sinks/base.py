@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from batch_assets.errors import SinkError, SnapshotError
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.version import Answer, Version
@@ -111,29 +111,29 @@ class SinkVersion(BaseModel):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What some rows add up to: the tally of their keys, and `shards.content`."""
+    """What some rows add up to: the total of their keys, and `shards.content`."""
 
-    tally: Tally = Tally()
+    total: ControlTotal = ControlTotal()
     content: int = 0
 
     @classmethod
     def of(cls, keys: pa.Array, outputs: list[np.ndarray]) -> Self:
         """The evidence of n keys with their outputs, n values each."""
         hashes = hash_keys(keys)
-        return cls(Tally.of_hashes(hashes), content(hashes, outputs))
+        return cls(ControlTotal.of_hashes(hashes), content(hashes, outputs))
 
     def __add__(self, other: "Evidence") -> "Evidence":
         whole = (self.content + other.content) & WORD_MASK
-        return Evidence(self.tally + other.tally, whole)
+        return Evidence(self.total + other.total, whole)
 
     def __str__(self) -> str:
-        return f"{self.tally.rows} {self.tally.keys} {self.content}"
+        return f"{self.total.rows} {self.total.keys} {self.content}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """The evidence that `str` wrote."""
         rows, keys, whole = (int(word) for word in text.split())
-        return cls(Tally(rows, keys), whole)
+        return cls(ControlTotal(rows, keys), whole)
 
 
 def evidence_by_shard(
@@ -153,7 +153,7 @@ def evidence_by_shard(
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredVersion:
     """A version in a store; `served_at` is when it was swapped in last, if ever."""
 
     about: SinkVersion
@@ -168,7 +168,7 @@ class Sink(Protocol):
     what it should not.
     """
 
-    place: str  # Where it is, without secrets.
+    address: str  # Where it is, without secrets.
 
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
         """Make room for a version; the shards of it that are loaded already."""
@@ -188,7 +188,7 @@ class Sink(Protocol):
     def current(self) -> str | None:
         """The version that is served."""
 
-    def held(self) -> list[Held]:
+    def stored_versions(self) -> list[StoredVersion]:
         """The versions in the store, whole or half loaded, in any order."""
 
     def drop(self, version: str) -> None:
@@ -238,7 +238,7 @@ def must_be_newer(
     if served and served.order > about.order and not back:
         msg = (
             f"{served.name} is served, which is newer than {about.name}; {STAYS}. To go "
-            f"back on purpose: batch-assets sinks follow {about.manifest.pipeline}"
+            f"back on purpose: batch-assets sinks sync_sink {about.manifest.pipeline}"
         )
         raise SinkError(msg)
 

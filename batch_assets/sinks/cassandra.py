@@ -44,8 +44,8 @@ from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.sinks.base import (
     STAYS,
     Evidence,
-    Held,
     SinkVersion,
+    StoredVersion,
     must_be_newer,
     must_be_whole,
     must_not_be_served,
@@ -84,7 +84,7 @@ class CassandraSink:
             name: what the tables' names begin with.
             where: the server, for messages.
         """
-        self.place = f"cassandra://{where}/{keyspace}.{name}"
+        self.address = f"cassandra://{where}/{keyspace}.{name}"
         self._session = session
         self._tables = {table: f"{keyspace}.{name}_{table}" for table in TABLES}
         self._prepared: dict[str, PreparedStatement] = {}
@@ -131,7 +131,7 @@ class CassandraSink:
         return cls(session, keyspace, name, where)
 
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._spoken():
+        with self._translated():
             for table, columns in TABLES.items():
                 columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
                 self._session.execute(
@@ -155,7 +155,7 @@ class CassandraSink:
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
-        with self._spoken():
+        with self._translated():
             insert = self._prepare(
                 "INSERT INTO {rows} (version, bucket, key, outputs) VALUES (?, ?, ?, ?)"
             )
@@ -168,11 +168,11 @@ class CassandraSink:
             )
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._spoken():
+        with self._translated():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        with self._spoken():
+        with self._translated():
             # Before the pointer: it says that the version is proved.
             self._do(
                 "UPDATE {versions} SET served_at = ? WHERE version = ?",
@@ -194,16 +194,16 @@ class CassandraSink:
                     return
 
     def current(self) -> str | None:
-        with self._spoken():
+        with self._translated():
             return self._pointer() if self._is_there() else None
 
-    def held(self) -> list[Held]:
-        with self._spoken():
+    def stored_versions(self) -> list[StoredVersion]:
+        with self._translated():
             if not self._is_there():
                 return []
             found = self._do("SELECT about, began_at, served_at FROM {versions}")
             return [
-                Held(
+                StoredVersion(
                     SinkVersion.model_validate_json(about),
                     began_at.replace(tzinfo=UTC),
                     served_at.replace(tzinfo=UTC) if served_at else None,
@@ -212,7 +212,7 @@ class CassandraSink:
             ]
 
     def drop(self, version: str) -> None:
-        with self._spoken():
+        with self._translated():
             must_not_be_served(version, self._pointer())
             # First what makes it servable, last what makes it known.
             self._do("DELETE FROM {loaded} WHERE version = ?", version)
@@ -229,7 +229,7 @@ class CassandraSink:
             self._do("DELETE FROM {versions} WHERE version = ?", version)
 
     def get(self, key: int | str) -> Answer | None:
-        with self._spoken():
+        with self._translated():
             about, buckets = self._served or self._about(None)
             while True:
                 asked = about.key_of(key)
@@ -303,7 +303,7 @@ class CassandraSink:
         """What a version is of, or what is served, and its number of buckets."""
         version = version or self.current()
         if version is None:
-            msg = f"{self.place} serves nothing: load a version first"
+            msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
         statement = "SELECT about, buckets FROM {versions} WHERE version = ?"
         about, buckets = self._do(statement, version).one()
@@ -345,11 +345,11 @@ class CassandraSink:
         return self._prepared[statement]
 
     @contextmanager
-    def _spoken(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except (DriverException, NoHostAvailable) as error:
-            msg = f"{self.place} can't be used: {error}; {STAYS}"
+            msg = f"{self.address} can't be used: {error}; {STAYS}"
             raise SinkError(msg) from error
 
 

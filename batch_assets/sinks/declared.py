@@ -11,20 +11,20 @@ from pydantic import TypeAdapter, ValidationError
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.pointers import point
 from batch_assets.spec import Target
-from batch_assets.storage import Place, read_seen
+from batch_assets.storage import StoragePath, read_seen
 
 SINKS = "sinks.json"
 _targets = TypeAdapter(list[Target])
 
 
-def declare_sinks(snapshots: Place, targets: list[Target]) -> None:
+def declare_sinks(snapshots: StoragePath, targets: list[Target]) -> None:
     """Write down what the YAML declares now, if it is not there already."""
     text = _targets.dump_json(targets).decode()
     if read_seen(snapshots / SINKS).data != f"{text}\n".encode():
         point(snapshots / SINKS, text)
 
 
-def declared_sinks(snapshots: Place) -> list[Target]:
+def declared_sinks(snapshots: StoragePath) -> list[Target]:
     """The sinks that the last night knew of.
 
     Raises:

@@ -27,8 +27,8 @@ from batch_assets.errors import NotServedError, SinkError
 from batch_assets.sinks.base import (
     STAYS,
     Evidence,
-    Held,
     SinkVersion,
+    StoredVersion,
     evidence_by_shard,
     must_be_newer,
     must_be_whole,
@@ -104,7 +104,7 @@ class PostgresSink:
         where = (
             f"{at.get('host', 'local')}:{at.get('port', 5432)}/{at.get('dbname', '')}"
         )
-        self.place = f"postgresql://{where} {schema}"
+        self.address = f"postgresql://{where} {schema}"
         self._dsn = dsn
         self._schema = schema
         self._served: SinkVersion | None = None
@@ -120,7 +120,7 @@ class PostgresSink:
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), _type(dtype))
             for name, dtype in zip(names, types, strict=True)
         ]
-        with self._spoken(), self._connection.transaction():
+        with self._translated(), self._connection.transaction():
             # One at a time: CREATE ... IF NOT EXISTS fails if another one does the same.
             self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
             self._make_room()
@@ -144,7 +144,7 @@ class PostgresSink:
     def load(
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
     ) -> None:
-        with self._spoken(), self._connection.transaction():
+        with self._translated(), self._connection.transaction():
             # The record first: a second loader waits here for the first, and then finds
             # it. Rows and record are there together or not at all.
             new = self._do(
@@ -167,7 +167,7 @@ class PostgresSink:
                 copy.write(TRAILER)
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._spoken():
+        with self._translated():
             try:
                 self._index(about)
             except errors.UniqueViolation:
@@ -186,7 +186,7 @@ class PostgresSink:
             return found
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        with self._spoken():
+        with self._translated():
             for tries_left in reversed(range(LOCK_TRIES)):
                 try:
                     with self._connection.transaction():
@@ -195,7 +195,7 @@ class PostgresSink:
                 except errors.LockNotAvailable as error:
                     if not tries_left:
                         msg = (
-                            f"{self.place}: a transaction that has read the view is open "
+                            f"{self.address}: a transaction that has read the view is open "
                             f"for longer than {LOCK_SECONDS * LOCK_TRIES * 2} s; {STAYS}. "
                             "End it (pg_stat_activity shows it), and start this again."
                         )
@@ -203,23 +203,25 @@ class PostgresSink:
                     time.sleep(LOCK_SECONDS)
 
     def current(self) -> str | None:
-        with self._spoken():
+        with self._translated():
             if not self._is_there():
                 return None
             return self._do("SELECT version FROM {schema}.pointer").fetchall()[0][0]
 
-    def held(self) -> list[Held]:
-        with self._spoken():
+    def stored_versions(self) -> list[StoredVersion]:
+        with self._translated():
             if not self._is_there():
                 return []
             found = self._do("SELECT about, began_at, served_at FROM {schema}.versions")
             return [
-                Held(SinkVersion.model_validate_json(about), began_at, served_at)
+                StoredVersion(
+                    SinkVersion.model_validate_json(about), began_at, served_at
+                )
                 for about, began_at, served_at in found
             ]
 
     def drop(self, version: str) -> None:
-        with self._spoken(), self._connection.transaction():
+        with self._translated(), self._connection.transaction():
             self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
             must_not_be_served(version, self._pointer())
             self._do("DELETE FROM {schema}.versions WHERE version = %s", version)
@@ -227,7 +229,7 @@ class PostgresSink:
 
     def get(self, key: int | str) -> Answer | None:
         """As promised: one statement sees one version."""
-        with self._spoken():
+        with self._translated():
             about = self._served or self._about()
             asked = about.key_of(key)
             if asked is None:
@@ -283,7 +285,7 @@ class PostgresSink:
         """What a version is of, or what is served."""
         version = version or self.current()
         if version is None:
-            msg = f"{self.place} serves nothing: load a version first"
+            msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
         found = self._do(
             "SELECT about FROM {schema}.versions WHERE version = %s", version
@@ -377,11 +379,11 @@ class PostgresSink:
         return sql.SQL(statement).format(schema=schema, **names)
 
     @contextmanager
-    def _spoken(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except psycopg.Error as error:
-            msg = f"{self.place} can't be used: {str(error).strip()}; {STAYS}"
+            msg = f"{self.address} can't be used: {str(error).strip()}; {STAYS}"
             raise SinkError(msg) from error
 
 

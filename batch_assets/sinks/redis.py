@@ -26,8 +26,8 @@ from batch_assets.lake.shards import hash_key
 from batch_assets.sinks.base import (
     STAYS,
     Evidence,
-    Held,
     SinkVersion,
+    StoredVersion,
     must_be_newer,
     must_be_whole,
     must_not_be_served,
@@ -77,12 +77,12 @@ class RedisSink:
             raise SinkError(msg) from None
         at = self._redis.connection_pool.connection_kwargs
         where = at.get("path") or f"{at.get('host')}:{at.get('port', 6379)}"
-        self.place = f"redis://{where}/{at.get('db', 0)} {prefix}"
+        self.address = f"redis://{where}/{at.get('db', 0)} {prefix}"
         self._prefix = prefix
         self._served: SinkVersion | None = None
 
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._spoken():
+        with self._translated():
             self._must_not_evict()
         with self._loading(about):
             self._redis.hset(self._key("versions"), about.name, about.model_dump_json())
@@ -100,7 +100,7 @@ class RedisSink:
             self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._spoken():
+        with self._translated():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
@@ -119,22 +119,22 @@ class RedisSink:
             pipe.set(current, about.name)
             pipe.zadd(self._key("served"), {about.name: now})
 
-        with self._spoken():
+        with self._translated():
             self._redis.transaction(act, current, loaded)
 
     def current(self) -> str | None:
-        with self._spoken():
+        with self._translated():
             return _text(self._redis.get(self._key("current")))
 
-    def held(self) -> list[Held]:
-        with self._spoken(), self._redis.pipeline(transaction=False) as pipe:
+    def stored_versions(self) -> list[StoredVersion]:
+        with self._translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._key("versions"))
             pipe.zrange(self._key("began"), 0, -1, withscores=True)
             pipe.zrange(self._key("served"), 0, -1, withscores=True)
             versions, began, served = pipe.execute()
         began_at, served_at = dict(began), dict(served)
         return [
-            Held(
+            StoredVersion(
                 SinkVersion.model_validate_json(about),
                 _time(began_at.get(version, 0.0)),
                 _time(served_at[version]) if version in served_at else None,
@@ -143,7 +143,7 @@ class RedisSink:
         ]
 
     def drop(self, version: str) -> None:
-        with self._spoken():
+        with self._translated():
             must_not_be_served(version, self.current())
             # First what makes it servable: a swap that is on its way notices. Last what
             # makes it known: a drop that is killed is neither served nor forgotten.
@@ -161,7 +161,7 @@ class RedisSink:
             self._redis.hdel(self._key("versions"), version)
 
     def get(self, key: int | str) -> Answer | None:
-        with self._spoken():
+        with self._translated():
             about = self._served or self._about()
             while True:
                 asked = about.key_of(key)
@@ -188,12 +188,12 @@ class RedisSink:
         """What is served now."""
         served = _text(self._redis.get(self._key("current")))
         if served is None:
-            msg = f"{self.place} serves nothing: load a version first"
+            msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
         # It can't have been dropped since: that takes another swap, and ten minutes.
         known = self._redis.hget(self._key("versions"), served)
         if known is None:
-            msg = f"{self.place} names {served}, which is not there: load it again"
+            msg = f"{self.address} names {served}, which is not there: load it again"
             raise SinkError(msg)
         return SinkVersion.model_validate_json(known)
 
@@ -238,7 +238,7 @@ class RedisSink:
         policy = memory.get("maxmemory_policy", "noeviction")
         if memory.get("maxmemory") and policy.startswith("allkeys"):
             msg = (
-                f"{self.place} has maxmemory-policy {policy}: it may drop rows that are "
+                f"{self.address} has maxmemory-policy {policy}: it may drop rows that are "
                 "served, so nothing was loaded. Set it to noeviction or volatile-lru."
             )
             raise SinkError(msg)
@@ -248,30 +248,30 @@ class RedisSink:
 
     @contextmanager
     def _loading(self, about: SinkVersion) -> Iterator[None]:
-        """As `_spoken`; a version that there is no memory for is removed again.
+        """As `_translated`; a version that there is no memory for is removed again.
 
         Others may need the memory sooner than it is loaded again.
         """
         try:
-            with self._spoken():
+            with self._translated():
                 yield
         except OutOfMemoryError:
             self.drop(about.name)
             raise
 
     @contextmanager
-    def _spoken(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except redis.OutOfMemoryError as error:
             msg = (
-                f"{self.place} has no memory left: {error}; {STAYS}. What was loaded of "
+                f"{self.address} has no memory left: {error}; {STAYS}. What was loaded of "
                 "another version was removed. Raise maxmemory: while one is loaded there "
                 "is one more than `keep`."
             )
             raise OutOfMemoryError(msg) from error
         except redis.RedisError as error:
-            msg = f"{self.place} can't be used: {error}; {STAYS}"
+            msg = f"{self.address} can't be used: {error}; {STAYS}"
             raise SinkError(msg) from error
 
 

@@ -15,20 +15,20 @@ from datetime import UTC, datetime, timedelta
 import filelock
 
 from batch_assets.errors import SinkError
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.quality.verdict import Verdict
 from batch_assets.sinks.base import (
     STAYS,
     Evidence,
-    Held,
     Sink,
     SinkVersion,
+    StoredVersion,
     must_be_newer,
 )
 from batch_assets.snapshots.history import withdrawn
 from batch_assets.snapshots.pointers import pinned_version, served_version
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import Place, local
+from batch_assets.storage import StoragePath, local
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ GIVEN_UP = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Followed:
+class SyncResult:
     """What a store serves now, and what was done for it."""
 
     version: str
@@ -51,14 +51,14 @@ class Followed:
     dropped: list[str] = field(default_factory=list)
 
 
-def follow(
+def sync_sink(
     sink: Sink,
-    snapshots: Place,
+    snapshots: StoragePath,
     *,
     keep: int,
     back: bool = False,
     guard: Callable[[], None] = lambda: None,
-) -> Followed:
+) -> SyncResult:
     """Load the version that is served here into a store, prove it, and swap it in.
 
     Args:
@@ -80,7 +80,7 @@ def follow(
     locks.mkdir(parents=True, exist_ok=True)
     here = Version.current(snapshots)
     about = SinkVersion.of(here)
-    held = _held(sink)
+    held = _stored(sink)
     there = held.get(sink.current() or "")
     back = back or _taken_back(snapshots, about.name, there)
     # The store asks again in the act of the swap; asked now, to load nothing in vain.
@@ -90,7 +90,7 @@ def follow(
         # Two loads of one version at once do no harm, but twice the work. Not the lock
         # of the swap: whoever rolls back does not wait for a load.
         with filelock.FileLock(locks / ".sinks-load.lock"):
-            mine = _held(sink).get(about.name)
+            mine = _stored(sink).get(about.name)
             if not _is_ready(mine, about):
                 loaded = _load(sink, here, about, mine)
     # To look at what is served here and to swap is one act, or a slow load could undo
@@ -99,7 +99,7 @@ def follow(
         guard()
         if served_version(snapshots) != about.name:
             msg = (
-                f"{about.name} is not served here any more, so {sink.place} was not "
+                f"{about.name} is not served here any more, so {sink.address} was not "
                 f"swapped to it; {STAYS}. Start it again."
             )
             raise SinkError(msg)
@@ -107,7 +107,7 @@ def follow(
         if swapped:
             sink.swap(about, back=back)
         dropped = _collect(sink, about, keep)
-    return Followed(
+    return SyncResult(
         version=about.name,
         rows=about.rows,
         swapped=swapped,
@@ -118,7 +118,9 @@ def follow(
     )
 
 
-def _taken_back(snapshots: Place, served: str, there: Held | None) -> bool:
+def _taken_back(
+    snapshots: StoragePath, served: str, there: StoredVersion | None
+) -> bool:
     """Whether an operator took back what a store serves, or pinned what is served."""
     if there is None or there.about.name == served:
         return False
@@ -127,13 +129,13 @@ def _taken_back(snapshots: Place, served: str, there: Held | None) -> bool:
     )
 
 
-def serves_the_same(sink: Sink, snapshots: Place) -> Verdict:
+def serves_the_same(sink: Sink, snapshots: StoragePath) -> Verdict:
     """A store serves the version that is served here."""
     served, there = served_version(snapshots), sink.current()
     return Verdict(
         "sink_serves_the_snapshot",
         served == there,
-        f"{sink.place} serves {there or 'nothing'}, here {served or 'nothing'} is served",
+        f"{sink.address} serves {there or 'nothing'}, here {served or 'nothing'} is served",
         {},
         {"served": served or "nothing", "served_there": there or "nothing"},
         moved_by="No field of the YAML moves it: run the day again",
@@ -159,24 +161,26 @@ def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str
     if not wrong:
         return ""
     return (
-        f"{sink.place} holds other rows of {about.name} than its files; the shards "
+        f"{sink.address} holds other rows of {about.name} than its files; the shards "
         f"that differ: {', '.join(map(str, wrong))}"
     )
 
 
-def _held(sink: Sink) -> dict[str, Held]:
-    return {one.about.name: one for one in sink.held()}
+def _stored(sink: Sink) -> dict[str, StoredVersion]:
+    return {one.about.name: one for one in sink.stored_versions()}
 
 
-def _is_ready(mine: Held | None, about: SinkVersion) -> bool:
+def _is_ready(mine: StoredVersion | None, about: SinkVersion) -> bool:
     """Whether a version was proved already: it was served before."""
     return bool(mine and mine.served_at and mine.about.is_alike(about))
 
 
-def _load(sink: Sink, here: Version, about: SinkVersion, mine: Held | None) -> int:
+def _load(
+    sink: Sink, here: Version, about: SinkVersion, mine: StoredVersion | None
+) -> int:
     """Load the shards that are not recorded, and prove all: how many were loaded."""
     if mine and not mine.about.is_alike(about):
-        log.warning("%s holds something else as %s", sink.place, about.name)
+        log.warning("%s holds something else as %s", sink.address, about.name)
         sink.drop(about.name)
     records = sink.begin(about)
     expected, loaded = [], 0
@@ -186,7 +190,7 @@ def _load(sink: Sink, here: Version, about: SinkVersion, mine: Held | None) -> i
         if records.get(shard) != evidence:
             sink.load(about, shard, here.shard(shard).table, evidence)
             loaded += 1
-            log.info("%s: shard %d of %d", sink.place, shard + 1, about.shards)
+            log.info("%s: shard %d of %d", sink.address, shard + 1, about.shards)
     if unlike := _unlike(sink, about, expected):
         # What is wrong is not mended in place: the next load begins anew.
         sink.drop(about.name)
@@ -200,14 +204,14 @@ def _expected(here: Version, shard: int) -> Evidence:
     hashed = here.shard(shard)
     file = here.manifest.files[shard]
     if file.content is not None:
-        return Evidence(Tally(file.rows, file.keys), file.content)
+        return Evidence(ControlTotal(file.rows, file.keys), file.content)
     keys = hashed.packed[here.manifest.key].combine_chunks()
     return Evidence.of(keys, list(hashed.columns.values()))
 
 
 def _collect(sink: Sink, about: SinkVersion, keep: int) -> list[str]:
     """Drop all but the versions served last, and loads that were given up."""
-    now, held = datetime.now(UTC), sink.held()
+    now, held = datetime.now(UTC), sink.stored_versions()
     served = sorted(
         ((one.served_at, one.about.name) for one in held if one.served_at),
         reverse=True,

@@ -18,12 +18,12 @@ from batch_assets.errors import SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.snapshots.fetch import fetched
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 COPY = "audit.duckdb"
 
 
-def audit_copy(lake: Lake, snapshots: Place, version: str) -> Path:
+def audit_copy(lake: Lake, snapshots: StoragePath, version: str) -> Path:
     """The DuckDB file of a version, on this machine; made if it is not there.
 
     The view `predictions` shows the days that were committed when it was made, if the
@@ -59,7 +59,7 @@ def audit_copy(lake: Lake, snapshots: Place, version: str) -> Path:
 
 
 def ask(
-    lake: Lake, snapshots: Place, version: str, query: str
+    lake: Lake, snapshots: StoragePath, version: str, query: str
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
     """The columns and rows that a query gives; it can change nothing.
 

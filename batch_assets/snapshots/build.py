@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from batch_assets.errors import CorruptPartError, SnapshotError
 from batch_assets.lake.parts import Part, read_columns
-from batch_assets.lake.reconciliation import Tally, total
+from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import (
     WORD_MASK,
     content,
@@ -43,7 +43,7 @@ from batch_assets.snapshots.manifest import (
     read_manifest,
 )
 from batch_assets.snapshots.version import Shard, map_shard
-from batch_assets.storage import Place, sync_folder
+from batch_assets.storage import StoragePath, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _link_shard(
     The receipts tell which rows it must hold. Two names of one file share a bit that
     flips, so it is hashed as if it came from a stranger.
     """
-    tally, rows_content = expected_of(parts)
+    total, rows_content = expected_of(parts)
     if rows_content is None:
         return None
     plan = shard.version
@@ -143,8 +143,8 @@ def _link_shard(
             continue
         there = manifest.files[shard.number]
         if (there.rows, there.keys, there.content) != (
-            tally.rows,
-            tally.keys,
+            total.rows,
+            total.keys,
             rows_content,
         ):
             continue
@@ -181,13 +181,13 @@ def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
     path.chmod(0o444)
     with path.open("rb") as file:
         sha = hashlib.file_digest(file, "sha256").hexdigest()
-    tally, rows_content = expected_of(parts)
+    total, rows_content = expected_of(parts)
     entry = ShardFile(
         name=path.name,
         size=path.stat().st_size,
         sha256=sha,
-        rows=tally.rows,
-        keys=tally.keys,
+        rows=total.rows,
+        keys=total.keys,
         content=rows_content,
         raw_rows=shard.raw_rows,
     )
@@ -218,7 +218,7 @@ def shard_rows(rows: pa.Table, plan: SnapshotManifest) -> pa.Table:
     return packed(columns, (Group(n, values[order]) for n, values in groups))
 
 
-def _read(path: Place, columns: list[str]) -> pa.Table:
+def _read(path: StoragePath, columns: list[str]) -> pa.Table:
     try:
         return read_columns(path, columns)
     except CorruptPartError as error:
@@ -306,14 +306,14 @@ def _prove_lookups(shard: _ShardPlan, entry: ShardFile, sample: pa.Table) -> Non
             raise SnapshotError(msg)
 
 
-def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[Tally, int]:
-    """The tally and the content of a file's rows."""
+def evidence_of(rows: pa.Table, manifest: SnapshotManifest) -> tuple[ControlTotal, int]:
+    """The total and the content of a file's rows."""
     return _evidence(rows, hash_keys(rows[manifest.key]), manifest)
 
 
 def _evidence(
     rows: pa.Table, hashes: np.ndarray, manifest: SnapshotManifest
-) -> tuple[Tally, int]:
+) -> tuple[ControlTotal, int]:
     columns = columns_of(groups_of(rows))
     outputs = [columns[name] for name in manifest.outputs]
     found = 0
@@ -321,15 +321,15 @@ def _evidence(
     for start in range(0, len(hashes), BLOCK_ROWS):
         some = slice(start, start + BLOCK_ROWS)
         found += content(hashes[some], [column[some] for column in outputs])
-    return Tally.of_hashes(hashes), found & WORD_MASK
+    return ControlTotal.of_hashes(hashes), found & WORD_MASK
 
 
-def expected_of(parts: list[Part]) -> tuple[Tally, int | None]:
-    """The tally and the content that the receipts of a shard's parts tell.
+def expected_of(parts: list[Part]) -> tuple[ControlTotal, int | None]:
+    """The total and the content that the receipts of a shard's parts tell.
 
     None for the content where an earlier version of this program made a part.
     """
-    whole = total(part.receipt.tally for part in parts)
+    whole = total_of(part.receipt.total for part in parts)
     if any(CONTENT not in part.receipt.facts for part in parts):
         return whole, None
     return whole, sum(part.receipt.facts[CONTENT] for part in parts) & WORD_MASK

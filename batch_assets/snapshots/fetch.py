@@ -21,13 +21,13 @@ from batch_assets.snapshots.manifest import (
     version_folder,
     versions,
 )
-from batch_assets.storage import ObjectPath, Place, copied, fetch, local
+from batch_assets.storage import ObjectPath, StoragePath, copied, fetch, local
 
 # A copy that nobody asked for in so long is removed; others may be at a younger one.
 SPARED_SECONDS = 3600
 
 
-def fetched(snapshots: Place, version: str) -> Path:
+def fetched(snapshots: StoragePath, version: str) -> Path:
     """The folder of a version on this machine.
 
     Raises:
@@ -67,7 +67,7 @@ def must_be_whole(path: Path, entry: ShardFile) -> None:
         _must_hash(path, file, entry)
 
 
-def must_be_whole_there(place: Place, entry: ShardFile) -> None:
+def must_be_whole_there(place: StoragePath, entry: ShardFile) -> None:
     """The same, wherever the file lies; of an object store, by copying it down.
 
     Raises:
@@ -79,7 +79,7 @@ def must_be_whole_there(place: Place, entry: ShardFile) -> None:
         return _must_hash(place, file, entry)
 
 
-def _must_hash(place: Place, file: IO[bytes], entry: ShardFile) -> None:
+def _must_hash(place: StoragePath, file: IO[bytes], entry: ShardFile) -> None:
     sha = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if sha != entry.sha256:
         msg = f"{place} hashes to {sha}, its manifest says {entry.sha256}"

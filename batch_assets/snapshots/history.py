@@ -14,12 +14,12 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
-from batch_assets.storage import Place, read_seen, replace
+from batch_assets.storage import StoragePath, read_seen, replace
 
 HISTORY = "history.jsonl"
 
 
-class Act(BaseModel):
+class HistoryEntry(BaseModel):
     """One line: what was done.
 
     `version` is what it was done with, `before` what was served (of a pin, pinned)
@@ -37,7 +37,7 @@ class Act(BaseModel):
     until: AwareDatetime | None = None
 
 
-def make_act(
+def new_entry(
     act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"],
     version: str | None,
     *,
@@ -45,7 +45,7 @@ def make_act(
     by: str | None = None,
     before: str | None = None,
     until: datetime | None = None,
-) -> Act:
+) -> HistoryEntry:
     """An act of now, by this machine's user if nobody else is named.
 
     Raises:
@@ -54,7 +54,7 @@ def make_act(
     if not why.strip():
         msg = f"to {act} takes a reason: say why. Nothing was changed"
         raise SnapshotError(msg)
-    return Act(
+    return HistoryEntry(
         at=datetime.now(UTC),
         act=act,
         version=version,
@@ -65,7 +65,7 @@ def make_act(
     )
 
 
-def record(snapshots: Place, act: Act) -> None:
+def record(snapshots: StoragePath, act: HistoryEntry) -> None:
     """Add an act, before it is done; only for whoever holds the lock of `pointers`."""
     place = snapshots / HISTORY
     line = act.model_dump_json(exclude_none=True).encode() + b"\n"
@@ -79,32 +79,32 @@ def record(snapshots: Place, act: Act) -> None:
             return
 
 
-def acts_of(snapshots: Place) -> tuple[list[Act], list[int]]:
+def entries_of(snapshots: StoragePath) -> tuple[list[HistoryEntry], list[int]]:
     """Every act, oldest first, and the numbers of the lines that can't be read."""
     acts, unreadable = [], []
     lines = (read_seen(snapshots / HISTORY).data or b"").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            acts.append(Act.model_validate_json(line))
+            acts.append(HistoryEntry.model_validate_json(line))
         except ValidationError:
             unreadable.append(number)
     return acts, unreadable
 
 
-def withdrawn(snapshots: Place) -> dict[str, Act]:
+def withdrawn(snapshots: StoragePath) -> dict[str, HistoryEntry]:
     """The versions that were rolled back from since anybody last unblocked, and by whom.
 
     Raises:
         SnapshotError: a line can't be read, so that a rollback may be missing.
     """
-    acts, unreadable = acts_of(snapshots)
+    acts, unreadable = entries_of(snapshots)
     if unreadable:
         msg = (
             f"{snapshots / HISTORY}: lines {unreadable} can't be read, so what was "
             "rolled back is not certain, and nothing is published. Mend or remove them"
         )
         raise SnapshotError(msg)
-    found: dict[str, Act] = {}
+    found: dict[str, HistoryEntry] = {}
     for act in acts:
         if act.act == "rollback":
             if act.before:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
-from batch_assets.storage import Place, each
+from batch_assets.storage import StoragePath, each
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"
@@ -140,7 +140,7 @@ class SnapshotManifest(BaseModel):
         return cls.model_validate(body)
 
 
-def read_manifest(folder: Place, version: str) -> SnapshotManifest:
+def read_manifest(folder: StoragePath, version: str) -> SnapshotManifest:
     """The manifest of a version.
 
     Args:
@@ -164,7 +164,7 @@ def read_manifest(folder: Place, version: str) -> SnapshotManifest:
     return manifest
 
 
-def versions(snapshots: Place) -> list[SnapshotManifest]:
+def versions(snapshots: StoragePath) -> list[SnapshotManifest]:
     """The versions whose manifest is whole, oldest first.
 
     Args:
@@ -182,13 +182,13 @@ def versions(snapshots: Place) -> list[SnapshotManifest]:
     return sorted(found, key=lambda manifest: manifest.created_at)
 
 
-def version_names(snapshots: Place) -> list[str]:
+def version_names(snapshots: StoragePath) -> list[str]:
     """The names of all versions that there are, whole or not."""
     there = snapshots.iterdir() if snapshots.is_dir() else ()
     return sorted(folder.name[2:] for folder in there if folder.name[:2] == "v=")
 
 
-def version_folder(snapshots: Place, version: str) -> Place:
+def version_folder(snapshots: StoragePath, version: str) -> StoragePath:
     """Where a version lies.
 
     Raises:

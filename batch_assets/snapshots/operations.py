@@ -10,7 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.snapshots.fetch import must_be_whole_there
-from batch_assets.snapshots.history import Act, acts_of, make_act, record, withdrawn
+from batch_assets.snapshots.history import (
+    HistoryEntry,
+    entries_of,
+    new_entry,
+    record,
+    withdrawn,
+)
 from batch_assets.snapshots.manifest import (
     ShardFile,
     SnapshotManifest,
@@ -26,12 +32,12 @@ from batch_assets.snapshots.pointers import (
     Block,
     block_of,
     current_version,
-    held,
+    lock_pointers,
     named,
     pinned_version,
     point,
 )
-from batch_assets.storage import Place, Seen, each, read_seen
+from batch_assets.storage import Seen, StoragePath, each, read_seen
 
 # Until when a rollback keeps the nights from publishing, if nobody says: one night, and
 # a working day to find out why.
@@ -42,7 +48,7 @@ BLOCK_FOR = timedelta(hours=24)
 class Done:
     """What was done, and what readers take now."""
 
-    act: Act
+    act: HistoryEntry
     served: str | None
     block: Block | None
 
@@ -56,7 +62,7 @@ class Verified:
 
 
 def rollback(
-    snapshots: Place,
+    snapshots: StoragePath,
     *,
     why: str,
     to: str | None = None,
@@ -84,7 +90,7 @@ def rollback(
             f"publishing is blocked until later than now, with a timezone; got {until}"
         )
         raise SnapshotError(msg)
-    with held(_there(snapshots)):
+    with lock_pointers(_there(snapshots)):
         seen = read_seen(snapshots / CURRENT)
         current = _current(snapshots, seen, required=to is None)
         if current is None and to is None:
@@ -95,7 +101,7 @@ def rollback(
             msg = f"{current} is the current version already; nothing was changed"
             raise SnapshotError(msg)
         _must_be_there(snapshots, target)
-        act = make_act("rollback", target, why=why, by=by, before=current, until=until)
+        act = new_entry("rollback", target, why=why, by=by, before=current, until=until)
         block = Block(at=act.at, until=until, by=act.by, why=act.why, version=current)
         record(snapshots, act)
         # First the block: a night must not come between.
@@ -109,28 +115,30 @@ def rollback(
         return _done(snapshots, act)
 
 
-def pin(snapshots: Place, version: str, *, why: str, by: str | None = None) -> Done:
+def pin(
+    snapshots: StoragePath, version: str, *, why: str, by: str | None = None
+) -> Done:
     """Let readers take one version, whatever is published, until it is unpinned.
 
     Raises:
         SnapshotError: there is no such version, or its files are not all there.
     """
-    with held(_there(snapshots)):
+    with lock_pointers(_there(snapshots)):
         _must_be_there(snapshots, version)
         before = pinned_version(snapshots)
-        act = make_act("pin", version, why=why, by=by, before=before)
+        act = new_entry("pin", version, why=why, by=by, before=before)
         record(snapshots, act)
         point(snapshots / PIN, version)
         return _done(snapshots, act)
 
 
-def unpin(snapshots: Place, *, why: str, by: str | None = None) -> Done:
+def unpin(snapshots: StoragePath, *, why: str, by: str | None = None) -> Done:
     """Let readers take the current version again.
 
     Raises:
         SnapshotError: nothing is pinned.
     """
-    with held(_there(snapshots)):
+    with lock_pointers(_there(snapshots)):
         if not (snapshots / PIN).exists():
             msg = f"nothing is pinned at {snapshots}; nothing was changed"
             raise SnapshotError(msg)
@@ -139,31 +147,31 @@ def unpin(snapshots: Place, *, why: str, by: str | None = None) -> Done:
         except SnapshotError:  # A PIN that names nothing is there to be removed.
             before = None
         current = current_version(snapshots)
-        act = make_act("unpin", current, why=why, by=by, before=before)
+        act = new_entry("unpin", current, why=why, by=by, before=before)
         record(snapshots, act)
         (snapshots / PIN).unlink()
         return _done(snapshots, act)
 
 
-def unblock(snapshots: Place, *, why: str, by: str | None = None) -> Done:
+def unblock(snapshots: StoragePath, *, why: str, by: str | None = None) -> Done:
     """Let the nights publish again, what was taken back among it.
 
     Raises:
         SnapshotError: nothing is blocked.
     """
-    with held(_there(snapshots)):
+    with lock_pointers(_there(snapshots)):
         if not (snapshots / BLOCKED).exists() and not _taken_back(snapshots):
             msg = f"publishing is not blocked at {snapshots}; nothing was changed"
             raise SnapshotError(msg)
         block = block_of(snapshots)
         version = block.version if block else None
-        act = make_act("unblock", version, why=why, by=by)
+        act = new_entry("unblock", version, why=why, by=by)
         record(snapshots, act)
         (snapshots / BLOCKED).unlink(missing_ok=True)
         return _done(snapshots, act)
 
 
-def verify(snapshots: Place, version: str | None = None) -> list[Verified]:
+def verify(snapshots: StoragePath, version: str | None = None) -> list[Verified]:
     """Hash every file of one version, or of all, and what is wrong with each.
 
     What CURRENT and PIN name is among them, if it is there or not.
@@ -172,7 +180,7 @@ def verify(snapshots: Place, version: str | None = None) -> list[Verified]:
     return [Verified(name, _problem(snapshots, name)) for name in names]
 
 
-def _current(snapshots: Place, seen: Seen, *, required: bool) -> str | None:
+def _current(snapshots: StoragePath, seen: Seen, *, required: bool) -> str | None:
     """The current version; none where CURRENT names nothing and need not."""
     try:
         return named(snapshots / CURRENT, seen)
@@ -182,7 +190,7 @@ def _current(snapshots: Place, seen: Seen, *, required: bool) -> str | None:
         return None
 
 
-def _taken_back(snapshots: Place) -> bool:
+def _taken_back(snapshots: StoragePath) -> bool:
     """Whether the nights leave a version out; if that is not certain, they do."""
     try:
         return bool(withdrawn(snapshots))
@@ -190,13 +198,13 @@ def _taken_back(snapshots: Place) -> bool:
         return True
 
 
-def _names(snapshots: Place) -> list[str]:
+def _names(snapshots: StoragePath) -> list[str]:
     said = [current_version(snapshots), pinned_version(snapshots)]
     there = version_names(snapshots)
     return [*there, *(n for n in dict.fromkeys(said) if n and n not in there)]
 
 
-def _problem(snapshots: Place, version: str) -> str | None:
+def _problem(snapshots: StoragePath, version: str) -> str | None:
     try:
         folder = version_folder(snapshots, version)
         for file in read_manifest(folder, version).files:
@@ -206,13 +214,13 @@ def _problem(snapshots: Place, version: str) -> str | None:
     return None
 
 
-def _before(snapshots: Place, current: str) -> str:
+def _before(snapshots: StoragePath, current: str) -> str:
     """The version that was served before the current one."""
     try:
         parent = read_manifest(version_folder(snapshots, current), current).parent
     except SnapshotError:
         # It is no reason to leave readers without a version; the history knows too.
-        acts = [act for act in acts_of(snapshots)[0] if act.version == current]
+        acts = [act for act in entries_of(snapshots)[0] if act.version == current]
         parent = next((act.before for act in reversed(acts) if act.before), None)
     if parent is None:
         msg = (
@@ -223,7 +231,7 @@ def _before(snapshots: Place, current: str) -> str:
     return parent
 
 
-def _must_be_there(snapshots: Place, version: str) -> SnapshotManifest:
+def _must_be_there(snapshots: StoragePath, version: str) -> SnapshotManifest:
     """Refuse a version whose manifest is not whole, or whose files are not all there."""
     folder = version_folder(snapshots, version)
     if not folder.is_dir():
@@ -250,17 +258,17 @@ def _must_be_there(snapshots: Place, version: str) -> SnapshotManifest:
     return manifest
 
 
-def _there(snapshots: Place) -> Place:
+def _there(snapshots: StoragePath) -> StoragePath:
     if not snapshots.is_dir():
         msg = f"nothing is served at {snapshots}: there is no such folder"
         raise NotServedError(msg)
     return snapshots
 
 
-def _known(snapshots: Place) -> str:
+def _known(snapshots: StoragePath) -> str:
     return ", ".join(m.version for m in versions(snapshots)) or "none"
 
 
-def _done(snapshots: Place, act: Act) -> Done:
+def _done(snapshots: StoragePath, act: HistoryEntry) -> Done:
     pinned = pinned_version(snapshots)
     return Done(act, pinned or current_version(snapshots), block_of(snapshots))

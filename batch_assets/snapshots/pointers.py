@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from batch_assets.errors import SnapshotError
-from batch_assets.storage import Place, Seen, exclusive, read_seen, replace
+from batch_assets.storage import Seen, StoragePath, exclusive, read_seen, replace
 
 CURRENT = "CURRENT"
 PIN = "PIN"
@@ -40,12 +40,12 @@ class Block(BaseModel):
         )
 
 
-def held(snapshots: Place) -> AbstractContextManager[None]:
+def lock_pointers(snapshots: StoragePath) -> AbstractContextManager[None]:
     """The lock under which what is served is looked at and changed, for milliseconds."""
     return exclusive(snapshots)
 
 
-def current_version(snapshots: Place) -> str | None:
+def current_version(snapshots: StoragePath) -> str | None:
     """The version that CURRENT names, or None.
 
     Raises:
@@ -54,7 +54,7 @@ def current_version(snapshots: Place) -> str | None:
     return named(snapshots / CURRENT, read_seen(snapshots / CURRENT))
 
 
-def pinned_version(snapshots: Place) -> str | None:
+def pinned_version(snapshots: StoragePath) -> str | None:
     """The version that PIN names, or None.
 
     Raises:
@@ -63,12 +63,12 @@ def pinned_version(snapshots: Place) -> str | None:
     return named(snapshots / PIN, read_seen(snapshots / PIN))
 
 
-def served_version(snapshots: Place) -> str | None:
+def served_version(snapshots: StoragePath) -> str | None:
     """The version that readers take: the pinned one, or else the current one."""
     return pinned_version(snapshots) or current_version(snapshots)
 
 
-def named(place: Place, seen: Seen) -> str | None:
+def named(place: StoragePath, seen: Seen) -> str | None:
     """The version that a pointer named when it was seen, or None.
 
     Raises:
@@ -83,7 +83,7 @@ def named(place: Place, seen: Seen) -> str | None:
     return text
 
 
-def block_of(snapshots: Place) -> Block | None:
+def block_of(snapshots: StoragePath) -> Block | None:
     """What keeps the nights from publishing, if anything does now."""
     data = read_seen(snapshots / BLOCKED).data
     if data is None:
@@ -99,7 +99,7 @@ def block_of(snapshots: Place) -> Block | None:
     return block if block.until > datetime.now(UTC) else None
 
 
-def point(place: Place, text: str, seen: Seen | None = None) -> bool:
+def point(place: StoragePath, text: str, seen: Seen | None = None) -> bool:
     """Let a pointer name something else; whether it still was what was seen.
 
     If nothing is said to have been seen, it is replaced whatever it is.

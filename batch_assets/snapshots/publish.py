@@ -16,7 +16,7 @@ import filelock
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.parts import Part, sealed_part
-from batch_assets.lake.reconciliation import total
+from batch_assets.lake.reconciliation import total_of
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import Report, on_cores
@@ -32,7 +32,7 @@ from batch_assets.snapshots.build import (
     shard_rows,
 )
 from batch_assets.snapshots.fetch import must_be_whole_there
-from batch_assets.snapshots.history import make_act, record, withdrawn
+from batch_assets.snapshots.history import new_entry, record, withdrawn
 from batch_assets.snapshots.manifest import (
     MANIFEST,
     ShardFile,
@@ -44,7 +44,7 @@ from batch_assets.snapshots.manifest import (
 from batch_assets.snapshots.pointers import (
     CURRENT,
     block_of,
-    held,
+    lock_pointers,
     named,
     pinned_version,
     point,
@@ -54,8 +54,8 @@ from batch_assets.snapshots.version import Version
 from batch_assets.spec import Gates, Serving
 from batch_assets.storage import (
     COPYING,
-    Place,
     Seen,
+    StoragePath,
     each,
     local,
     put_file,
@@ -87,7 +87,7 @@ class Published:
 def publish_day(
     lake: Lake,
     registry: Registry,
-    snapshots: Place,
+    snapshots: StoragePath,
     day: str,
     *,
     gates: Gates,
@@ -140,7 +140,7 @@ def publish_day(
             night.must_be_proved()
             if not isinstance(snapshots, Path):
                 _put(building, version_folder(snapshots, version), manifest)
-        with held(snapshots), _explained(snapshots):
+        with lock_pointers(snapshots), _explained(snapshots):
             if building.exists():
                 building.rename(here / f"v={version}")
                 sync_folder(here)
@@ -185,7 +185,11 @@ class _Night:
 
 
 def _build(
-    snapshots: Place, building: Path, version: str, night: _Night, serving: Serving
+    snapshots: StoragePath,
+    building: Path,
+    version: str,
+    night: _Night,
+    serving: Serving,
 ) -> SnapshotManifest:
     contract, served = night.release.contract, _current(snapshots)
     pages = night.lake.books(night.day).pages
@@ -215,7 +219,7 @@ def _build(
 
 
 @contextmanager
-def _explained(snapshots: Place) -> Iterator[None]:
+def _explained(snapshots: StoragePath) -> Iterator[None]:
     """What the disk says, with what to do next."""
     try:
         yield
@@ -224,7 +228,7 @@ def _explained(snapshots: Place) -> Iterator[None]:
         raise SnapshotError(msg) from error
 
 
-def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
+def _put(building: Path, target: StoragePath, manifest: SnapshotManifest) -> None:
     """Put a version into a store, and prove what lies there; its manifest comes last."""
 
     def put(entry: ShardFile) -> None:
@@ -237,7 +241,7 @@ def _put(building: Path, target: Place, manifest: SnapshotManifest) -> None:
 
 
 def swap(
-    snapshots: Place, version: str, why: str, guard: Callable[[], None]
+    snapshots: StoragePath, version: str, why: str, guard: Callable[[], None]
 ) -> tuple[bool, str]:
     """Serve a version from now on, unless something speaks against; under the lock."""
     while True:
@@ -249,18 +253,18 @@ def swap(
             return False, "this very version is served already"
         if kept := _kept_back(snapshots, version):
             said = f"{kept}. {version} is built and proved, {current} is still served"
-            record(snapshots, make_act("held", version, why=kept, before=current))
+            record(snapshots, new_entry("held", version, why=kept, before=current))
             return False, said
         guard()
-        record(snapshots, make_act("publish", version, why=why, before=current))
+        record(snapshots, new_entry("publish", version, why=why, before=current))
         if point(snapshots / CURRENT, version, seen):
             return True, "published"
         # Look again: what is there now may be of a newer day, or a rollback.
         lost = "another machine changed what is served at the same moment"
-        record(snapshots, make_act("held", version, why=lost, before=current))
+        record(snapshots, new_entry("held", version, why=lost, before=current))
 
 
-def _newer(snapshots: Place, day: str) -> str | None:
+def _newer(snapshots: StoragePath, day: str) -> str | None:
     """Why a day is not served, if a newer one is."""
     current = _current(snapshots)
     if current and day_of(current) > day:
@@ -268,7 +272,7 @@ def _newer(snapshots: Place, day: str) -> str | None:
     return None
 
 
-def _kept_back(snapshots: Place, version: str) -> str | None:
+def _kept_back(snapshots: StoragePath, version: str) -> str | None:
     """Why a person does not want a version (or a day) published, if anybody does not."""
     if block := block_of(snapshots):
         return str(block)
@@ -285,7 +289,7 @@ def _kept_back(snapshots: Place, version: str) -> str | None:
     return None
 
 
-def _built(lake: Lake, snapshots: Place, day: str) -> list[str]:
+def _built(lake: Lake, snapshots: StoragePath, day: str) -> list[str]:
     """The versions on disk of the predictions that a day has now, the newest last."""
     parts = lake.predictions.parts(day)
     digest = digest_of(parts) if parts else None
@@ -293,14 +297,14 @@ def _built(lake: Lake, snapshots: Place, day: str) -> list[str]:
 
 
 def _published(
-    snapshots: Place, version: str, night: _Night, *, swapped: bool, why: str
+    snapshots: StoragePath, version: str, night: _Night, *, swapped: bool, why: str
 ) -> Published:
     current = _current(snapshots)
     found = {manifest.version: manifest for manifest in versions(snapshots)}
     return Published(version, found.get(current or ""), swapped, why, night.verdicts)
 
 
-def is_served(lake: Lake, snapshots: Place, day: str) -> Verdict:
+def is_served(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
     """Whether readers get a day's version, or a newer one, and what keeps it from them.
 
     It warns and does not block: a person wanted it so, and the night is well.
@@ -327,7 +331,7 @@ def is_served(lake: Lake, snapshots: Place, day: str) -> Verdict:
     )
 
 
-def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
+def equals_predictions(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
     """Every row of a day's version is the row that was predicted, and no other."""
     gate = "snapshot_equals_predictions"
     moved_by = "No field of the YAML moves it: run the day again"
@@ -352,7 +356,7 @@ def equals_predictions(lake: Lake, snapshots: Place, day: str) -> Verdict:
 
     alike = on_cores(is_alike, range(len(manifest.files)))
     unlike = [number for number, same in enumerate(alike) if not same]
-    predicted = total(part.receipt.tally for part in parts)
+    predicted = total_of(part.receipt.total for part in parts)
     return Verdict(
         gate,
         not unlike and manifest.rows == predicted.rows,
@@ -381,7 +385,7 @@ def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
     on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
-def _current(snapshots: Place, seen: Seen | None = None) -> str | None:
+def _current(snapshots: StoragePath, seen: Seen | None = None) -> str | None:
     """What is current; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
         place = snapshots / CURRENT
@@ -391,7 +395,7 @@ def _current(snapshots: Place, seen: Seen | None = None) -> str | None:
         return None
 
 
-def _whole_version(snapshots: Place, digest: str) -> str | None:
+def _whole_version(snapshots: StoragePath, digest: str) -> str | None:
     """A version of these very predictions that can be served as it is."""
     current = _current(snapshots)
     there = [m.version for m in versions(snapshots) if m.predictions == digest]
@@ -405,7 +409,7 @@ def _whole_version(snapshots: Place, digest: str) -> str | None:
     return None
 
 
-def _free_name(snapshots: Place, day: str, digest: str) -> str:
+def _free_name(snapshots: StoragePath, day: str, digest: str) -> str:
     """A name that no version ever had: readers may still hold one that is damaged."""
     name, number = f"{day}-{digest[: NAMED - len(day) - 1]}", 2
     taken, version = {_current(snapshots)}, name

@@ -25,7 +25,7 @@ from batch_assets.errors import BatchAssetsError, NotServedError, SnapshotError
 from batch_assets.snapshots.manifest import ReleaseName, SnapshotManifest
 from batch_assets.snapshots.pointers import CURRENT, served_version
 from batch_assets.snapshots.version import Answer, Version, age_of
-from batch_assets.storage import Place, place_of
+from batch_assets.storage import StoragePath, storage_path
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class Snapshot:
     A process that is forked goes on following by itself.
     """
 
-    def __init__(self, snapshots: str | Place, *, poll_seconds: float = 1.0) -> None:
+    def __init__(
+        self, snapshots: str | StoragePath, *, poll_seconds: float = 1.0
+    ) -> None:
         """Open what is served, every file hashed, and follow it from then on.
 
         Args:
@@ -53,7 +55,7 @@ class Snapshot:
                 and another one than the operator's is not taken silently.
         """
         if isinstance(snapshots, str):
-            snapshots = place_of(snapshots)
+            snapshots = storage_path(snapshots)
         self.place = snapshots
         self.poll_seconds = poll_seconds
         self._problem: str | None = None

@@ -6,17 +6,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from batch_assets.errors import SnapshotError
-from batch_assets.snapshots.history import make_act, record
+from batch_assets.snapshots.history import new_entry, record
 from batch_assets.snapshots.manifest import MANIFEST, version_names, versions
-from batch_assets.snapshots.pointers import current_version, held, pinned_version
-from batch_assets.storage import Place, remove_tree
+from batch_assets.snapshots.pointers import (
+    current_version,
+    lock_pointers,
+    pinned_version,
+)
+from batch_assets.storage import StoragePath, remove_tree
 
 log = logging.getLogger(__name__)
 
 REMOVING = ".removing-"
 
 
-def collect(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
+def collect(snapshots: StoragePath, keep: int, keep_for: timedelta) -> list[str]:
     """Remove all but the newest versions; their names.
 
     Never what is current or pinned, the version that was served before either, or one
@@ -28,14 +32,14 @@ def collect(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
         keep: how many of the newest stay, those that are spared among them.
         keep_for: the age below which a version stays.
     """
-    with held(snapshots):
+    with lock_pointers(snapshots):
         try:
             may_go = _may_go(snapshots, keep, keep_for)
         except SnapshotError as error:
             log.warning("%s; no version is removed", error)
             return []
         for version in may_go:
-            record(snapshots, make_act("collect", version, why=f"keep is {keep}"))
+            record(snapshots, new_entry("collect", version, why=f"keep is {keep}"))
             if isinstance(snapshots, Path):
                 # Gone for every reader at once; the bytes may take a while.
                 folder = snapshots / f"v={version}"
@@ -49,7 +53,7 @@ def collect(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
     return may_go
 
 
-def _may_go(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
+def _may_go(snapshots: StoragePath, keep: int, keep_for: timedelta) -> list[str]:
     there = {manifest.version: manifest for manifest in versions(snapshots)}
     served = {current_version(snapshots), pinned_version(snapshots)} - {None}
     if unreadable := served - there.keys():
@@ -67,7 +71,7 @@ def _may_go(snapshots: Place, keep: int, keep_for: timedelta) -> list[str]:
     return [version for version in old if version not in spared]
 
 
-def _is_old(folder: Place, youngest: datetime) -> bool:
+def _is_old(folder: StoragePath, youngest: datetime) -> bool:
     """Whether what lies in a folder that is no version is of before a time."""
     times = [file.stat().st_mtime for file in folder.iterdir()]
     return all(datetime.fromtimestamp(time, UTC) < youngest for time in times)

@@ -34,7 +34,7 @@ from batch_assets.snapshots.manifest import (
     read_manifest,
 )
 from batch_assets.snapshots.pointers import CURRENT, served_version
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 # As one batch, on this thread: a worker of Arrow's would not outlive a fork.
 READING = pa.ipc.IpcReadOptions(use_threads=False)
@@ -105,7 +105,7 @@ class Version:
         self._shards: dict[int, Shard] = {}
 
     @classmethod
-    def current(cls, snapshots: Place) -> "Version":
+    def current(cls, snapshots: StoragePath) -> "Version":
         """Open the version that readers take now: the pinned or the current one.
 
         Args:
@@ -122,7 +122,7 @@ class Version:
         return cls.open(snapshots, version)
 
     @classmethod
-    def open(cls, snapshots: Place, version: str) -> "Version":
+    def open(cls, snapshots: StoragePath, version: str) -> "Version":
         """Open one version; its files are hashed when they are first used.
 
         From an object store all of them are copied down and hashed first.

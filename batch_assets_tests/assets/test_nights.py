@@ -581,7 +581,7 @@ def test_a_materialisation_is_json_all_through(served, instance):
 def test_rows_made_of_raw_rows_that_were_replaced_are_not_served_again(
     served, instance
 ):
-    """The same keys with other features: every tally agrees, and yet they are stale."""
+    """The same keys with other features: every total agrees, and yet they are stale."""
     before = state_of(served)
     write_source(served.folder, make_rows(1_000, seed=9), day=FIRST)
     job = served.definitions.resolve_implicit_global_asset_job_def()

@@ -17,7 +17,7 @@ from batch_assets.cli.main import main
 from batch_assets.errors import PipelineError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.snapshots.history import acts_of
+from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.pointers import current_version
 from batch_assets_tests.cli.test_interrupt import finish, started
@@ -164,7 +164,7 @@ def test_days_at_a_time_leave_what_days_in_order_leave(home, tmp_path):
     """The first day is scored last; served are the days in their order all the same."""
     failed = finish(home, *RANGE, "--parallel", "3", "--json", code=1, SLOW_SECONDS="2")
     served = versions(home / "root" / "snapshots" / "toy")
-    acts, _ = acts_of(home / "root" / "snapshots" / "toy")
+    acts, _ = entries_of(home / "root" / "snapshots" / "toy")
     write_source(home / "p", make_rows(400, seed=2), day=BAD)
     again = json.loads(finish(home, *RANGE, "--parallel", "3", "--json"))
 

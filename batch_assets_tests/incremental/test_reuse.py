@@ -11,10 +11,15 @@ import torch
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.incremental.baseline import find_baseline
-from batch_assets.incremental.previous_day import FINGERPRINT, Hint
-from batch_assets.incremental.reuse import Incremental, Origin, Source, take_over
+from batch_assets.incremental.previous_day import FINGERPRINT, LayoutHint
+from batch_assets.incremental.reuse import (
+    Incremental,
+    Origin,
+    ReuseSource,
+    find_reusable_rows,
+)
 from batch_assets.lake.parts import RECEIPT, SHA256, Part, Receipt, open_part, read_open
-from batch_assets.lake.reconciliation import Tally, total
+from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import fingerprint
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
@@ -142,7 +147,7 @@ def test_unchanged_rows_are_carried_and_the_day_equals_a_full_one(
 
     second = night(lake, release, SECOND, tonight)
 
-    assert second.grounds.built_on == FIRST
+    assert second.decision.built_on == FIRST
     assert ROWS - 50 - CHANGED <= second.carried.rows < ROWS - 50
     assert 0 < second.rescored_rows < ROWS / 10
     found = read_day(lake, "predictions", SECOND)
@@ -171,7 +176,7 @@ def test_the_books_count_carried_rows_by_name(lake, toy_release):
     assert verdict.numbers["carried_rows"] == ROWS - CHANGED
     assert verdict.numbers["rescored_rows"] == second.rescored_rows > 0
     assert lake.predictions.last_commit(SECOND).facts["carried"] == ROWS - CHANGED
-    assert total(p.carried for p in lake.predictions.parts(FIRST)) == Tally()
+    assert total_of(p.carried for p in lake.predictions.parts(FIRST)) == ControlTotal()
 
 
 def test_each_nth_night_scores_every_row(lake, toy_release):
@@ -180,7 +185,7 @@ def test_each_nth_night_scores_every_row(lake, toy_release):
     built_on = [
         night(
             lake, toy_release, f"2026-01-{day:02d}", rows, incremental=every
-        ).grounds.built_on
+        ).decision.built_on
         for day in range(1, 8)
     ]
 
@@ -202,8 +207,8 @@ def test_a_night_builds_on_no_other_release(lake, toy_release, tmp_path):
 
     second = night(lake, other, SECOND, rows)
 
-    assert second.grounds.built_on is None
-    assert "another release" in second.grounds.why
+    assert second.decision.built_on is None
+    assert "another release" in second.decision.why
     assert second.carried.rows == 0
 
 
@@ -215,8 +220,8 @@ def test_a_night_builds_on_no_other_arithmetic(lake, tmp_path):
 
     second = night(lake, loose, SECOND, rows, precision="bfloat16")
 
-    assert second.grounds.built_on is None
-    assert "cpu bfloat16" in second.grounds.why
+    assert second.decision.built_on is None
+    assert "cpu bfloat16" in second.decision.why
 
 
 def test_a_night_builds_on_none_that_was_validated_again(lake, toy_release):
@@ -227,8 +232,8 @@ def test_a_night_builds_on_none_that_was_validated_again(lake, toy_release):
 
     second = night(lake, toy_release, SECOND, rows)
 
-    assert second.grounds.built_on is None
-    assert "validated again" in second.grounds.why
+    assert second.decision.built_on is None
+    assert "validated again" in second.decision.why
 
 
 def test_a_night_builds_on_none_without_fingerprints(lake, toy_release):
@@ -239,8 +244,8 @@ def test_a_night_builds_on_none_without_fingerprints(lake, toy_release):
 
     second = night(lake, toy_release, SECOND, rows)
 
-    assert second.grounds.built_on is None
-    assert "without fingerprints" in second.grounds.why
+    assert second.decision.built_on is None
+    assert "without fingerprints" in second.decision.why
 
 
 class Drawing(ToyRisk):
@@ -267,9 +272,9 @@ def test_rows_that_come_out_differently_are_not_built_on(lake, tmp_path, caplog)
 
     second = night(lake, release, SECOND, rows)
 
-    assert second.grounds.built_on is None
+    assert second.decision.built_on is None
     assert second.carried.rows == 0
-    assert "scored again are not what they were" in second.grounds.why
+    assert "scored again are not what they were" in second.decision.why
     assert "Every row is scored instead" in caplog.text
     assert lake.books(SECOND).total.scored.rows == ROWS
     verdict = carried_rows(lake.books(SECOND), lake.predictions.last_commit(SECOND))
@@ -297,8 +302,8 @@ def test_only_the_night_before_counts_not_one_after(lake, toy_release):
     second = night(lake, toy_release, SECOND, rows)
     third = night(lake, toy_release, THIRD)
 
-    assert second.grounds.built_on is None
-    assert third.grounds.built_on == SECOND
+    assert second.decision.built_on is None
+    assert third.decision.built_on == SECOND
     np.testing.assert_array_equal(
         read_day(lake, "predictions", THIRD)["risk"].to_numpy(),
         read_day(lake, "predictions", SECOND)["risk"].to_numpy(),
@@ -314,7 +319,7 @@ def test_a_row_that_was_a_dead_letter_is_scored_again(lake, tmp_path):
 
     assert first.dead_letters.rows > 0
     assert second.dead_letters == first.dead_letters
-    assert second.carried == first.tally
+    assert second.carried == first.total
 
 
 class Picky(ToyRisk):
@@ -352,12 +357,12 @@ def test_rows_that_are_as_they_were_lie_in_row_groups_of_their_own(
     first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
     rows_of = {False: 0, True: 0}
     for part in second:
-        hint = Hint.in_receipt(part)
+        hint = LayoutHint.in_receipt(part)
         assert hint.of == digest_of(first)
         for group, count in enumerate(part.groups):
             rows_of[group in hint.groups] += count
 
-    assert {Hint.in_receipt(part) == Hint() for part in first} == {True}
+    assert {LayoutHint.in_receipt(part) == LayoutHint() for part in first} == {True}
     assert rows_of == {False: CHANGED, True: ROWS - CHANGED}
     assert lake.books(SECOND).open_after_validation() == []
     assert list(lake.validated_features.path.glob(".before-*")) == []
@@ -371,7 +376,7 @@ def test_what_a_killed_validation_left_is_swept(lake, toy_release):
         folder.mkdir()
         (folder / "0.npy").touch()
 
-    lake.sweep(SECOND)
+    lake.remove_leftovers(SECOND)
 
     assert not left.exists()
     assert other.exists()
@@ -379,7 +384,7 @@ def test_what_a_killed_validation_left_is_swept(lake, toy_release):
 
 def pinned_night(
     lake: Lake, release: Release, day: str, rows: pa.Table
-) -> dict[Path, Source]:
+) -> dict[Path, ReuseSource]:
     """A night of a pinned source, in ten pieces, and where its parts are taken from."""
     write_events(lake, rows, day=day, files=10)
     pin_rows(lake, rows, day=day, contract=release.contract)
@@ -436,7 +441,7 @@ def test_a_night_beside_one_that_was_never_scored_builds_on_the_one_that_was(
 
     third = night(lake, toy_release, THIRD, changed(rows, seed=6))
 
-    assert third.grounds.built_on == FIRST
+    assert third.decision.built_on == FIRST
     assert third.carried.rows == ROWS - CHANGED
 
 
@@ -500,16 +505,21 @@ def test_predictions_are_hashed_before_they_are_taken_over(lake, toy_release):
         writer.write_table(forged)
         writer.add_key_value_metadata({name: notes[name] for name in (RECEIPT, SHA256)})
     validated = lake.validated_features.parts(FIRST)[0]
-    source = Source((Origin(validated.path, (part.path,)),), (0,))
+    source = ReuseSource((Origin(validated.path, (part.path,)),), (0,))
 
     opened, file = open_part(validated.path)
     with file, pytest.raises(CorruptPartError, match="it was sealed as"):
-        take_over(source, opened, file, (0, 1), toy_release.contract)
+        find_reusable_rows(source, opened, file, (0, 1), toy_release.contract)
 
 
 @pytest.mark.parametrize("said", [True, False])
 def test_a_part_validated_before_there_were_hints_has_none(said: bool) -> None:
     facts = {FINGERPRINT: True, "as_before": said}
-    receipt = Receipt("validated_features", "2026-01-05", 0, 0, "job", Tally(), facts)
+    receipt = Receipt(
+        "validated_features", "2026-01-05", 0, 0, "job", ControlTotal(), facts
+    )
 
-    assert Hint.in_receipt(Part(Path("part"), 1, "0" * 64, receipt, ())) == Hint()
+    assert (
+        LayoutHint.in_receipt(Part(Path("part"), 1, "0" * 64, receipt, ()))
+        == LayoutHint()
+    )

@@ -21,7 +21,7 @@ from batch_assets.lake.parts import (
     read_columns,
     verified_part,
 )
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 
 SCHEMA = pa.schema([("user_id", pa.int64()), ("score", pa.float32())])
 
@@ -39,7 +39,7 @@ def receipt_of(rows: pa.Table, **changes: object) -> Receipt:
         "shard": 3,
         "chunk": 2,
         "job": "ab" * 32,
-        "tally": Tally.of(rows["user_id"]),
+        "total": ControlTotal.of(rows["user_id"]),
         "facts": {"release": "cd" * 32, "outputs": {"risk": {"counts": [1, 2]}}},
     }
     return Receipt(**fields | changes)

@@ -18,7 +18,7 @@ from batch_assets.errors import (
 from batch_assets.lake.parts import RECEIPT
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import Copied, copy_day, pin_of
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.sources.declared import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
@@ -59,7 +59,7 @@ def test_every_row_is_copied_once(lake, key_dtype):
     copied = copy_rows(lake, rows, contract=make_contract(key_dtype))
 
     assert read_day(lake, "raw_features").equals(rows.sort_by("user_id"))
-    assert copied.tally == Tally.of(rows["user_id"])
+    assert copied.total == ControlTotal.of(rows["user_id"])
     assert not copied.unchanged
 
 
@@ -70,13 +70,13 @@ def test_every_row_lies_in_the_shard_of_its_key(lake):
     for part in copied.parts:
         keys = pq.read_table(part.path, partitioning=None)["user_id"]
         assert set(shard_of(hash_keys(keys), SHARDS)) == {part.receipt.shard}
-        assert part.receipt.tally == Tally.of(keys)
+        assert part.receipt.total == ControlTotal.of(keys)
 
 
 def test_a_shard_without_rows_has_a_part_too(lake):
     copied = copy_rows(lake, make_rows(1), shards=16)
 
-    assert [p.receipt.tally.rows for p in copied.parts].count(0) == 15
+    assert [p.receipt.total.rows for p in copied.parts].count(0) == 15
     assert len(lake.raw_features.parts(DAY)) == 16
 
 
@@ -106,7 +106,7 @@ def test_a_null_key_is_copied_like_any_other(lake):
 
     copied = copy_rows(lake, rows)
 
-    assert copied.tally == Tally.of(rows["user_id"])
+    assert copied.total == ControlTotal.of(rows["user_id"])
     assert read_day(lake, "raw_features")["user_id"].null_count == 2
 
 
@@ -184,7 +184,7 @@ def test_an_empty_source_is_an_error_and_yesterday_stays(lake):
 def test_an_empty_source_can_be_allowed(lake):
     copied = copy_rows(lake, make_rows(0), allow_empty=True)
 
-    assert copied.tally == Tally()
+    assert copied.total == ControlTotal()
     assert len(lake.raw_features.parts(DAY)) == SHARDS
 
 
@@ -304,7 +304,7 @@ def test_of_a_pinned_source_only_the_keys_are_written(lake, key_dtype):
 
     found = read_day(lake, "raw_features")
     assert found.equals(rows.select(["user_id"]).sort_by("user_id"))
-    assert pinned.tally == Tally.of(rows["user_id"])
+    assert pinned.total == ControlTotal.of(rows["user_id"])
     for part in pinned.parts:
         keys = pq.read_table(part.path, partitioning=None)["user_id"]
         assert set(shard_of(hash_keys(keys), SHARDS)) == {part.receipt.shard}
@@ -333,7 +333,7 @@ def test_the_same_version_is_not_read_again_and_the_next_one_is(lake):
     moved = pin_rows(lake, make_rows(100))
 
     assert (again.unchanged, again.job) == (True, first.job)
-    assert (moved.unchanged, moved.tally.rows) == (False, 110)
+    assert (moved.unchanged, moved.total.rows) == (False, 110)
     assert moved.job != first.job
 
 
@@ -341,7 +341,7 @@ def test_a_version_may_be_pinned_while_the_table_moves_on(lake):
     def move_on(rows: int) -> None:
         write_events(lake, make_rows(1, first=9_001))
 
-    assert pin_rows(lake, make_rows(100), files=2, progress=move_on).tally.rows == 100
+    assert pin_rows(lake, make_rows(100), files=2, progress=move_on).total.rows == 100
 
 
 def test_a_wrong_column_of_a_version_is_named_before_a_key_is_read(lake):

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from batch_assets.errors import BatchAssetsError, CorruptPartError, LakeError
 from batch_assets.lake.parts import Part, PartWriter, Receipt
-from batch_assets.lake.reconciliation import Page, Tally
+from batch_assets.lake.reconciliation import ControlTotal, Page
 from batch_assets.lake.tables import Lake, Table, digest_of
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
@@ -36,8 +36,8 @@ def write_part(
     # Parts of one job and chunk are made of one another.
     origin = f"{(made_of or job)[:16]}-00000.parquet"
     facts = {"raw": origin if made_of else path.name, "validated": origin}
-    tally = Tally.of(rows["user_id"])
-    receipt = Receipt(table.name, day, shard, chunk, job, tally, facts)
+    total = ControlTotal.of(rows["user_id"])
+    receipt = Receipt(table.name, day, shard, chunk, job, total, facts)
     with PartWriter(path, schema, row_group_rows=100) as writer:
         writer.write(rows)
         return writer.finish(receipt)
@@ -95,7 +95,7 @@ def test_files_without_a_commit_are_invisible(lake):
     write_part(lake.predictions, [4], day=NEXT_DAY)
 
     assert keys_of(lake.predictions) == [1, 2]
-    assert [p.receipt.tally.rows for p in lake.predictions.parts(DAY)] == [2]
+    assert [p.receipt.total.rows for p in lake.predictions.parts(DAY)] == [2]
     assert lake.predictions.parts(NEXT_DAY) == []
 
 
@@ -353,7 +353,7 @@ def test_a_table_may_lie_under_a_path_with_odd_characters(tmp_path):
 
     commit(lake.predictions, [1])
 
-    assert [part.receipt.tally.rows for part in lake.predictions.parts(DAY)] == [1]
+    assert [part.receipt.total.rows for part in lake.predictions.parts(DAY)] == [1]
 
 
 def test_part_names_differ_between_jobs_and_chunks(lake):
@@ -389,12 +389,12 @@ def test_the_books_are_read_from_every_committed_receipt(lake):
 
     books = lake.books(DAY)
 
-    def tally(*found: int) -> Tally:
-        return Tally.of(pa.array(found, pa.int64()))
+    def total(*found: int) -> ControlTotal:
+        return ControlTotal.of(pa.array(found, pa.int64()))
 
     assert books.pages == {
-        0: Page(tally(1, 2, 3), tally(1, 3), tally(2), tally(1), tally(3)),
-        1: Page(tally(4), tally(4), tally(), tally(4), tally()),
+        0: Page(total(1, 2, 3), total(1, 3), total(2), total(1), total(3)),
+        1: Page(total(4), total(4), total(), total(4), total()),
     }
     assert (books.open_after_validation(), books.open_after_scoring()) == ([], [])
     assert lake.books(NEXT_DAY).pages == {}
@@ -440,7 +440,7 @@ def test_sweeping_a_day_removes_what_is_half_written_and_nothing_else(lake):
     half.touch()
     others.touch()
 
-    lake.sweep(DAY)
+    lake.remove_leftovers(DAY)
 
     assert not half.exists()
     assert others.exists()
@@ -451,7 +451,7 @@ def test_a_shard_in_several_chunks_is_one_page(lake):
     parts = [write_part(lake.predictions, [n], chunk=n) for n in range(3)]
     lake.predictions.commit_day(DAY, parts, SCHEMA, {})
 
-    assert lake.books(DAY).pages[0].scored == Tally.of(pa.array([0, 1, 2]))
+    assert lake.books(DAY).pages[0].scored == ControlTotal.of(pa.array([0, 1, 2]))
 
 
 def test_a_parquet_reader_needs_no_delta(lake):
@@ -477,7 +477,7 @@ def test_a_file_of_another_size_than_was_committed_is_refused(lake):
     [("raw_features", ([0], [])), ("validated_features", ([0], [0]))],
 )
 def test_what_was_made_of_a_replaced_part_does_not_close(lake, table, shards):
-    """The same keys again from another job: every tally agrees."""
+    """The same keys again from another job: every total agrees."""
     for name in ("raw_features", "validated_features", "predictions"):
         commit(getattr(lake, name), [1, 2, 3])
     assert lake.books(DAY).open_after_validation() == []

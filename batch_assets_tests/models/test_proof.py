@@ -71,7 +71,7 @@ def test_a_release_that_nobody_could_use_is_not_approved(
 
     assert "release toy" in str(refused.value)
     assert "was not approved" in str(refused.value)
-    assert Registry(root).acts(NAME) == []
+    assert Registry(root).events(NAME) == []
 
 
 def test_a_release_by_hand_whose_answers_depend_on_the_batch_is_not_approved(

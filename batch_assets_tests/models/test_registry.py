@@ -172,7 +172,7 @@ def test_an_approval_records_who_and_why(registry, toy_release):
         NAME, toy_release.short, why="it is good", by="grace", until=TOMORROW
     )
 
-    assert registry.acts(NAME)[-1] == act
+    assert registry.events(NAME)[-1] == act
     assert (act.act, act.digest, act.channel) == (
         "approve",
         toy_release.digest,
@@ -187,7 +187,7 @@ def test_an_act_takes_a_reason(registry, toy_release, act, why):
     with pytest.raises(ReleaseError, match=f"to {act} a release takes a reason"):
         getattr(registry, act)(NAME, toy_release.digest, why=why)
 
-    assert len(registry.acts(NAME)) == 1
+    assert len(registry.events(NAME)) == 1
 
 
 def test_acts_are_only_ever_appended(registry, toy_release):
@@ -196,7 +196,7 @@ def test_acts_are_only_ever_appended(registry, toy_release):
     registry.revoke(NAME, toy_release.digest, why="it is bad")
 
     assert approvals_of(registry).read_bytes().startswith(before)
-    assert [act.act for act in registry.acts(NAME)] == ["approve", "revoke"]
+    assert [act.act for act in registry.events(NAME)] == ["approve", "revoke"]
 
 
 def test_the_release_approved_last_wins(registry, toy_release, second):
@@ -305,7 +305,7 @@ def test_each_act_is_one_line_of_json(registry, toy_release):
 
     lines = approvals_of(registry).read_bytes().split(b"\n")
     assert [json.loads(line)["act"] for line in lines[:-1]] == ["approve", "revoke"]
-    assert registry.acts(NAME)[-1].why == "one\nreason\u2028of three lines"
+    assert registry.events(NAME)[-1].why == "one\nreason\u2028of three lines"
 
 
 def test_acts_of_processes_do_not_tear_each_other(registry, root, toy_release):
@@ -319,7 +319,7 @@ def test_acts_of_processes_do_not_tear_each_other(registry, root, toy_release):
     codes = [worker.wait(timeout=120) for worker in workers]
 
     assert codes == [0, 0, 0]
-    by = Counter(act.by for act in registry.acts(NAME))
+    by = Counter(act.by for act in registry.events(NAME))
     assert by == {"ada": 1, "eve": 10, "grace": 10, "mary": 10}
 
 
@@ -331,10 +331,10 @@ def test_an_act_waits_for_the_one_that_is_being_written(registry, toy_release):
     with exclusive(approvals_of(registry).parent):
         revoke.start()
         revoke.join(timeout=0.3)
-        assert len(registry.acts(NAME)) == 1
+        assert len(registry.events(NAME)) == 1
     revoke.join(timeout=60)
 
-    assert len(registry.acts(NAME)) == 2
+    assert len(registry.events(NAME)) == 2
 
 
 def test_nothing_is_added_to_a_torn_line(registry, root, toy_release):
@@ -360,4 +360,4 @@ def test_an_approval_that_could_not_be_used_is_refused(registry, toy_release, un
     with pytest.raises(ReleaseError, match="runs out later than now, with a timezone"):
         registry.approve(NAME, toy_release.digest, why="a trial", until=until)
 
-    assert len(registry.acts(NAME)) == 1
+    assert len(registry.events(NAME)) == 1

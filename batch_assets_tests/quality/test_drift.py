@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from batch_assets.lake.parts import Part, Receipt
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.models.reference import Reference, ks, psi, psi_noise
 from batch_assets.quality.drift import limits, prediction_drift
 from batch_assets.spec import Gates
@@ -19,7 +19,7 @@ EDGES = (0.25, 0.5, 0.75)
 def part_of(counts: list[int], *, total: float = 0.0, name: str = "risk") -> Part:
     facts = {"outputs": {name: {"rows": sum(counts), "sum": total, "counts": counts}}}
     receipt = Receipt(
-        "predictions", "2026-01-05", 0, 0, "ab", Tally(sum(counts), 0), facts
+        "predictions", "2026-01-05", 0, 0, "ab", ControlTotal(sum(counts), 0), facts
     )
     return Part(Path("part.parquet"), 1, "0" * 64, receipt, ())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from batch_assets.errors import GateError
 from batch_assets.lake.parts import Part, PartWriter, Receipt
-from batch_assets.lake.reconciliation import Books, Page, Tally
+from batch_assets.lake.reconciliation import Books, ControlTotal, Page
 from batch_assets.models.reference import histogram
 from batch_assets.quality import gates
 from batch_assets.quality.drift import prediction_drift
@@ -33,8 +33,8 @@ from batch_assets_tests.toys import (
 verdict = partial(Verdict, moved_by="Mend it")
 
 
-def tally(*keys: int) -> Tally:
-    return Tally.of(pa.array(keys, pa.int64()))
+def total(*keys: int) -> ControlTotal:
+    return ControlTotal.of(pa.array(keys, pa.int64()))
 
 
 def books_of(raw: int, quarantined: int = 0, scored: int = 0, dead: int = 0) -> Books:
@@ -44,11 +44,11 @@ def books_of(raw: int, quarantined: int = 0, scored: int = 0, dead: int = 0) -> 
         DAY,
         {
             0: Page(
-                Tally(raw, raw),
-                Tally(validated, validated),
-                Tally(quarantined, quarantined),
-                Tally(scored, scored),
-                Tally(dead, dead),
+                ControlTotal(raw, raw),
+                ControlTotal(validated, validated),
+                ControlTotal(quarantined, quarantined),
+                ControlTotal(scored, scored),
+                ControlTotal(dead, dead),
             )
         },
     )
@@ -98,7 +98,7 @@ def predict(
         0,
         0,
         "a" * 64,
-        Tally.of(rows["user_id"]),
+        ControlTotal.of(rows["user_id"]),
         {
             "release": stamp or release.digest,
             "outputs": {"risk": span | (told or {})},
@@ -245,8 +245,8 @@ def test_open_books_fail_with_their_shards():
     books = Books(
         DAY,
         {
-            2: Page(raw=tally(1, 2), validated=tally(1, 1)),
-            5: Page(raw=tally(3), validated=tally(3), scored=tally(3)),
+            2: Page(raw=total(1, 2), validated=total(1, 1)),
+            5: Page(raw=total(3), validated=total(3), scored=total(3)),
         },
     )
 
@@ -573,7 +573,7 @@ def test_as_many_dead_letters_may_be_as_keep_their_gate_open(rows, share):
     limits = Gates(max_dead_letter_share=share)
 
     def is_open(dead: int) -> bool:
-        page = Page(validated=Tally(rows, 0), dead=Tally(dead, 0))
+        page = Page(validated=ControlTotal(rows, 0), dead=ControlTotal(dead, 0))
         return gates.dead_letter_share(Books(DAY, {0: page}), limits).passed
 
     most = gates.most_dead_letters(rows, limits)

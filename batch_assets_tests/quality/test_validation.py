@@ -16,7 +16,7 @@ from batch_assets.errors import (
     SourceError,
 )
 from batch_assets.lake.pins import PinnedRows
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.rules import RULES, RowRules, Split
@@ -66,8 +66,8 @@ def test_valid_rows_all_become_features(lake, key_dtype):
     assert_frame_equal(
         pl.DataFrame(found), RowRules(contract).to_features(pl.DataFrame(ordered))
     )
-    assert done.tally == done.raw == Tally.of(rows["user_id"])
-    assert (done.quarantine, done.quarantined, done.rules) == (Tally(), [], {})
+    assert done.total == done.raw == ControlTotal.of(rows["user_id"])
+    assert (done.quarantine, done.quarantined, done.rules) == (ControlTotal(), [], {})
     assert is_closed(lake)
 
 
@@ -83,7 +83,7 @@ def test_bad_rows_wait_whole_and_typed(lake, toy_contract):
     assert found.schema.field("age").type == pa.int16()
     assert found[RULES].to_pylist() == [["age is above max"]] * 30
     assert done.rules == {"age is above max": 30}
-    assert done.tally + done.quarantine == done.raw == Tally.of(rows["user_id"])
+    assert done.total + done.quarantine == done.raw == ControlTotal.of(rows["user_id"])
     assert done.quarantine.rows == 30
 
 
@@ -126,7 +126,7 @@ def test_a_day_of_nothing_but_bad_rows_closes(lake):
 
     done = validate(lake)
 
-    assert (done.tally.rows, done.quarantine.rows) == (0, 50)
+    assert (done.total.rows, done.quarantine.rows) == (0, 50)
     assert is_closed(lake)
 
 
@@ -135,7 +135,7 @@ def test_an_allowed_empty_day_closes(lake):
 
     done = validate(lake)
 
-    assert done.tally == Tally()
+    assert done.total == ControlTotal()
     assert len(lake.validated_features.parts(DAY)) == 4
 
 
@@ -180,7 +180,7 @@ def test_changed_raw_rows_are_validated_again(lake):
     second = validate(lake)
 
     assert second.job != first.job
-    assert second.tally.rows == 90
+    assert second.total.rows == 90
     assert lake.quarantined_rows.parts(DAY) == []
     assert is_closed(lake)
 
@@ -256,7 +256,7 @@ def test_a_day_that_loses_a_row_and_doubles_another_is_not_committed(lake, monke
         validate(lake)
 
     # The counts agree; only the keys tell.
-    rows = copied.parts[0].receipt.tally.rows
+    rows = copied.parts[0].receipt.total.rows
     assert f"{rows:,} rows" in str(refused.value).split("came in")[0]
     assert f"validated: {rows:,} rows" in str(refused.value)
     assert lake.validated_features.parts(DAY) == []
@@ -347,8 +347,8 @@ def test_a_pinned_day_is_validated_as_a_copied_one(lake, root, key_dtype):
     for table in ("validated_features", "quarantined_rows"):
         found, expected = (pl.DataFrame(read_day(at, table)) for at in (lake, other))
         assert_frame_equal(found, expected)
-    assert (pinned.tally, pinned.quarantine, pinned.raw, pinned.rules) == (
-        copied.tally,
+    assert (pinned.total, pinned.quarantine, pinned.raw, pinned.rules) == (
+        copied.total,
         copied.quarantine,
         copied.raw,
         copied.rules,
@@ -388,7 +388,7 @@ def test_the_version_that_was_pinned_is_validated_though_the_table_moved_on(lake
 
     done = validate(lake)
 
-    assert done.tally == pinned.tally == Tally.of(rows["user_id"])
+    assert done.total == pinned.total == ControlTotal.of(rows["user_id"])
     assert read_day(lake, "validated_features")["user_id"].to_pylist() == sorted(
         rows["user_id"].to_pylist()
     )
@@ -426,7 +426,7 @@ def test_null_keys_of_a_pinned_day_are_quarantined(lake):
 def test_an_allowed_empty_pinned_day_closes(lake):
     pin_rows(lake, make_rows(0), allow_empty=True)
 
-    assert validate(lake).tally == Tally()
+    assert validate(lake).total == ControlTotal()
     assert len(lake.validated_features.parts(DAY)) == 4
 
 

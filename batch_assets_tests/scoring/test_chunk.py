@@ -13,7 +13,7 @@ import torch
 
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.parts import open_part
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.reference import histogram
@@ -161,7 +161,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
         task_job(tasks),
     )
     assert (receipt.shard, receipt.chunk) == (0, 1)
-    assert receipt.tally == Tally.of(rows["user_id"][200:400])
+    assert receipt.total == ControlTotal.of(rows["user_id"][200:400])
     assert receipt.facts == {
         "model": "toy",
         "release": toy_release.digest,
@@ -237,9 +237,9 @@ def test_a_dead_letter_is_the_whole_row_with_its_reason_stage_and_release(
         },
     )
     receipt = open_part(scored.dead.path)[0].receipt
-    assert (receipt.table, receipt.tally) == (
+    assert (receipt.table, receipt.total) == (
         "dead_letters",
-        Tally.of(letters["user_id"]),
+        ControlTotal.of(letters["user_id"]),
     )
     assert receipt.facts["release"] == fickle.release.digest
 
@@ -306,8 +306,8 @@ def test_every_kind_of_fault_in_one_chunk_keeps_the_books_closed(
     scored = score_chunk(task, fickle)
 
     assert scored.dead is not None
-    assert scored.dead.receipt.tally.rows == len(ages)
-    assert scored.part.receipt.tally + scored.dead.receipt.tally == Tally.of(
+    assert scored.dead.receipt.total.rows == len(ages)
+    assert scored.part.receipt.total + scored.dead.receipt.total == ControlTotal.of(
         rows["user_id"]
     )
 
@@ -422,7 +422,7 @@ def test_a_chunk_whose_rows_are_all_at_fault_still_leaves_a_receipt(
 
     scored = score_chunk(task, fickle)
 
-    assert scored.part.receipt.tally == Tally()
+    assert scored.part.receipt.total == ControlTotal()
     assert scored.part.receipt.facts["outputs"]["risk"] | {"counts": []} == {
         "rows": 0,
         "sum": 0.0,
@@ -431,7 +431,7 @@ def test_a_chunk_whose_rows_are_all_at_fault_still_leaves_a_receipt(
         "counts": [],
     }
     assert scored.dead is not None
-    assert scored.dead.receipt.tally == Tally.of(rows["user_id"])
+    assert scored.dead.receipt.total == ControlTotal.of(rows["user_id"])
 
 
 @pytest.mark.parametrize(("faults", "stops"), [(4, False), (5, True)])
@@ -443,7 +443,7 @@ def test_more_faults_than_allowed_stop_the_chunk_and_leave_no_part(
     task = dataclasses.replace(task, max_faults=4)
 
     if not stops:
-        assert score_chunk(task, fickle).part.receipt.tally.rows == 96
+        assert score_chunk(task, fickle).part.receipt.total.rows == 96
         return
     with pytest.raises(ScoringError, match=f"more than 4 rows .*{RAISES}. Nothing"):
         score_chunk(task, fickle)
@@ -459,7 +459,7 @@ def test_an_empty_chunk_leaves_an_empty_part_with_a_receipt(
 
     scored = score_chunk(task, Scorer(toy_release, find_device("cpu")))
 
-    assert open_part(scored.part.path)[0].receipt.tally == Tally()
+    assert open_part(scored.part.path)[0].receipt.total == ControlTotal()
     assert scored.part.receipt.facts["row_groups"] == [0, 0]
     assert scored.dead is None
 

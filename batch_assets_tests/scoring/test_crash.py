@@ -29,7 +29,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask
 from batch_assets.scoring.night import plan_night
-from batch_assets.scoring.resume import left_before
+from batch_assets.scoring.resume import completed_chunk
 from batch_assets.spec import Gates
 from batch_assets_tests.crash import (
     CHUNK_ROWS,
@@ -245,7 +245,7 @@ def survive_all(stage: Stage, cases: Sequence[Case]) -> int:
     return kills
 
 
-def spread(numbers: Sequence[int], count: int) -> list[int]:
+def parallel_map(numbers: Sequence[int], count: int) -> list[int]:
     """So many of them, evenly; the last is one."""
     return [numbers[(i + 1) * len(numbers) // count - 1] for i in range(count)]
 
@@ -286,7 +286,7 @@ def test_killed_anywhere_a_night_ends_as_an_undisturbed_one(
 def test_killed_a_dozen_times_a_night_ends_as_an_undisturbed_one(stage: Stage) -> None:
     labels, seconds = stage.undisturbed.steps, stage.undisturbed.seconds
     steps = [labels.index(f"before guard {n}") + 1 for n in (1, 3, 5)]
-    steps += spread(range(1, len(labels) - 5), 7)
+    steps += parallel_map(range(1, len(labels) - 5), 7)
     cases = [Case(({"die_at": n},)) for n in steps]
     cases.append(Case(({"die_after": seconds / 2}, {"die_at": 15}), again=True))
 
@@ -458,7 +458,7 @@ def test_a_part_with_a_flipped_bit_is_refused_or_reads_as_before(
     for at in range(begin, end, max((end - begin) // 150, 1)):
         bit = draw.randrange(8)
         flip(path, at, bit)
-        if left_before(task, stage.release) is None:
+        if completed_chunk(task, stage.release) is None:
             refused += 1
         else:
             assert reads_as(path, rows), (at, bit)

@@ -20,7 +20,7 @@ from batch_assets.errors import DeviceError, GoldenBatchError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.resources import GpuResource
-from batch_assets.scoring.cuda import Lane
+from batch_assets.scoring.cuda import CudaStream
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import ModelProcess
@@ -57,11 +57,11 @@ def packed(seed: int, rows: int = ROWS) -> np.ndarray:
     return np.ascontiguousarray(features.numpy().T)
 
 
-def lane_of(scorer: Scorer) -> Lane:
-    """The lane of the thread that asks."""
-    lane = scorer._lane()
-    assert lane is not None
-    return lane
+def lane_of(scorer: Scorer) -> CudaStream:
+    """The cuda_stream of the thread that asks."""
+    cuda_stream = scorer._cuda_stream()
+    assert cuda_stream is not None
+    return cuda_stream
 
 
 def test_cuda_is_found_by_each_of_its_names() -> None:
@@ -383,7 +383,7 @@ def test_a_device_that_is_held_is_held_against_other_processes(tmp_path: Path) -
     command = [sys.executable, "-c", OTHER, str(path)]
     resource = GpuResource(device="cuda", lock_folder=str(tmp_path))
 
-    with resource.held(tmp_path) as device:
+    with resource.reserve(tmp_path) as device:
         assert device.kind == "cuda"
         during = subprocess.run(command, capture_output=True, text=True, check=True)
     after = subprocess.run(command, capture_output=True, text=True, check=True)

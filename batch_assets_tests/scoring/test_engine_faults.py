@@ -24,15 +24,15 @@ from batch_assets.spec import EngineSpec, Gates, Ray, Spark
 from batch_assets_tests.deadly import FATAL, write_deadly_release
 from batch_assets_tests.engines import (
     ENGINES,
-    crew_of,
     engine_on,
     litter,
+    mapping_on,
     parts_on_disk,
+    pool_of,
     running_ray,
     running_spark,
     score,
     scoring_on,
-    spreading_on,
 )
 from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
 
@@ -149,19 +149,19 @@ def test_an_actor_that_ray_ends_is_replaced(
     import ray
 
     release = write_deadly_release(home, seconds=0.3)
-    with crew_of(Ray(kind="ray", workers=2), root) as crew:
-        scorer, killed = engine_on(crew, root), []
+    with pool_of(Ray(kind="ray", workers=2), root) as pool:
+        scorer, killed = engine_on(pool, root), []
 
         def kill_one(rows: int) -> None:
             if rows and len(killed) < 2:
-                killed.append(crew._hired[0])
+                killed.append(pool._workers_up[0])
                 ray.kill(killed[-1])
 
         score(ready, release, scorer, progress=kill_one)
 
     assert len(killed) == 2
     # It may have been writing; the next step of the night tidies up.
-    ready.sweep(DAY)
+    ready.remove_leftovers(DAY)
     must_end_as_on_one_machine(ready, release, validated)
 
 
@@ -206,8 +206,8 @@ def test_chunks_that_take_longer_than_the_grace_period_are_abandoned(
 ) -> None:
     release = write_deadly_release(home)
     tasks = tasks_of(ready, release)
-    with crew_of(engine, root, grace_seconds=0.5) as crew:
-        scorer = engine_on(crew, root)
+    with pool_of(engine, root, grace_seconds=0.5) as pool:
+        scorer = engine_on(pool, root)
         scorer.load(release)
         assert len(list(scorer.run(tasks[:2]))) == 2
         say(home, seconds=600)
@@ -219,11 +219,11 @@ def test_chunks_that_take_longer_than_the_grace_period_are_abandoned(
             list(run)
         begin = time.monotonic()
         say(home)
-        # The crew goes on with other workers.
+        # The pool goes on with other workers.
         assert len(list(scorer.run(tasks))) == len(tasks)
 
     assert time.monotonic() - begin < 60
-    ready.sweep(DAY)
+    ready.remove_leftovers(DAY)
     assert litter(ready) == []
 
 
@@ -270,7 +270,7 @@ def test_spark_that_speculates_doubles_no_row(
         with scoring_on(engine, root) as scorer:
             night = score(ready, release, scorer)
 
-    assert night.tally.rows == ROWS
+    assert night.total.rows == ROWS
     calls = (home / "calls").read_text(encoding="utf-8").splitlines()
     assert len(calls) == len(tasks_of(ready, release)) + 1
     (home / "stall").write_text("0", encoding="utf-8")
@@ -280,9 +280,9 @@ def test_spark_that_speculates_doubles_no_row(
 def test_what_a_spark_worker_has_loaded_is_not_looked_at_after_each_task(
     root: Path,
 ) -> None:
-    with crew_of(ENGINES["spark"], root) as crew:
-        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [False] * 2
-        assert [o.result > 100_000 for o in crew.do(_frozen, [0] * 2)] == [True] * 2
+    with pool_of(ENGINES["spark"], root) as pool:
+        assert [o.result > 100_000 for o in pool.do(_frozen, [0] * 2)] == [False] * 2
+        assert [o.result > 100_000 for o in pool.do(_frozen, [0] * 2)] == [True] * 2
 
 
 def _frozen(*_: object) -> int:
@@ -296,16 +296,16 @@ def test_executors_that_do_not_see_the_root_are_no_success(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Spark reports success: its tasks saw no door, and did nothing."""
-    from batch_assets.scoring.engines.spark import spark_crew
+    from batch_assets.scoring.engines.spark import spark_pool
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     settings = ENGINES["spark"]
     assert settings.kind == "spark"
-    with spark_crew(settings, Path("tables"), device="cpu", grace_seconds=1) as crew:
+    with spark_pool(settings, Path("tables"), device="cpu", grace_seconds=1) as pool:
         monkeypatch.chdir(elsewhere)  # Executors stay where they are.
         with pytest.raises(EngineError, match="reported success, but 3 of 3 items"):
-            list(crew.do(_nothing, [1, 2, 3]))
+            list(pool.do(_nothing, [1, 2, 3]))
 
 
 def test_what_a_lost_spark_driver_left_ends_when_the_next_run_sweeps(
@@ -315,10 +315,10 @@ def test_what_a_lost_spark_driver_left_ends_when_the_next_run_sweeps(
     assert settings.kind == "spark"
     done = tmp_path / "done"
     done.touch()
-    with crew_of(settings, root) as crew:
-        run = crew.do(_slowly, [done] * 40)
+    with pool_of(settings, root) as pool:
+        run = pool.do(_slowly, [done] * 40)
         next(run)
-        lake.sweep(DAY)
+        lake.remove_leftovers(DAY)
         with pytest.raises(EngineError, match="items left no outcome"):
             list(run)
 
@@ -336,8 +336,8 @@ def test_an_outcome_that_another_has_posted_is_not_read(tmp_path: Path) -> None:
     settings = ENGINES["spark"]
     assert settings.kind == "spark"
     folder = tmp_path / "root" / "lake" / NAME / f".spread-{DAY}"
-    with crew_of(settings, tmp_path / "root") as crew:
-        run = crew.do(_post_another, [str(folder)])
+    with pool_of(settings, tmp_path / "root") as pool:
+        run = pool.do(_post_another, [str(folder)])
         with pytest.raises(EngineError, match="not written by a task of this job"):
             list(run)
 
@@ -361,7 +361,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(
 
     with (
         pytest.raises(EngineError, match=rf"pip install 'batch-assets\[{kind}\]'"),
-        crew_of(ENGINES[kind], root),
+        pool_of(ENGINES[kind], root),
     ):
         pass
 
@@ -374,7 +374,7 @@ def test_a_spark_that_does_not_answer_is_said_in_seconds(root: Path, name: str) 
 
     with (
         pytest.raises(EngineError, match=rf"had at {address}: .*refused"),
-        crew_of(Spark(kind="spark", settings={name: address}), root),
+        pool_of(Spark(kind="spark", settings={name: address}), root),
     ):
         pass
 
@@ -394,7 +394,7 @@ def test_a_device_that_an_engine_can_not_give_is_refused(
 ) -> None:
     with (
         pytest.raises(ConfigError, match=said),
-        crew_of(ENGINES[kind], root, device=device),
+        pool_of(ENGINES[kind], root, device=device),
     ):
         pass
 
@@ -411,7 +411,7 @@ def test_what_a_ray_cluster_has_no_room_for_is_refused(
 ) -> None:
     with (
         pytest.raises((EngineError, ConfigError), match=said),
-        crew_of(Ray(kind="ray", **changes), root),
+        pool_of(Ray(kind="ray", **changes), root),
     ):
         pass
 
@@ -419,7 +419,7 @@ def test_what_a_ray_cluster_has_no_room_for_is_refused(
 def test_more_gpus_for_a_worker_than_a_ray_has_are_refused(root: Path) -> None:
     with (
         pytest.raises(EngineError, match=r"3 CPUs and 2 GPUs.*2 CPUs and 1 GPUs"),
-        crew_of(Ray(kind="ray", gpus_per_worker=2), root, device="cuda"),
+        pool_of(Ray(kind="ray", gpus_per_worker=2), root, device="cuda"),
     ):
         pass
 
@@ -432,19 +432,19 @@ def test_workers_share_a_gpu_and_refuse_to_score_without_it(
         pytest.skip("there is a CUDA device here")
     settings = Ray(kind="ray", gpus_per_worker=0.5)
 
-    with crew_of(settings, root, device=device) as crew:
-        assert crew.device == "cuda"
-        assert crew._size == 2
+    with pool_of(settings, root, device=device) as pool:
+        assert pool.device == "cuda"
+        assert pool._size == 2
         with pytest.raises(DeviceError, match="'cuda' was asked for"):
-            score(ready, toy_release, engine_on(crew, root))
+            score(ready, toy_release, engine_on(pool, root))
     assert ready.predictions.rows_by_day() == {}
 
 
 def test_validation_asks_for_no_gpu(root: Path) -> None:
     settings = Ray(kind="ray", gpus_per_worker=0.5)
 
-    with spreading_on(settings, root) as spread:
-        assert spread(_gpus, [1, 2]) == [[], []]
+    with mapping_on(settings, root) as parallel_map:
+        assert parallel_map(_gpus, [1, 2]) == [[], []]
 
 
 def _gpus(*_: object) -> list[object]:

@@ -21,11 +21,11 @@ from batch_assets_tests.crash import crash_rows, write_fussy_release
 from batch_assets_tests.engines import (
     ENGINES,
     litter,
+    mapping_on,
     parts_on_disk,
     running_ray,
     score,
     scoring_on,
-    spreading_on,
 )
 from batch_assets_tests.scoring.test_compiled import compiles
 from batch_assets_tests.stuck import LOOPS, Stuck
@@ -114,9 +114,9 @@ def two_nights(
     """
     shutil.copytree(copied, root, dirs_exist_ok=True)
     lake = Lake(root, NAME)
-    with spreading_on(engine, root) as spread:
-        validate(lake, fingerprints=True, spread=spread)
-        validate(lake, day=NEXT_DAY, fingerprints=True, spread=spread)
+    with mapping_on(engine, root) as parallel_map:
+        validate(lake, fingerprints=True, parallel_map=parallel_map)
+        validate(lake, day=NEXT_DAY, fingerprints=True, parallel_map=parallel_map)
     with scoring_on(engine, root) as scorer:
         score(lake, release, scorer, **BUILDING)
         if preempted:
@@ -222,7 +222,7 @@ def test_a_row_that_the_model_hangs_on_is_a_dead_letter_on_an_engine(
     letters = read_day(lake, "dead_letters")
     assert letters["user_id"].to_pylist() == [rows["user_id"][7].as_py()]
     assert "no answer within" in letters["reason"][0].as_py()
-    assert night.tally.rows == 199
+    assert night.total.rows == 199
 
 
 def test_a_pinned_day_is_validated_on_an_engine_as_on_one_machine(
@@ -234,8 +234,10 @@ def test_a_pinned_day_is_validated_on_an_engine_as_on_one_machine(
     validate(here, row_group_rows=30)
     rows: list[int] = []
 
-    with spreading_on(remote, root / "there") as spread:
-        validate(there, row_group_rows=30, spread=spread, progress=rows.append)
+    with mapping_on(remote, root / "there") as parallel_map:
+        validate(
+            there, row_group_rows=30, parallel_map=parallel_map, progress=rows.append
+        )
 
     found, expected = parts_on_disk(there), parts_on_disk(here)
     assert found.keys() == expected.keys()

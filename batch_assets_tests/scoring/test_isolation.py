@@ -88,8 +88,8 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-    # The companion of this thread was made with one thread of torch.
-    isolation._here.companion = None
+    # The thread of this thread was made with one thread of torch.
+    isolation._here.thread = None
 
 
 def ended(thread: threading.Thread, seconds: float = 5) -> bool:
@@ -203,14 +203,14 @@ def test_a_loop_is_interrupted_asked_again_in_a_process_and_killed(
 ) -> None:
     before = set(companions())
     TimedScorer(scorer, 60, 4).score(packed(4))
-    (companion,) = set(companions()) - before
+    (thread,) = set(companions()) - before
 
     with TimedScorer(scorer, LIMIT, 4) as timed:
         with pytest.raises(
             FaultError, match=r"^TimeoutError: no answer within 0\.4 s$"
         ):
             timed.score(packed(4, LOOPS))
-        assert not companion.is_alive()
+        assert not thread.is_alive()
         assert children() == set()
 
         good = packed(4)
@@ -253,14 +253,14 @@ def test_a_thread_that_can_not_be_interrupted_is_left_behind_and_said_so(
 ) -> None:
     process = ModelProcess(scorer)
     with caplog.at_level(logging.WARNING), pytest.raises(FaultError, match="0.4 s"):
-        isolation._in_companion(scorer, packed(4, STUBBORN), LIMIT)
+        isolation._in_model_thread(scorer, packed(4, STUBBORN), LIMIT)
 
     assert "a thread is stuck in the model" in caplog.text
     assert all(thread.daemon for thread in companions())
     # Its answer comes in the end, and reaches nobody.
     features = packed(4)
     for _ in range(3):
-        outputs, _ = isolation._in_companion(scorer, features, 60)
+        outputs, _ = isolation._in_model_thread(scorer, features, 60)
         np.testing.assert_array_equal(outputs["risk"], expected(features))
     assert process._running is None
 
@@ -397,7 +397,7 @@ def test_a_worker_does_not_wait_for_the_model_when_the_run_is_over(
     def ask() -> None:
         if process is not None:
             process.score(packed(4, LOOPS), 60)
-        isolation._in_companion(scorer, packed(4, LOOPS), 60)
+        isolation._in_model_thread(scorer, packed(4, LOOPS), 60)
 
     try:
         with pytest.raises(Abandoned):
@@ -442,7 +442,7 @@ SPINNING = """
 """
 ABANDONS = """
     try:
-        isolation._in_companion(scorer, bad, 0.3)
+        isolation._in_model_thread(scorer, bad, 0.3)
     except isolation.LateError:
         print("late", flush=True)
     assert any(t.name.startswith("model of") for t in threading.enumerate())

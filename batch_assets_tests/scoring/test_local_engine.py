@@ -75,7 +75,7 @@ def test_every_chunk_is_scored_once_however_many_workers(
     assert sorted((r.shard, r.chunk) for r in receipts) == [
         (task.shard, task.chunk) for task in tasks
     ]
-    assert sum(receipt.tally.rows for receipt in receipts) == ROWS
+    assert sum(receipt.total.rows for receipt in receipts) == ROWS
 
 
 def test_the_largest_chunks_are_scored_first(
@@ -84,7 +84,7 @@ def test_the_largest_chunks_are_scored_first(
     engine = LocalEngine(find_device("cpu"), workers=1)
     engine.load(toy_release)
 
-    rows = [scored.part.receipt.tally.rows for scored in engine.run(tasks)]
+    rows = [scored.part.receipt.total.rows for scored in engine.run(tasks)]
 
     assert rows == sorted((task.rows for task in tasks), reverse=True)
     assert len(set(rows)) > 1

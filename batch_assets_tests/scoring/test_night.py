@@ -19,9 +19,9 @@ from batch_assets.errors import (
     LakeError,
     ScoringError,
 )
-from batch_assets.incremental.baseline import Grounds
+from batch_assets.incremental.baseline import BaselineDecision
 from batch_assets.lake.parts import PartWriter, Receipt, open_part
-from batch_assets.lake.reconciliation import Tally
+from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
@@ -229,7 +229,7 @@ def test_chunks_are_numbered_on_over_the_parts_of_a_shard(
     assert sorted(number for shard, number in chunks if shard == 0) == list(
         range(sum(shard == 0 for shard, _ in chunks))
     )
-    assert night.tally == Tally.of(rows["user_id"])
+    assert night.total == ControlTotal.of(rows["user_id"])
     assert lake.books(DAY).open_after_scoring() == []
     found = read_day(lake, "predictions")["risk"].to_numpy()
     np.testing.assert_allclose(found, expected_risk(rows.sort_by("user_id")), rtol=1e-6)
@@ -247,8 +247,8 @@ def test_a_night_commits_every_row_once_with_its_score(
     assert table["user_id"].equals(rows["user_id"])
     np.testing.assert_allclose(table["risk"], expected_risk(rows), rtol=1e-6)
     assert set(table["model_version"].to_pylist()) == {toy_release.digest}
-    assert night.tally == Tally.of(rows["user_id"])
-    assert night.dead_letters == Tally()
+    assert night.total == ControlTotal.of(rows["user_id"])
+    assert night.dead_letters == ControlTotal()
     assert (night.unchanged, night.resumed_chunks) == (False, 0)
     assert night.scored_rows == sum(done) == ROWS
     assert night.rows_per_second > 0
@@ -266,7 +266,7 @@ def test_a_night_commits_every_row_once_with_its_score(
         "dead": 0,
         "carried": 0,
         "rescored": 0,
-        "grounds": asdict(Grounds()),
+        "grounds": asdict(BaselineDecision()),
         "parts": digest_of(night.parts),
     }
 
@@ -382,7 +382,7 @@ def test_a_second_time_nothing_changes(ready: Lake, toy_release: Release) -> Non
     second = score(ready, toy_release, engine)
 
     assert second.unchanged
-    assert (second.job, second.tally) == (first.job, first.tally)
+    assert (second.job, second.total) == (first.job, first.total)
     assert engine.loads == 0
     assert files(ready) == before
     assert log_of(ready) == log
@@ -418,7 +418,7 @@ def test_a_night_that_was_stopped_goes_on_where_it_was(
     engine = Counting()
     night = score(ready, release, engine)
 
-    assert ready.predictions.rows_by_day() == {DAY: night.tally.rows}
+    assert ready.predictions.rows_by_day() == {DAY: night.total.rows}
     assert night.resumed_chunks == after
     assert len(engine.given) == total - after
     assert night.scored_rows < ROWS or not after
@@ -610,7 +610,7 @@ def test_an_engine_that_loses_or_doubles_rows_leaves_the_books_open(
     def alter(scored: list[Scored]) -> list[Scored]:
         path = scored[0].part.path
         table = change(pq.read_table(path, partitioning=None))
-        rewritten(path, table, tally=Tally.of(table["user_id"]))
+        rewritten(path, table, total=ControlTotal.of(table["user_id"]))
         part, file = open_part(path)
         file.close()
         return [Scored(part, None), *scored[1:]]
@@ -626,7 +626,7 @@ def test_a_chunk_that_comes_twice_counts_once(
 ) -> None:
     night = score(ready, toy_release, Altering(lambda scored: scored + scored[:2]))
 
-    assert night.tally.rows == len(read_day(ready, "predictions")) == ROWS
+    assert night.total.rows == len(read_day(ready, "predictions")) == ROWS
 
 
 def test_a_chunk_that_nobody_planned_is_never_committed(
@@ -715,8 +715,8 @@ def test_a_shard_without_rows_leaves_a_receipt_too(
     night = score(lake, toy_release)
 
     assert {part.receipt.shard for part in night.parts} == set(range(16))
-    assert night.tally.rows == 3
-    assert 0 in {part.receipt.tally.rows for part in night.parts}
+    assert night.total.rows == 3
+    assert 0 in {part.receipt.total.rows for part in night.parts}
     assert len(lake.predictions.parts(DAY)) == 16
 
 
@@ -726,5 +726,5 @@ def test_a_day_without_rows_is_a_whole_night(lake: Lake, toy_release: Release) -
 
     night = score(lake, toy_release)
 
-    assert (len(night.parts), night.tally) == (SHARDS, Tally())
+    assert (len(night.parts), night.total) == (SHARDS, ControlTotal())
     assert score(lake, toy_release).unchanged

@@ -286,7 +286,7 @@ def test_a_night_after_a_replay_changes_nothing(scored, mendable):
     night = score(scored, mendable)
 
     assert night.unchanged
-    assert night.tally == done.tally
+    assert night.total == done.total
     assert state(scored) == before
 
 

@@ -31,11 +31,11 @@ from batch_assets.scoring.engines.workers import (
     Order,
     ScoreChunk,
     outcome_of,
+    parallel_map,
     score_attempt,
-    spread,
 )
 from batch_assets.scoring.night import plan_night
-from batch_assets.scoring.resume import left_before
+from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests.engines import engine_on, litter, parts_on_disk, score
@@ -85,11 +85,11 @@ def scorer_of(release: Release, *, odd: bool = False) -> Scorer:
 
 def must_be_whole(task: ChunkTask, release: Release, told: Scored) -> None:
     """What lies there is what the driver was told of, and is a pair."""
-    assert left_before(task, release) is not None
+    assert completed_chunk(task, release) is not None
     assert open_part(task.predictions)[0] == told.part
     assert told.dead is not None
     assert open_part(task.dead_letters)[0] == told.dead
-    assert told.part.receipt.tally.rows + told.dead_rows == task.rows
+    assert told.part.receipt.total.rows + told.dead_rows == task.rows
 
 
 def test_an_attempt_leaves_what_one_machine_leaves(
@@ -191,7 +191,7 @@ def test_attempts_at_once_with_other_dead_letters_are_told_apart_or_agree(
     """The driver may be told of a pair that is not there: then a rerun must see it."""
     told = at_once(task, monkeypatch, scorer_of(narrow), scorer_of(narrow, odd=True))
 
-    there = left_before(task, narrow)
+    there = completed_chunk(task, narrow)
     if there is not None:
         assert (there.part, there.dead) in [(one.part, one.dead) for one in told]
     redone = score_attempt(Attempt(task), scorer_of(narrow))
@@ -339,7 +339,7 @@ def test_an_error_goes_to_the_driver_with_where_it_was_raised() -> None:
 
 
 class Forgetful:
-    """A crew that says it is done when it is not, and comes back with things twice.
+    """A pool that says it is done when it is not, and comes back with things twice.
     It loses the first of them.
     """
 
@@ -359,7 +359,7 @@ def test_pieces_that_are_missing_are_an_error() -> None:
         return item
 
     with pytest.raises(EngineError, match="1 of 3 pieces are missing, though"):
-        spread(Forgetful(), work, [1, 2, 3], rows.append)
+        parallel_map(Forgetful(), work, [1, 2, 3], rows.append)
     assert rows == [2, 3]
 
 
@@ -370,13 +370,13 @@ def test_a_crew_gets_the_largest_chunks_first(
     validate(lake)
     night = score(lake, toy_release, engine_on(Alone(), root), chunk_rows=200)
 
-    begun = [part.receipt.tally.rows for part in night.parts]
+    begun = [part.receipt.total.rows for part in night.parts]
     assert begun == sorted(begun, reverse=True)
     assert len(set(begun)) > 2
 
 
 class Alone:
-    """A crew of one, in this process."""
+    """A pool of one, in this process."""
 
     device: Literal["cpu", "cuda"] = "cpu"
 

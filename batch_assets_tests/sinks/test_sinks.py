@@ -34,7 +34,7 @@ from batch_assets.sinks.cassandra import (
 )
 from batch_assets.sinks.postgres import PostgresSink
 from batch_assets.sinks.redis import RedisSink
-from batch_assets.sinks.sync import follow, prove, serves_the_same
+from batch_assets.sinks.sync import prove, serves_the_same, sync_sink
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin
 from batch_assets.snapshots.pointers import CURRENT, point
 from batch_assets.snapshots.version import Version
@@ -200,7 +200,7 @@ def test_a_store_serves_what_is_served_bit_for_bit(store, snapshots, key_dtype):
     publish(snapshots, keys=make_keys(ROWS, key_dtype))
     sink = store.open()
 
-    done = follow(sink, snapshots, keep=2)
+    done = sync_sink(sink, snapshots, keep=2)
 
     assert (done.swapped, done.loaded_shards, done.rows) == (True, SHARDS, ROWS)
     must_be_equal(store.open(), snapshots)
@@ -218,7 +218,7 @@ def test_a_store_serves_what_is_served_bit_for_bit(store, snapshots, key_dtype):
 def test_a_store_without_a_version_says_so(store, snapshots):
     publish(snapshots)
 
-    assert (store.open().current(), store.open().held()) == (None, [])
+    assert (store.open().current(), store.open().stored_versions()) == (None, [])
     assert not serves_the_same(store.open(), snapshots).passed
     if store.kind != "cassandra":  # There, not even the tables are.
         with pytest.raises(NotServedError, match="serves nothing: load a version"):
@@ -227,9 +227,9 @@ def test_a_store_without_a_version_says_so(store, snapshots):
 
 def test_what_is_served_already_is_not_loaded_again(store, snapshots):
     publish(snapshots)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
 
-    done = follow(store.open(), snapshots, keep=2)
+    done = sync_sink(store.open(), snapshots, keep=2)
 
     assert (done.swapped, done.loaded_shards) == (False, 0)
     assert "already" in done.why
@@ -237,12 +237,12 @@ def test_what_is_served_already_is_not_loaded_again(store, snapshots):
 
 def test_an_empty_shard_and_an_empty_version_are_served(store, snapshots):
     publish(snapshots, keys=pa.array([5]), outputs=make_outputs(1))
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
     must_be_equal(store.open(), snapshots)
 
     empty = pa.array([], pa.int64())
     publish(snapshots, day=1, keys=empty, outputs=make_outputs(0))
-    assert follow(store.open(), snapshots, keep=2).swapped
+    assert sync_sink(store.open(), snapshots, keep=2).swapped
     assert store.open().get(5) is None
 
 
@@ -252,7 +252,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
     server_store, snapshots, killed_at
 ):
     first = publish(snapshots)
-    follow(server_store.open(), snapshots, keep=2)
+    sync_sink(server_store.open(), snapshots, keep=2)
     second = publish(snapshots, day=1)
 
     arguments = [server_store.kind, server_store.url, server_store.name]
@@ -271,7 +271,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
     assert child.returncode == -9, child.stderr
     reader = server_store.open()
     assert (reader.current(), reader.get(1000).version) == (first, first)
-    done = follow(server_store.open(), snapshots, keep=2)
+    done = sync_sink(server_store.open(), snapshots, keep=2)
     left = {"first_rows": 4, "third_shards_rows": 2, "third_record": 2}
     assert (done.swapped, done.loaded_shards) == (True, left.get(killed_at, 0))
     assert done.version == second
@@ -281,7 +281,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
 @pytest.mark.parametrize("what", ["change", "lose", "add"])
 def test_rows_that_were_changed_behind_are_never_swapped_in(store, snapshots, what):
     first = publish(snapshots)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
     second = publish(snapshots, day=1)
     sink = store.open()
     finish = sink.finish
@@ -292,17 +292,17 @@ def test_rows_that_were_changed_behind_are_never_swapped_in(store, snapshots, wh
 
     sink.finish = spoiled
     with pytest.raises(SinkError, match="other rows .* that differ: .*Load it again"):
-        follow(sink, snapshots, keep=2)
+        sync_sink(sink, snapshots, keep=2)
 
     assert store.open().get(1000).version == first
-    assert [one.about.name for one in store.open().held()] == [first]
-    assert follow(store.open(), snapshots, keep=2).loaded_shards == SHARDS
+    assert [one.about.name for one in store.open().stored_versions()] == [first]
+    assert sync_sink(store.open(), snapshots, keep=2).loaded_shards == SHARDS
     must_be_equal(store.open(), snapshots)
 
 
 def test_what_a_store_serves_can_be_proved_again(store, snapshots):
     version = publish(snapshots)
-    follow(sink := store.open(), snapshots, keep=2)
+    sync_sink(sink := store.open(), snapshots, keep=2)
     prove(sink, Version.current(snapshots))
 
     store.run("change", version, 1000)
@@ -313,32 +313,32 @@ def test_what_a_store_serves_can_be_proved_again(store, snapshots):
 
 def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
     first = publish(snapshots)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
     second = publish(snapshots, day=1)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
 
     rollback(snapshots, to=first, why="the second is wrong", by="ada")
-    done = follow(sink := store.open(), snapshots, keep=2)
+    done = sync_sink(sink := store.open(), snapshots, keep=2)
 
     assert (done.version, done.swapped, done.loaded_shards) == (first, True, 0)
     must_be_equal(sink, snapshots)
     unblock(snapshots, why="it was right", by="ada")
     point(snapshots / CURRENT, second)
-    assert follow(store.open(), snapshots, keep=2).loaded_shards == 0
+    assert sync_sink(store.open(), snapshots, keep=2).loaded_shards == 0
     assert sink.get(1000).version == second
 
 
 def test_a_pin_goes_back_and_an_unpin_forward(store, snapshots):
     first = publish(snapshots)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
     second = publish(snapshots, day=1)
-    follow(sink := store.open(), snapshots, keep=2)
+    sync_sink(sink := store.open(), snapshots, keep=2)
 
     pin(snapshots, first, why="to compare", by="ada")
-    follow(sink, snapshots, keep=2)
+    sync_sink(sink, snapshots, keep=2)
     assert sink.get(1000).version == first
     unpin(snapshots, why="compared", by="ada")
-    follow(sink, snapshots, keep=2)
+    sync_sink(sink, snapshots, keep=2)
     assert sink.get(1000).version == second
 
 
@@ -347,13 +347,15 @@ def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
     older = tmp_path / "elsewhere" / "toy"
     first = publish(older)
     second = publish(snapshots, day=1)
-    follow(sink := store.open(), snapshots, keep=2)
+    sync_sink(sink := store.open(), snapshots, keep=2)
 
     with pytest.raises(SinkError, match=f"{second} is served.*newer than {first}"):
-        follow(store.open(), older, keep=2)
-    assert [one.about.name for one in sink.held()] == [second]  # Nothing was loaded.
+        sync_sink(store.open(), older, keep=2)
+    assert [one.about.name for one in sink.stored_versions()] == [
+        second
+    ]  # Nothing was loaded.
 
-    follow(store.open(), older, keep=2, back=True)
+    sync_sink(store.open(), older, keep=2, back=True)
     assert sink.get(1000).version == first
 
 
@@ -367,31 +369,31 @@ def test_of_two_loaders_the_slow_one_does_not_undo_the_other(
     finish = slow.finish
 
     def overtaken(about: Any) -> Any:
-        follow(store.open(), snapshots, keep=2)
+        sync_sink(store.open(), snapshots, keep=2)
         return finish(about)
 
     slow.finish = overtaken
     with pytest.raises(SinkError, match="is served, which is newer"):
-        follow(slow, older, keep=2)
+        sync_sink(slow, older, keep=2)
 
     assert store.open().get(1000).version == second
 
 
 def test_a_load_that_a_rollback_overtakes_does_not_undo_it(store, snapshots):
     first = publish(snapshots)
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
     publish(snapshots, day=1)
     slow = store.open()
     finish = slow.finish
 
     def overtaken(about: Any) -> Any:
         rollback(snapshots, to=first, why="the second is wrong", by="ada")
-        assert not follow(store.open(), snapshots, keep=2).swapped
+        assert not sync_sink(store.open(), snapshots, keep=2).swapped
         return finish(about)
 
     slow.finish = overtaken
     with pytest.raises(SinkError, match="is not served here any more"):
-        follow(slow, snapshots, keep=2)
+        sync_sink(slow, snapshots, keep=2)
 
     assert store.open().get(1000).version == first
 
@@ -415,7 +417,7 @@ def test_of_many_swaps_at_once_the_newest_stays(server_store, snapshots):
     loaded = []
     for day in range(5):
         publish(snapshots, day)
-        follow(server_store.open(), snapshots, keep=9)
+        sync_sink(server_store.open(), snapshots, keep=9)
         loaded.append(SinkVersion.of(Version.current(snapshots)))
     judge, sinks = server_store.open(), [server_store.open() for _ in loaded]
 
@@ -446,7 +448,7 @@ def test_a_run_that_may_not_publish_any_more_does_not_swap(store, snapshots):
         raise SnapshotError(msg)
 
     with pytest.raises(SnapshotError, match="the run is over"):
-        follow(sink := store.open(), snapshots, keep=2, guard=guard)
+        sync_sink(sink := store.open(), snapshots, keep=2, guard=guard)
     assert sink.current() is None
 
 
@@ -469,7 +471,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
 
         sink.begin = together
         try:
-            follow(sink, folder, keep=2)
+            sync_sink(sink, folder, keep=2)
         except Exception as error:  # noqa: BLE001 - told by the assertion below
             failed.append(error)
 
@@ -490,10 +492,10 @@ def test_only_so_many_versions_stay_and_their_rows_go(store, snapshots, monkeypa
     names = []
     for day in range(4):
         names.append(publish(snapshots, day))
-        done = follow(sink := store.open(), snapshots, keep=2)
+        done = sync_sink(sink := store.open(), snapshots, keep=2)
 
     assert done.dropped == [names[1]]
-    assert sorted(one.about.name for one in sink.held()) == names[2:]
+    assert sorted(one.about.name for one in sink.stored_versions()) == names[2:]
     assert _stored_rows(store, sink) == 2 * ROWS
     with pytest.raises(SinkError, match="is served, so it was not dropped"):
         sink.drop(names[3])
@@ -503,10 +505,10 @@ def test_only_so_many_versions_stay_and_their_rows_go(store, snapshots, monkeypa
 def test_a_version_that_was_served_a_moment_ago_stays(store, snapshots):
     for day in range(3):
         publish(snapshots, day)
-        done = follow(sink := store.open(), snapshots, keep=2)
+        done = sync_sink(sink := store.open(), snapshots, keep=2)
 
     assert done.dropped == []
-    assert len(sink.held()) == 3
+    assert len(sink.stored_versions()) == 3
 
 
 def test_a_load_that_was_given_up_is_removed_by_a_newer_one(
@@ -521,14 +523,14 @@ def test_a_load_that_was_given_up_is_removed_by_a_newer_one(
 
     half.finish = lost
     with pytest.raises(SinkError, match="connection is lost"):
-        follow(half, snapshots, keep=2)
+        sync_sink(half, snapshots, keep=2)
     second = publish(snapshots, day=1)
-    assert follow(store.open(), snapshots, keep=2).dropped == []
+    assert sync_sink(store.open(), snapshots, keep=2).dropped == []
     monkeypatch.setattr(following, "GIVEN_UP", following.GIVEN_UP * 0)
 
-    follow(sink := store.open(), snapshots, keep=2)
+    sync_sink(sink := store.open(), snapshots, keep=2)
 
-    assert [one.about.name for one in sink.held()] == [second]
+    assert [one.about.name for one in sink.stored_versions()] == [second]
     assert _stored_rows(store, sink) == ROWS
 
 
@@ -562,7 +564,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
         outputs = {f"o{n}": np.full(ROWS, number, "f4") for n in range(4)}
         name = publish(snapshots, number, outputs=outputs)
         names[name] = float(number)
-        follow(store.open(), snapshots, keep=2)
+        sync_sink(store.open(), snapshots, keep=2)
     wrong: list[Any] = []
     seen, stop = set(), threading.Event()
 
@@ -582,7 +584,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
     writer = store.open()
     for turn in range(30):
         point(snapshots / CURRENT, list(names)[turn % 2])
-        follow(writer, snapshots, keep=2, back=True)
+        sync_sink(writer, snapshots, keep=2, back=True)
     stop.set()
     for reader in readers:
         reader.join(30)
@@ -599,18 +601,18 @@ def test_a_file_that_was_altered_is_not_loaded(store, snapshots):
     path.write_bytes(bytes(data))
 
     with pytest.raises(SnapshotError, match=r"shard=02\.arrow hashes to"):
-        follow(sink := store.open(), snapshots, keep=2)
+        sync_sink(sink := store.open(), snapshots, keep=2)
     assert sink.current() is None
 
 
 def test_another_release_may_have_other_outputs(store, snapshots):
     publish(snapshots)
-    follow(sink := store.open(), snapshots, keep=2)
+    sync_sink(sink := store.open(), snapshots, keep=2)
     sink.get(1000)
     outputs = {"band": make_outputs(ROWS)["value"], "more": make_outputs(ROWS)["risk"]}
     publish(snapshots, day=1, outputs=outputs)
 
-    follow(store.open(), snapshots, keep=2)
+    sync_sink(store.open(), snapshots, keep=2)
 
     here = Version.current(snapshots).get(1000)
     assert sink.get(1000).outputs == here.outputs
@@ -626,8 +628,8 @@ def test_a_server_that_is_not_there_is_one_clear_error(snapshots):
         with pytest.raises(
             SinkError, match=f"127.0.0.1:{port}.* can't be used"
         ) as told:
-            follow(sink, snapshots, keep=2)
-        assert PASSWORD not in str(told.value) + sink.place
+            sync_sink(sink, snapshots, keep=2)
+        assert PASSWORD not in str(told.value) + sink.address
 
 
 def test_a_wrong_password_is_one_clear_error(server_store, snapshots):
@@ -636,7 +638,7 @@ def test_a_wrong_password_is_one_clear_error(server_store, snapshots):
     sink = {"redis": RedisSink, "postgres": PostgresSink}[server_store.kind](wrong, "t")
 
     with pytest.raises(SinkError, match="can't be used.*still serves") as told:
-        follow(sink, snapshots, keep=2)
+        sync_sink(sink, snapshots, keep=2)
     assert "n0t-it" not in str(told.value)
 
 
@@ -658,20 +660,20 @@ def test_an_address_that_is_none_is_not_shown(sink, text):
 def test_a_redis_without_memory_keeps_what_it_serves(snapshots):
     first = publish(snapshots)
     with redis_server() as server:
-        follow(sink := RedisSink(server.url, "toy"), snapshots, keep=2)
+        sync_sink(sink := RedisSink(server.url, "toy"), snapshots, keep=2)
         client = redis.Redis.from_url(server.url)
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 20_000)
         publish(snapshots, day=1)
 
         with pytest.raises(SinkError, match="no memory left.*Raise maxmemory"):
-            follow(sink, snapshots, keep=2)
+            sync_sink(sink, snapshots, keep=2)
 
         assert sink.get(1000).version == first
         assert sink.current() == first
         # Memory that others may need: what was loaded is gone.
-        assert [one.about.name for one in sink.held()] == [first]
+        assert [one.about.name for one in sink.stored_versions()] == [first]
         client.config_set("maxmemory", 0)
-        assert follow(sink, snapshots, keep=2).swapped
+        assert sync_sink(sink, snapshots, keep=2).swapped
         must_be_equal(sink, snapshots)
         sink.close()
         client.close()
@@ -681,7 +683,7 @@ def test_a_pointer_to_a_version_that_is_not_there_is_one_clear_error(
     redis_here, snapshots
 ):
     publish(snapshots)
-    follow(sink := RedisSink(redis_here.url, "lost"), snapshots, keep=2)
+    sync_sink(sink := RedisSink(redis_here.url, "lost"), snapshots, keep=2)
     sink._redis.delete("lost:versions")
 
     with pytest.raises(SinkError, match="names .*, which is not there"):
@@ -697,8 +699,8 @@ def test_a_redis_that_may_drop_rows_is_refused(snapshots):
         with pytest.raises(
             SinkError, match="allkeys-lru: it may drop rows.*noeviction"
         ):
-            follow(sink, snapshots, keep=2)
-        assert sink.held() == []
+            sync_sink(sink, snapshots, keep=2)
+        assert sink.stored_versions() == []
         sink.close()
 
 
@@ -712,23 +714,23 @@ def test_a_transaction_that_stays_open_stops_the_swap_and_no_reader(
 ):
     monkeypatch.setattr(postgres_module, "LOCK_TRIES", 1)
     first = publish(snapshots)
-    follow(sink := in_postgres.open(), snapshots, keep=2)
+    sync_sink(sink := in_postgres.open(), snapshots, keep=2)
     publish(snapshots, day=1)
     with psycopg.connect(in_postgres.url) as analyst:
         analyst.execute(f"SELECT count(*) FROM {in_postgres.name}.current")
         with pytest.raises(SinkError, match="open .*pg_stat_activity"):
-            follow(in_postgres.open(), snapshots, keep=2)
+            sync_sink(in_postgres.open(), snapshots, keep=2)
         began = time.monotonic()
         assert sink.get(1000).version == first
         assert time.monotonic() - began < 1
 
-    assert follow(in_postgres.open(), snapshots, keep=2).loaded_shards == 0
+    assert sync_sink(in_postgres.open(), snapshots, keep=2).loaded_shards == 0
     must_be_equal(sink, snapshots)
 
 
 def test_who_may_read_the_view_may_read_the_next_one(in_postgres, snapshots):
     publish(snapshots)
-    follow(in_postgres.open(), snapshots, keep=2)
+    sync_sink(in_postgres.open(), snapshots, keep=2)
     name = in_postgres.name
     with psycopg.connect(in_postgres.url, autocommit=True) as owner:
         owner.execute(f"CREATE ROLE reader_of_{name}")
@@ -737,7 +739,7 @@ def test_who_may_read_the_view_may_read_the_next_one(in_postgres, snapshots):
     outputs = {"other": make_outputs(ROWS)["risk"]}
     second = publish(snapshots, day=1, outputs=outputs)
 
-    follow(in_postgres.open(), snapshots, keep=2)
+    sync_sink(in_postgres.open(), snapshots, keep=2)
 
     with psycopg.connect(in_postgres.url) as reader:
         reader.execute(f"SET ROLE reader_of_{name}")
@@ -752,7 +754,7 @@ def test_who_may_read_the_view_may_read_the_next_one(in_postgres, snapshots):
 
 def test_a_connection_that_the_server_ends_is_opened_again(in_postgres, snapshots):
     publish(snapshots)
-    follow(sink := in_postgres.open(), snapshots, keep=2)
+    sync_sink(sink := in_postgres.open(), snapshots, keep=2)
     with psycopg.connect(in_postgres.url, autocommit=True) as owner:
         owner.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -778,7 +780,7 @@ def test_batches_are_small_of_one_partition_and_few_at_once(
     sink = in_cassandra.open()
     session = sink._session
 
-    follow(sink, snapshots, keep=2)
+    sync_sink(sink, snapshots, keep=2)
 
     # The stand-in has refused any batch over several partitions.
     rows = [rows for _, rows, _ in session.batches]
@@ -793,7 +795,7 @@ def test_batches_are_small_of_one_partition_and_few_at_once(
 
 def test_a_load_that_fails_on_its_way_is_resumed(in_cassandra, snapshots):
     first = publish(snapshots)
-    follow(sink := in_cassandra.open(), snapshots, keep=2)
+    sync_sink(sink := in_cassandra.open(), snapshots, keep=2)
     publish(snapshots, day=1)
     version = Version.current(snapshots).name
 
@@ -801,14 +803,14 @@ def test_a_load_that_fails_on_its_way_is_resumed(in_cassandra, snapshots):
     for writes in (0, 1, 3, 5, 6):
         sink._session.writes_left = writes
         with pytest.raises(SinkError, match="can't be used: .*still serves"):
-            follow(in_cassandra.open(), snapshots, keep=2)
+            sync_sink(in_cassandra.open(), snapshots, keep=2)
         assert sink.get(1000).version == first
         # What was recorded once stays: each try begins where the last one ended.
         found = len(sink._records(version))
         assert found >= recorded
         recorded = found
     sink._session.writes_left = None
-    done = follow(in_cassandra.open(), snapshots, keep=2)
+    done = sync_sink(in_cassandra.open(), snapshots, keep=2)
 
     assert 0 < recorded < SHARDS
     assert done.loaded_shards == SHARDS - recorded
@@ -818,7 +820,7 @@ def test_a_load_that_fails_on_its_way_is_resumed(in_cassandra, snapshots):
 def test_a_row_in_another_bucket_is_noticed(in_cassandra, snapshots):
     publish(snapshots, keys=make_keys(5_000), outputs=make_outputs(5_000))
     sink = in_cassandra.open()
-    follow(sink, snapshots, keep=2)
+    sync_sink(sink, snapshots, keep=2)
     rows = sink._session.tables[sink._tables["rows"]].rows
     version, bucket, key = next(iter(rows))
 
@@ -844,9 +846,9 @@ def test_a_swap_that_another_one_comes_before_is_judged_again(
 
     fast = in_cassandra.open()
     fast.swap = lambda about, back: None  # Loaded and proved, and about to swap.
-    follow(fast, snapshots, keep=2)
+    sync_sink(fast, snapshots, keep=2)
     slow._session.before_swap = overtake
 
     with pytest.raises(SinkError, match="is served, which is newer"):
-        follow(slow, older, keep=2)
+        sync_sink(slow, older, keep=2)
     assert slow.current() == second

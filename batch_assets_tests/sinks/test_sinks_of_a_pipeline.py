@@ -117,7 +117,7 @@ def test_a_sink_that_is_down_fails_alone_and_catches_up(project, on, monkeypatch
         patch.setenv("TOY_REDIS", nowhere)
         out = cli("snapshot", "rollback", "toy", "--why", "wrong", code=1)
     assert f"postgres: serves {FIRST}" in out
-    assert "try again with: batch-assets sinks follow toy" in out
+    assert "try again with: batch-assets sinks sync_sink toy" in out
 
     # And the next night does it, without anybody's doing.
     result = project.materialize("toy", ["redis_snapshot"], SECOND, on)
@@ -173,4 +173,4 @@ def test_the_sink_of_the_yaml_is_the_one_that_is_opened(redis_here, monkeypatch)
     plain = open_sink(RedisTarget(kind="redis"), "toy")
 
     assert isinstance(plain, RedisSink)
-    assert (named.place[-6:], plain.place[-4:]) == (" other", " toy")
+    assert (named.address[-6:], plain.address[-4:]) == (" other", " toy")

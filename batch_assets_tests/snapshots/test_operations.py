@@ -15,7 +15,7 @@ import pytest
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.snapshots import operations
 from batch_assets.snapshots import retention as collecting
-from batch_assets.snapshots.history import HISTORY, acts_of, make_act, record
+from batch_assets.snapshots.history import HISTORY, entries_of, new_entry, record
 from batch_assets.snapshots.manifest import MANIFEST, version_folder, versions
 from batch_assets.snapshots.operations import (
     BLOCK_FOR,
@@ -89,7 +89,7 @@ def test_after_a_rollback_no_night_publishes_until_it_is_unblocked(
 
     assert current_version(folder) == second
     assert held in names(folder)
-    assert acts_of(folder)[0][-1].act == "held"
+    assert entries_of(folder)[0][-1].act == "held"
     unblock(folder, why="the source is mended")
     assert serve(folder, 5, KEYS).version == current_version(folder)
 
@@ -138,10 +138,10 @@ def test_what_was_taken_back_stays_out_even_when_the_block_is_over(
 
 
 def swap(folder: Path, version: str) -> tuple[bool, str]:
-    from batch_assets.snapshots.pointers import held
+    from batch_assets.snapshots.pointers import lock_pointers
     from batch_assets.snapshots.publish import swap
 
-    with held(folder):
+    with lock_pointers(folder):
         return swap(folder, version, "the tests need it", lambda: None)
 
 
@@ -198,7 +198,7 @@ def test_every_act_is_recorded_with_who_and_why(folder: Path) -> None:
         for name, act, more in ACTS
     ]
 
-    acts, unreadable = acts_of(folder)
+    acts, unreadable = entries_of(folder)
     assert not unreadable
     assert acts[-4:] == [one.act for one in done]
     assert [(a.act, a.by, a.why) for a in acts] == [
@@ -380,22 +380,22 @@ def test_a_line_that_can_not_be_read_is_told_and_stops_publishing(folder: Path) 
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]), "utf-8")
 
-    acts, unreadable = acts_of(folder)
+    acts, unreadable = entries_of(folder)
 
     assert (len(acts), unreadable) == (4, [2])
     before = current_version(folder)
     serve(folder, 4, KEYS)
     assert current_version(folder) == before
-    assert "lines [2] can't be read" in acts_of(folder)[0][-1].why
+    assert "lines [2] can't be read" in entries_of(folder)[0][-1].why
 
 
 def test_a_torn_last_line_does_not_spoil_the_next(folder: Path) -> None:
     path = folder / HISTORY
     path.write_bytes(path.read_bytes() + b'{"at": "2026')
 
-    record(folder, make_act("pin", "v", why=WHY))
+    record(folder, new_entry("pin", "v", why=WHY))
 
-    acts, unreadable = acts_of(folder)
+    acts, unreadable = entries_of(folder)
     assert (acts[-1].act, unreadable) == ("pin", [4])
 
 
@@ -415,7 +415,7 @@ def test_collection_spares_what_is_served_its_parent_and_the_young(
     # 3 is pinned, 5 current, 2 and 4 were before them; 8 and the young are the newest.
     assert removed == [every[0], every[5], every[6]]
     assert names(tmp_path) == [*every[1:5], every[7], young]
-    assert [a.version for a in acts_of(tmp_path)[0] if a.act == "collect"] == removed
+    assert [a.version for a in entries_of(tmp_path)[0] if a.act == "collect"] == removed
     assert [one.problem for one in verify(tmp_path)] == [None] * 6
 
 
@@ -521,6 +521,6 @@ def test_a_file_of_another_form_is_not_linked(tmp_path: Path, change: str) -> No
 
 
 def test_the_history_outlives_what_it_tells_of(folder: Path) -> None:
-    assert len(acts_of(folder)[0]) == 3
+    assert len(entries_of(folder)[0]) == 3
     assert pinned_version(folder) is None
     assert operations.rollback(folder, why=WHY).act.before == names(folder)[2]

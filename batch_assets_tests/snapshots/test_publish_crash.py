@@ -18,7 +18,7 @@ import pytest
 from batch_assets import Snapshot
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.snapshots.history import acts_of
+from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback
 from batch_assets.snapshots.pointers import current_version
@@ -152,7 +152,7 @@ def kill(stage: Stage, die_at: int | str) -> str:
         assert day in (DAY, NEXT)
         assert reader.refresh(), reader.problem
         assert stage.answers_of(reader) == day
-        acts, unreadable = acts_of(folder)
+        acts, unreadable = entries_of(folder)
         assert not unreadable
         if day == NEXT:
             assert acts[-1].act in ("publish", "collect")
@@ -216,7 +216,7 @@ def test_two_publishers_at_once_end_in_one_whole_version(stage: Stage) -> None:
 
     assert all(one.well for one in ended), ended
     stage.must_end_well(lake)
-    assert sum(a.act == "publish" for a in acts_of(snapshots_of(lake))[0]) == 3
+    assert sum(a.act == "publish" for a in entries_of(snapshots_of(lake))[0]) == 3
 
 
 @pytest.mark.slow

@@ -168,7 +168,7 @@ def test_rows_that_pad_are_in_no_book_and_never_at_fault(
         gates=Gates(max_dead_letter_share=0.05),
     )
 
-    assert night.tally.rows == 1_000 - 10
+    assert night.total.rows == 1_000 - 10
     assert night.dead_letters.rows == 10
     assert lake.books(DAY).open_after_scoring() == []
     good = rows.filter(ages != POISON).sort_by("user_id")

@@ -45,7 +45,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
-from batch_assets.snapshots.history import acts_of
+from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin, verify
 from batch_assets.snapshots.pointers import current_version
@@ -57,11 +57,11 @@ from batch_assets.storage import (
     Ranges,
     fetch,
     local,
-    place_of,
     put_file,
     put_new,
     read_seen,
     replace,
+    storage_path,
 )
 from batch_assets_tests.assets.test_nights import errors_of
 from batch_assets_tests.lake.test_tables import SCHEMA, commit, write_part
@@ -118,7 +118,7 @@ def root(server, machine, tmp_path, monkeypatch) -> ObjectPath:
     machine("first")
     url = f"s3://{BUCKET}/{tmp_path.parent.name}/{tmp_path.name}"
     monkeypatch.setenv("BATCH_ASSETS_ROOT", url)
-    return place_of(url)
+    return storage_path(url)
 
 
 def flip(place: ObjectPath, at: int = 100) -> None:
@@ -242,14 +242,14 @@ def test_an_engine_leaves_in_a_bucket_what_one_machine_leaves(
     mine, alone = Lake(root, NAME), Lake(root, "alone")
     for table in TABLES:
         assert [
-            (part.receipt.shard, part.receipt.tally)
+            (part.receipt.shard, part.receipt.total)
             for part in getattr(mine, table).parts(DAY)
         ] == [
-            (part.receipt.shard, part.receipt.tally)
+            (part.receipt.shard, part.receipt.total)
             for part in getattr(alone, table).parts(DAY)
         ]
     assert read_day(mine, "predictions").equals(read_day(alone, "predictions"))
-    assert not mine.spread_folder(DAY).is_dir()
+    assert not mine.exchange_folder(DAY).is_dir()
 
 
 KILLED_NIGHT = """
@@ -259,10 +259,10 @@ from itertools import count
 from batch_assets.lake import parts
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.storage import place_of
+from batch_assets.storage import storage_path
 from batch_assets_tests.storage.test_object_store import score
 
-root, left, put, numbers = place_of(sys.argv[1]), 3, parts.put_file, count()
+root, left, put, numbers = storage_path(sys.argv[1]), 3, parts.put_file, count()
 
 def put_some(here, place):
     if next(numbers) == left:
@@ -297,7 +297,7 @@ def test_a_killed_night_goes_on_where_it_was(root, lake, registry, tmp_path):
     assert keys == sorted(rows["user_id"].to_pylist())
     # What it had half written is on its machine, for whoever makes the day next there.
     assert list(local(lake.predictions.path).rglob("*.tmp"))
-    lake.sweep(DAY)
+    lake.remove_leftovers(DAY)
     assert not list(local(lake.predictions.path).rglob("*.tmp"))
 
 
@@ -385,7 +385,7 @@ def test_a_day_of_a_delta_table_in_the_bucket_is_pinned(root, lake, tmp_path):
 
 def commit_days(folder: str, job: str, days: list[str]) -> None:
     """Commit days, twice each; run in a spawned process."""
-    table = Table(place_of(folder))
+    table = Table(storage_path(folder))
     for again in "ab":
         for day in days:
             parts = [
@@ -488,9 +488,9 @@ CLAIM_AND_WAIT = """
 import sys
 
 from batch_assets.lake.claims import claimed
-from batch_assets.storage import place_of
+from batch_assets.storage import storage_path
 
-with claimed(place_of(sys.argv[1]), sys.argv[2], "theirs", lambda run: False):
+with claimed(storage_path(sys.argv[1]), sys.argv[2], "theirs", lambda run: False):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -587,7 +587,7 @@ def test_a_release_that_was_half_put_is_not_there_and_is_put_whole(
 
 def approve_often(root: str, digest: str, by: str, cache: str, together: Any) -> None:
     os.environ["BATCH_ASSETS_CACHE"] = cache
-    registry = Registry(place_of(root))
+    registry = Registry(storage_path(root))
     registry.resolve(NAME)
     together.wait()
     for number in range(10):
@@ -611,7 +611,7 @@ def test_machines_that_approve_at_once_lose_no_act(
     for writer in writers:
         writer.join()
 
-    by = [act.by for act in registry.acts(NAME)]
+    by = [act.by for act in registry.events(NAME)]
     assert sorted(by) == ["ada", *["eve"] * 10, *["grace"] * 10]
 
 
@@ -754,7 +754,7 @@ def test_a_reader_follows_what_is_served_from_a_store(root, ready, machine):
         risk = read_day(ready, "predictions", NEXT_DAY)
         answers = reader.get_many(risk["user_id"].to_pylist())
     assert [a.outputs["risk"] for a in answers] == risk["risk"].to_pylist()
-    assert [(a.act, a.by) for a in acts_of(folder)[0]][2:5] == [
+    assert [(a.act, a.by) for a in entries_of(folder)[0]][2:5] == [
         ("rollback", "ada"),
         ("pin", "ada"),
         ("unpin", "ada"),
@@ -836,10 +836,10 @@ PUT_LARGE = """
 import sys
 from pathlib import Path
 
-from batch_assets.storage import place_of, put_file
+from batch_assets.storage import storage_path, put_file
 
 print("putting", flush=True)
-put_file(Path(sys.argv[1]), place_of(sys.argv[2]))
+put_file(Path(sys.argv[1]), storage_path(sys.argv[2]))
 """
 
 
@@ -959,7 +959,7 @@ def test_a_store_that_goes_away_ends_a_night_and_one_that_comes_back_does_not(
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         machine("first")
-        lake = Lake(place_of(f"s3://{BUCKET}/here"), NAME)
+        lake = Lake(storage_path(f"s3://{BUCKET}/here"), NAME)
         commit(lake.predictions, [1])
         (part,) = lake.predictions.parts(DAY)
 

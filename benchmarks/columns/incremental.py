@@ -61,7 +61,7 @@ def main() -> None:
             built_on / whole
             for built_on, whole in zip(took[True], took[False], strict=True)
         ),
-        "rows": night.tally.rows,
+        "rows": night.total.rows,
         "carried": night.carried.rows,
         "version": f"{REPEATS} nights each",
     }

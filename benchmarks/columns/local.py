@@ -14,7 +14,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
-from batch_assets.scoring.engines.factory import opened_crew
+from batch_assets.scoring.engines.factory import open_pool
 from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.night import Night, score_night
@@ -42,12 +42,10 @@ def run_on(device: Device, work: Work) -> None:
 
 def run_on_engine(settings: Ray | Spark, work: Work) -> None:
     """Score the day on an engine that is started, as `run` does on this machine."""
-    folder, release = Lake(work.root, PIPELINE).spread_folder(DAY), release_of(work)
-    with opened_crew(
-        settings, folder, device="cpu", grace_seconds=GRACE_SECONDS
-    ) as crew:
+    folder, release = Lake(work.root, PIPELINE).exchange_folder(DAY), release_of(work)
+    with open_pool(settings, folder, device="cpu", grace_seconds=GRACE_SECONDS) as pool:
         engine = RemoteEngine(
-            crew,
+            pool,
             precision="float32",
             batch_rows="auto",
             compile=True,

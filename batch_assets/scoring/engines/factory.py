@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
-from batch_assets.parallel import Spread, on_cores
-from batch_assets.scoring.engines.workers import Crew, spread
+from batch_assets.parallel import ParallelMap, on_cores
+from batch_assets.scoring.engines.workers import WorkerPool, parallel_map
 from batch_assets.spec import Local, Ray, Spark
-from batch_assets.storage import Place
+from batch_assets.storage import StoragePath
 
 
-def opened_crew(
-    engine: Ray | Spark, folder: Place, *, device: str, grace_seconds: float
-) -> AbstractContextManager[Crew]:
+def open_pool(
+    engine: Ray | Spark, folder: StoragePath, *, device: str, grace_seconds: float
+) -> AbstractContextManager[WorkerPool]:
     """The workers of an engine on other machines, while this is entered.
 
     Args:
@@ -29,23 +29,23 @@ def opened_crew(
         ConfigError: the device can't be had so.
     """
     if engine.kind == "ray":
-        from batch_assets.scoring.engines.ray import ray_crew
+        from batch_assets.scoring.engines.ray import ray_pool
 
-        return ray_crew(engine, device=device, grace_seconds=grace_seconds)
-    from batch_assets.scoring.engines.spark import spark_crew
+        return ray_pool(engine, device=device, grace_seconds=grace_seconds)
+    from batch_assets.scoring.engines.spark import spark_pool
 
-    return spark_crew(engine, folder, device=device, grace_seconds=grace_seconds)
+    return spark_pool(engine, folder, device=device, grace_seconds=grace_seconds)
 
 
 @contextmanager
-def opened_spread(
-    engine: Local | Ray | Spark, folder: Place, *, grace_seconds: float
-) -> Iterator[Spread]:
+def open_parallel_map(
+    engine: Local | Ray | Spark, folder: StoragePath, *, grace_seconds: float
+) -> Iterator[ParallelMap]:
     """What does pieces of work that need no model, where an engine would do them."""
     if engine.kind == "local":
         yield on_cores
         return
     if engine.kind == "ray":
         engine = engine.model_copy(update={"gpus_per_worker": None})
-    with opened_crew(engine, folder, device="cpu", grace_seconds=grace_seconds) as crew:
-        yield partial(spread, crew)
+    with open_pool(engine, folder, device="cpu", grace_seconds=grace_seconds) as pool:
+        yield partial(parallel_map, pool)

@@ -1,4 +1,4 @@
-"""A crew of Ray actors: each loads the release once, and does item after item.
+"""A pool of Ray actors: each loads the release once, and does item after item.
 
 The one file that knows Ray. Descriptors go to the actors and outcomes come back; no row
 goes through the object store. An actor is asked for no more than it has threads, and one
@@ -47,10 +47,10 @@ class _Worker:
 
 
 @contextmanager
-def ray_crew(
+def ray_pool(
     settings: Ray, *, device: str, grace_seconds: float
-) -> Iterator["RayCrew"]:
-    """A crew on the cluster of the settings, or on a Ray of its own on this machine.
+) -> Iterator["RayPool"]:
+    """A pool on the cluster of the settings, or on a Ray of its own on this machine.
 
     A Ray that this process is connected to already is used, and left connected.
 
@@ -74,17 +74,17 @@ def ray_crew(
             raise EngineError(msg)
         _connect(ray, settings)
     try:
-        crew = RayCrew(ray, settings, device=device, grace_seconds=grace_seconds)
+        pool = RayPool(ray, settings, device=device, grace_seconds=grace_seconds)
         try:
-            yield crew
+            yield pool
         finally:
-            crew.dismiss()
+            pool.close()
     finally:
         if ours:
             ray.shutdown()
 
 
-class RayCrew:
+class RayPool:
     """Actors, started when there is work for them, and kept until they are dismissed."""
 
     def __init__(
@@ -102,7 +102,7 @@ class RayCrew:
         # An actor is here once for each thread that has nothing to do.
         self._free: deque[Any] = deque()
         self._starting: dict[Future[None], Any] = {}
-        self._hired: list[Any] = []
+        self._workers_up: list[Any] = []
 
     def do(
         self, work: Callable[[Any, Report], Any], items: Sequence[Any]
@@ -117,7 +117,7 @@ class RayCrew:
         up = time.monotonic()
         try:
             while waiting or running:
-                self._hire(len(waiting))
+                self._start_workers(len(waiting))
                 while waiting and self._free:
                     actor, number = self._free.popleft(), waiting.popleft()
                     asked = actor.do.remote(shared, number, items[number])
@@ -125,7 +125,7 @@ class RayCrew:
                 asked_for: list[Future[Any]] = [*running, *self._starting]
                 done, _ = wait(asked_for, TICK_SECONDS, FIRST_COMPLETED)
                 for future in done.intersection(self._starting):
-                    self._welcome(future)
+                    self._take_on(future)
                 for future in done.intersection(running):
                     actor, number = running.pop(future)
                     try:
@@ -137,16 +137,16 @@ class RayCrew:
                         )
                         raise EngineError(msg) from error
                     except ray.exceptions.RayError as error:
-                        self._part_with(actor)
+                        self._discard(actor)
                         deaths[number] += 1
                         if deaths[number] >= self._attempts:
                             raise self._failed(items[number], error) from error
                         waiting.appendleft(number)
                         continue
-                    if actor in self._hired:
+                    if actor in self._workers_up:
                         self._free.append(actor)
                     yield outcome
-                if self._hired:
+                if self._workers_up:
                     up = time.monotonic()
                 elif time.monotonic() - up > START_SECONDS:
                     msg = (
@@ -160,17 +160,17 @@ class RayCrew:
             if running:
                 self._let_finish(running)
 
-    def dismiss(self) -> None:
+    def close(self) -> None:
         """End every actor."""
-        for actor in [*self._hired, *self._starting.values()]:
+        for actor in [*self._workers_up, *self._starting.values()]:
             self._ray.kill(actor)
-        self._hired, self._starting, self._free = [], {}, deque()
+        self._workers_up, self._starting, self._free = [], {}, deque()
 
-    def _hire(self, waiting: int) -> None:
+    def _start_workers(self, waiting: int) -> None:
         """Start actors for what waits, up to as many as there may be."""
         coming = len(self._free) + len(self._starting) * self._threads
         wanted = math.ceil(max(waiting - coming, 0) / self._threads)
-        room = self._size - len(self._hired) - len(self._starting)
+        room = self._size - len(self._workers_up) - len(self._starting)
         for _ in range(min(wanted, room)):
             actor = (
                 self._ray.remote(_Worker)
@@ -185,13 +185,13 @@ class RayCrew:
             )
             self._starting[actor.here.remote().future()] = actor
 
-    def _welcome(self, up: Future[None]) -> None:
+    def _take_on(self, up: Future[None]) -> None:
         """Take an actor on that has come up."""
         actor = self._starting.pop(up)
         try:
             up.result()
         except self._ray.exceptions.RayError as error:
-            if self._hired:
+            if self._workers_up:
                 return  # The others go on, and another is started if it is needed.
             msg = (
                 f"a worker does not come up: {_last_words(error)}. Nothing was begun. "
@@ -199,13 +199,13 @@ class RayCrew:
                 "torch; see docs/engines.md."
             )
             raise EngineError(msg) from error
-        self._hired.append(actor)
+        self._workers_up.append(actor)
         self._free.extend([actor] * self._threads)
 
-    def _part_with(self, actor: Any) -> None:
+    def _discard(self, actor: Any) -> None:
         """Forget an actor that died, or that Ray can't reach any more."""
-        if actor in self._hired:
-            self._hired.remove(actor)
+        if actor in self._workers_up:
+            self._workers_up.remove(actor)
             # What Ray takes for dead must not go on.
             self._ray.kill(actor)
         self._free = deque(other for other in self._free if other is not actor)
@@ -217,11 +217,11 @@ class RayCrew:
             late = wait(running, timeout=self._grace_seconds).not_done
         finally:
             for future in late:
-                self._part_with(running[future][0])
+                self._discard(running[future][0])
             self._free.extend(
                 actor
                 for future, (actor, _) in running.items()
-                if future not in late and actor in self._hired
+                if future not in late and actor in self._workers_up
             )
 
     def _failed(self, item: object, error: Exception) -> EngineError:

@@ -1,4 +1,4 @@
-"""A crew of Spark tasks: one task for each item, in the Python workers of executors.
+"""A pool of Spark tasks: one task for each item, in the Python workers of executors.
 
 The one file that knows Spark. A job's tasks get descriptors; what came of each is posted
 in a folder beside the tables, because Spark hands results over only when the last one is
@@ -36,7 +36,7 @@ from batch_assets.scoring.engines.workers import (
     own_signals,
 )
 from batch_assets.spec import Spark
-from batch_assets.storage import Place, Seen, read_seen, remove_tree, replace
+from batch_assets.storage import Seen, StoragePath, read_seen, remove_tree, replace
 
 JAVA = 17
 # Where a Spark Connect server listens if its address does not say.
@@ -60,10 +60,10 @@ CANCEL_SECONDS = 10.0
 
 
 @contextmanager
-def spark_crew(
-    settings: Spark, folder: Place, *, device: str, grace_seconds: float
-) -> Iterator["SparkCrew"]:
-    """A crew on the Spark of the settings, or on one of its own on this machine.
+def spark_pool(
+    settings: Spark, folder: StoragePath, *, device: str, grace_seconds: float
+) -> Iterator["SparkPool"]:
+    """A pool on the Spark of the settings, or on one of its own on this machine.
 
     A session that is active already is used, and left running.
 
@@ -84,17 +84,17 @@ def spark_crew(
     ours = SparkSession.getActiveSession() is None
     session = _session(SparkSession, settings)
     try:
-        yield SparkCrew(session, folder, device=device, grace_seconds=grace_seconds)
+        yield SparkPool(session, folder, device=device, grace_seconds=grace_seconds)
     finally:
         if ours:
             session.stop()
 
 
-class SparkCrew:
+class SparkPool:
     """Jobs of one session, each of as many tasks as there are items."""
 
     def __init__(
-        self, session: Any, folder: Place, *, device: str, grace_seconds: float
+        self, session: Any, folder: StoragePath, *, device: str, grace_seconds: float
     ) -> None:
         self._session, self._folder = session, folder
         self._grace_seconds = grace_seconds
@@ -136,7 +136,7 @@ class SparkCrew:
                         self._folder.rmdir()
 
 
-def _incomplete(job: "_Job", missing: int, folder: Place) -> EngineError:
+def _incomplete(job: "_Job", missing: int, folder: StoragePath) -> EngineError:
     if job.error:
         return EngineError(
             f"Spark gave up with {missing} of {job.size} items left: "
@@ -193,7 +193,10 @@ class _Job:
 
 
 def _task(
-    work: Callable[[Any, Report], Any], items: Sequence[Any], folder: Place, key: bytes
+    work: Callable[[Any, Report], Any],
+    items: Sequence[Any],
+    folder: StoragePath,
+    key: bytes,
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """What a task does with its partition: one number of an item."""
 
@@ -230,7 +233,7 @@ def _on_its_gpu(work: Callable[[Any, Report], Any]) -> Callable[[Any, Report], A
     return work
 
 
-def _post(folder: Place, outcome: Outcome, key: bytes) -> None:
+def _post(folder: StoragePath, outcome: Outcome, key: bytes) -> None:
     data = pickle.dumps(outcome)
     place = folder / f"{outcome.number}{POSTED}"
     # A folder that is gone is a driver that is.
@@ -238,12 +241,12 @@ def _post(folder: Place, outcome: Outcome, key: bytes) -> None:
         replace(place, hmac.digest(key, data, "sha256") + data, seen=read_seen(place))
 
 
-def _collected(folder: Place, key: bytes) -> Iterator[Outcome]:
+def _collected(folder: StoragePath, key: bytes) -> Iterator[Outcome]:
     with suppress(FileNotFoundError):  # Another run has the day now, and has swept.
         yield from _outcomes(folder, key)
 
 
-def _outcomes(folder: Place, key: bytes) -> Iterator[Outcome]:
+def _outcomes(folder: StoragePath, key: bytes) -> Iterator[Outcome]:
     for path in sorted(path for path in folder.iterdir() if path.name.endswith(POSTED)):
         posted = path.read_bytes()
         path.unlink()

@@ -1,6 +1,6 @@
 """Work on other machines: what a worker does there, and what its driver makes of it.
 
-A crew is an engine's workers: it does work on items somewhere and yields what came of
+A pool is an engine's workers: it does work on items somewhere and yields what came of
 each. Scoring and validation are both such work. A worker gets descriptors, opens the
 release by its digest and leaves files; what it says of them is small. Two attempts of
 one chunk may be under way at once, and then the first to finish has made it. It knows
@@ -34,11 +34,11 @@ from batch_assets.parallel import Report
 from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, asked_for, find_device
-from batch_assets.scoring.resume import left_before
+from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.scoring.usage import Usage
-from batch_assets.storage import BESIDE, Place, local, put_file, put_new
+from batch_assets.storage import BESIDE, StoragePath, local, put_file, put_new
 
 # For a connection to an engine that is said to be there.
 ANSWER_SECONDS = 10.0
@@ -61,7 +61,7 @@ class Outcome:
     error: Exception | None = None
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """The workers of an engine, wherever they are.
 
     `device` is what they are asked to score on. Whoever closes the
@@ -77,34 +77,34 @@ class Crew(Protocol):
 
 
 class RemoteEngine:
-    """Scores chunks with a crew, each worker with a release that it has verified."""
+    """Scores chunks with a pool, each worker with a release that it has verified."""
 
     def __init__(
         self,
-        crew: Crew,
+        pool: WorkerPool,
         *,
         precision: str,
         batch_rows: str,
         compile: bool,
         chunk_rows: int,
-        root: Place,
+        root: StoragePath,
     ) -> None:
         """Say how the model runs; no worker is asked for before there are chunks.
 
         Args:
-            crew: who scores.
+            pool: who scores.
             precision: of the model's arithmetic.
             batch_rows: `auto`, or how many rows the model gets at once.
             compile: whether the model is to be compiled, by each machine for itself.
             chunk_rows: the most rows of a chunk.
             root: where the sweeps are, and compiled code.
         """
-        self._crew = crew
+        self._pool = pool
         self._seen: set[str] = set()
         self._release: Release | None = None
         self._order = partial(
             Order,
-            device=crew.device,
+            device=pool.device,
             precision=precision,
             batch_rows=batch_rows,
             compile=compile,
@@ -113,7 +113,7 @@ class RemoteEngine:
         )
         # As asked for; later, as the worker with the smallest batches has it.
         compiled = local(root) / COMPILED if compile else None
-        self.device = asked_for(crew.device, precision, batch_rows, compiled)
+        self.device = asked_for(pool.device, precision, batch_rows, compiled)
 
     @property
     def batch_rows(self) -> int:
@@ -149,7 +149,7 @@ class RemoteEngine:
         attempts = [
             Attempt(task, _sealed_at(task.predictions)) for task in in_turn(tasks)
         ]
-        with closing(_results(self._crew, ScoreChunk(order), attempts)) as outcomes:
+        with closing(_results(self._pool, ScoreChunk(order), attempts)) as outcomes:
             for outcome in outcomes:
                 self._seen.add(outcome.worker)
                 scored, device = outcome.result
@@ -158,19 +158,19 @@ class RemoteEngine:
                 yield scored
 
 
-def spread(
-    crew: Crew,
+def parallel_map(
+    pool: WorkerPool,
     work: Callable[[Item, Report], Result],
     items: Sequence[Item],
     progress: Report = lambda rows: None,
 ) -> list[Result]:
-    """The results of the items, in their order: `on_cores`, done by a crew.
+    """The results of the items, in their order: `on_cores`, done by a pool.
 
     Raises:
-        EngineError: the crew came back without some of them.
+        EngineError: the pool came back without some of them.
     """
     found: dict[int, Result] = {}
-    with closing(_results(crew, work, items)) as outcomes:
+    with closing(_results(pool, work, items)) as outcomes:
         for outcome in outcomes:
             found[outcome.number] = outcome.result
             progress(outcome.rows)
@@ -184,11 +184,11 @@ def spread(
 
 
 def _results(
-    crew: Crew, work: Callable[[Any, Report], Any], items: Sequence[Any]
+    pool: WorkerPool, work: Callable[[Any, Report], Any], items: Sequence[Any]
 ) -> Generator[Outcome, None, None]:
-    """What a crew comes back with, each item once; the first error is raised."""
+    """What a pool comes back with, each item once; the first error is raised."""
     seen: set[int] = set()
-    with closing(crew.do(work, items)) as outcomes:
+    with closing(pool.do(work, items)) as outcomes:
         for outcome in outcomes:
             if outcome.error:
                 raise outcome.error
@@ -214,7 +214,7 @@ class Order:
     batch_rows: str
     compile: bool
     chunk_rows: int
-    root: Place
+    root: StoragePath
     torch_version: str = _version_of(torch)
 
     def scorer(self) -> Scorer:
@@ -319,16 +319,16 @@ def score_attempt(attempt: Attempt, scorer: Scorer) -> Scored:
 
 def _done_by_another(attempt: Attempt, release: Release) -> Scored | None:
     """What lies there, if it is whole and not what this attempt is to replace."""
-    there = left_before(attempt.task, release)
+    there = completed_chunk(attempt.task, release)
     return there if there and there.part.sha256 != attempt.instead_of else None
 
 
-def _beside(place: Place) -> Path:
+def _beside(place: StoragePath) -> Path:
     here = local(place)
     return here.with_name(f"{here.name}.{uuid.uuid4().hex}{BESIDE}")
 
 
-def _sealed_at(path: Place) -> str | None:
+def _sealed_at(path: StoragePath) -> str | None:
     """The digest of the part of that name, as far as its footer tells."""
     if not path.exists():
         return None
