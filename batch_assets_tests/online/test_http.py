@@ -34,7 +34,7 @@ from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Limits, Served
 from batch_assets.online.scoring import LiveRelease
 from batch_assets.scoring.device import find_device
-from batch_assets_tests.online.test_scoring import write_moody
+from batch_assets_tests.models_that_fail import write_moody
 from batch_assets_tests.snapshots.test_version import NEXT, publish
 from batch_assets_tests.stuck import (
     LOOPS,
@@ -43,13 +43,7 @@ from batch_assets_tests.stuck import (
     SPINS,
     Sleepy,
 )
-from batch_assets_tests.toys import (
-    DAY,
-    NAME,
-    ToyRisk,
-    make_rows,
-    write_toy_release,
-)
+from batch_assets_tests.toys import DAY, NAME, ToyRisk, make_rows, write_toy_release
 
 # Each starts the command, which imports torch, as does the model's process.
 pytestmark = pytest.mark.slow

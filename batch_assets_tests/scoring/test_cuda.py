@@ -27,8 +27,8 @@ from batch_assets.scoring.isolation import ModelProcess
 from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
+from batch_assets_tests.compiling import Deep, compiles
 from batch_assets_tests.projects import attributes, make_project, metadata_of
-from batch_assets_tests.scoring.test_compiled import Deep, compiles
 from batch_assets_tests.storage import test_buckets
 from batch_assets_tests.toys import (
     DAY,

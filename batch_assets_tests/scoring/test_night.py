@@ -25,10 +25,9 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, Plan, plan_night, score_night
 from batch_assets.spec import Gates
+from batch_assets_tests.counting import Counting
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -47,23 +46,6 @@ from batch_assets_tests.toys import (
 ROWS = 1_200
 CHUNK_ROWS = 2 * ROW_GROUP_ROWS
 OPEN = Gates(max_dead_letter_share=1)
-
-
-class Counting:
-    """The local engine, which remembers the chunks that it was given."""
-
-    def __init__(self, workers: int = 2) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=workers)
-        self.loads = 0
-        self.given: list[tuple[int, int]] = []
-
-    def load(self, release: Release) -> None:
-        self.loads += 1
-        self.engine.load(release)
-
-    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
-        self.given += [(task.shard, task.chunk) for task in tasks]
-        yield from self.engine.run(tasks)
 
 
 class Altering(Counting):

@@ -63,10 +63,10 @@ from batch_assets.storage import (
     replace,
     storage_path,
 )
-from batch_assets_tests.assets.test_nights import errors_of
-from batch_assets_tests.lake.test_tables import SCHEMA, commit, write_part
-from batch_assets_tests.projects import attributes, make_project, metadata_of
-from batch_assets_tests.scoring.test_replay import GATES, broken, replay, write_mendable
+from batch_assets_tests.models_that_fail import broken, write_mendable
+from batch_assets_tests.parts_by_hand import SCHEMA, commit, write_part
+from batch_assets_tests.projects import attributes, errors_of, make_project, metadata_of
+from batch_assets_tests.replays import GATES, replay
 from batch_assets_tests.seaweed import BUCKET, Server, object_store
 from batch_assets_tests.toys import (
     DAY,
@@ -79,6 +79,7 @@ from batch_assets_tests.toys import (
     write_source,
     write_toy_release,
 )
+from batch_assets_tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -719,13 +720,6 @@ def test_old_versions_are_collected(root, ready):
     left = {p.name for p in (root / "snapshots" / NAME).iterdir() if p.is_dir()}
     assert len(rows) == ROWS
     assert left == {f"v={newer}", f"v={newest}"}
-
-
-def until(is_so: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
-    while not is_so():
-        assert time.monotonic() < end, "it never came to be so"
-        time.sleep(0.02)
 
 
 def test_a_reader_follows_what_is_served_from_a_store(root, ready, machine):
