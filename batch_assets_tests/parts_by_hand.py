@@ -1,8 +1,11 @@
 """Parts and days of a table, written without a night."""
 
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 
-from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.parts import Part, PartWriter, Receipt, open_part
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Table
 from batch_assets_tests.toys import DAY
@@ -39,3 +42,10 @@ def commit(table: Table, keys: list[int], *, day: str = DAY, **changes: object) 
     table.commit_day(
         day, [part], changes.get("schema", SCHEMA), {"job": part.receipt.job}
     )
+
+
+def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
+    receipt = open_part(path)[0].receipt
+    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
+        writer.write(table)
+        writer.finish(Receipt(**(vars(receipt) | changes)))

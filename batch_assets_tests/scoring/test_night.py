@@ -20,7 +20,7 @@ from batch_assets.errors import (
     ScoringError,
 )
 from batch_assets.incremental.baseline import BaselineDecision
-from batch_assets.lake.parts import PartWriter, Receipt, open_part
+from batch_assets.lake.parts import open_part
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
@@ -28,6 +28,7 @@ from batch_assets.scoring.chunk import ChunkTask, Scored
 from batch_assets.scoring.night import Night, Plan, plan_night, score_night
 from batch_assets.spec import Gates
 from batch_assets_tests.counting import Counting
+from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -462,14 +463,6 @@ def empty(path: Path, other: Path) -> None:
 
 def put_another_chunk(path: Path, other: Path) -> None:
     shutil.copy(other, path)
-
-
-def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
-    """A whole, well-formed part with other rows or another receipt."""
-    receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
-        writer.write(table)
-        writer.finish(Receipt(**(vars(receipt) | changes)))
 
 
 def put_another_job(path: Path, other: Path) -> None:
