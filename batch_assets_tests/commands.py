@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from batch_assets.cli.main import main
 from batch_assets.lake.tables import Lake
 from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
@@ -16,6 +19,15 @@ from batch_assets_tests.waiting import until
 
 BIN = Path(sys.executable).parent
 HOME_ROWS = 2_000
+
+
+def invoke(*arguments: str, fails: bool = False) -> str:
+    """Run a command in this process; what it printed."""
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code != 0) == fails, result.output
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert "Traceback" not in result.output
+    return result.output
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from batch_assets.cli.main import main
-from batch_assets_tests.commands import batch_assets
+from batch_assets_tests.commands import batch_assets, invoke
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
 from batch_assets_tests.toys import make_rows, write_source
 
@@ -22,14 +22,6 @@ DAY = "2026-01-05"
 @pytest.fixture
 def cli(root, monkeypatch):
     monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
-
-    def invoke(*arguments: str, fails: bool = False) -> str:
-        result = CliRunner().invoke(main, arguments)
-        assert (result.exit_code != 0) == fails, result.output
-        assert isinstance(result.exception, SystemExit | None), result.exception
-        assert "Traceback" not in result.output
-        return result.output
-
     return invoke
 
 
