@@ -3,9 +3,6 @@
 Every builder is deterministic: equal arguments give equal bytes.
 """
 
-import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from batch_assets.lake.sources.declared import (
 )
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
-from batch_assets.models.release import MANIFEST, Release, sha256_of
+from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated, validate_day
@@ -149,28 +146,6 @@ def write_toy_release_as(model_format: str, folder: Path, **changes: Any) -> Rel
     if model_format == "safetensors":
         changes = {"import_path": "batch_assets_tests.toys:ToyRisk"} | changes
     return write_toy_release(folder, model_format=model_format, **changes)
-
-
-def make_by_hand(
-    release: Release, folder: Path, change: Callable[[dict[str, Any]], Any]
-) -> Path:
-    """A copy of a release whose manifest says something else, and is whole all the same.
-
-    As one from elsewhere may be: `write_release` has not looked at it.
-    """
-    shutil.copytree(release.folder, folder)
-    path = folder / MANIFEST
-    manifest = json.loads(path.read_bytes())
-    change(manifest)
-    manifest["files"] = {
-        name: {
-            "size": (folder / name).stat().st_size,
-            "sha256": sha256_of(folder / name),
-        }
-        for name in manifest["files"]
-    }
-    path.write_text(json.dumps(manifest), encoding="utf-8")
-    return folder
 
 
 def make_spec(**changes: Any) -> PipelineSpec:

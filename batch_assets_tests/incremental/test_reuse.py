@@ -30,7 +30,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_night
 from batch_assets.scoring.replay import replay_day
 from batch_assets.spec import Gates
-from batch_assets_tests.scoring.test_replay import broken, write_mendable
+from batch_assets_tests.models_that_fail import broken, write_mendable
 from batch_assets_tests.toys import (
     NAME,
     ROW_GROUP_ROWS,

@@ -29,7 +29,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
-from batch_assets_tests.scoring.test_scorer import POISON, Hungry
+from batch_assets_tests.models_that_fail import POISON, Hungry
 from batch_assets_tests.stuck import LOOPS, SLOW_AT_HOME, Risk, Stuck, children
 from batch_assets_tests.toys import (
     DAY,

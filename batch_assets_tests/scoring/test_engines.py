@@ -17,6 +17,7 @@ from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.spec import EngineSpec
+from batch_assets_tests.compiling import compiles
 from batch_assets_tests.crash import crash_rows, write_fussy_release
 from batch_assets_tests.engines import (
     ENGINES,
@@ -27,7 +28,6 @@ from batch_assets_tests.engines import (
     score,
     scoring_on,
 )
-from batch_assets_tests.scoring.test_compiled import compiles
 from batch_assets_tests.stuck import LOOPS, Stuck
 from batch_assets_tests.toys import (
     DAY,

@@ -20,15 +20,15 @@ from batch_assets.errors import (
     ScoringError,
 )
 from batch_assets.incremental.baseline import BaselineDecision
-from batch_assets.lake.parts import PartWriter, Receipt, open_part
+from batch_assets.lake.parts import open_part
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, Plan, plan_night, score_night
 from batch_assets.spec import Gates
+from batch_assets_tests.counting import Counting
+from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -47,23 +47,6 @@ from batch_assets_tests.toys import (
 ROWS = 1_200
 CHUNK_ROWS = 2 * ROW_GROUP_ROWS
 OPEN = Gates(max_dead_letter_share=1)
-
-
-class Counting:
-    """The local engine, which remembers the chunks that it was given."""
-
-    def __init__(self, workers: int = 2) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=workers)
-        self.loads = 0
-        self.given: list[tuple[int, int]] = []
-
-    def load(self, release: Release) -> None:
-        self.loads += 1
-        self.engine.load(release)
-
-    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
-        self.given += [(task.shard, task.chunk) for task in tasks]
-        yield from self.engine.run(tasks)
 
 
 class Altering(Counting):
@@ -480,14 +463,6 @@ def empty(path: Path, other: Path) -> None:
 
 def put_another_chunk(path: Path, other: Path) -> None:
     shutil.copy(other, path)
-
-
-def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
-    """A whole, well-formed part with other rows or another receipt."""
-    receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
-        writer.write(table)
-        writer.finish(Receipt(**(vars(receipt) | changes)))
 
 
 def put_another_job(path: Path, other: Path) -> None:
