@@ -22,7 +22,7 @@ from batch_assets.lake.pins import Pin, PinnedRows
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.source_files import must_be_text
-from batch_assets.lake.sources.declared import DeltaSource, ReadContext, Source
+from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import FORCED, Lake, Table
 
 
@@ -88,7 +88,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(lake, context, newest, settings)
-    rows = source.pinned(context) if isinstance(source, DeltaSource) else None
+    rows = source.pinned(context)
     before = source.signature(context)
     identity = asdict(rows.pin) if rows else source.identity(context)
     job = job_of(day, identity, *settings)
