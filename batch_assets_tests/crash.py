@@ -37,7 +37,7 @@ from deltalake.table import TableAlterer
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources.declared import ParquetSource, ReadContext
+from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release

@@ -15,7 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.parts import read_columns
 from batch_assets.lake.raw import Copied, copy_day
-from batch_assets.lake.sources.declared import (
+from batch_assets.lake.sources import (
     DeltaSource,
     ParquetSource,
     ReadContext,

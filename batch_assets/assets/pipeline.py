@@ -62,9 +62,7 @@ class Pipeline:
 
     def needs(self, *resources: str) -> set[str]:
         """The resources of an asset that runs on the engine, with that of its cluster."""
-        engine = self.spec.engine
-        cluster = engine.resource if engine.kind == "ray" else None
-        return {*resources, *([cluster] if cluster else [])}
+        return {*resources, *self.spec.engine.needs}
 
     def look(self, name: str, *kinds: str, partitioned: bool = True) -> dict[str, Any]:
         """The arguments that every asset of the pipeline is declared with."""

@@ -14,7 +14,7 @@ from batch_assets.assets.pipeline import (
     total_metadata,
 )
 from batch_assets.lake.raw import RawLayout, copy_day, pin_of
-from batch_assets.lake.sources.declared import ReadContext
+from batch_assets.lake.sources import ReadContext
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
 

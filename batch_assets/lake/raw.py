@@ -26,7 +26,7 @@ from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.source_files import must_be_text
-from batch_assets.lake.sources.declared import DeltaSource, ReadContext, Source
+from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 
 
@@ -98,7 +98,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(lake, context, newest, layout)
-    pinned = source.pinned(context) if isinstance(source, DeltaSource) else None
+    pinned = source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
     job = job_of(day, identity, *layout.settings)

@@ -12,7 +12,7 @@ import pytest
 
 from batch_assets.defs.flights import train
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources.declared import ReadContext, SqlSource
+from batch_assets.lake.sources import ReadContext, SqlSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import open_release
 from batch_assets.quality.validation import validate_day

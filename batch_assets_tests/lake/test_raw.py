@@ -20,7 +20,7 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import Copied, copy_day, pin_of
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
-from batch_assets.lake.sources.declared import ParquetSource, Source, SqlSource
+from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
 from batch_assets_tests.toys import (
     DAY,

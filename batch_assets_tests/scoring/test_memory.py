@@ -26,7 +26,7 @@ import json, re, sys
 from pathlib import Path
 
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources.declared import DeltaSource, ParquetSource, ReadContext
+from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.quality.validation import validate_day
