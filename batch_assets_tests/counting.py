@@ -3,8 +3,8 @@
 from collections.abc import Generator, Sequence
 
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.scoring.device import find_device
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
+from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 
 
@@ -16,6 +16,22 @@ class Counting:
         self.loads = 0
         self.given: list[tuple[int, int]] = []
         self.rows = 0
+
+    @property
+    def device(self) -> Device:
+        return self.engine.device
+
+    @property
+    def batch_rows(self) -> int:
+        return self.engine.batch_rows
+
+    @property
+    def workers(self) -> int:
+        return self.engine.workers
+
+    @property
+    def usage(self) -> None:
+        return None
 
     def load(self, release: Release) -> None:
         self.loads += 1

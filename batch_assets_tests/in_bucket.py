@@ -11,10 +11,11 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night
 from batch_assets.snapshots.publish import Published
 from batch_assets.storage import ObjectPath, read_seen, replace
 from batch_assets_tests import publishing
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.replays import GATES
 from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
 
@@ -47,7 +48,7 @@ def prepared(lake: Lake, tmp_path: Path, *, day: str = DAY, **changes: Any) -> p
 def score(lake: Lake, release: Release, *, day: str = DAY, **changes: Any) -> Night:
     arguments = {"chunk_rows": 200, "precision": "float32", "gates": GATES} | changes
     engine = LocalEngine(find_device("cpu"), workers=2)
-    return score_night(lake, release, day, engine, **arguments)
+    return score_rows(lake, release, day, engine, **arguments)
 
 
 def publish(root: ObjectPath, *, day: str = DAY, **changes: Any) -> Published:

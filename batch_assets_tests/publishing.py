@@ -11,7 +11,6 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.snapshots.manifest import version_folder
 from batch_assets.snapshots.pointers import (
     BLOCKED,
@@ -22,6 +21,7 @@ from batch_assets.snapshots.pointers import (
 )
 from batch_assets.snapshots.publish import Published, publish_day
 from batch_assets.spec import Gates, Serving
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -53,13 +53,12 @@ def raw_rows(day: str, key_dtype: str = "int64") -> pa.Table:
 
 
 def score(lake: Lake, release: Release, day: str) -> None:
-    score_night(
+    score_rows(
         lake,
         release,
         day,
         LocalEngine(find_device("cpu"), workers=1),
         chunk_rows=100,
-        precision="float32",
         gates=OPEN,
     )
 
@@ -116,7 +115,7 @@ def publish_nights(root: Path, release: Release, rows: pa.Table, *days: str) -> 
         copy_rows(lake, rows, day=day, contract=release.contract)
         validate(lake, day=day, contract=release.contract)
         engine = LocalEngine(find_device("cpu"), workers=1)
-        score_night(
+        score_rows(
             lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
         )
         publish_day(lake, registry, folder, day, gates=gates, serving=Serving())

@@ -14,7 +14,7 @@ import torch
 from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.lake.parts import read_columns
-from batch_assets.lake.raw import Copied, copy_day
+from batch_assets.lake.raw import Copied
 from batch_assets.lake.sources import (
     DeltaSource,
     ParquetSource,
@@ -26,9 +26,10 @@ from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
-from batch_assets.quality.validation import Validated, validate_day
+from batch_assets.quality.validation import Validated
 from batch_assets.scoring.device import CPU_INSTRUCTIONS
 from batch_assets.spec import PipelineSpec
+from batch_assets_tests.nights import take, validate_rows
 
 NAME = "toy"
 DAY = "2026-01-05"
@@ -188,7 +189,7 @@ def copy_rows(
     source = source or ParquetSource(kind="parquet", glob="days/{{ day }}.parquet")
     context = context_of(project, day)
     arguments = copying(contract or make_contract())
-    return copy_day(lake, source, context, **(arguments | changes))
+    return take(lake, source, context, **(arguments | changes))
 
 
 def pin_rows(
@@ -207,7 +208,7 @@ def pin_rows(
         write_events(lake, rows, day=day, files=files, project=project)
     arguments = copying(contract or make_contract())
     source = DeltaSource(kind="delta", table="events")
-    return copy_day(lake, source, context_of(project, day), **(arguments | changes))
+    return take(lake, source, context_of(project, day), **(arguments | changes))
 
 
 def project_of(lake: Lake) -> Path:
@@ -256,7 +257,7 @@ def validate(
 ) -> Validated:
     """Validate a day; `changes` go to `validate_day`."""
     arguments = {"row_group_rows": ROW_GROUP_ROWS} | changes
-    return validate_day(lake, day, contract or make_contract(), **arguments)
+    return validate_rows(lake, day, contract or make_contract(), **arguments)
 
 
 def read_day(lake: Lake, table: str, day: str = DAY) -> pa.Table:

@@ -26,9 +26,9 @@ from batch_assets.online.scoring import (
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import FaultError, ModelProcess
-from batch_assets.scoring.night import score_night
 from batch_assets.spec import Gates
 from batch_assets_tests.models_that_fail import write_moody
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.stuck import (
     DIES_AWAY,
@@ -211,13 +211,12 @@ def test_scores_are_the_nights_to_the_bit_in_the_same_batch_and_close_in_any(
 ) -> None:
     copy_rows(lake, make_rows(ROWS), shards=1)
     validate(lake)
-    score_night(
+    score_rows(
         lake,
         toy_release,
         DAY,
         LocalEngine(find_device("cpu"), workers=1),
         chunk_rows=100,
-        precision="float32",
         gates=Gates(),
     )
     night = {

@@ -24,11 +24,11 @@ from batch_assets.scoring.cuda import CudaStream
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import ModelProcess
-from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests import picky
 from batch_assets_tests.compiling import Deep, compiles
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.toys import (
     DAY,
@@ -135,13 +135,12 @@ def test_a_night_on_cuda_closes_its_books(lake: Lake, toy_release: Release) -> N
     copy_rows(lake, make_rows(ROWS), row_group_rows=500)
     validate(lake, row_group_rows=500)
 
-    score_night(
+    score_rows(
         lake,
         toy_release,
         DAY,
         LocalEngine(find_device("cuda")),
         chunk_rows=1_000,
-        precision="float32",
         gates=Gates(),
     )
 

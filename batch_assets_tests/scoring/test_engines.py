@@ -194,8 +194,8 @@ def test_workers_compile_a_release_once_and_score_as_one_machine_does(
     with scoring_on(ENGINES["local"], tmp_path / "other", compile=True) as scorer:
         score(lake, toy_release, scorer, precision=scorer.device.computes_in)
     assert parts_on_disk(other) == parts_on_disk(lake)
-    facts = [part.receipt.facts for part in other.predictions.parts(DAY)]
-    assert {fact["arithmetic"] for fact in facts} == {"cpu float32 compiled"}
+    receipts = [part.receipt for part in other.predictions.parts(DAY)]
+    assert {receipt.arithmetic for receipt in receipts} == {"cpu float32 compiled"}
 
 
 def test_a_row_that_the_model_hangs_on_is_a_dead_letter_on_an_engine(

@@ -10,10 +10,10 @@ from batch_assets.lake.tables import Lake
 from batch_assets.scoring.cuda import fill
 from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import covered
 from batch_assets.spec import Gates
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.picky import POISON, ROWS, packed, risk, seen, write_picky
 from batch_assets_tests.toys import (
     DAY,
@@ -98,13 +98,12 @@ def test_rows_that_pad_are_in_no_book_and_never_at_fault(
     copy_rows(lake, rows, row_group_rows=130)
     validate(lake, row_group_rows=130)
 
-    night = score_night(
+    night = score_rows(
         lake,
         release,
         DAY,
         LocalEngine(padding(64), workers=2),
         chunk_rows=130,
-        precision="float32",
         gates=Gates(max_dead_letter_share=0.05),
     )
 

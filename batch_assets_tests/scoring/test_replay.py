@@ -13,11 +13,12 @@ from deltalake import DeltaTable
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night
 from batch_assets.scoring.replay import letters_of
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.counting import Counting
 from batch_assets_tests.models_that_fail import GOLDEN_ROWS, broken, write_mendable
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import Project, attributes, make_project
 from batch_assets_tests.replays import GATES, replay
 from batch_assets_tests.toys import (
@@ -58,13 +59,12 @@ def scored(lake: Lake, mendable: Release) -> Lake:
 
 
 def score(lake: Lake, release: Release, engine: Any = None) -> Night:
-    return score_night(
+    return score_rows(
         lake,
         release,
         DAY,
         engine or Counting(),
         chunk_rows=200,
-        precision="float32",
         gates=GATES,
     )
 

@@ -16,10 +16,15 @@ import pytest
 from batch_assets.errors import ClaimedError, CommitError
 from batch_assets.lake import claims
 from batch_assets.lake.claims import claimed
-from batch_assets.lake.tables import Table
 from batch_assets.storage import read_seen, replace, storage_path
 from batch_assets_tests.in_bucket import NEXT_DAY
-from batch_assets_tests.parts_by_hand import SCHEMA, commit, write_part
+from batch_assets_tests.parts_by_hand import (
+    SCHEMA,
+    commit,
+    predictions_in,
+    scored_by,
+    write_part,
+)
 from batch_assets_tests.toys import DAY
 
 pytestmark = pytest.mark.slow
@@ -27,14 +32,14 @@ pytestmark = pytest.mark.slow
 
 def commit_days(folder: str, job: str, days: list[str]) -> None:
     """Commit days, twice each; run in a spawned process."""
-    table = Table(storage_path(folder))
+    table = predictions_in(storage_path(folder))
     for again in "ab":
         for day in days:
             parts = [
                 write_part(table, [s, s + 10], day=day, shard=s, job=job + again * 63)
                 for s in (0, 1)
             ]
-            table.commit_day(day, parts, SCHEMA, {"job": job + again * 63})
+            table.commit_day(day, parts, SCHEMA, scored_by(job + again * 63))
 
 
 def test_writers_at_once_commit_days_and_none_is_lost_or_doubled(lake):
@@ -75,7 +80,7 @@ def test_of_two_writers_of_a_day_the_log_lets_one_win_whole(lake):
         attempts.append(1)
         rival_comes_first()
 
-    table.commit_day(DAY, [mine], SCHEMA, {"job": "a" * 64}, guard=guard)
+    table.commit_day(DAY, [mine], SCHEMA, scored_by("a" * 64), guard=guard)
 
     assert len(attempts) == 2
     assert [part.receipt.job for part in table.parts(DAY)] == ["a" * 64]
