@@ -19,6 +19,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets_tests.parts_by_hand import (
     SCHEMA,
     commit,
+    facts_of,
     predictions_in,
     scored_by,
     write_part,

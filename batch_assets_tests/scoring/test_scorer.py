@@ -266,10 +266,12 @@ def test_a_tolerance_for_a_precision_leaves_float32_as_strict_as_it_was(
 
 @needs_cpu_with("bfloat16")
 def test_a_precision_that_is_refused_says_which_tolerance_would_allow_it(
-    toy_release: Release,
+    tmp_path: Path,
 ) -> None:
+    release = write_toy_release(tmp_path / "release", module=MatrixRisk())
+
     with pytest.raises(GoldenBatchError, match="tolerance for 'cpu bfloat16'"):
-        Scorer(toy_release, find_device("cpu", "bfloat16"))
+        Scorer(release, find_device("cpu", "bfloat16"))
 
 
 def test_a_device_without_a_tolerance_must_be_exact(tmp_path: Path) -> None:

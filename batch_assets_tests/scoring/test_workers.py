@@ -248,6 +248,7 @@ def order_of(release: Release, root: Path) -> Order:
         release.name,
         release.digest,
         device="cpu",
+        precision="float32",
         batch_rows="auto",
         compile=False,
         chunk_rows=100,
