@@ -57,12 +57,12 @@ from batch_assets.storage import (
     Ranges,
     fetch,
     local,
-    put_file,
     put_new,
     read_seen,
     replace,
     storage_path,
 )
+from batch_assets.storage.bucket import BucketStore
 from batch_assets_tests.assets.test_nights import errors_of
 from batch_assets_tests.lake.test_tables import SCHEMA, commit, write_part
 from batch_assets_tests.projects import attributes, make_project, metadata_of
@@ -568,14 +568,15 @@ def test_a_release_that_was_half_put_is_not_there_and_is_put_whole(
 ):
     registry, puts = Registry(root), []
 
-    def broken_off(here: Path, place: ObjectPath) -> None:
+    def broken_off(store: BucketStore, here: Path, place: ObjectPath) -> None:
         if puts:
             raise KeyboardInterrupt
         puts.append(place.name)
-        put_file(here, place)
+        put(store, here, place)
 
+    put = BucketStore.put_file
     with monkeypatch.context() as patched:
-        patched.setattr("batch_assets.models.registry.put_file", broken_off)
+        patched.setattr(BucketStore, "put_file", broken_off)
         with pytest.raises(KeyboardInterrupt):
             registry.add(toy_release.folder)
     assert (root / "models" / NAME / toy_release.digest / puts[0]).exists()
@@ -679,12 +680,13 @@ def test_an_altered_version_is_refused(root, ready, machine):
 
 
 def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkeypatch):
-    def put_and_flip(here: Path, place: ObjectPath) -> None:
-        put_file(here, place)
+    def put_and_flip(store: BucketStore, here: Path, place: ObjectPath) -> None:
+        put(store, here, place)
         if place.name == "shard=02.arrow":
             flip(place)
 
-    monkeypatch.setattr("batch_assets.snapshots.publish.put_file", put_and_flip)
+    put = BucketStore.put_file
+    monkeypatch.setattr(BucketStore, "put_file", put_and_flip)
     with pytest.raises(SnapshotError, match="shard=02.arrow"):
         publish(root)
     assert current_version(root / "snapshots" / NAME) is None
@@ -693,13 +695,14 @@ def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkey
 def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
     root, ready, monkeypatch
 ):
-    def broken_off(here: Path, place: ObjectPath) -> None:
+    def broken_off(store: BucketStore, here: Path, place: ObjectPath) -> None:
         if place.name == "shard=02.arrow":
             raise KeyboardInterrupt
-        put_file(here, place)
+        put(store, here, place)
 
+    put = BucketStore.put_file
     with monkeypatch.context() as patched:
-        patched.setattr("batch_assets.snapshots.publish.put_file", broken_off)
+        patched.setattr(BucketStore, "put_file", broken_off)
         with pytest.raises(KeyboardInterrupt):
             publish(root)
     snapshots = root / "snapshots" / NAME
@@ -969,7 +972,7 @@ def test_a_store_that_goes_away_ends_a_night_and_one_that_comes_back_does_not(
         commit(lake.predictions, [1, 2], day=NEXT_DAY)
         assert lake.predictions.rows_by_day() == {DAY: 1, NEXT_DAY: 2}
 
-        monkeypatch.setattr("batch_assets.storage.RETRIES", 2)
+        monkeypatch.setattr("batch_assets.storage.client.RETRIES", 2)
         monkeypatch.setenv("AWS_OF_ANOTHER_CLIENT", "which has less patience")
         read_columns(part.path)
         server.kill()
