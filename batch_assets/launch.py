@@ -19,39 +19,11 @@ from pydantic import ValidationError
 
 from batch_assets import errors
 from batch_assets.errors import PipelineError
-from batch_assets.lake.sources.declared import (
-    Declared,
-    DeltaSource,
-    ParquetSource,
-    SqlSource,
-)
 from batch_assets.root import MARK, data_root, project_folder
 from batch_assets.schedules import IN_ORDER, SWEEP
-from batch_assets.spec import (
-    SINKS,
-    Gates,
-    Local,
-    Model,
-    PipelineSpec,
-    Ray,
-    Serving,
-    Spark,
-)
+from batch_assets.spec import DECLARED
 from batch_assets.storage import local
 
-DECLARED: list[type[Declared]] = [
-    PipelineSpec,
-    Gates,
-    Model,
-    Serving,
-    SqlSource,
-    ParquetSource,
-    DeltaSource,
-    Local,
-    Ray,
-    Spark,
-    *SINKS.values(),
-]
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 INTERRUPTED = "DagsterExecutionInterruptedError"

@@ -18,7 +18,7 @@ from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.sweep import Sweeps
-from batch_assets.spec import EngineSpec, PipelineSpec, engine_named
+from batch_assets.spec import EngineSpec, PipelineSpec, engine_named, engine_names
 from batch_assets.storage import StoragePath, local, storage_path
 
 
@@ -96,7 +96,7 @@ class EngineResource(dg.ConfigurableResource):
 
     name: str = Field(
         default="",
-        description="local, ray or spark, for this run; as the pipeline's YAML says, if "
+        description=f"{engine_names()}, for this run; as the pipeline's YAML says, if "
         "empty.",
     )
 
@@ -115,7 +115,7 @@ class EngineResource(dg.ConfigurableResource):
     ) -> Iterator[LocalEngine | RemoteEngine]:
         """What scores the chunks of a day, with its device."""
         engine, grace = self.of(spec), spec.grace_seconds
-        if engine.kind == "local":
+        if not engine.remote:
             with gpu.reserve(storage.path) as found:
                 tuned = Sweeps(storage.path).tuned(release, found)
                 device = tuned.for_chunks(spec.chunk_rows)

@@ -10,16 +10,15 @@ import yaml
 from batch_assets.cli.main import main
 from batch_assets.component import starter_attributes
 from batch_assets.lake.shards import hash_key
-from batch_assets.lake.sources.declared import KINDS
 from batch_assets.online.metrics import PREFIX, Metrics
-from batch_assets.spec import SINKS, Gates, PipelineSpec, Ray, Serving, Spark
+from batch_assets.spec import ENGINES, SINKS, SOURCES, Gates, PipelineSpec, Serving
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.served import serve
 from batch_assets_tests.toys import make_spec
 
 README = (FLIGHTS / "README.md").read_text(encoding="utf-8")
 PIPELINE = (FLIGHTS / "docs" / "pipeline.md").read_text(encoding="utf-8")
-ENGINES = (FLIGHTS / "docs" / "engines.md").read_text(encoding="utf-8")
+ENGINES_PAGE = (FLIGHTS / "docs" / "engines.md").read_text(encoding="utf-8")
 REMOTE = (FLIGHTS / "docs" / "sinks.md").read_text(encoding="utf-8")
 ONLINE = (FLIGHTS / "docs" / "online.md").read_text(encoding="utf-8")
 MAKEFILE = (FLIGHTS / "Makefile").read_text(encoding="utf-8")
@@ -51,26 +50,26 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_the_guide_has_every_field_of_the_yaml():
-    models = (PipelineSpec, Gates, Serving, *KINDS.values())
+    models = (PipelineSpec, Gates, Serving, *SOURCES.values())
     for field in {name for model in models for name in model.model_fields}:
         assert f"`{field}" in PIPELINE or f"{field}:" in PIPELINE, field
 
 
 def test_the_guide_of_engines_has_every_setting():
-    for field in {name for model in (Ray, Spark) for name in model.model_fields}:
-        assert f"`{field}`" in ENGINES or f"{field}:" in ENGINES, field
-    blocks = re.findall(r"```yaml\n(.*?)```", ENGINES, re.DOTALL)
+    for field in {name for model in ENGINES.values() for name in model.model_fields}:
+        assert f"`{field}`" in ENGINES_PAGE or f"{field}:" in ENGINES_PAGE, field
+    blocks = re.findall(r"```yaml\n(.*?)```", ENGINES_PAGE, re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
         make_spec(**yaml.safe_load(block))
 
 
 def test_the_plan_of_the_guide_of_engines_is_what_its_arithmetic_gives(capsys):
-    (code,) = re.findall(r"```python\n(ROWS, .*?)```", ENGINES, flags=re.DOTALL)
+    (code,) = re.findall(r"```python\n(ROWS, .*?)```", ENGINES_PAGE, flags=re.DOTALL)
     exec(code, {})
     printed = capsys.readouterr().out
     assert printed.count("\n") == 4
-    assert printed in ENGINES
+    assert printed in ENGINES_PAGE
 
 
 def test_the_page_of_the_remote_stores_has_every_field_and_a_valid_yaml():

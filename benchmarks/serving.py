@@ -27,7 +27,7 @@ import torch
 
 from batch_assets import Snapshot
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources.declared import ParquetSource, ReadContext
+from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.registry import Registry

@@ -16,7 +16,7 @@ from deltalake import convert_to_deltalake
 
 from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import copy_day
-from batch_assets.lake.sources.declared import DeltaSource, ReadContext
+from batch_assets.lake.sources import DeltaSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry

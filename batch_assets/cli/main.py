@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from batch_assets.cli.engine_kind import EngineKind
 from batch_assets.cli.printing import (
     print_act,
     print_answer,
@@ -154,7 +155,7 @@ def demo(as_json: bool) -> None:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["local", "ray", "spark"]),
+    type=EngineKind(),
     help="Where this night is validated and scored; as the YAML says if left out.",
 )
 @click.option(

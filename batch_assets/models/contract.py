@@ -13,9 +13,10 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from batch_assets.models.columns import check_columns, quoted
+from batch_assets.strict import StrictModel
 
 KEY_TYPES = {"int64": pa.int64(), "string": pa.string()}
 FEATURE_TYPES = {
@@ -52,20 +53,14 @@ RESERVED = frozenset(
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
-class Strict(BaseModel):
-    """A frozen model without room for misspelt fields."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KeySpec(Strict):
+class KeySpec(StrictModel):
     """The column that names who or what is scored."""
 
     name: Name
     dtype: Literal["int64", "string"]
 
 
-class Feature(Strict):
+class Feature(StrictModel):
     """One input of the model, in the unit and type in which the source gives it.
 
     The model gets float32: whole numbers above 2**24 lose their last digits there.
@@ -102,7 +97,7 @@ class Feature(Strict):
         return self
 
 
-class Output(Strict):
+class Output(StrictModel):
     """One column that the model gives back for each row, with its inclusive range."""
 
     name: Name
@@ -149,7 +144,7 @@ class Output(Strict):
         return (values >= low) & (values <= high)
 
 
-class Contract(Strict):
+class Contract(StrictModel):
     """The key, the features in the order in which the model gets them, the outputs."""
 
     key: KeySpec

@@ -12,14 +12,14 @@ import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.contract import Strict
+from batch_assets.strict import StrictModel
 
 QUANTILES = 20
 # A bin without rows would make the index infinite; half a row is the usual floor.
 EMPTY_BIN = 0.5
 
 
-class Reference(Strict):
+class Reference(StrictModel):
     """How one output is distributed where the model was approved.
 
     `edges` are the inner edges of the bins; `counts` has one bin more, below the first

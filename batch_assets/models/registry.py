@@ -28,7 +28,6 @@ from batch_assets.errors import (
     UnapprovedError,
     UnknownReleaseError,
 )
-from batch_assets.models.contract import Strict
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
@@ -42,12 +41,13 @@ from batch_assets.storage import (
     put_folder,
     this_user,
 )
+from batch_assets.strict import StrictModel
 
 APPROVALS = "approvals.jsonl"
 Channel = Literal["batch", "online"]
 
 
-class ApprovalEvent(Strict):
+class ApprovalEvent(StrictModel):
     """One line of the approvals: a release is approved for a channel, or revoked."""
 
     at: AwareDatetime

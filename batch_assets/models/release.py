@@ -19,21 +19,22 @@ from batch_assets.errors import (
     TamperedReleaseError,
     UnknownReleaseError,
 )
-from batch_assets.models.contract import Contract, Name, Strict
+from batch_assets.models.contract import Contract, Name
 from batch_assets.models.reference import Reference
+from batch_assets.strict import StrictModel
 
 MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
 
 
-class FileEntry(Strict):
+class FileEntry(StrictModel):
     """The size in bytes and the sha256 of one file of a release."""
 
     size: int
     sha256: str
 
 
-class ModelSpec(Strict):
+class ModelSpec(StrictModel):
     """How the model is stored.
 
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
@@ -48,7 +49,7 @@ class ModelSpec(Strict):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
-class Golden(Strict):
+class Golden(StrictModel):
     """Rows with their outputs that the loaded model must reproduce.
 
     The tolerance is absolute and relative at once, per kind of device; one for a kind
@@ -64,7 +65,7 @@ class Golden(Strict):
         return self.tolerance.get(f"{kind} {precision}", self.tolerance.get(kind, 0.0))
 
 
-class Manifest(Strict):
+class Manifest(StrictModel):
     """What `release.json` holds."""
 
     version: Literal[1] = 1

@@ -9,7 +9,7 @@ import pytest
 from deltalake import write_deltalake
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.sources.declared import DeltaSource
+from batch_assets.lake.sources import DeltaSource
 from batch_assets_tests.toys import DAY, context_of
 
 SOURCE = DeltaSource(kind="delta", table="events")

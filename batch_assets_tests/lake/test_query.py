@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.sources.declared import ParquetSource, SqlSource
+from batch_assets.lake.sources import ParquetSource, SqlSource
 from batch_assets_tests.toys import context_of
 
 ROWS = pa.table({"user_id": [1, 2, 3], "x": [0.5, 1.5, 2.5]})

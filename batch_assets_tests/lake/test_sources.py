@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 from pydantic import TypeAdapter, ValidationError
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.sources.declared import (
+from batch_assets.lake.sources import (
     DeltaSource,
     ParquetSource,
     Source,

@@ -1,22 +1,24 @@
-"""From what the YAML says of an engine to one that is there. It imports none before.
+"""Open what an engine's settings ask for: the workers of a machine, or of a cluster.
 
-Ray and Spark are extras, and each takes seconds to import or to start.
+Each kind of engine has a module here, which is imported when it is asked for: its client
+is an extra, and takes seconds to import or to start.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib import import_module
 
 from batch_assets.parallel import ParallelMap, on_cores
 from batch_assets.scoring.engines.workers import WorkerPool, parallel_map
-from batch_assets.spec import Local, Ray, Spark
+from batch_assets.spec import EngineSpec
 from batch_assets.storage import StoragePath
 
 
 def open_pool(
-    engine: Ray | Spark, folder: StoragePath, *, device: str, grace_seconds: float
+    engine: EngineSpec, folder: StoragePath, *, device: str, grace_seconds: float
 ) -> AbstractContextManager[WorkerPool]:
-    """The workers of an engine on other machines, while this is entered.
+    """Open the workers of a remote engine, for as long as this is entered.
 
     Args:
         engine: what the YAML says.
@@ -28,24 +30,19 @@ def open_pool(
         EngineError: it is not installed, not reachable, or has no room.
         ConfigError: the device can't be had so.
     """
-    if engine.kind == "ray":
-        from batch_assets.scoring.engines.ray import ray_pool
-
-        return ray_pool(engine, device=device, grace_seconds=grace_seconds)
-    from batch_assets.scoring.engines.spark import spark_pool
-
-    return spark_pool(engine, folder, device=device, grace_seconds=grace_seconds)
+    module = import_module(f"{__package__}.{engine.kind}")
+    return module.open_pool(engine, folder, device=device, grace_seconds=grace_seconds)
 
 
 @contextmanager
 def open_parallel_map(
-    engine: Local | Ray | Spark, folder: StoragePath, *, grace_seconds: float
+    engine: EngineSpec, folder: StoragePath, *, grace_seconds: float
 ) -> Iterator[ParallelMap]:
-    """What does pieces of work that need no model, where an engine would do them."""
-    if engine.kind == "local":
+    """Open what does pieces of work that need no model, where an engine would do them."""
+    if not engine.remote:
         yield on_cores
         return
-    if engine.kind == "ray":
-        engine = engine.model_copy(update={"gpus_per_worker": None})
-    with open_pool(engine, folder, device="cpu", grace_seconds=grace_seconds) as pool:
+    with open_pool(
+        engine.without_model(), folder, device="cpu", grace_seconds=grace_seconds
+    ) as pool:
         yield partial(parallel_map, pool)

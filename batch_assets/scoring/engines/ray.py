@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 from batch_assets.errors import ConfigError, EngineError
@@ -23,6 +23,7 @@ from batch_assets.scoring.engines.workers import (
     own_signals,
 )
 from batch_assets.spec import Ray
+from batch_assets.storage import StoragePath
 
 # Where a Ray listens if its address does not say.
 PORT = 6379
@@ -314,3 +315,10 @@ def _connect(ray: Any, settings: Ray) -> None:
 def _last_words(error: BaseException) -> str:
     """Ray writes its errors in many lines."""
     return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def open_pool(
+    settings: Ray, folder: StoragePath, *, device: str, grace_seconds: float
+) -> AbstractContextManager[RayPool]:
+    """Open the pool as the factory asks every engine for it; it needs no folder."""
+    return ray_pool(settings, device=device, grace_seconds=grace_seconds)

@@ -364,3 +364,6 @@ def _last_words(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(("at ", "... "))]
     return " ".join(kept)[:500] or type(error).__name__
+
+
+open_pool = spark_pool  # As the factory asks every engine for it.

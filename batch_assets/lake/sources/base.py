@@ -1,0 +1,78 @@
+"""What every kind of source is: a type of the YAML that names and reads a day's rows.
+
+It knows no kind of source, and nothing of contracts, shards or tables of the lake.
+"""
+
+import re
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.source_files import Signature
+from batch_assets.strict import StrictModel
+
+DAY = re.compile(r"\{\{\s*day\s*\}\}")
+HISTORY = Field(
+    default=None,
+    description="`none` where the source tells only what holds now, so that nothing but "
+    "the newest day can be read; `days` where it tells of every day. Taken from the "
+    "source if left out.",
+)
+History = Literal["days", "none"]
+
+
+@dataclass(frozen=True)
+class ReadContext:
+    """What a source is read for, and from where.
+
+    Attributes:
+        day: the day, as `2026-01-05`.
+        timezone: of the pipeline, in which that day begins and ends.
+        key: the column that names a row.
+        base: the folder of the YAML, which a query's file is relative to.
+        project: the folder of the project, which data files are relative to.
+    """
+
+    day: str
+    timezone: str
+    key: str
+    base: Path
+    project: Path
+
+
+class BaseSource(StrictModel):
+    """What a kind of source must do; each of these may raise `SourceError`."""
+
+    @abstractmethod
+    def keeps_history(self, base: Path) -> bool:
+        """Return whether the source tells of a past day what held then."""
+
+    @abstractmethod
+    def identity(self, context: ReadContext) -> dict[str, Any]:
+        """Return what a day would be read from, by content: the same names the same rows.
+
+        It is hashed into the job's id and written into the commit, as JSON.
+        """
+
+    @abstractmethod
+    def signature(self, context: ReadContext) -> Signature:
+        """Return what changes when a file is written to while it is read."""
+
+    @abstractmethod
+    def read(
+        self, context: ReadContext
+    ) -> AbstractContextManager[pa.RecordBatchReader]:
+        """Stream the day's rows."""
+
+    def pinned(self, context: ReadContext) -> PinnedRows | None:
+        """Return the day's rows where they lie, if they can't change there.
+
+        Such rows are not copied into the lake; of any other source it is None.
+        """
+        return None

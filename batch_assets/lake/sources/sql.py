@@ -1,0 +1,122 @@
+"""Rows that a DuckDB query gives."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+from pydantic import Field
+
+from batch_assets.errors import SourceError
+from batch_assets.lake.pins import BATCH_ROWS
+from batch_assets.lake.source_files import Signature, digests, matching, signature
+from batch_assets.lake.sources.base import HISTORY, BaseSource, History, ReadContext
+from batch_assets.lake.sources.query import Query, parsed, rows_of, undeclared
+
+
+class SqlSource(BaseSource):
+    """A DuckDB query with the day bound as `$day`, a DATE.
+
+    `query` is a file beside the YAML. `tables` names the views that it reads, each over
+    one file or glob of Parquet, CSV or JSON, relative to the project; it reads nothing
+    else. On more than one of `threads`, rows are sorted by their key.
+    """
+
+    kind: Literal["sql"]
+    query: str
+    tables: dict[str, str] = Field(default_factory=dict)
+    memory_limit: str = "2GB"
+    threads: int = Field(
+        default=1,
+        ge=1,
+        description="How many cores the query may use. On one, the same rows give the "
+        "same bits; on more, a sum of floats may differ in its last.",
+    )
+    history: History | None = HISTORY
+
+    def keeps_history(self, base: Path) -> bool:
+        """Return whether `$day` is bound in the query.
+
+        Raises:
+            SourceError: `history: days` is declared, and no day is asked for.
+        """
+        asked = self._parsed(base).day
+        if self.history == "days" and not asked:
+            msg = (
+                f"the query {base / self.query} never uses $day, so it gives every day "
+                "the same rows, and `history: days` can't be. Bind $day in it, or "
+                "declare `history: none`"
+            )
+            raise SourceError(msg)
+        return asked and self.history != "none"
+
+    def identity(self, context: ReadContext) -> dict[str, Any]:
+        """Return the query's sha256, the zone of its day, and each file's sha256."""
+        text = self._text(context.base)
+        files = {
+            name: digests(paths, context.project)
+            for name, paths in self._files(context).items()
+        }
+        return {
+            "kind": self.kind,
+            "day": context.day,
+            "timezone": context.timezone,
+            "query": hashlib.sha256(text.encode()).hexdigest(),
+            "files": files,
+        }
+
+    def signature(self, context: ReadContext) -> Signature:
+        return [s for paths in self._files(context).values() for s in signature(paths)]
+
+    @contextmanager
+    def read(self, context: ReadContext) -> Iterator[pa.RecordBatchReader]:
+        """Stream the query's rows.
+
+        Raises:
+            SourceError: the query or one of its files can't be read.
+        """
+        query = self._parsed(context.base)
+        try:
+            with rows_of(
+                query,
+                context.day,
+                self._files(context),
+                timezone=context.timezone,
+                memory_limit=self.memory_limit,
+                threads=self.threads,
+                key=context.key,
+                batch_rows=BATCH_ROWS,
+            ) as reader:
+                yield reader
+        except duckdb.PermissionException as error:
+            what = undeclared(f"wants what is shut ({str(error).splitlines()[0]})")
+            raise self._failed(context.base, what) from error
+        except duckdb.Error as error:
+            what = f"it failed for {context.day}: {error}"
+            raise self._failed(context.base, what) from error
+
+    def _files(self, context: ReadContext) -> dict[str, list[Path]]:
+        return {n: matching(glob, context.project) for n, glob in self.tables.items()}
+
+    def _parsed(self, base: Path) -> Query:
+        text = self._text(base)
+        try:
+            return parsed(text)
+        except SourceError as error:
+            raise self._failed(base, str(error)) from error
+
+    def _failed(self, base: Path, what: str) -> SourceError:
+        return SourceError(f"the query {base / self.query} can't be run: {what}")
+
+    def _text(self, base: Path) -> str:
+        path = base / self.query
+        if not path.is_file():
+            msg = f"the query '{self.query}' is not there: looked for {path}"
+            raise SourceError(msg)
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise self._failed(base, f"its text is not UTF-8: {error}") from error

@@ -1,0 +1,55 @@
+"""The YAML's types: what a data team declares of a pipeline. It runs nothing."""
+
+from batch_assets.lake.sources import SOURCES
+from batch_assets.spec.engines import (
+    ENGINES,
+    EngineSpec,
+    Local,
+    Ray,
+    Spark,
+    engine_named,
+    engine_names,
+)
+from batch_assets.spec.limits import CHUNK_SECONDS, Gates, Model, Serving
+from batch_assets.spec.pipeline import PipelineSpec
+from batch_assets.spec.sinks import (
+    SINKS,
+    CassandraTarget,
+    PostgresTarget,
+    RedisTarget,
+    Target,
+)
+from batch_assets.strict import StrictModel
+
+# Every type whose fields may be written in the YAML.
+DECLARED: tuple[type[StrictModel], ...] = (
+    PipelineSpec,
+    Gates,
+    Model,
+    Serving,
+    *SOURCES.values(),
+    *ENGINES.values(),
+    *SINKS.values(),
+)
+
+__all__ = [
+    "CHUNK_SECONDS",
+    "DECLARED",
+    "ENGINES",
+    "SINKS",
+    "SOURCES",
+    "CassandraTarget",
+    "EngineSpec",
+    "Gates",
+    "Local",
+    "Model",
+    "PipelineSpec",
+    "PostgresTarget",
+    "Ray",
+    "RedisTarget",
+    "Serving",
+    "Spark",
+    "Target",
+    "engine_named",
+    "engine_names",
+]

@@ -1,0 +1,63 @@
+"""What a pipeline is judged by, what scores it, and how long it is served."""
+
+from pydantic import Field
+
+from batch_assets.strict import StrictModel
+
+# How long the model may take over a chunk before it counts as hanging.
+CHUNK_SECONDS = 600.0
+
+
+class Model(StrictModel):
+    """Which model scores: the release that the registry has approved last for it."""
+
+    name: str = Field(description="The model's name in the registry.")
+
+
+class Gates(StrictModel):
+    """The limits that a night is judged by; shares are between 0 and 1."""
+
+    max_quarantine_share: float = Field(
+        default=0.01, ge=0, le=1, description="Quarantined rows over raw rows."
+    )
+    max_dead_letter_share: float = Field(
+        default=0.001, ge=0, le=1, description="Dead letters over validated rows."
+    )
+    min_coverage: float = Field(
+        default=0.99, ge=0, le=1, description="Scored rows over raw rows."
+    )
+    max_volume_change: float = Field(
+        default=0.5,
+        gt=0,
+        description="How far the raw rows may be off the trailing median; warns.",
+    )
+    volume_days: int = Field(
+        default=28, ge=1, description="How many committed days the median is over."
+    )
+    warn_psi: float = Field(
+        default=0.25, gt=0, description="Prediction drift below which no night warns."
+    )
+    max_psi: float = Field(
+        default=1.0,
+        gt=0,
+        description="Prediction drift below which no night is stopped.",
+    )
+
+
+class Serving(StrictModel):
+    """The serving snapshot."""
+
+    keep: int = Field(default=7, ge=2, description="How many versions stay on disk.")
+    keep_minutes: float = Field(
+        default=60,
+        ge=0,
+        allow_inf_nan=False,
+        description="No version younger than this is removed: readers need time to "
+        "move on.",
+    )
+    stale_hours: float = Field(
+        default=36,
+        gt=0,
+        allow_inf_nan=False,
+        description="Readers call a version that is older than this stale.",
+    )

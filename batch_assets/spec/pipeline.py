@@ -1,0 +1,134 @@
+"""A pipeline as its YAML declares it. It runs nothing."""
+
+import re
+from datetime import date
+from typing import Self
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, field_validator, model_validator
+
+from batch_assets.lake.sources import Source
+from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
+from batch_assets.spec.limits import CHUNK_SECONDS, Gates, Model, Serving
+from batch_assets.spec.sinks import Target
+from batch_assets.strict import NAME, StrictModel
+
+
+class PipelineSpec(StrictModel):
+    """One scoring job: what is scored, by which model, when, and how it is judged."""
+
+    name: str = Field(
+        pattern=NAME,
+        description="Prefixes every asset, and names the folders on disk.",
+    )
+    description: str = Field(default="", description="What the pipeline is for.")
+    owners: list[str] = Field(
+        default_factory=list, description="`team:name` or an e-mail address."
+    )
+    start_day: date = Field(description="The first day that can be scored.")
+    end_day: date | None = Field(
+        default=None, description="The last day that can be scored; open if left out."
+    )
+    timezone: str = Field(default="UTC", description="In which a day begins and ends.")
+    schedule: str = Field(
+        default="30 0 * * *", description="When the day just ended is scored, as cron."
+    )
+    source: Source
+    model: Model
+    shards: int = Field(default=16, ge=1, le=10_000)
+    row_group_rows: int = Field(
+        default=131_072, ge=1, description="Rows of a row group of the lake's files."
+    )
+    chunk_rows: int = Field(
+        default=262_144,
+        ge=1,
+        description="Rows of a chunk, in whole row groups: the unit of scoring.",
+    )
+    chunk_seconds: float = Field(
+        default=CHUNK_SECONDS,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long the model may take over a chunk; the rows that it hangs "
+        "on become dead letters.",
+    )
+    grace_seconds: float = Field(
+        default=20,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long chunks in flight may go on when the night is interrupted.",
+    )
+    engine: EngineSpec = Field(
+        default_factory=lambda: DEFAULT_ENGINE,
+        description="Where features are validated and chunks are scored: "
+        f"{engine_names()}, alone or as the `kind` of its settings.",
+    )
+    incremental: bool = Field(
+        default=False,
+        description="Rows that have not changed since the night before, under the same "
+        "release, take over its prediction.",
+    )
+    full_every: int = Field(
+        default=7,
+        ge=1,
+        description="With `incremental`: each so many nights every row is scored.",
+    )
+    rescored_share: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="With `incremental`: the share of the rows that are scored although "
+        "they could be taken over, and must come out equal.",
+    )
+    allow_empty: bool = Field(
+        default=False, description="A day without rows is no error."
+    )
+    gates: Gates = Field(default_factory=Gates)
+    serving: Serving = Field(default_factory=Serving)
+    sinks: list[Target] = Field(
+        default_factory=list, description="Remote stores that serve the snapshot, too."
+    )
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_are_teams_or_addresses(cls, owners: list[str]) -> list[str]:
+        for owner in owners:
+            if not re.match(r"^(team:.+|[^@\s]+@[^@\s]+\.[^@\s]+)$", owner):
+                msg = f"an owner is 'team:name' or an e-mail address, got '{owner}'"
+                raise ValueError(msg)
+        return owners
+
+    @field_validator("sinks")
+    @classmethod
+    def _sinks_have_names_of_their_own(cls, sinks: list[Target]) -> list[Target]:
+        names = [sink.name for sink in sinks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            msg = f"two sinks are named '{twice[0]}': give one another `name`"
+            raise ValueError(msg)
+        return sinks
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, timezone: str) -> str:
+        if timezone not in available_timezones():
+            msg = f"a timezone is a name such as 'Europe/Oslo', got '{timezone}'"
+            raise ValueError(msg)
+        ZoneInfo(timezone)
+        return timezone
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_daily(cls, schedule: str) -> str:
+        if not re.match(r"^[0-5]?\d ([01]?\d|2[0-3]) \* \* \*$", schedule):
+            msg = (
+                "a schedule runs once a day and reads 'MINUTE HOUR * * *', got "
+                f"'{schedule}'"
+            )
+            raise ValueError(msg)
+        return schedule
+
+    @model_validator(mode="after")
+    def _days_are_in_order(self) -> Self:
+        if self.end_day is not None and self.end_day < self.start_day:
+            msg = f"end_day {self.end_day} is before start_day {self.start_day}"
+            raise ValueError(msg)
+        return self
