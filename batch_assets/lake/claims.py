@@ -23,7 +23,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from batch_assets.errors import ClaimedError, CommitError, StorageError
-from batch_assets.storage import Seen, StoragePath, exclusive, local, read_seen, replace
+from batch_assets.storage import (
+    StoragePath,
+    Versioned,
+    exclusive,
+    has_locks,
+    local,
+    read_versioned,
+    replace_if_unchanged,
+)
 
 # How long a claim in a store holds after its run was last heard of, in seconds. It is
 # renewed three times in that.
@@ -48,15 +56,14 @@ def claimed(
     """
     claims = folder / ".claims"
     path = claims / f"{day}.json"
-    here = local(claims)
-    alive = FileLock(here / f"{day}-{run}.lock")
-    mine = None
-    while mine is None:
+    alive = FileLock(local(claims) / f"{day}-{run}.lock")
+    written = None
+    while written is None:
         with exclusive(claims):
-            seen = read_seen(path)
-            there = _claim_in(seen)
-            if there is not None:
-                _must_be_void(path, day, there, is_over)
+            seen = read_versioned(path)
+            current = _claim_in(seen)
+            if current is not None:
+                _must_be_void(path, day, current, is_over)
             try:
                 alive.acquire(timeout=0)
             except Timeout:
@@ -68,77 +75,81 @@ def claimed(
                 "host": socket.gethostname(),
                 "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
             }
-            mine = replace(path, _dumps(path, claim), seen=seen)
-            if mine is None:  # Another machine was faster: see who it is.
+            written = replace_if_unchanged(path, _dumps(path, claim), seen=seen)
+            if written is None:  # Another machine was faster: see who it is.
                 alive.release()
-    holding = _Holding(path, claim, mine)
+    holder = _Holder(path, claim, written)
     try:
-        with holding:
-            yield holding.must_be_mine
+        with holder:
+            yield holder.must_hold
     finally:
         with exclusive(claims):
-            holding.give_up()
+            holder.give_up()
             alive.release()
             Path(alive.lock_file).unlink(missing_ok=True)
 
 
-class _Holding:
-    """A claim of this process; in a store it is renewed while this is entered."""
+class _Holder:
+    """A claim of this process; one that runs out is renewed while this is entered."""
 
-    def __init__(self, path: StoragePath, claim: dict[str, Any], mine: Seen) -> None:
-        self._path, self._claim, self._mine = path, claim, mine
+    def __init__(
+        self, path: StoragePath, claim: dict[str, Any], written: Versioned
+    ) -> None:
+        self._path, self._claim, self._written = path, claim, written
+        self._runs_out = not has_locks(path)
         self._lock, self._over = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._renewing, daemon=True)
+        self._thread = threading.Thread(target=self._renew_often, daemon=True)
 
-    def must_be_mine(self) -> None:
-        """Refuse to go on without the claim; of a store, it holds for a while from now.
+    def must_hold(self) -> None:
+        """Refuse to go on without the claim; one that runs out holds anew from now.
 
         Raises:
             CommitError: it was lost.
         """
         with self._lock:
-            if isinstance(self._path, Path):
-                mine = read_seen(self._path) == self._mine
-            else:
-                mine = self._renewed()
-        if not mine:
-            now = _claim_in(read_seen(self._path))
-            by = f"taken over by run {now['run']}" if now else "given up"
+            holds = self._renew() if self._runs_out else self._is_unchanged()
+        if not holds:
+            current = _claim_in(read_versioned(self._path))
+            how = f"taken over by run {current['run']}" if current else "given up"
+            day = self._path.name.removesuffix(".json")
             msg = (
-                f"run {self._claim['run']} may not commit {self._path.name[:-5]}, which was {by} "
+                f"run {self._claim['run']} may not commit {day}, which was {how} "
                 "meanwhile; what it wrote stays invisible."
             )
             raise CommitError(msg)
 
     def give_up(self) -> None:
         """Let the day be claimed by others at once, if it was not before."""
-        if isinstance(self._path, Path):
-            if read_seen(self._path) == self._mine:
+        if not self._runs_out:
+            if self._is_unchanged():
                 self._path.unlink()
             return
         try:
             # Not removed: by then it might be another's.
-            replace(self._path, b"", seen=self._mine)
+            replace_if_unchanged(self._path, b"", seen=self._written)
         except StorageError as error:
             log.warning("%s; the claim runs out by itself", error)
 
-    def _renewed(self) -> bool:
-        again = _dumps(self._path, self._claim)
-        now = replace(self._path, again, seen=self._mine)
-        self._mine = now or self._mine
-        return now is not None
+    def _is_unchanged(self) -> bool:
+        return read_versioned(self._path) == self._written
 
-    def _renewing(self) -> None:
+    def _renew(self) -> bool:
+        data = _dumps(self._path, self._claim)
+        renewed = replace_if_unchanged(self._path, data, seen=self._written)
+        self._written = renewed or self._written
+        return renewed is not None
+
+    def _renew_often(self) -> None:
         while not self._over.wait(LEASE / 3):
             try:
                 with self._lock:
-                    if not self._renewed():
+                    if not self._renew():
                         return
             except StorageError as error:
                 log.warning("%s; the claim is renewed later", error)
 
     def __enter__(self) -> None:
-        if not isinstance(self._path, Path):
+        if self._runs_out:
             self._thread.start()
 
     def __exit__(self, *error: object) -> None:
@@ -148,11 +159,11 @@ class _Holding:
 
 
 def _must_be_void(
-    path: StoragePath, day: str, there: dict[str, Any], is_over: Callable[[str], bool]
+    path: StoragePath, day: str, claim: dict[str, Any], is_over: Callable[[str], bool]
 ) -> None:
     """Respect a claim that holds; clear away one whose process is dead."""
-    run = there["run"]
-    if isinstance(path, Path) or there["host"] == socket.gethostname():
+    run = claim["run"]
+    if has_locks(path) or claim["host"] == socket.gethostname():
         lock = FileLock(local(path).parent / f"{day}-{run}.lock")
         try:
             lock.acquire(timeout=0)
@@ -162,27 +173,27 @@ def _must_be_void(
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)
             return
-    elif there["until"] < time.time():
+    elif claim["until"] < time.time():
         return
     if is_over(run):
         return
     msg = (
-        f"{day} is being made by run {run} (process {there['pid']} on "
-        f"{there['host']}, since {there['at']}), so this run does not touch it. "
+        f"{day} is being made by run {run} (process {claim['pid']} on "
+        f"{claim['host']}, since {claim['at']}), so this run does not touch it. "
         "Wait for it, or cancel it, then run the day again."
     )
-    if not isinstance(path, Path):
+    if not has_locks(path):
         msg += f" If its machine is gone, the claim holds for {LEASE:.0f} s at most."
     raise ClaimedError(msg)
 
 
-def _claim_in(seen: Seen) -> dict[str, Any] | None:
+def _claim_in(content: Versioned) -> dict[str, Any] | None:
     try:
-        return json.loads(seen.data or b"")
+        return json.loads(content.data or b"")
     except ValueError:  # Given up; or torn by a power cut, it names nobody.
         return None
 
 
 def _dumps(path: StoragePath, claim: dict[str, Any]) -> bytes:
-    lease = {} if isinstance(path, Path) else {"until": time.time() + LEASE}
+    lease = {} if has_locks(path) else {"until": time.time() + LEASE}
     return json.dumps({**claim, **lease}).encode()

@@ -1,25 +1,25 @@
 """Who allowed which release to be used, and which one a night uses.
 
     <root>/models/<name>/<sha256>/          a release
-    <root>/models/<name>/approvals.jsonl    append-only, one act a line
+    <root>/models/<name>/approvals.jsonl    append-only, one event a line
 
 The release of a channel is the one approved last. If that approval is revoked or has
 run out, there is none: the night refuses, rather than falling back on an older release
-that nobody asked for. From an object store a release is copied down before it is opened,
-once for a machine. It knows nothing of pipelines, and never calls torch: what proves a
-release before it is approved is a process of its own.
+that nobody asked for. From a bucket a release is copied down before it is opened, once
+for a machine. It knows nothing of pipelines, and never calls torch: what proves a release
+before it is approved is a process of its own.
 """
 
-import getpass
 import json
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime
 
 from batch_assets.errors import (
     ReleaseError,
@@ -31,14 +31,15 @@ from batch_assets.errors import (
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
-    ObjectPath,
+    JsonLog,
     StoragePath,
     exclusive,
     fetch,
+    has_folder,
+    is_local,
     local,
-    put_file,
-    read_seen,
-    replace,
+    put_folder,
+    this_user,
 )
 from batch_assets.strict import StrictModel
 
@@ -65,25 +66,24 @@ class Registry:
         self.folder = root / "models"
 
     def names(self) -> list[str]:
-        """The names of all models, sorted."""
+        """Return the names of all models, sorted."""
         if not self.folder.is_dir():
             return []
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir())
 
     def digests(self, name: str) -> list[str]:
-        """The digests of a model's releases, sorted."""
+        """Return the digests of a model's releases, sorted.
+
+        Raises:
+            UnknownReleaseError: there is no such model.
+        """
         folder = self.folder / name
         if not folder.is_dir():
             raise self._unknown_name(name)
         return sorted(
-            p.name for p in folder.iterdir() if len(p.name) == 64 and self._is_added(p)
-        )
-
-    @staticmethod
-    def _is_added(place: StoragePath) -> bool:
-        # Into a store a release is put file by file, and its manifest last.
-        return (
-            place.is_dir() if isinstance(place, Path) else (place / MANIFEST).exists()
+            path.name
+            for path in folder.iterdir()
+            if len(path.name) == 64 and has_folder(path, last=MANIFEST)
         )
 
     def add(self, source: Path, name: str | None = None) -> Release:
@@ -99,24 +99,17 @@ class Registry:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)
         target = self.folder / release.name / release.digest
-        if isinstance(target, ObjectPath):
-            return self._put(release, target)
-        if target.is_dir():
-            return open_release(target, release.digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".adding-") as tmp:
-            copy = Path(tmp) / release.digest
-            shutil.copytree(source, copy)
-            open_release(copy, release.digest)
-            for path in copy.iterdir():
-                path.chmod(0o444)
-            try:
-                copy.rename(target)
-            except OSError:
-                # Another process added the same bytes first.
-                if not target.is_dir():
-                    raise
-        return open_release(target, release.digest)
+        if not has_folder(target, last=MANIFEST):
+            with _scratch(target.parent) as scratch:
+                copy = scratch / release.digest
+                shutil.copytree(source, copy)
+                open_release(copy, release.digest)
+                for path in copy.iterdir():
+                    path.chmod(0o444)
+                # Another process may have added the same bytes first.
+                with suppress(FileExistsError):
+                    put_folder(copy, target, last=MANIFEST)
+        return self.reread(release.name, release.digest)
 
     def approve(
         self,
@@ -142,7 +135,18 @@ class Registry:
             raise ReleaseError(msg)
         full = self.full_digest(name, digest)
         must_prove(self._open(name, full))
-        return self._append(name, "approve", full, channel, by, why, until)
+        return self._append(
+            name,
+            ApprovalEvent(
+                at=datetime.now(UTC),
+                act="approve",
+                digest=full,
+                channel=channel,
+                by=by or this_user(),
+                why=why,
+                until=until,
+            ),
+        )
 
     def revoke(
         self,
@@ -155,44 +159,48 @@ class Registry:
     ) -> ApprovalEvent:
         """Record that a release may no longer be used in a channel."""
         full = self.full_digest(name, digest)
-        return self._append(name, "revoke", full, channel, by, why, None)
+        return self._append(
+            name,
+            ApprovalEvent(
+                at=datetime.now(UTC),
+                act="revoke",
+                digest=full,
+                channel=channel,
+                by=by or this_user(),
+                why=why,
+            ),
+        )
 
     def events(self, name: str) -> list[ApprovalEvent]:
-        """Every approval and revocation of a model, oldest first.
+        """Return every approval and revocation of a model, oldest first.
 
         Raises:
             TamperedReleaseError: a line can't be read.
         """
-        path = self.folder / name / APPROVALS
-        text = (read_seen(path).data or b"").decode()
-        acts = []
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                acts.append(ApprovalEvent.model_validate_json(line))
-            except ValidationError as error:
-                msg = (
-                    f"{path} line {number} can't be read, so no release of '{name}' "
-                    f"can be trusted: {error}"
-                )
-                raise TamperedReleaseError(msg) from error
-        return acts
+        approvals = self._approvals(name)
+        events, unreadable = approvals.read()
+        for number, error in unreadable.items():
+            msg = (
+                f"{approvals.path} line {number} can't be read, so no release of "
+                f"'{name}' can be trusted: {error}"
+            )
+            raise TamperedReleaseError(msg) from error
+        return events
 
     def verify(self, name: str, digest: str) -> Release:
         """Re-hash a release's files, approved or not."""
         return self._open(name, self.full_digest(name, digest))
 
     def reread(self, name: str, digest: str) -> Release:
-        """The same; of an object store, what lies there now, and not a copy of it."""
-        place = self.folder / name / self.full_digest(name, digest)
-        if isinstance(place, ObjectPath):
-            with self._scratch() as folder:
-                _copied(place, Path(folder))
-        return self._open(name, place.name)
+        """Do the same; of a bucket, with what lies there now, and not a copy of it."""
+        path = self.folder / name / self.full_digest(name, digest)
+        if not is_local(path):
+            with _scratch(path.parent) as scratch:
+                _fetch(path, scratch)
+        return self._open(name, path.name)
 
     def resolve(self, name: str, channel: Channel = "batch") -> Release:
-        """The release that a channel uses now, with its bytes re-hashed.
+        """Return the release that a channel uses now, with its bytes re-hashed.
 
         Raises:
             UnknownReleaseError: there is no such model.
@@ -202,7 +210,9 @@ class Registry:
         """
         digests = self.digests(name)
         approved = [
-            a for a in self.events(name) if a.act == "approve" and a.channel == channel
+            event
+            for event in self.events(name)
+            if event.act == "approve" and event.channel == channel
         ]
         if not approved:
             msg = (
@@ -213,7 +223,7 @@ class Registry:
         return self.require(name, approved[-1].digest, channel)
 
     def require(self, name: str, digest: str, channel: Channel = "batch") -> Release:
-        """One given release, if it may be used in the channel now.
+        """Return one given release, if it may be used in the channel now.
 
         Raises:
             UnknownReleaseError, UnapprovedError, RevokedError, TamperedReleaseError:
@@ -224,7 +234,7 @@ class Registry:
     def must_be_approved(
         self, name: str, digest: str, channel: Channel = "batch"
     ) -> str:
-        """The whole digest of a release that may be used in the channel now.
+        """Return the whole digest of a release that may be used in the channel now.
 
         Not a byte of it is hashed.
 
@@ -233,18 +243,20 @@ class Registry:
             TamperedReleaseError: the approvals can't be read.
         """
         full = self.full_digest(name, digest)
-        acts = [
-            a for a in self.events(name) if (a.digest, a.channel) == (full, channel)
+        events = [
+            event
+            for event in self.events(name)
+            if (event.digest, event.channel) == (full, channel)
         ]
         on = "" if channel == "batch" else f" --channel {channel}"
-        if not acts:
+        if not events:
             msg = (
                 f"release {name} {full[:12]} is not approved for {channel}. Approve "
                 f"it: batch-assets release approve {name} {full[:12]}{on} --why REASON"
             )
             raise UnapprovedError(msg)
         again = f"Approve a release: batch-assets release approve {name} DIGEST{on}"
-        last = acts[-1]
+        last = events[-1]
         if last.act == "revoke":
             msg = (
                 f"release {name} {full[:12]} was revoked for {channel} by {last.by} at "
@@ -260,83 +272,52 @@ class Registry:
         return full
 
     def full_digest(self, name: str, digest: str) -> str:
-        """The whole digest for an unambiguous beginning of it."""
+        """Return the whole digest for an unambiguous beginning of it.
+
+        Raises:
+            UnknownReleaseError: there is none, or more than one.
+        """
         digests = self.digests(name)
-        found = [d for d in digests if d.startswith(digest)] if digest else []
-        if len(found) == 1:
-            return found[0]
+        matching = [d for d in digests if d.startswith(digest)] if digest else []
+        if len(matching) == 1:
+            return matching[0]
         short = ", ".join(d[:12] for d in digests) or "none"
         msg = (
-            f"'{digest}' names {len(found)} releases of '{name}', expected 1; "
+            f"'{digest}' names {len(matching)} releases of '{name}', expected 1; "
             f"registered: {short}"
         )
         raise UnknownReleaseError(msg)
 
-    def _append(
-        self,
-        name: str,
-        act: Literal["approve", "revoke"],
-        digest: str,
-        channel: Channel,
-        by: str | None,
-        why: str,
-        until: datetime | None,
-    ) -> ApprovalEvent:
-        if not why.strip():
-            msg = f"to {act} a release takes a reason: say why"
+    def _approvals(self, name: str) -> JsonLog[ApprovalEvent]:
+        return JsonLog(self.folder / name / APPROVALS, ApprovalEvent)
+
+    def _append(self, name: str, event: ApprovalEvent) -> ApprovalEvent:
+        if not event.why.strip():
+            msg = f"to {event.act} a release takes a reason: say why"
             raise ReleaseError(msg)
-        record = ApprovalEvent(
-            at=datetime.now(UTC),
-            act=act,
-            digest=digest,
-            channel=channel,
-            by=by or getpass.getuser(),
-            why=why,
-            until=until,
-        )
-        line = json.dumps(record.model_dump(mode="json", exclude_none=True)) + "\n"
-        path = self.folder / name / APPROVALS
-        # One writer at a time, and whole lines only: a torn one would make every
-        # release untrusted.
-        with exclusive(path.parent):
-            while True:
-                seen = read_seen(path)
-                there = seen.data or b""
-                if there and not there.endswith(b"\n"):
-                    msg = (
-                        f"the last line of {path} is torn, so nothing was added to it. "
-                        "Remove that line, or complete it, and say it again"
-                    )
-                    raise TamperedReleaseError(msg)
-                if replace(path, there + line.encode(), seen=seen):
-                    return record
+        approvals = self._approvals(name)
+        with exclusive(approvals.path.parent):
+            # What is left of a line that somebody cut may be a revocation.
+            if approvals.is_torn():
+                msg = (
+                    f"the last line of {approvals.path} is torn, so nothing was added "
+                    "to it. Remove that line, or complete it, and say it again"
+                )
+                raise TamperedReleaseError(msg)
+            body = event.model_dump(mode="json", exclude_none=True)
+            approvals.append(json.dumps(body).encode())
+        return event
 
     def _open(self, name: str, digest: str) -> Release:
-        """A release, its bytes re-hashed; copied down before that, if it has to be."""
-        place = self.folder / name / digest
-        if isinstance(place, Path):
-            return open_release(place, digest)
-        with exclusive(place.parent):
+        """Open a release, its bytes re-hashed; of a bucket, a copy of it."""
+        path = self.folder / name / digest
+        if is_local(path):
+            return open_release(local(path), digest)
+        with exclusive(path.parent):
             with suppress(UnknownReleaseError, TamperedReleaseError):
-                return open_release(local(place), digest)
-            shutil.rmtree(local(place), ignore_errors=True)
-            return _copied(place, local(place))
-
-    def _put(self, release: Release, target: ObjectPath) -> Release:
-        """Copy a release into a store. Its manifest comes last: it makes the release."""
-        if not (target / MANIFEST).exists():
-            with self._scratch() as tmp:
-                for name in [*release.manifest.files, MANIFEST]:
-                    shutil.copyfile(release.folder / name, Path(tmp) / name)
-                open_release(Path(tmp), release.digest)
-                for name in [*release.manifest.files, MANIFEST]:
-                    put_file(Path(tmp) / name, target / name)
-        return self.reread(release.name, release.digest)
-
-    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
-        here = local(self.folder)
-        here.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=here, prefix=".copying-")
+                return open_release(local(path), digest)
+            shutil.rmtree(local(path), ignore_errors=True)
+            return _fetch(path, local(path))
 
     def _unknown_name(self, name: str) -> UnknownReleaseError:
         known = ", ".join(self.names()) or "none"
@@ -346,8 +327,16 @@ class Registry:
         )
 
 
-def _copied(place: ObjectPath, here: Path) -> Release:
-    """A release, copied down and opened."""
-    for path in place.iterdir():
-        fetch(path, here / path.name)
-    return open_release(here, place.name)
+def _fetch(path: StoragePath, local_folder: Path) -> Release:
+    """Copy a release to a folder of this machine, and open it."""
+    for file in path.iterdir():
+        fetch(file, local_folder / file.name)
+    return open_release(local_folder, path.name)
+
+
+@contextmanager
+def _scratch(folder: StoragePath) -> Iterator[Path]:
+    """Give an empty folder of this machine, in a folder or what stands for it."""
+    local(folder).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=local(folder), prefix=".adding-") as scratch:
+        yield Path(scratch)

@@ -8,7 +8,6 @@ has open by its path, and would go on showing what was there before. It knows no
 what is served.
 """
 
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from batch_assets.errors import SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.snapshots.fetch import fetched
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import StoragePath
+from batch_assets.storage import StoragePath, is_local, written_beside
 
 COPY = "audit.duckdb"
 
@@ -42,19 +41,17 @@ def audit_copy(lake: Lake, snapshots: StoragePath, version: str) -> Path:
         return path
     opened = Version.open(snapshots, version)
     opened.verify()
-    # Whoever opens it by its name finds all of it.
-    beside = path.with_name(f".{uuid.uuid4().hex}.duckdb")
     try:
-        with duckdb.connect(str(beside)) as connection:
-            _fill(connection, opened)
-            _add_history(connection, lake)
-        beside.replace(path)
+        with written_beside(path) as beside:
+            try:
+                with duckdb.connect(str(beside)) as connection:
+                    _fill(connection, opened)
+                    _add_history(connection, lake)
+            finally:
+                beside.with_name(f"{beside.name}.wal").unlink(missing_ok=True)
     except (duckdb.Error, OSError) as error:
         msg = f"{path} can't be made: {error}. Make room, or give the permission"
         raise SnapshotError(msg) from error
-    finally:
-        beside.unlink(missing_ok=True)
-        beside.with_name(f"{beside.name}.wal").unlink(missing_ok=True)
     return path
 
 
@@ -109,7 +106,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, version: Version) -> None:
 
 def _add_history(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
     paths = [str(path) for path in lake.predictions.all_paths()]
-    if not paths or not isinstance(lake.folder, Path):
+    if not paths or not is_local(lake.folder):
         return
     listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     connection.execute(

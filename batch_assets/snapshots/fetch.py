@@ -10,7 +10,6 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.manifest import (
@@ -21,7 +20,7 @@ from batch_assets.snapshots.manifest import (
     version_folder,
     versions,
 )
-from batch_assets.storage import ObjectPath, StoragePath, copied, fetch, local
+from batch_assets.storage import StoragePath, fetch, is_local, local, open_bytes
 
 # A copy that nobody asked for in so long is removed; others may be at a younger one.
 SPARED_SECONDS = 3600
@@ -34,8 +33,8 @@ def fetched(snapshots: StoragePath, version: str) -> Path:
         SnapshotError: of an object store, the version is not whole there.
     """
     folder = version_folder(snapshots, version)
-    if isinstance(folder, Path):
-        return folder
+    if is_local(folder):
+        return local(folder)
     manifest = read_manifest(folder, version)
     here = local(folder)
     here.mkdir(parents=True, exist_ok=True)
@@ -52,42 +51,29 @@ def fetched(snapshots: StoragePath, version: str) -> Path:
     return here
 
 
-def must_be_whole(path: Path, entry: ShardFile) -> None:
+def must_be_whole(path: StoragePath, entry: ShardFile) -> None:
     """Refuse a file that is not, to the byte, what its manifest says.
+
+    Of a bucket, it is copied down for that.
 
     Raises:
         SnapshotError: it is truncated or altered.
         OSError: it can't be read.
     """
-    size = path.stat().st_size
-    if size != entry.size:
-        msg = f"{path} has {size} bytes, its manifest says {entry.size}"
-        raise SnapshotError(msg)
-    with path.open("rb") as file:
-        _must_hash(path, file, entry)
-
-
-def must_be_whole_there(place: StoragePath, entry: ShardFile) -> None:
-    """The same, wherever the file lies; of an object store, by copying it down.
-
-    Raises:
-        SnapshotError, OSError: as `must_be_whole`.
-    """
-    if isinstance(place, Path):
-        return must_be_whole(place, entry)
-    with copied(place) as file:
-        return _must_hash(place, file, entry)
-
-
-def _must_hash(place: StoragePath, file: IO[bytes], entry: ShardFile) -> None:
-    sha = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    with open_bytes(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size != entry.size:
+            msg = f"{path} has {size} bytes, its manifest says {entry.size}"
+            raise SnapshotError(msg)
+        file.seek(0)
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
     if sha != entry.sha256:
-        msg = f"{place} hashes to {sha}, its manifest says {entry.sha256}"
+        msg = f"{path} hashes to {sha}, its manifest says {entry.sha256}"
         raise SnapshotError(msg)
 
 
 def _fetch(
-    folder: ObjectPath, entry: ShardFile, here: Path, copies: list[SnapshotManifest]
+    folder: StoragePath, entry: ShardFile, here: Path, copies: list[SnapshotManifest]
 ) -> None:
     """A file of a version, whole, from this machine if it is there already."""
     path = here / entry.name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from batch_assets.errors import NotServedError, SnapshotError
-from batch_assets.snapshots.fetch import must_be_whole_there
+from batch_assets.snapshots.fetch import must_be_whole
 from batch_assets.snapshots.history import (
     HistoryEntry,
     entries_of,
@@ -208,7 +208,7 @@ def _problem(snapshots: StoragePath, version: str) -> str | None:
     try:
         folder = version_folder(snapshots, version)
         for file in read_manifest(folder, version).files:
-            must_be_whole_there(folder / file.name, file)
+            must_be_whole(folder / file.name, file)
     except (SnapshotError, OSError) as error:
         return str(error)
     return None

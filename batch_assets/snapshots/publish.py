@@ -33,11 +33,10 @@ from batch_assets.snapshots.build import (
     rows_of,
     shard_rows,
 )
-from batch_assets.snapshots.fetch import must_be_whole_there
+from batch_assets.snapshots.fetch import must_be_whole
 from batch_assets.snapshots.history import new_entry, record, withdrawn
 from batch_assets.snapshots.manifest import (
     MANIFEST,
-    ShardFile,
     SnapshotManifest,
     day_of,
     version_folder,
@@ -55,14 +54,12 @@ from batch_assets.snapshots.retention import collect
 from batch_assets.snapshots.version import Version
 from batch_assets.spec import Gates, Serving
 from batch_assets.storage import (
-    COPYING,
     Seen,
     StoragePath,
-    each,
+    has_links,
     local,
-    put_file,
+    put_folder,
     read_seen,
-    sync_folder,
 )
 
 log = logging.getLogger(__name__)
@@ -140,12 +137,9 @@ def publish_day(
             manifest = _build(snapshots, building, version, night, serving)
             # It took a while: the evidence may be another by now.
             night.must_be_proved()
-            if not isinstance(snapshots, Path):
+            with _explained(snapshots):
                 _put(building, version_folder(snapshots, version), manifest)
         with lock_pointers(snapshots), _explained(snapshots):
-            if building.exists():
-                building.rename(here / f"v={version}")
-                sync_folder(here)
             swapped, said = swap(snapshots, version, why, guard)
         try:
             collect(snapshots, serving.keep, timedelta(minutes=serving.keep_minutes))
@@ -213,9 +207,9 @@ def _build(
         forced_at=night.lake.forced_at(night.day),
     )
     earlier = []
-    if isinstance(snapshots, Path):  # In a store nothing can be linked.
+    if has_links(snapshots):
         newest_first = reversed(versions(snapshots))
-        earlier = [(snapshots / f"v={m.version}", m) for m in newest_first]
+        earlier = [(local(snapshots) / f"v={m.version}", m) for m in newest_first]
     raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
     return build_version(building, plan, night.parts, raw_rows, earlier)
 
@@ -231,15 +225,14 @@ def _explained(snapshots: StoragePath) -> Iterator[None]:
 
 
 def _put(building: Path, target: StoragePath, manifest: SnapshotManifest) -> None:
-    """Put a version into a store, and prove what lies there; its manifest comes last."""
-
-    def put(entry: ShardFile) -> None:
-        put_file(building / entry.name, target / entry.name)
-        must_be_whole_there(target / entry.name, entry)
-
-    each(target, put, manifest.files, at_once=COPYING)
-    put_file(building / MANIFEST, target / MANIFEST)
-    building.rmdir()
+    """Give a version its place, and prove what was copied there."""
+    entries = {entry.name: entry for entry in manifest.files}
+    put_folder(
+        building,
+        target,
+        last=MANIFEST,
+        prove=lambda path: must_be_whole(path, entries[path.name]),
+    )
 
 
 def swap(

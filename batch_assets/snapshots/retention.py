@@ -1,9 +1,8 @@
 """Which versions may go, and their removal. It decides nothing of what is served."""
 
 import logging
-import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.history import new_entry, record
@@ -13,11 +12,9 @@ from batch_assets.snapshots.pointers import (
     lock_pointers,
     pinned_version,
 )
-from batch_assets.storage import StoragePath, remove_tree
+from batch_assets.storage import REMOVING, StoragePath, hide_tree, remove_tree
 
 log = logging.getLogger(__name__)
-
-REMOVING = ".removing-"
 
 
 def collect(snapshots: StoragePath, keep: int, keep_for: timedelta) -> list[str]:
@@ -32,6 +29,7 @@ def collect(snapshots: StoragePath, keep: int, keep_for: timedelta) -> list[str]
         keep: how many of the newest stay, those that are spared among them.
         keep_for: the age below which a version stays.
     """
+    hidden: list[StoragePath] = []
     with lock_pointers(snapshots):
         try:
             may_go = _may_go(snapshots, keep, keep_for)
@@ -40,16 +38,12 @@ def collect(snapshots: StoragePath, keep: int, keep_for: timedelta) -> list[str]
             return []
         for version in may_go:
             record(snapshots, new_entry("collect", version, why=f"keep is {keep}"))
-            if isinstance(snapshots, Path):
-                # Gone for every reader at once; the bytes may take a while.
-                folder = snapshots / f"v={version}"
-                folder.rename(snapshots / f"{REMOVING}{version}")
-    if isinstance(snapshots, Path):
-        for folder in snapshots.glob(f"{REMOVING}*"):
-            shutil.rmtree(folder, ignore_errors=True)
-    else:
-        for version in may_go:
-            remove_tree(snapshots / f"v={version}", first=MANIFEST)
+            hidden.append(hide_tree(snapshots / f"v={version}", first=MANIFEST))
+    # The bytes may take a while. What a killed run left hidden goes with them.
+    hidden += [p for p in snapshots.iterdir() if p.name.startswith(REMOVING)]
+    for folder in set(hidden):
+        with suppress(OSError):
+            remove_tree(folder)
     return may_go
 
 

@@ -34,7 +34,7 @@ from batch_assets.snapshots.manifest import (
     read_manifest,
 )
 from batch_assets.snapshots.pointers import CURRENT, served_version
-from batch_assets.storage import StoragePath
+from batch_assets.storage import StoragePath, is_local
 
 # As one batch, on this thread: a worker of Arrow's would not outlive a fork.
 READING = pa.ipc.IpcReadOptions(use_threads=False)
@@ -131,7 +131,7 @@ class Version:
             SnapshotError: it is not there, or its manifest is not whole.
         """
         folder = fetched(snapshots, version)
-        hashed = not isinstance(snapshots, Path)
+        hashed = not is_local(snapshots)
         return cls(folder, read_manifest(folder, version), hashed=hashed)
 
     @property

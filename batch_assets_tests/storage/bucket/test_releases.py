@@ -9,7 +9,8 @@ import pytest
 
 from batch_assets.errors import TamperedReleaseError
 from batch_assets.models.registry import Registry
-from batch_assets.storage import ObjectPath, put_file, storage_path
+from batch_assets.storage import ObjectPath, storage_path
+from batch_assets.storage.bucket import BucketStore
 from batch_assets_tests.in_bucket import flip
 from batch_assets_tests.toys import NAME
 
@@ -50,16 +51,16 @@ def test_verifying_reads_the_store_and_not_a_copy(root, registry, toy_release):
 def test_a_release_that_was_half_put_is_not_there_and_is_put_whole(
     root, toy_release, monkeypatch
 ):
-    registry, puts = Registry(root), []
+    registry, puts, put_file = Registry(root), [], BucketStore.put_file
 
-    def broken_off(here: Path, place: ObjectPath) -> None:
+    def broken_off(store: BucketStore, local_path: Path, path: ObjectPath) -> None:
         if puts:
             raise KeyboardInterrupt
-        puts.append(place.name)
-        put_file(here, place)
+        puts.append(path.name)
+        put_file(store, local_path, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr("batch_assets.models.registry.put_file", broken_off)
+        patched.setattr(BucketStore, "put_file", broken_off)
         with pytest.raises(KeyboardInterrupt):
             registry.add(toy_release.folder)
     assert (root / "models" / NAME / toy_release.digest / puts[0]).exists()

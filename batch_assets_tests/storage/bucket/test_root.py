@@ -95,7 +95,7 @@ def test_a_store_that_goes_away_ends_a_night_and_one_that_comes_back_does_not(
         commit(lake.predictions, [1, 2], day=NEXT_DAY)
         assert lake.predictions.rows_by_day() == {DAY: 1, NEXT_DAY: 2}
 
-        monkeypatch.setattr("batch_assets.storage.RETRIES", 2)
+        monkeypatch.setattr("batch_assets.storage.client.RETRIES", 2)
         monkeypatch.setenv("AWS_OF_ANOTHER_CLIENT", "which has less patience")
         read_columns(part.path)
         server.kill()

@@ -12,7 +12,8 @@ from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin, verify
 from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import ObjectPath, fetch, local, put_file
+from batch_assets.storage import ObjectPath, fetch, local
+from batch_assets.storage.bucket import BucketStore
 from batch_assets_tests.in_bucket import NEXT_DAY, ROWS, flip, prepared, publish, score
 from batch_assets_tests.toys import DAY, NAME, read_day, write_toy_release
 from batch_assets_tests.waiting import until
@@ -81,12 +82,14 @@ def test_an_altered_version_is_refused(root, ready, machine):
 
 
 def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkeypatch):
-    def put_and_flip(here: Path, place: ObjectPath) -> None:
-        put_file(here, place)
-        if place.name == "shard=02.arrow":
-            flip(place)
+    put_file = BucketStore.put_file
 
-    monkeypatch.setattr("batch_assets.snapshots.publish.put_file", put_and_flip)
+    def put_and_flip(store: BucketStore, local_path: Path, path: ObjectPath) -> None:
+        put_file(store, local_path, path)
+        if path.name == "shard=02.arrow":
+            flip(path)
+
+    monkeypatch.setattr(BucketStore, "put_file", put_and_flip)
     with pytest.raises(SnapshotError, match="shard=02.arrow"):
         publish(root)
     assert current_version(root / "snapshots" / NAME) is None
@@ -95,13 +98,15 @@ def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkey
 def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
     root, ready, monkeypatch
 ):
-    def broken_off(here: Path, place: ObjectPath) -> None:
-        if place.name == "shard=02.arrow":
+    put_file = BucketStore.put_file
+
+    def broken_off(store: BucketStore, local_path: Path, path: ObjectPath) -> None:
+        if path.name == "shard=02.arrow":
             raise KeyboardInterrupt
-        put_file(here, place)
+        put_file(store, local_path, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr("batch_assets.snapshots.publish.put_file", broken_off)
+        patched.setattr(BucketStore, "put_file", broken_off)
         with pytest.raises(KeyboardInterrupt):
             publish(root)
     snapshots = root / "snapshots" / NAME
