@@ -27,9 +27,10 @@ import torch
 
 from batch_assets import Snapshot
 from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.raw import RawLayout, copy_day
 from batch_assets.lake.sources import ParquetSource, ReadContext
-from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.registry import Registry
 from batch_assets.models.writing import write_release

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote
 
@@ -28,7 +27,14 @@ from batch_assets.errors import CommitError, CorruptPartError, LakeError, Storag
 from batch_assets.lake.commits import CommitFacts
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
-from batch_assets.storage import COPYING, StoragePath, below, delta_options, each
+from batch_assets.storage import (
+    COPYING,
+    StoragePath,
+    advice,
+    below,
+    delta_options,
+    each,
+)
 
 ATTEMPTS = 20
 # The log is the history of what was served: keep its entries for ten years.
@@ -195,14 +201,11 @@ class Table(Generic[R, C]):
                 for actions in self._changes(table, day, parts):
                     self._transact(table, day, actions, custom)
             except OSError as error:
-                then = (
-                    "The table is as it was. Make room, or give the permission, and run "
-                    "the day again."
-                    if isinstance(self.path, Path)
-                    else "Run the day again when the store answers: it finds out whether "
-                    "the commit had arrived there."
+                msg = (
+                    f"{self.name} {day} can't be committed: {one_line(error)}. The day "
+                    "is as it was, unless the answer alone was lost, which the next "
+                    f"run finds out. {advice(self.path)}."
                 )
-                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
                 raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.

@@ -4,11 +4,9 @@ The receipt travels in the file, so that whoever finds the file can tell whose i
 what it must hold. It knows nothing of tables and commits.
 """
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import pyarrow as pa
@@ -18,7 +16,7 @@ from batch_assets.errors import CorruptPartError
 from batch_assets.lake.receipts import Receipt, read_receipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.seal import SHA256, seal_of
-from batch_assets.storage import Ranges, Readable, StoragePath, size_of, source
+from batch_assets.storage import ReadableFile, StoragePath, read_ahead, readable
 
 RECEIPT = b"batch_assets.receipt"
 VERIFY_ROWS = 65_536
@@ -49,7 +47,7 @@ class Part(Generic[R_co]):
 
 
 def open_part(
-    path: StoragePath, data: Readable | None = None
+    path: StoragePath, data: ReadableFile | None = None
 ) -> tuple[Part[Receipt], pq.ParquetFile]:
     """Open a part and its receipt; page checksums are verified as it is read.
 
@@ -62,14 +60,13 @@ def open_part(
             not that of the receipt.
     """
     try:
-        data = data or source(path)
-        size = size_of(data)
+        data = data or readable(path)
         # Buffered ahead, a file would be held whole until its last row; without it,
         # each column of a row group would be a request to a store.
         file = pq.ParquetFile(
-            data,
+            data.file,
             page_checksum_verification=True,
-            pre_buffer=isinstance(data, Ranges),
+            pre_buffer=data.pre_buffer,
         )
         notes = file.metadata.metadata or {}
         receipt, sealed = read_receipt(notes[RECEIPT]), notes[SHA256].decode()
@@ -84,7 +81,7 @@ def open_part(
     if not rows == file.metadata.num_rows == receipt.total.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.total.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, size, sealed, receipt, groups), file
+    return Part(path, data.size, sealed, receipt, groups), file
 
 
 def read_batches(
@@ -92,19 +89,19 @@ def read_batches(
     *,
     rows: int,
     columns: list[str] | None = None,
-    data: Readable | None = None,
+    data: ReadableFile | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a part, a batch at a time.
 
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
     """
-    found = 0
-    with _whole(path) if data is None else nullcontext(data) as here:
-        part, file = open_part(path, here)
+    came = 0
+    with _whole(path) if data is None else nullcontext(data) as opened:
+        part, file = open_part(path, opened)
         try:
             for batch in file.iter_batches(batch_size=rows, columns=columns):
-                found += len(batch)
+                came += len(batch)
                 yield batch
         except (OSError, pa.ArrowException) as error:
             msg = f"part {path} can't be read: {error}"
@@ -112,8 +109,8 @@ def read_batches(
         finally:
             file.close()
     # Arrow ends early, without a word, where a footer points to a wrong place.
-    if found != part.receipt.total.rows:
-        msg = f"part {path} gave {found:,} rows of {part.receipt.total.rows:,}"
+    if came != part.rows:
+        msg = f"part {path} gave {came:,} rows of {part.rows:,}"
         raise CorruptPartError(msg)
 
 
@@ -142,8 +139,8 @@ def read_open(
     wanted = range(len(part.groups)) if groups is None else groups
     expected = sum(part.groups[group] for group in wanted)
     try:
-        if isinstance(part.path, Path):
-            _announce(part.path, file.metadata, wanted)
+        # Without it a worker decodes a column, waits for the next one, and so on.
+        read_ahead(part.path, _spans(file.metadata, wanted))
         # Overlap comes from workers: each decodes on its own thread.
         table = file.read_row_groups(list(wanted), columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
@@ -156,16 +153,11 @@ def read_open(
     return table
 
 
-def _announce(path: Path, footer: pq.FileMetaData, groups: Sequence[int]) -> None:
-    """Tell the kernel which row groups are read next, so that the disk runs ahead.
-
-    Without it a worker decodes a column, waits for the next one, and so on.
-    """
-    with path.open("rb") as file:
-        for group in map(footer.row_group, groups):
-            first, last = group.column(0), group.column(group.num_columns - 1)
-            start, end = _start(first), _start(last) + last.total_compressed_size
-            os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
+def _spans(footer: pq.FileMetaData, groups: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The bytes of row groups, from start to end."""
+    for group in map(footer.row_group, groups):
+        first, last = group.column(0), group.column(group.num_columns - 1)
+        yield _start(first), _start(last) + last.total_compressed_size
 
 
 def _start(column: pq.ColumnChunkMetaData) -> int:
@@ -205,23 +197,23 @@ def verified_part(path: StoragePath, key: str) -> Part[Receipt]:
 
 
 @contextmanager
-def _whole(path: StoragePath) -> Iterator[Readable]:
+def _whole(path: StoragePath) -> Iterator[ReadableFile]:
     """What a part is read from, all of it."""
     try:
-        data = source(path, whole=True)
+        data = readable(path, whole=True)
     except FileNotFoundError as error:
         msg = f"part {path} can't be read: {error}"
         raise CorruptPartError(msg) from error
-    with nullcontext(data) if isinstance(data, Path) else closing(data):
+    with data:
         yield data
 
 
-def _sealed(path: StoragePath, data: Readable) -> Part[Receipt]:
+def _sealed(path: StoragePath, data: ReadableFile) -> Part[Receipt]:
     part, file = open_part(path, data)
     file.close()
-    with data.open("rb") if isinstance(data, Path) else nullcontext(data) as bytes_:
-        found, _ = seal_of(bytes_)
-    if found != part.sha256:
-        msg = f"part {path} hashes to {found[:12]}, it was sealed as {part.sha256[:12]}"
+    with data.open_bytes() as opened:
+        seal, _ = seal_of(opened)
+    if seal != part.sha256:
+        msg = f"part {path} hashes to {seal[:12]}, it was sealed as {part.sha256[:12]}"
         raise CorruptPartError(msg)
     return part

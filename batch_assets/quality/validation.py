@@ -36,7 +36,7 @@ from batch_assets.quality.pieces import (
     validate_piece,
     validated_schema,
 )
-from batch_assets.storage import StoragePath, source
+from batch_assets.storage import StoragePath, readable
 
 # Shards of a piece of a pinned source are of about the same size, not the same: what is
 # over a row group by so little goes into it, and not into one of a few rows.
@@ -203,7 +203,9 @@ def duplicated_keys(part: StoragePath, key: str) -> pl.Series:
         CorruptPartError: the part can't be read.
     """
     try:
-        with pq.ParquetFile(source(part), page_checksum_verification=True) as file:
+        with pq.ParquetFile(
+            readable(part).file, page_checksum_verification=True
+        ) as file:
             keys = file.read(columns=[key], use_threads=False)[key]
     except (OSError, pa.ArrowException) as error:
         msg = f"part {part} can't be read: {error}"

@@ -21,7 +21,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -132,8 +131,7 @@ class SparkPool:
                 # What stays, the next run of the day sweeps; or it has done so by now.
                 with suppress(OSError, StorageError):
                     remove_tree(folder)
-                    if isinstance(self._folder, Path):
-                        self._folder.rmdir()
+                    self._folder.rmdir()
 
 
 def _incomplete(job: "_Job", missing: int, folder: StoragePath) -> EngineError:

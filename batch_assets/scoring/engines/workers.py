@@ -13,7 +13,6 @@ import pickle
 import socket
 import threading
 import traceback
-import uuid
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,7 +38,7 @@ from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.scoring.usage import Usage
-from batch_assets.storage import BESIDE, StoragePath, local, put_file, put_new
+from batch_assets.storage import StoragePath, beside, is_local, local, put_file, put_new
 
 # For a connection to an engine that is said to be there.
 ANSWER_SECONDS = 10.0
@@ -232,7 +231,7 @@ class Order:
                 "committed; let every node have the same."
             )
             raise EngineError(msg)
-        if isinstance(self.root, Path):
+        if is_local(self.root):
             release = open_release(self.folder, self.digest)
         else:  # The driver's folder is a copy, of the driver's machine.
             release = Registry(self.root).verify(self.name, self.digest)
@@ -292,41 +291,36 @@ def score_attempt(attempt: Attempt, scorer: Scorer) -> Scored:
 
     Attempts of one job write the same rows, but not always the same bytes: another GPU
     has other last bits, and a row may hang only once. Whoever is second takes over what
-    the first has left, so that what the driver was told of is what lies there.
+    the first has left, so that what the driver was told of is what lies done.
     """
     task, release = attempt.task, scorer.release
-    if there := _done_by_another(attempt, release):
-        return there
-    beside, dead_beside = _beside(task.predictions), _beside(task.dead_letters)
-    mine = replace(task, predictions=beside, dead_letters=dead_beside)
+    if done := _done_by_another(attempt, release):
+        return done
+    unnamed, dead_unnamed = beside(task.predictions), beside(task.dead_letters)
+    attempted = replace(task, predictions=unnamed, dead_letters=dead_unnamed)
     try:
-        scored = score_chunk(mine, scorer)
-        if there := _done_by_another(attempt, release):
-            return there
+        scored = score_chunk(attempted, scorer)
+        if done := _done_by_another(attempt, release):
+            return done
         dead = scored.dead
         if dead:
-            put_file(dead_beside, task.dead_letters)
+            put_file(dead_unnamed, task.dead_letters)
             dead = replace(dead, path=task.dead_letters)
-        if not put_new(beside, task.predictions):
-            if there := _done_by_another(attempt, release):
-                return there
-            put_file(beside, task.predictions)
+        if not put_new(unnamed, task.predictions):
+            if done := _done_by_another(attempt, release):
+                return done
+            put_file(unnamed, task.predictions)
         part = replace(scored.part, path=task.predictions)
         return replace(scored, part=part, dead=dead)
     finally:
-        beside.unlink(missing_ok=True)
-        dead_beside.unlink(missing_ok=True)
+        unnamed.unlink(missing_ok=True)
+        dead_unnamed.unlink(missing_ok=True)
 
 
 def _done_by_another(attempt: Attempt, release: Release) -> Scored | None:
-    """What lies there, if it is whole and not what this attempt is to replace."""
-    there = completed_chunk(attempt.task, release)
-    return there if there and there.part.sha256 != attempt.instead_of else None
-
-
-def _beside(place: StoragePath) -> Path:
-    here = local(place)
-    return here.with_name(f"{here.name}.{uuid.uuid4().hex}{BESIDE}")
+    """What lies done, if it is whole and not what this attempt is to replace."""
+    done = completed_chunk(attempt.task, release)
+    return done if done and done.part.sha256 != attempt.instead_of else None
 
 
 def _sealed_at(path: StoragePath) -> str | None:
