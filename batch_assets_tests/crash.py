@@ -36,16 +36,15 @@ from deltalake.table import TableAlterer
 
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
-from batch_assets.lake.raw import copy_day
 from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
+from batch_assets_tests.nights import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -144,7 +143,7 @@ def run_night(
 ) -> None:
     """One whole night on a root; the source is there already."""
     lake, contract = Lake(root, NAME), make_contract()
-    copy_day(
+    take(
         lake,
         ParquetSource(kind="parquet", glob="days/{{ day }}.parquet"),
         ReadContext(DAY, "UTC", contract.key.name, base=project, project=project),
@@ -158,13 +157,12 @@ def run_night(
     validate(lake, row_group_rows=ROW_GROUP_ROWS, guard=guard)
     if only_validate:
         return
-    score_night(
+    score_rows(
         lake,
         release,
         DAY,
         LocalEngine(find_device("cpu"), workers=2),
         chunk_rows=chunk_rows,
-        precision="float32",
         gates=Gates(max_quarantine_share=1, max_dead_letter_share=0.5),
         guard=guard,
     )

@@ -22,9 +22,10 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine, WorkerPool
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night
 from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
 from batch_assets.storage import StoragePath, local
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.toys import DAY, NAME
 
 ENGINES: dict[str, EngineSpec] = {
@@ -112,7 +113,6 @@ def engine_on(
 ) -> RemoteEngine:
     return RemoteEngine(
         pool,
-        precision="float32",
         batch_rows="auto",
         compile=compile,
         chunk_rows=CHUNK_ROWS,
@@ -146,10 +146,9 @@ def score(
     """Score a day in chunks of a row group; `changes` go to `score_night`."""
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
-        "precision": "float32",
         "gates": OPEN,
     }
-    return score_night(lake, release, day, engine, **(arguments | changes))
+    return score_rows(lake, release, day, engine, **(arguments | changes))
 
 
 def parts_on_disk(lake: Lake) -> dict[str, bytes]:

@@ -136,3 +136,31 @@ def write_project(folder: Path, module: str, pipelines: list[dict[str, Any]]) ->
             sort_keys=False,
         )
         (defs / "defs.yaml").write_text(text, encoding="utf-8")
+
+
+def errors_of(result) -> str:
+    """All that the failed steps and checks of a run say."""
+    texts = [
+        check.description or ""
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    ]
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            while error:
+                texts.append(error.message)
+                error = error.cause
+    return "\n".join(texts)
+
+
+ASSETS = {
+    "raw_features",
+    "validated_features",
+    "quarantined_rows",
+    "model_release",
+    "batch_size_sweep",
+    "predictions",
+    "dead_letters",
+    "serving_snapshot",
+}

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.part_writer import PartWriter
+from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, cut, hash_keys
 from batch_assets.snapshots.build import build_version
@@ -49,14 +51,13 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
     for shard in range(shards):
         mine, its = parts.get(shard, empty)
         outputs = [mine[name].to_numpy() for name in mine.column_names[1:]]
-        receipt = Receipt(
-            "predictions",
+        receipt = PredictionsReceipt(
             day,
             shard,
             0,
             "job",
             ControlTotal.of_hashes(its),
-            {"content": content(its, outputs)},
+            content=content(its, outputs),
         )
         path = folder / f"shard={shard}" / "part.parquet"
         with PartWriter(

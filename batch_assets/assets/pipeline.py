@@ -11,9 +11,13 @@ import pyarrow as pa
 
 from batch_assets.assets.partitions import day_of
 from batch_assets.errors import CommitError
+from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.claims import claimed
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake
+from batch_assets.progress import tracked
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.spec import PipelineSpec
 from batch_assets.storage import StoragePath
 
@@ -39,6 +43,19 @@ class Pipeline:
     project: Path
     partitions: dg.DailyPartitionsDefinition
 
+    @property
+    def scoring_settings(self) -> ScoringSettings:
+        """What the YAML says of scoring, as the night takes it."""
+        spec = self.spec
+        incremental = (
+            Incremental(spec.full_every, spec.rescored_share)
+            if spec.incremental
+            else None
+        )
+        return ScoringSettings(
+            spec.gates, spec.chunk_rows, spec.chunk_seconds, incremental
+        )
+
     def key(self, name: str) -> dg.AssetKey:
         """The key of one of the pipeline's assets."""
         return dg.AssetKey([self.spec.name, name])
@@ -59,6 +76,26 @@ class Pipeline:
 
 
 @contextmanager
+def day_run(
+    context: dg.AssetExecutionContext, lake: Lake, what: str, rows: int | None
+) -> Iterator[DayRun]:
+    """Claim the day that is being made, and show how far it is.
+
+    Args:
+        context: of the asset.
+        lake: the pipeline's tables.
+        what: is made of the day, in a few words.
+        rows: how many it will be, if that is known.
+    """
+    day = day_of(context)
+    with (
+        sole_run(context, lake) as guard,
+        tracked(f"{day} {what}", rows, context.log.info) as progress,
+    ):
+        yield DayRun(lake, day, guard, progress)
+
+
+@contextmanager
 def sole_run(
     context: dg.AssetExecutionContext, lake: Lake
 ) -> Iterator[Callable[[], None]]:
@@ -72,19 +109,21 @@ def sole_run(
         run = context.instance.get_run_by_id(run_id)
         return run.status if run else None
 
-    mine, day = context.run.run_id, day_of(context)
-    with claimed(lake.folder, day, mine, lambda run: state(run) in OVER) as still_mine:
+    run_id, day = context.run.run_id, day_of(context)
+    with claimed(
+        lake.folder, day, run_id, lambda other: state(other) in OVER
+    ) as must_hold_claim:
         lake.remove_leftovers(day)
 
         def guard() -> None:
-            found = state(mine)
-            if found is None or found in OVER:
+            status = state(run_id)
+            if status is None or status in OVER:
                 msg = (
-                    f"run {mine} is {found.value if found else 'gone'}, so it may not "
-                    "commit; what it wrote stays invisible. Start the day again."
+                    f"run {run_id} is {status.value if status else 'gone'}, so it may "
+                    "not commit; what it wrote stays invisible. Start the day again."
                 )
                 raise CommitError(msg)
-            still_mine()
+            must_hold_claim()
 
         yield guard
 

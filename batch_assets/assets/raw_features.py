@@ -9,13 +9,12 @@ from pydantic import Field
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import (
     Pipeline,
-    sole_run,
+    day_run,
     table_metadata,
     total_metadata,
 )
-from batch_assets.lake.raw import copy_day, pin_of
+from batch_assets.lake.raw import RawLayout, copy_day, pin_of
 from batch_assets.lake.sources import ReadContext
-from batch_assets.progress import tracked
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
 
@@ -51,12 +50,9 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         day = day_of(context)
         lake = storage.lake(spec.name)
         contract = storage.registry().resolve(spec.model.name).contract
-        with (
-            sole_run(context, lake) as guard,
-            tracked(f"{day} raw_features", None, context.log.info) as progress,
-        ):
+        with day_run(context, lake, "raw_features", None) as run:
             copied = copy_day(
-                lake,
+                run,
                 spec.source,
                 ReadContext(
                     day,
@@ -65,17 +61,13 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                     base=pipeline.base,
                     project=pipeline.project,
                 ),
-                newest=newest_day(spec, datetime.now(UTC)),
-                schema=contract.raw_schema(),
+                RawLayout(contract.raw_schema(), spec.shards, spec.row_group_rows),
                 check=lambda schema: contract.check_schema(
                     schema, f"the source of {spec.name}"
                 ),
-                shards=spec.shards,
-                row_group_rows=spec.row_group_rows,
+                newest=newest_day(spec, datetime.now(UTC)),
                 allow_empty=spec.allow_empty,
                 force=config.force,
-                guard=guard,
-                progress=progress,
             )
         if at := copied.forced_at:
             context.log.warning(

@@ -8,16 +8,12 @@ import dagster as dg
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import (
     Pipeline,
-    sole_run,
+    day_run,
     table_metadata,
     total_metadata,
 )
-from batch_assets.progress import tracked
-from batch_assets.quality.validation import (
-    quarantine_schema,
-    validate_day,
-    validated_schema,
-)
+from batch_assets.quality.pieces import quarantine_schema, validated_schema
+from batch_assets.quality.validation import validate_day
 from batch_assets.resources import EngineResource, StorageResource
 
 VALIDATED = (
@@ -54,19 +50,15 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         contract = storage.registry().resolve(spec.model.name).contract
         rows = lake.raw_features.rows_by_day().get(day)
         with (
-            sole_run(context, lake) as guard,
+            day_run(context, lake, "validated_features", rows) as run,
             engines.mapping(spec, day, storage) as parallel_map,
-            tracked(f"{day} validated_features", rows, context.log.info) as progress,
         ):
             done = validate_day(
-                lake,
-                day,
+                run,
                 contract,
                 row_group_rows=spec.row_group_rows,
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
-                guard=guard,
-                progress=progress,
             )
         facts: dict[str, Any] = {
             "engine": engines.of(spec).kind,

@@ -15,8 +15,8 @@ def build_drift_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
     name, limits = pipeline.spec.name, pipeline.spec.gates
 
     def release_of(storage: StorageResource, day: str) -> Release:
-        facts = storage.lake(name).predictions.parts(day)[0].receipt.facts
-        return storage.registry().verify(facts["model"], facts["release"])
+        receipt = storage.lake(name).predictions.parts(day)[0].receipt
+        return storage.registry().verify(receipt.model, receipt.release)
 
     def in_range(_: object, storage: StorageResource, day: str) -> Verdict:
         """Every output is finite and in the range that the release declares."""

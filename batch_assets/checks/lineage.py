@@ -3,7 +3,7 @@
 import dagster as dg
 
 from batch_assets.assets.pipeline import Pipeline
-from batch_assets.assets.predictions import REPLAYED
+from batch_assets.assets.scoring_metadata import REPLAYED
 from batch_assets.checks.verdict import build_check
 from batch_assets.quality import gates
 from batch_assets.quality.verdict import Verdict

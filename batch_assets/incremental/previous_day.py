@@ -13,34 +13,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from batch_assets.lake.commits import ValidationCommit
+from batch_assets.lake.delta_table import Table, digest_of
 from batch_assets.lake.parts import Part, read_columns
-from batch_assets.lake.shards import GOLDEN_RATIO, hash_keys
-from batch_assets.lake.tables import BEFORE, Table, digest_of
+from batch_assets.lake.receipts import ValidatedReceipt
+from batch_assets.lake.shards import GOLDEN_RATIO, fingerprint, hash_keys
+from batch_assets.lake.tables import BEFORE
+from batch_assets.models.contract import Contract
 from batch_assets.parallel import ParallelMap, on_cores
 from batch_assets.storage import local
 
 FINGERPRINT = "fingerprint"
-# In the receipt of a part: what `LayoutHint` says. Not "as_before", where receipts of before
-# there were hints hold a boolean.
-HINT = "hint"
-
-
-@dataclass(frozen=True)
-class LayoutHint:
-    """What a validated part says of the night before.
-
-    Of its row groups, `groups` hold only rows that were in the validated day whose
-    bytes `of` names, in its `parts`; none of the other row groups holds such a row.
-    """
-
-    of: str = ""
-    groups: list[int] = field(default_factory=list)
-    parts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def in_receipt(cls, part: Part) -> "LayoutHint":
-        return cls(**part.receipt.facts.get(HINT, {}))
 
 
 @dataclass(frozen=True)
@@ -73,66 +58,85 @@ class PreviousDay:
             hashes: of the keys, uint64 (rows,).
             fingerprints: of the features, uint64 (rows,).
         """
-        known = self.shards.get(shard)
-        if known is None:
+        indexed = self.shards.get(shard)
+        if indexed is None:
             return np.zeros(len(hashes), dtype=bool), set()
-        numbers = np.load(known.numbers, mmap_mode="r")
+        numbers = np.load(indexed.numbers, mmap_mode="r")
         asked = _rows(hashes, fingerprints)
         order = np.argsort(asked)
         at = np.searchsorted(numbers, asked[order])
         at[at == len(numbers)] = 0
-        there = numbers[at] == asked[order]
-        found = np.empty(len(asked), dtype=bool)
-        found[order] = there
-        part_of = np.load(known.part_of, mmap_mode="r")
-        seen = np.flatnonzero(np.bincount(part_of[at[there]]))
-        return found, {known.parts[number] for number in seen}
+        equal = numbers[at] == asked[order]
+        unchanged = np.empty(len(asked), dtype=bool)
+        unchanged[order] = equal
+        part_of = np.load(indexed.part_of, mmap_mode="r")
+        seen = np.flatnonzero(np.bincount(part_of[at[equal]]))
+        return unchanged, {indexed.parts[number] for number in seen}
 
 
 @contextmanager
 def previous_day(
-    table: Table,
+    table: Table[ValidatedReceipt, ValidationCommit],
     day: str,
     key: str,
     *,
     wanted: bool,
     parallel_map: ParallelMap = on_cores,
-) -> Iterator[PreviousDay]:
-    """The newest day of validated features before a day, while this is entered."""
+) -> Iterator[PreviousDay | None]:
+    """Index the newest validated day before a day, while this is entered.
+
+    None if it is not `wanted`; a day without rows if there is none with fingerprints.
+    """
+    if not wanted:
+        yield None
+        return
     earlier = max((d for d in table.rows_by_day() if d < day), default=None)
-    parts = table.parts(earlier) if wanted and earlier else []
-    if not all(part.receipt.facts.get(FINGERPRINT) for part in parts) or not parts:
+    parts = table.parts(earlier) if earlier else []
+    if not all(part.receipt.has_fingerprints for part in parts) or not parts:
         yield PreviousDay()
         return
-    shards: dict[int, list[Part]] = {}
+    shards: dict[int, list[Part[ValidatedReceipt]]] = {}
     for part in parts:
-        if part.receipt.total.rows:
-            shards.setdefault(part.receipt.shard, []).append(part)
-    here = local(table.path)
-    here.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=here, prefix=f"{BEFORE}{day}-") as folder:
-        known = parallel_map(partial(_write, Path(folder), key), list(shards.values()))
-        yield PreviousDay(digest_of(parts), dict(zip(shards, known, strict=True)))
+        if part.rows:
+            shards.setdefault(part.shard, []).append(part)
+    scratch = local(table.path)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{BEFORE}{day}-") as folder:
+        indexed = parallel_map(
+            partial(_write, Path(folder), key), list(shards.values())
+        )
+        yield PreviousDay(digest_of(parts), dict(zip(shards, indexed, strict=True)))
 
 
-def _write(folder: Path, key: str, parts: list[Part], _: object) -> PreviousShard:
+def with_fingerprints(
+    rows: pa.Table, contract: Contract
+) -> tuple[pa.Table, np.ndarray]:
+    """Append the fingerprint of each row's features; give them as uint64 (rows,), too."""
+    rows = rows.combine_chunks()
+    marks = fingerprint([rows[name].to_numpy() for name in contract.feature_names])
+    return rows.append_column(FINGERPRINT, pa.array(marks.view(np.int64))), marks
+
+
+def _write(
+    folder: Path, key: str, parts: list[Part[ValidatedReceipt]], _: object
+) -> PreviousShard:
     rows = []
     for part in parts:
         table = read_columns(part.path, [key, FINGERPRINT])
-        found = table[FINGERPRINT].to_numpy().view(np.uint64)
-        rows.append(_rows(hash_keys(table[key]), found))
+        marks = table[FINGERPRINT].to_numpy().view(np.uint64)
+        rows.append(_rows(hash_keys(table[key]), marks))
     numbers = np.concatenate(rows)
     part_of = np.repeat(np.arange(len(rows), dtype=np.uint32), [len(r) for r in rows])
     order = np.argsort(numbers)
-    shard = parts[0].receipt.shard
-    known = PreviousShard(
+    shard = parts[0].shard
+    indexed = PreviousShard(
         folder / f"{shard}.npy",
         folder / f"{shard}-part.npy",
         [part.path.name for part in parts],
     )
-    np.save(known.numbers, numbers[order])
-    np.save(known.part_of, part_of[order])
-    return known
+    np.save(indexed.numbers, numbers[order])
+    np.save(indexed.part_of, part_of[order])
+    return indexed
 
 
 def _rows(hashes: np.ndarray, fingerprints: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from batch_assets.errors import ScoringError
 from batch_assets.incremental.key_index import KeyIndex
 from batch_assets.incremental.previous_day import FINGERPRINT
 from batch_assets.lake.parts import Part, read_columns, read_open, sealed_part
+from batch_assets.lake.receipts import Receipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
@@ -71,34 +71,36 @@ class ReuseSource:
 class PreviousPredictions:
     """Rows as they were last predicted."""
 
-    places: KeyIndex
+    index: KeyIndex
     fingerprints: np.ndarray
     outputs: dict[str, np.ndarray]
 
     def find(
         self, keys: pa.Array, hashes: np.ndarray, fingerprints: np.ndarray
     ) -> np.ndarray:
-        """Where the predictions of these rows are; -1 for a row that is new or changed.
+        """Return where the predictions of these rows are; -1 where a row is new or changed.
 
         Args:
             keys: of the rows.
             hashes: of the keys, uint64 (rows,).
             fingerprints: of the features, uint64 (rows,).
         """
-        found = self.places.find(keys, hashes)
+        positions = self.index.find(keys, hashes)
         if len(self.fingerprints):
-            found[self.fingerprints[found] != fingerprints] = -1
-        return found
+            positions[self.fingerprints[positions] != fingerprints] = -1
+        return positions
 
-    def taken(self, name: str, found: np.ndarray) -> np.ndarray:
-        """An output at the places that `find` has found; anything where it has not."""
+    def taken(self, name: str, positions: np.ndarray) -> np.ndarray:
+        """Return an output at these positions; anything where they are -1."""
         values = self.outputs[name]
-        return values[found] if len(values) else np.zeros(len(found), values.dtype)
+        if not len(values):
+            return np.zeros(len(positions), values.dtype)
+        return values[positions]
 
 
 @dataclass(frozen=True)
 class ReusedRows:
-    """The rows of a chunk that are taken over, and those that are scored.
+    """The rows of a chunk that take over their prediction, and those that are scored.
 
     `carried` and `scored` are masks over the chunk's rows; what is in both is rescored.
     `outputs` are those of the carried rows, and anything elsewhere. `groups` are the
@@ -114,13 +116,14 @@ class ReusedRows:
     scored_of_groups: np.ndarray
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the receipt says of it."""
-        total = ControlTotal.of_hashes(self.hashes[self.carried])
-        return {
-            "carried": {"rows": total.rows, "keys": total.keys},
-            "rescored": int((self.carried & self.scored).sum()),
-        }
+    def total(self) -> ControlTotal:
+        """The rows that take over their prediction."""
+        return ControlTotal.of_hashes(self.hashes[self.carried])
+
+    @property
+    def rescored(self) -> int:
+        """How many of these are scored all the same."""
+        return int((self.carried & self.scored).sum())
 
     def merged(
         self,
@@ -128,7 +131,7 @@ class ReusedRows:
         faults: dict[int, str],
         tolerance: float,
     ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
-        """Outputs and faults of the whole chunk, from those of the rows scored now.
+        """Return outputs and faults of the whole chunk, from those of the scored rows.
 
         Raises:
             ReuseError: a row that was rescored is not what it was.
@@ -163,7 +166,7 @@ class ReusedRows:
 
 def find_reusable_rows(
     source: ReuseSource,
-    part: Part,
+    part: Part[Receipt],
     file: pq.ParquetFile,
     row_groups: tuple[int, int],
     contract: Contract,
@@ -188,33 +191,32 @@ def find_reusable_rows(
     before = _loaded.get(source, contract)
     ends = np.cumsum([part.groups[group] for group in groups]).tolist()
     spans = dict(zip(groups, map(slice, [0, *ends], ends), strict=True))
-    found = np.full(len(keys), -1)
+    positions = np.full(len(keys), -1)
     for group in spans.keys() & source.groups:
         rows = spans[group]
-        found[rows] = before.find(keys[rows], hashes[rows], fingerprints[rows])
-    carried = found >= 0
+        positions[rows] = before.find(keys[rows], hashes[rows], fingerprints[rows])
+    carried = positions >= 0
     scored = ~carried
     for group in spans.keys() & source.rescored:
         # Evenly over the group: rows beside each other may have much in common.
-        there = np.flatnonzero(carried[spans[group]])
-        count = min(source.rescored_rows, len(there))
-        picks = np.linspace(0, len(there) - 1, count).astype(np.int64)
-        scored[spans[group]][there[picks]] = True
+        candidates = np.flatnonzero(carried[spans[group]])
+        count = min(source.rescored_rows, len(candidates))
+        picks = np.linspace(0, len(candidates) - 1, count).astype(np.int64)
+        scored[spans[group]][candidates[picks]] = True
     needed = [group for group, rows in spans.items() if scored[rows].any()]
     return ReusedRows(
         keys,
         hashes,
         carried,
         scored,
-        {name: before.taken(name, found) for name in contract.output_names},
+        {name: before.taken(name, positions) for name in contract.output_names},
         needed,
         np.concatenate([scored[:0], *(scored[spans[group]] for group in needed)]),
     )
 
 
 def _load(source: ReuseSource, contract: Contract) -> PreviousPredictions:
-    found = [_rows_of(origin, contract) for origin in source.origins]
-    rows = pa.concat_tables(found)
+    rows = pa.concat_tables([_rows_of(origin, contract) for origin in source.origins])
     keys = rows[contract.key.name].combine_chunks()
     return PreviousPredictions(
         KeyIndex(keys, hash_keys(keys)),
@@ -237,10 +239,10 @@ def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
         # Dead letters were among them, or have been replayed.
         keys = predicted[key].combine_chunks()
         all_keys = validated[key].combine_chunks()
-        places = KeyIndex(all_keys, hash_keys(all_keys))
-        found = places.find(keys, hash_keys(keys))
-        predicted = predicted.filter(pa.array(found >= 0))
-        fingerprints = fingerprints.take(pa.array(found[found >= 0]))
+        index = KeyIndex(all_keys, hash_keys(all_keys))
+        positions = index.find(keys, hash_keys(keys))
+        predicted = predicted.filter(pa.array(positions >= 0))
+        fingerprints = fingerprints.take(pa.array(positions[positions >= 0]))
     return predicted.append_column(FINGERPRINT, fingerprints)
 
 
@@ -256,12 +258,12 @@ class _Loaded:
     def get(self, source: ReuseSource, contract: Contract) -> PreviousPredictions:
         name = source.origins
         with self._lock:
-            mine = name not in self._futures
+            first = name not in self._futures
             future = self._futures.setdefault(name, Future())
             self._futures.move_to_end(name)
             while len(self._futures) > SOURCES_KEPT:
                 self._futures.popitem(last=False)
-        if mine:
+        if first:
             try:
                 future.set_result(_load(source, contract))
             except BaseException as error:

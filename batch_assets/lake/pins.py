@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -19,8 +18,9 @@ import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_day
+from batch_assets.lake.delta_table import one_line
+from batch_assets.lake.receipts import Pin
 from batch_assets.lake.source_files import must_be_text
-from batch_assets.lake.tables import one_line
 
 BATCH_ROWS = 65_536
 # The defaults read 16 batches and 4 files ahead: memory follows the row group.
@@ -38,24 +38,6 @@ READING = {
 ADDED = ("path", "size_bytes", "num_records")
 
 RowGroups = list[ds.ParquetFileFragment]
-
-
-@dataclass(frozen=True)
-class Pin:
-    """The rows of a day in one version of a Delta table.
-
-    `id` is the table's own, and `files` a digest of the files that may hold the rows,
-    with their bytes: a table that was made anew under the old name has others. The day
-    begins and ends in `timezone`.
-    """
-
-    table: str
-    id: str
-    version: int
-    day: str
-    day_column: str | None
-    files: str
-    timezone: str = "UTC"
 
 
 class PinnedRows:

@@ -8,22 +8,40 @@ take, not what they mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
 from batch_assets.errors import EmptySourceError, NoHistoryError, SourceError
-from batch_assets.lake.parts import FEATURES, Part, PartWriter, Receipt
-from batch_assets.lake.pins import Pin, PinnedRows
+from batch_assets.lake.commits import RawCommit
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.part_writer import FEATURES, PartWriter
+from batch_assets.lake.parts import Part
+from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.source_files import must_be_text
 from batch_assets.lake.sources import ReadContext, Source
-from batch_assets.lake.tables import FORCED, Lake, Table
+from batch_assets.lake.tables import Lake
+
+
+@dataclass(frozen=True)
+class RawLayout:
+    """How raw rows lie: their columns in order, the shards, the rows of a row group."""
+
+    schema: pa.Schema
+    shards: int
+    row_group_rows: int
+
+    @property
+    def settings(self) -> list[Any]:
+        """What of it changes the job."""
+        return [self.shards, self.row_group_rows, self.schema]
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,7 @@ class Copied:
     """
 
     job: str
-    parts: list[Part]
+    parts: list[Part[RawReceipt]]
     unchanged: bool
     forced_at: datetime | None = None
 
@@ -45,19 +63,15 @@ class Copied:
 
 
 def copy_day(
-    lake: Lake,
+    run: DayRun,
     source: Source,
     context: ReadContext,
+    layout: RawLayout,
     *,
-    newest: str,
-    schema: pa.Schema,
     check: Callable[[pa.Schema], None],
-    shards: int,
-    row_group_rows: int,
+    newest: str,
     allow_empty: bool = False,
     force: bool = False,
-    guard: Callable[[], None] = lambda: None,
-    progress: Callable[[int], None] = lambda rows: None,
 ) -> Copied:
     """Copy a day of a source into the lake, or pin it.
 
@@ -65,62 +79,57 @@ def copy_day(
     one stays as it was taken then.
 
     Args:
-        lake: the pipeline's tables.
+        run: the day to make.
         source: where the rows come from.
-        context: the day to take, and where the source is.
-        newest: the day that ended last.
-        schema: the columns to write, in order; of a pinned source, the key alone.
+        context: for which day, and from where, the source is read.
+        layout: of the rows; of a pinned source, the key alone is written.
         check: judges the source's columns before a row is read; raises to stop.
-        shards: how many shards to cut the rows into.
-        row_group_rows: rows of a row group.
+        newest: the day that ended last.
         allow_empty: a day without rows is no error.
         force: take what the source holds now, though the day be an older one.
-        guard: raises if this run may not commit any more.
-        progress: called with the number of rows of each batch.
 
     Raises:
         SourceError, EmptySourceError: the source can't be read, or has no rows.
         NoHistoryError: the source holds the newest day, and an older one was asked for.
         ContractError: from `check`.
     """
-    day, table = context.day, lake.raw_features
-    settings = [shards, row_group_rows, schema]
+    lake, day = run.lake, run.day
+    table = lake.raw_features
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
-        return _as_it_was_taken(lake, context, newest, settings)
-    rows = source.pinned(context)
+        return _as_it_was_taken(lake, context, newest, layout)
+    pinned = source.pinned(context)
     before = source.signature(context)
-    identity = asdict(rows.pin) if rows else source.identity(context)
-    job = job_of(day, identity, *settings)
-    if (there := table.done(day, job, context.key)) is not None:
-        return Copied(job, there, unchanged=True, forced_at=lake.forced_at(day))
+    identity = asdict(pinned.pin) if pinned else source.identity(context)
+    job = job_of(day, identity, *layout.settings)
+    if (done := table.done(day, job, context.key)) is not None:
+        return Copied(job, done, unchanged=True, forced_at=lake.forced_at(day))
     with ExitStack() as stack:
-        if rows:
-            check(rows.schema)
-            schema = pa.schema([schema.field(context.key)])
-            batches = rows.batches(schema.names)
+        if pinned:
+            check(pinned.schema)
+            layout = replace(
+                layout, schema=pa.schema([layout.schema.field(context.key)])
+            )
+            batches = pinned.batches(layout.schema.names)
         else:
             reader = stack.enter_context(source.read(context))
             check(reader.schema)
             batches = _unbroken(reader, day)
-        writer = _RawWriter(stack, table, context, job, schema, shards, row_group_rows)
+        writer = _RawWriter(stack, run, context.key, job, layout)
         for batch in batches:
             writer.write(batch)
-            progress(len(batch))
-        parts = writer.finish(rows, allow_empty=allow_empty)
+            run.progress(len(batch))
+        parts = writer.finish(pinned, allow_empty=allow_empty)
     if source.signature(context) != before:
         msg = f"the source of {day} changed while it was read. Run the day again."
         raise SourceError(msg)
-    forced_at = datetime.now(UTC) if late else None
-    facts: dict[str, Any] = {"job": job, "source": identity}
-    if forced_at:
-        facts[FORCED] = forced_at.isoformat()
-    table.commit_day(day, parts, schema, facts, guard=guard)
-    return Copied(job, parts, unchanged=False, forced_at=forced_at)
+    facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
+    table.commit_day(day, parts, layout.schema, facts, guard=run.guard)
+    return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
 
 
 def _as_it_was_taken(
-    lake: Lake, context: ReadContext, newest: str, settings: list[Any]
+    lake: Lake, context: ReadContext, newest: str, layout: RawLayout
 ) -> Copied:
     """The committed day, if nothing but the source could be another by now.
 
@@ -129,11 +138,13 @@ def _as_it_was_taken(
     """
     day, table = context.day, lake.raw_features
     commit = table.last_commit(day)
-    job = job_of(day, commit.facts["source"], *settings) if commit else ""
-    if commit and commit.facts["job"] == job:
-        there = table.done(day, job, context.key)
-        if there is not None:
-            return Copied(job, there, unchanged=True, forced_at=lake.forced_at(day))
+    if commit and commit.facts.job == job_of(
+        day, commit.facts.source, *layout.settings
+    ):
+        done = table.done(day, commit.facts.job, context.key)
+        if done is not None:
+            forced_at = commit.facts.forced_at
+            return Copied(commit.facts.job, done, unchanged=True, forced_at=forced_at)
     why = (
         "its raw rows were taken with other settings, or are damaged"
         if commit
@@ -153,64 +164,60 @@ class _RawWriter:
     """Cuts batches into the parts of a day, one for each shard."""
 
     def __init__(
-        self,
-        stack: ExitStack,
-        table: Table,
-        context: ReadContext,
-        job: str,
-        schema: pa.Schema,
-        shards: int,
-        row_group_rows: int,
+        self, stack: ExitStack, run: DayRun, key: str, job: str, layout: RawLayout
     ) -> None:
-        self._table, self._context, self._job = table, context, job
-        self._schema = schema
-        self._totals = [ControlTotal()] * shards
+        self._day, self._key, self._job = run.day, key, job
+        self._schema = layout.schema
+        self._totals = [ControlTotal()] * layout.shards
         self._writers = [
             stack.enter_context(
                 PartWriter(
-                    table.part_path(context.day, shard, job, 0),
-                    schema,
-                    row_group_rows=row_group_rows,
+                    run.lake.raw_features.part_path(run.day, shard, job, 0),
+                    layout.schema,
+                    row_group_rows=layout.row_group_rows,
                     numbers=True,
                     compression=FEATURES,
                 )
             )
-            for shard in range(shards)
+            for shard in range(layout.shards)
         ]
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write each row to the shard of its key, in the order of the batch."""
-        found = pa.Table.from_batches([batch]).select(self._schema.names)
-        found = found.cast(self._schema)
-        hashes = hash_keys(found[self._context.key])
-        for shard, mine, theirs in cut(found, hashes, len(self._writers)):
-            self._writers[shard].write(mine)
-            self._totals[shard] += ControlTotal.of_hashes(theirs)
+        rows = pa.Table.from_batches([batch]).select(self._schema.names)
+        rows = rows.cast(self._schema)
+        hashes = hash_keys(rows[self._key])
+        for shard, its_rows, its_hashes in cut(rows, hashes, len(self._writers)):
+            self._writers[shard].write(its_rows)
+            self._totals[shard] += ControlTotal.of_hashes(its_hashes)
 
-    def finish(self, rows: PinnedRows | None, *, allow_empty: bool) -> list[Part]:
+    def finish(
+        self, pinned: PinnedRows | None, *, allow_empty: bool
+    ) -> list[Part[RawReceipt]]:
         """Close the parts, each with its receipt.
 
         Raises:
             EmptySourceError: no row came.
             SourceError: the pin has another number of rows than came.
         """
-        day, came = self._context.day, total_of(self._totals).rows
+        day, came = self._day, total_of(self._totals).rows
         if not came and not allow_empty:
             msg = (
                 f"the source has no rows for {day}. Nothing was committed. If that is "
                 "right for this pipeline, say `allow_empty: true` in its YAML."
             )
             raise EmptySourceError(msg)
-        if rows and came != rows.rows:
+        if pinned and came != pinned.rows:
             msg = (
-                f"the source of {day} gave {came:,} keys of {rows.rows:,} rows. Nothing "
+                f"the source of {day} gave {came:,} keys of {pinned.rows:,} rows. Nothing "
                 "was committed; run the day again."
             )
             raise SourceError(msg)
-        facts = {"pinned": asdict(rows.pin)} if rows else {}
         return [
             writer.finish(
-                Receipt(self._table.name, day, shard, 0, self._job, total, facts)
+                RawReceipt(
+                    day, shard, 0, self._job, total, pinned.pin if pinned else None
+                )
             )
             for shard, (writer, total) in enumerate(
                 zip(self._writers, self._totals, strict=True)
@@ -218,10 +225,9 @@ class _RawWriter:
         ]
 
 
-def pin_of(parts: list[Part]) -> Pin | None:
-    """What a committed day of `raw_features` is pinned to; None if it was copied."""
-    found = parts[0].receipt.facts.get("pinned")
-    return Pin(**found) if found else None
+def pin_of(parts: Sequence[Part[RawReceipt]]) -> Pin | None:
+    """Return what a committed day is pinned to; None if it was copied."""
+    return parts[0].receipt.pinned
 
 
 def job_of(day: str, *inputs: Any) -> str:

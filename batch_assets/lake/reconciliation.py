@@ -125,18 +125,28 @@ class Books:
 
 
 def must_close(
-    day: str, shard: int, whole: ControlTotal, **sides: ControlTotal
+    day: str,
+    whole: Mapping[int, ControlTotal],
+    **sides: Mapping[int, ControlTotal],
 ) -> None:
-    """Refuse a shard whose sides don't add up to the whole.
+    """Refuse a day of which the sides of a shard don't add up to its whole.
+
+    Args:
+        day: the day.
+        whole: what came in, by shard.
+        sides: what went out, by shard; a shard that is not there had no rows.
 
     Raises:
-        BooksError: with every total named.
+        BooksError: with every total of the shard named.
     """
-    if whole == total_of(sides.values()):
-        return
-    named = "; ".join(f"{name}: {total}" for name, total in sides.items())
-    msg = (
-        f"the books of {day} don't close in shard {shard}: {whole} came in, but "
-        f"{named} went out. Nothing was committed; what is served stays."
-    )
-    raise BooksError(msg)
+    none = ControlTotal()
+    for shard, came_in in whole.items():
+        went_out = {name: side.get(shard, none) for name, side in sides.items()}
+        if came_in == total_of(went_out.values()):
+            continue
+        named = "; ".join(f"{name}: {total}" for name, total in went_out.items())
+        msg = (
+            f"the books of {day} don't close in shard {shard}: {came_in} came in, but "
+            f"{named} went out. Nothing was committed; what is served stays."
+        )
+        raise BooksError(msg)

@@ -1,344 +1,34 @@
-"""The Delta tables of a pipeline, and the one act that changes them: commit a day.
+"""The five Delta tables of a pipeline, and the books of its days.
 
-Workers only write parts; a day becomes visible, whole, in one transaction. Each
-transaction names its day, so the log itself refuses the second of two that change the
-same day at once. The books of a day are read back from the receipts of its committed
-parts. It knows no model.
+It knows no model.
 """
 
-import hashlib
-import json
-import logging
-import random
-import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction, Transaction
-
-from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
-from batch_assets.lake.parts import Part, open_part, verified_part
-from batch_assets.lake.reconciliation import Books, ControlTotal, Page, total_of
-from batch_assets.storage import (
-    BESIDE,
-    COPYING,
-    StoragePath,
-    below,
-    delta_options,
-    each,
-    local,
-    remove_tree,
+from batch_assets.lake.books import books_of
+from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
+from batch_assets.lake.delta_table import Table
+from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import (
+    DEAD_LETTERS,
+    PREDICTIONS,
+    QUARANTINED,
+    RAW,
+    VALIDATED,
+    DeadLettersReceipt,
+    PredictionsReceipt,
+    QuarantineReceipt,
+    RawReceipt,
+    ValidatedReceipt,
 )
+from batch_assets.lake.reconciliation import Books
+from batch_assets.storage import BESIDE, StoragePath, local, remove_tree
 
-ATTEMPTS = 20
 # How a folder begins that a run keeps in a table's while it makes a day.
 BEFORE = ".before-"
-# The log is the history of what was served: keep its entries for ten years.
-CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
-# Delta writes its errors for a terminal.
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
-log = logging.getLogger(__name__)
-
-# When rows of a source without history were taken for a day that was over by then.
-FORCED = "forced_at"
-
-PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
-
-
-@dataclass(frozen=True)
-class DayCommit:
-    """A day of a table as it was last committed: its version, time and facts."""
-
-    version: int
-    at: datetime
-    facts: dict[str, Any]
-
-
-class Table:
-    """One Delta table, partitioned by day and shard."""
-
-    def __init__(self, path: StoragePath) -> None:
-        self.path = path
-        self.name = path.name
-
-    def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
-        """Where a part lies: its name holds its job, so no two jobs share a file."""
-        name = f"{job[:16]}-{chunk:05d}.parquet"
-        return self.path / f"day={day}" / f"shard={shard}" / name
-
-    def parts(self, day: str) -> list[Part]:
-        """The committed parts of a day, by shard and chunk; none if not committed.
-
-        Raises:
-            CorruptPartError: a part is not what was committed.
-        """
-        files = self._files(day, self._open())
-        parts = each(self.path, _opened, [path for path, _ in files])
-        for part, (path, size) in zip(parts, files, strict=True):
-            if part.size != size:
-                msg = f"part {path} has {part.size} bytes, {size} were committed"
-                raise CorruptPartError(msg)
-            self._must_be_here(day, part)
-        return parts
-
-    def done(self, day: str, job: str, key: str) -> list[Part] | None:
-        """The parts of a day if this job has committed it and every one is whole."""
-        try:
-            parts = self.parts(day)
-            if {part.receipt.job for part in parts} != {job}:
-                return None
-            return each(
-                self.path,
-                lambda part: verified_part(part.path, key),
-                parts,
-                at_once=COPYING,
-            )
-        except CorruptPartError as error:
-            log.warning("%s; %s is made again", error, day)
-            return None
-
-    def paths(self, day: str) -> list[StoragePath]:
-        """The files of a day's committed parts, by shard and chunk."""
-        return [path for path, _ in self._files(day, self._open())]
-
-    def all_paths(self) -> list[StoragePath]:
-        """The files of every day's committed parts, by day."""
-        actions = _actions(self._open(), "path", "partition.day")
-        ordered = sorted(actions, key=lambda action: action["partition.day"])
-        return [self.path / unquote(action["path"]) for action in ordered]
-
-    def dataset(self) -> ds.Dataset | None:
-        """All that is committed, with its day and shard, read as it is asked for."""
-        table = self._open()
-        return table and table.to_pyarrow_dataset()
-
-    def rows_by_day(self) -> dict[str, int]:
-        """The committed row count of each day, from the log alone."""
-        rows: dict[str, int] = {}
-        for action in _actions(self._open(), "partition.day", "num_records"):
-            day = action["partition.day"]
-            rows[day] = rows.get(day, 0) + action["num_records"]
-        return rows
-
-    def last_commit(self, day: str) -> DayCommit | None:
-        """The newest commit of a day, from the log."""
-        table = self._open()
-        if table is None:
-            return None
-        for entry in table.history():
-            facts = json.loads(entry.get("batch_assets", "null"))
-            if facts and facts["day"] == day:
-                at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
-                return DayCommit(entry["version"], at, facts)
-        return None
-
-    def commit_day(
-        self,
-        day: str,
-        parts: list[Part],
-        schema: pa.Schema,
-        facts: dict[str, Any],
-        *,
-        guard: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Let a day consist of these parts, in one transaction.
-
-        What is committed already stays untouched, what is not among them is removed.
-
-        Args:
-            day: the day.
-            parts: its parts; none empties the day.
-            schema: the columns of the parts, without day and shard.
-            facts: what the commit records beside the files.
-            guard: called before each attempt; raises if this run may not commit.
-
-        Raises:
-            CommitError: other writers won each time; the day is as it was.
-            LakeError: a column has another type than in the days before.
-        """
-        if self._open() is None:
-            if not parts:
-                return
-            self._create(schema)
-        # What is committed is what lies there, not what was meant to be written.
-        there = each(self.path, _opened, [part.path for part in parts])
-        for part, found in zip(parts, there, strict=True):
-            if found != part:
-                msg = f"part {part.path} was changed while its day was made"
-                raise CorruptPartError(msg)
-        recorded = {"day": day, **facts, "parts": digest_of(parts)}
-        custom = {"batch_assets": json.dumps(recorded)}
-        for attempt in range(ATTEMPTS):
-            # Opened before the guard: whatever is committed after it is a conflict.
-            table = self._delta()
-            guard()
-            try:
-                self._add_columns(table, schema)
-                for actions in self._changes(table, day, parts):
-                    self._transact(table, day, actions, custom)
-            except OSError as error:
-                then = (
-                    "The table is as it was. Make room, or give the permission, and run "
-                    "the day again."
-                    if isinstance(self.path, Path)
-                    else "Run the day again when the store answers: it finds out whether "
-                    "the commit had arrived there."
-                )
-                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
-                raise CommitError(msg) from error
-            except CommitFailedError:
-                # Somebody else committed meanwhile. Look again, then try again.
-                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
-            else:
-                return
-        msg = (
-            f"{self.name} {day} could not be committed in {ATTEMPTS} attempts: other "
-            "writers were faster each time. The table is as it was; run the day again."
-        )
-        raise CommitError(msg)
-
-    def _changes(
-        self, table: DeltaTable, day: str, parts: list[Part]
-    ) -> Iterator[list[AddAction | RemoveAction]]:
-        """The transactions that make a day consist of these parts: none, one or two."""
-        there = dict(self._files(day, table))
-        wanted = {part.path: part for part in parts}
-        stale = [path for path in there if path not in wanted]
-        # A damaged day is made again under its own names, and Delta can't remove and
-        # add a name in one commit: no day first, then the whole day.
-        if any(path in there and there[path] != p.size for path, p in wanted.items()):
-            yield [self._remove(day, path) for path in there]
-            stale, there = [], {}
-        new = [part for path, part in wanted.items() if path not in there]
-        if new or stale:
-            yield [
-                *(self._remove(day, path) for path in stale),
-                *(self._add(day, part) for part in new),
-            ]
-
-    def _transact(
-        self,
-        table: DeltaTable,
-        day: str,
-        actions: list[AddAction | RemoveAction],
-        custom: dict[str, str],
-    ) -> None:
-        name = f"day={day}"
-        turn = (table.transaction_version(name) or 0) + 1
-        table.create_write_transaction(
-            actions,
-            mode="append",
-            schema=table.schema(),
-            partition_by=[column for column, _ in PARTITIONS],
-            commit_properties=CommitProperties(
-                custom_metadata=custom, app_transactions=[Transaction(name, turn)]
-            ),
-        )
-        table.update_incremental()
-
-    def _must_be_here(self, day: str, part: Part) -> None:
-        """Refuse a part that belongs to another table, day, shard or job."""
-        receipt = part.receipt
-        here = self.part_path(day, receipt.shard, receipt.job, receipt.chunk)
-        if (receipt.table, receipt.day, part.path) != (self.name, day, here):
-            msg = (
-                f"part {part.path} is of {receipt.table} {receipt.day}, shard "
-                f"{receipt.shard}, job {receipt.job[:16]}: it is not what was committed"
-            )
-            raise CorruptPartError(msg)
-
-    def _files(
-        self, day: str, table: DeltaTable | None
-    ) -> list[tuple[StoragePath, int]]:
-        """The committed files of a day and their bytes, by shard and chunk."""
-        files = [
-            (self.path / unquote(action["path"]), action["size_bytes"])
-            for action in _actions(table, "path", "size_bytes", "partition.day")
-            if action["partition.day"] == day
-        ]
-        return sorted(
-            files,
-            key=lambda file: (int(file[0].parent.name.split("=")[1]), file[0].name),
-        )
-
-    def _open(self) -> DeltaTable | None:
-        try:
-            return self._delta()
-        except TableNotFoundError:
-            return None
-
-    def _delta(self) -> DeltaTable:
-        options = delta_options(self.path)
-        try:
-            return DeltaTable(str(self.path), storage_options=options)
-        except OSError as error:
-            if options is None:
-                raise
-            msg = f"{self.path} can't be opened: {one_line(error)}"
-            raise StorageError(msg) from error
-
-    def _create(self, schema: pa.Schema) -> None:
-        whole = pa.schema(
-            list(schema.remove_metadata()) + [pa.field(n, t) for n, t in PARTITIONS]
-        )
-        self.path.mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(
-            str(self.path),
-            whole,
-            mode="ignore",
-            partition_by=[name for name, _ in PARTITIONS],
-            configuration=CONFIGURATION,
-            storage_options=delta_options(self.path),
-        )
-
-    def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
-        """Let the table grow by new columns; refuse a column that changes its type."""
-        there = {f.name: f.type for f in pa.schema(table.schema().to_arrow())}
-        retyped = [
-            f"'{f.name}', got: {f.type}, expected: {there[f.name]}"
-            for f in schema
-            if f.name in there and not _same(there[f.name], f.type)
-        ]
-        if retyped:
-            msg = (
-                f"{self.name} can't take columns of another type than in the days "
-                f"before: {'; '.join(retyped)}. Name the new column differently, or "
-                "score it in a pipeline of its own."
-            )
-            raise LakeError(msg)
-        new = [f for f in schema if f.name not in there]
-        if new:
-            fields = pa.schema([f.with_nullable(True) for f in new])
-            table.alter.add_columns(list(Schema.from_arrow(fields).fields))
-
-    def _add(self, day: str, part: Part) -> AddAction:
-        return AddAction(
-            path=below(part.path, self.path),
-            size=part.size,
-            partition_values={"day": day, "shard": str(part.receipt.shard)},
-            modification_time=int(part.path.stat().st_mtime * 1000),
-            data_change=True,
-            stats=json.dumps({"numRecords": part.receipt.total.rows}),
-        )
-
-    def _remove(self, day: str, path: StoragePath) -> RemoveAction:
-        return RemoveAction(
-            path=below(path, self.path),
-            data_change=True,
-            deletion_timestamp=int(time.time() * 1000),
-            partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
-        )
 
 
 class Lake:
@@ -347,22 +37,19 @@ class Lake:
     def __init__(self, root: StoragePath, pipeline: str) -> None:
         self.pipeline = pipeline
         self.folder = root / "lake" / pipeline
-        self.raw_features = Table(self.folder / "raw_features")
-        self.validated_features = Table(self.folder / "validated_features")
-        self.quarantined_rows = Table(self.folder / "quarantined_rows")
-        self.predictions = Table(self.folder / "predictions")
-        self.dead_letters = Table(self.folder / "dead_letters")
-
-    @property
-    def tables(self) -> list[Table]:
-        """The five tables, in the order of the road."""
-        return [
-            self.raw_features,
-            self.validated_features,
-            self.quarantined_rows,
-            self.predictions,
-            self.dead_letters,
-        ]
+        self.raw_features = Table(self.folder / RAW, RawReceipt, RawCommit)
+        self.validated_features = Table(
+            self.folder / VALIDATED, ValidatedReceipt, ValidationCommit
+        )
+        self.quarantined_rows = Table(
+            self.folder / QUARANTINED, QuarantineReceipt, ValidationCommit
+        )
+        self.predictions = Table(
+            self.folder / PREDICTIONS, PredictionsReceipt, ScoringCommit
+        )
+        self.dead_letters = Table(
+            self.folder / DEAD_LETTERS, DeadLettersReceipt, ScoringCommit
+        )
 
     def exchange_folder(self, day: str) -> StoragePath:
         """Where workers elsewhere post what came of their work on a day."""
@@ -373,7 +60,13 @@ class Lake:
 
         Only for whoever holds the day's claim: it would break another run's writing.
         """
-        for table in self.tables:
+        for table in (
+            self.raw_features,
+            self.validated_features,
+            self.quarantined_rows,
+            self.predictions,
+            self.dead_letters,
+        ):
             # In a store nothing is half written: what is, lies on the machine of its run.
             here = local(table.path)
             for path in here.glob(f"day={day}/*/*{BESIDE}"):
@@ -386,11 +79,14 @@ class Lake:
     def forced_at(self, day: str) -> datetime | None:
         """When a day's raw rows were taken though the source tells no past day."""
         commit = self.raw_features.last_commit(day)
-        at = commit.facts.get(FORCED) if commit else None
-        return datetime.fromisoformat(at) if at else None
+        return commit.facts.forced_at if commit else None
 
     def books(
-        self, day: str, *, scoring: bool = True, validated: list[Part] | None = None
+        self,
+        day: str,
+        *,
+        scoring: bool = True,
+        validated: Sequence[Part[ValidatedReceipt]] | None = None,
     ) -> Books:
         """The books of a day, from the receipts of every committed part.
 
@@ -409,92 +105,3 @@ class Lake:
             scored=self.predictions.parts(day) if scoring else [],
             dead=self.dead_letters.parts(day) if scoring else [],
         )
-
-
-def books_of(
-    day: str,
-    *,
-    raw: list[Part],
-    validated: list[Part],
-    quarantined: list[Part],
-    scored: list[Part],
-    dead: list[Part],
-) -> Books:
-    """The books that these parts make."""
-    totals = {
-        "raw": _by_shard(raw),
-        "validated": _by_shard(validated),
-        "quarantined": _by_shard(quarantined),
-        "scored": _by_shard(scored, lambda p: p.receipt.total - p.carried),
-        "carried": _by_shard(scored, lambda p: p.carried),
-        "dead": _by_shard(dead),
-    }
-    shards = sorted({shard for side in totals.values() for shard in side})
-    return Books(
-        day,
-        {
-            shard: Page(**{s: t.get(shard, ControlTotal()) for s, t in totals.items()})
-            for shard in shards
-        },
-        outdated_validated=_outdated([*validated, *quarantined], "raw", raw)
-        | _of_another_job(quarantined, validated),
-        outdated_scored=_outdated([*scored, *dead], "validated", validated)
-        | _of_another_job(dead, scored),
-    )
-
-
-def _outdated(parts: list[Part], made_of: str, committed: list[Part]) -> frozenset[int]:
-    """The shards of parts that were made of a part which is not committed now."""
-    names = {(part.receipt.shard, part.path.name) for part in committed}
-    return frozenset(
-        part.receipt.shard
-        for part in parts
-        if (part.receipt.shard, part.receipt.facts.get(made_of)) not in names
-    )
-
-
-def _of_another_job(side: list[Part], main: list[Part]) -> frozenset[int]:
-    """The shards of a side table's parts that another run made than the main table's."""
-    jobs = {part.receipt.job for part in main}
-    return frozenset(
-        p.receipt.shard for p in side if jobs and p.receipt.job not in jobs
-    )
-
-
-def digest_of(parts: list[Part]) -> str:
-    """Names the very bytes of a day: a digest of its parts' digests, in any order."""
-    seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
-    return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
-
-
-def one_line(error: Exception) -> str:
-    """Delta writes its errors for a terminal, in several lines."""
-    return " ".join(ANSI.sub("", str(error)).split())
-
-
-def _opened(path: StoragePath) -> Part:
-    return open_part(path)[0]
-
-
-def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
-    """What the log says of each committed file."""
-    if table is None:
-        return []
-    actions = pa.table(table.get_add_actions(flatten=True))
-    return actions.select(columns).to_pylist() if len(actions) else []
-
-
-def _by_shard(
-    parts: list[Part],
-    total: Callable[[Part], ControlTotal] = lambda part: part.receipt.total,
-) -> dict[int, ControlTotal]:
-    shards = {part.receipt.shard for part in parts}
-    return {
-        shard: total_of(total(p) for p in parts if p.receipt.shard == shard)
-        for shard in shards
-    }
-
-
-def _same(one: pa.DataType, other: pa.DataType) -> bool:
-    strings = {pa.string(), pa.large_string(), pa.string_view()}
-    return one == other or {one, other} <= strings

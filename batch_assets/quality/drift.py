@@ -8,6 +8,7 @@ least that it takes. It reads no file.
 import statistics
 
 from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.models.contract import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
 from batch_assets.models.release import Manifest
@@ -17,7 +18,9 @@ from batch_assets.spec import Gates
 GATE = "predictions_are_distributed_like_the_reference"
 
 
-def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Verdict:
+def prediction_drift(
+    parts: list[Part[PredictionsReceipt]], manifest: Manifest, gates: Gates
+) -> Verdict:
     """The outputs are distributed like those that the release was approved on.
 
     Warns above the 95th percentile of the reference's own days, blocks above their mean
@@ -28,11 +31,11 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
     shut: list[str] = []
     warned: list[str] = []
     for name, reference in manifest.reference.items():
-        chunks = [part.receipt.facts["outputs"][name] for part in parts]
-        rows = sum(chunk["rows"] for chunk in chunks)
+        chunks = [part.receipt.outputs[name] for part in parts]
+        rows = sum(chunk.rows for chunk in chunks)
         if not rows:
             continue
-        counts = add_counts([chunk["counts"] for chunk in chunks])
+        counts = add_counts([chunk.counts for chunk in chunks])
         index = psi(reference.counts, counts)
         chance = psi_noise(reference.counts, counts)
         warn, block = limits(reference, gates)
@@ -40,7 +43,7 @@ def prediction_drift(parts: list[Part], manifest: Manifest, gates: Gates) -> Ver
         numbers |= {
             f"{name}_psi": index,
             f"{name}_ks": ks(reference.counts, counts),
-            f"{name}_mean": sum(chunk["sum"] for chunk in chunks) / rows,
+            f"{name}_mean": sum(chunk.sum for chunk in chunks) / rows,
             f"{name}_warns_above": warn,
             f"{name}_blocks_above": block,
         }

@@ -13,9 +13,12 @@ from typing import Any
 import duckdb
 
 from batch_assets.errors import LakeError, ReleaseError
+from batch_assets.lake.commits import BaselineDecision, ScoringCommit
+from batch_assets.lake.delta_table import DayCommit
 from batch_assets.lake.parts import Part, open_part, read_columns
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import Books
-from batch_assets.lake.tables import DayCommit, Lake
+from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract, Output
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest
@@ -157,11 +160,11 @@ def one_release(
     commit = lake.predictions.last_commit(day)
     rows = set().union(*(_releases_of(part) for part in parts))
     names = {name for name, _ in rows}
-    stamped = {part.receipt.facts["release"] for part in parts}
+    stamped = {part.receipt.release for part in parts}
     digests = {
         "rows": {digest for _, digest in rows},
         "files": stamped,
-        "commit": {commit.facts.get("release")} if commit else {None},
+        "commit": {commit.facts.release} if commit else {None},
     }
     if graph_digest is not None:
         digests["graph"] = {graph_digest}
@@ -183,7 +186,7 @@ def one_release(
         why = f"expected one digest everywhere, got {facts}"
         return verdict(passed=False, why=why, numbers=numbers, facts=facts)
     digest = next(iter(expected))
-    name = commit.facts["model"] if commit else next(iter(names))
+    name = commit.facts.model if commit else next(iter(names))
     try:
         release = registry.require(name, digest, "batch")
     except ReleaseError as error:
@@ -192,7 +195,9 @@ def one_release(
     return verdict(passed=True, why=why, numbers=numbers, facts=facts)
 
 
-def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
+def scores_in_range(
+    parts: list[Part[PredictionsReceipt]], contract: Contract
+) -> Verdict:
     """Every output is finite and in its declared range.
 
     A receipt says so of its part, and the statistics in the footer agree. The rows are
@@ -238,20 +243,20 @@ def scores_in_range(parts: list[Part], contract: Contract) -> Verdict:
     )
 
 
-def carried_rows(books: Books, commit: DayCommit | None) -> Verdict:
+def carried_rows(books: Books, commit: DayCommit[ScoringCommit] | None) -> Verdict:
     """Rows that were taken over from the night before are what the model says; warns."""
-    facts = commit.facts if commit else {}
-    decision = facts.get("grounds", {})
-    carried, again = books.total.carried.rows, facts.get("rescored", 0)
+    decision = commit.facts.decision if commit else BaselineDecision()
+    carried = books.total.carried.rows
+    again = commit.facts.rescored if commit else 0
     why = f"{carried:,} rows were taken over, {again:,} of them scored again and equal"
     if not carried:
-        why = f"every row was scored: {decision.get('why') or 'the night stands alone'}"
+        why = f"every row was scored: {decision.why or 'the night stands alone'}"
     return Verdict(
         "carried_rows_equal_their_rescoring",
-        not decision.get("refused", False),
+        not decision.refused,
         why,
         {"carried_rows": float(carried), "rescored_rows": float(again)},
-        {"built_on": decision.get("built_on") or "none"},
+        {"built_on": decision.built_on or "none"},
         blocks=False,
         moved_by="No limit of the YAML moves it; `incremental: false` scores every row",
     )
@@ -314,25 +319,27 @@ def _no_field(instead: str) -> str:
     return f"No field of the YAML moves it: {instead}"
 
 
-def _span_of(part: Part, output: Output) -> tuple[float, float] | None:
+def _span_of(
+    part: Part[PredictionsReceipt], output: Output
+) -> tuple[float, float] | None:
     """Least and most of an output in a part, if receipt and footer say it is in range.
 
     Parquet's statistics ignore NaN, the receipt's numbers don't; a null is in neither.
     """
-    told = part.receipt.facts["outputs"].get(output.name, {})
-    spans = [(told.get("min"), told.get("max"))]
+    summary = part.receipt.outputs.get(output.name)
     groups = _statistics(part, output.name)
-    if told.get("rows") != part.receipt.total.rows or groups is None:
+    if summary is None or summary.rows != part.rows or groups is None:
         return None
-    spans += groups
+    if summary.min is None or summary.max is None:
+        return None
     low, high = output.bounds
-    for least, most in spans:
+    for least, most in [(summary.min, summary.max), *groups]:
         if least is None or not low <= least <= most <= high:
             return None
-    return spans[0]
+    return summary.min, summary.max
 
 
-def _releases_of(part: Part) -> set[tuple[str, str]]:
+def _releases_of(part: Part[PredictionsReceipt]) -> set[tuple[str, str]]:
     """The model's name and digest on the rows of a part.
 
     From the statistics of the footer; the rows are read where these don't name one.
@@ -348,7 +355,9 @@ def _releases_of(part: Part) -> set[tuple[str, str]]:
     }
 
 
-def _statistics(part: Part, column: str) -> list[tuple[Any, Any]] | None:
+def _statistics(
+    part: Part[PredictionsReceipt], column: str
+) -> list[tuple[Any, Any]] | None:
     """Least and most of a column in each row group; None where a footer doesn't tell.
 
     A column with a null doesn't tell either: it is in no statistics but the count.
@@ -366,7 +375,7 @@ def _statistics(part: Part, column: str) -> list[tuple[Any, Any]] | None:
     return found
 
 
-def _query(part: Part, columns: list[str], sql: str) -> list[tuple]:
+def _query(part: Part[PredictionsReceipt], columns: list[str], sql: str) -> list[tuple]:
     with duckdb.connect() as connection:
         try:
             connection.register("rows", read_columns(part.path, columns))

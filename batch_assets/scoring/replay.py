@@ -6,39 +6,47 @@ now is added to the predictions in one commit; what still fails stays a dead let
 knows neither Dagster nor how a day is served.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from batch_assets.errors import LakeError, ReleaseError
-from batch_assets.lake.parts import Part, open_part, read_columns
+from batch_assets.lake.books import totals_by_shard
+from batch_assets.lake.commits import ScoringCommit
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.parts import Part, read_columns
+from batch_assets.lake.receipts import DeadLettersReceipt, PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored, dead_letter_schema
-from batch_assets.scoring.night import Engine, data_version_of
-from batch_assets.spec import CHUNK_SECONDS
+from batch_assets.scoring.chunk_parts import dead_letter_schema
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
+from batch_assets.scoring.engines.base import Engine
+from batch_assets.scoring.night import data_version_of
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.storage import StoragePath
 
 # A few rows get at least this long, however short a chunk's share of them is.
 LEAST_SECONDS = 10.0
-# Of the night's commit, in that of a replay.
-KEPT = ("grounds", "carried", "rescored")
+
+Predictions = Sequence[Part[PredictionsReceipt]]
+DeadLetters = Sequence[Part[DeadLettersReceipt]]
 
 
 @dataclass(frozen=True)
 class Replayed:
     """The day as a replay left it, and what the replay did.
 
-    `found` rows were dead letters before, `rescued` of them are scored now.
+    `before` are the rows that were dead letters before, `rescued` those of them that are
+    scored now.
     """
 
     job: str
-    parts: list[Part]
-    dead: list[Part]
-    found: ControlTotal
+    parts: Predictions
+    dead: DeadLetters
+    before: ControlTotal
     rescued: ControlTotal
 
     @property
@@ -50,12 +58,12 @@ class Replayed:
         return total_of(part.receipt.total for part in self.dead)
 
     @property
-    def content(self) -> str:
+    def data_version(self) -> str:
         return data_version_of(self.parts)
 
 
 def release_of(lake: Lake, day: str) -> tuple[str, str]:
-    """The model and the digest of the release that scored a day.
+    """Return the model and the digest of the release that scored a day.
 
     Raises:
         LakeError: the day has no predictions.
@@ -64,15 +72,14 @@ def release_of(lake: Lake, day: str) -> tuple[str, str]:
     if not parts:
         msg = f"predictions has no {day}: there is nothing to replay; run the day first"
         raise LakeError(msg)
-    facts = parts[0].receipt.facts
-    return facts["model"], facts["release"]
+    return parts[0].receipt.model, parts[0].receipt.release
 
 
 def letters_of(lake: Lake, day: str) -> pa.Table:
-    """The committed dead letters of a day: whole rows, with their shard and reason."""
+    """Return the committed dead letters of a day: whole rows, with shard and reason."""
     pieces = [
         read_columns(part.path).append_column(
-            "shard", pa.repeat(pa.scalar(part.receipt.shard), part.receipt.total.rows)
+            "shard", pa.repeat(pa.scalar(part.shard), part.rows)
         )
         for part in lake.dead_letters.parts(day)
     ]
@@ -82,15 +89,7 @@ def letters_of(lake: Lake, day: str) -> pa.Table:
 
 
 def replay_day(
-    lake: Lake,
-    release: Release,
-    day: str,
-    engine: Engine,
-    *,
-    chunk_rows: int,
-    chunk_seconds: float = CHUNK_SECONDS,
-    guard: Callable[[], None] = lambda: None,
-    progress: Callable[[int], None] = lambda rows: None,
+    run: DayRun, release: Release, engine: Engine, settings: ScoringSettings
 ) -> Replayed:
     """Score the dead letters of a day again, and merge those that are scored now.
 
@@ -98,20 +97,17 @@ def replay_day(
     commits is finished by the next.
 
     Args:
-        lake: the pipeline's tables.
+        run: the day.
         release: the one that scored the day, approved, its bytes verified.
-        day: the day.
         engine: where to run.
-        chunk_rows: rows of a chunk of a night; `chunk_seconds` is for so many.
-        chunk_seconds: how long the model may take over a chunk.
-        guard: raises if this run may not commit.
-        progress: called with the rows of each part of dead letters that is done.
+        settings: of the pipeline; `chunk_seconds` is for so many rows as a chunk has.
 
     Raises:
         LakeError: the day has no predictions, or was validated again since.
         ReleaseError: it was scored by another release.
         BooksError: its books don't close; nothing is committed.
     """
+    lake, day = run.lake, run.day
     model, digest = release_of(lake, day)
     if digest != release.digest:
         msg = (
@@ -127,56 +123,52 @@ def replay_day(
     dead = _still_dead(lake, parts, lake.dead_letters.parts(day))
     before = total_of(part.receipt.total for part in dead)
     tasks = [
-        _task(lake, part, parts, number, chunk_rows, chunk_seconds)
-        for number, part in enumerate(dead)
+        _task(lake, part, parts, number, settings) for number, part in enumerate(dead)
     ]
     # A part of which nothing could be scored stays as it is.
-    rescued = [s.part for s in _scored(tasks, dead, release, engine, progress)]
-    parts += [part for part in rescued if part.receipt.total.rows]
-    dead = _still_dead(lake, parts, dead)
-    return _merge(lake, release, day, parts, dead, before, guard)
+    rescued = [scored.part for scored in _scored(run, tasks, dead, release, engine)]
+    parts += [part for part in rescued if part.rows]
+    return _merge(run, release, parts, _still_dead(lake, parts, dead), before)
 
 
 def _scored(
+    run: DayRun,
     tasks: list[ChunkTask],
-    dead: list[Part],
+    dead: DeadLetters,
     release: Release,
     engine: Engine,
-    progress: Callable[[int], None],
 ) -> list[Scored]:
     """What each part of dead letters became; every row of it is in one of the two."""
     if not tasks:
         return []
     engine.load(release)
     done: dict[StoragePath, Scored] = {}
-    with closing(engine.run(tasks)) as run:
-        for scored in run:
+    with closing(engine.run(tasks)) as scored_chunks:
+        for scored in scored_chunks:
             done[scored.part.path] = scored
-            progress(scored.part.receipt.total.rows + scored.dead_rows)
+            run.progress(scored.part.rows + scored.dead_rows)
     for task, part in zip(tasks, dead, strict=True):
-        one = done.get(task.predictions)
+        became = done.get(task.predictions)
         must_close(
-            task.day,
-            task.shard,
-            part.receipt.total,
-            scored=one.part.receipt.total if one else ControlTotal(),
-            dead=one.dead.receipt.total if one and one.dead else ControlTotal(),
+            run.day,
+            totals_by_shard([part]),
+            scored=totals_by_shard([became.part] if became else []),
+            dead=totals_by_shard([became.dead] if became and became.dead else []),
         )
     return list(done.values())
 
 
 def _task(
     lake: Lake,
-    dead: Part,
-    parts: list[Part],
+    dead: Part[DeadLettersReceipt],
+    parts: Predictions,
     number: int,
-    chunk_rows: int,
-    chunk_seconds: float,
+    settings: ScoringSettings,
 ) -> ChunkTask:
     """A part of dead letters as a chunk, numbered on from those of its shard."""
-    day, shard, job = dead.receipt.day, dead.receipt.shard, dead.receipt.job
-    taken = max(p.receipt.chunk for p in parts if p.receipt.shard == shard)
-    chunk, rows = taken + 1 + number, dead.receipt.total.rows
+    day, shard, job = dead.receipt.day, dead.shard, dead.receipt.job
+    last = max(part.receipt.chunk for part in parts if part.shard == shard)
+    chunk, seconds = last + 1 + number, settings.chunk_seconds
     return ChunkTask(
         day=day,
         shard=shard,
@@ -184,83 +176,72 @@ def _task(
         job=job,
         validated=dead.path,
         row_groups=(0, len(dead.groups)),
-        rows=rows,
+        rows=dead.rows,
         predictions=lake.predictions.part_path(day, shard, job, chunk),
         dead_letters=lake.dead_letters.part_path(day, shard, job, chunk),
-        max_faults=rows,
+        max_faults=dead.rows,
         max_seconds=max(
-            min(chunk_seconds, LEAST_SECONDS), chunk_seconds * rows / chunk_rows
+            min(seconds, LEAST_SECONDS), seconds * dead.rows / settings.chunk_rows
         ),
-        replay_of=dead.receipt.facts["validated"],
+        replay_of=dead.receipt.validated,
     )
 
 
 def _merge(
-    lake: Lake,
+    run: DayRun,
     release: Release,
-    day: str,
-    parts: list[Part],
-    dead: list[Part],
+    parts: Predictions,
+    dead: DeadLetters,
     before: ControlTotal,
-    guard: Callable[[], None],
 ) -> Replayed:
     """Close the books, and commit what the day consists of now."""
-    whole = lake.validated_features.parts(day)
-    for shard in sorted({part.receipt.shard for part in whole}):
-        must_close(
-            day,
-            shard,
-            total_of(p.receipt.total for p in whole if p.receipt.shard == shard),
-            scored=total_of(p.receipt.total for p in parts if p.receipt.shard == shard),
-            dead=total_of(p.receipt.total for p in dead if p.receipt.shard == shard),
-        )
+    lake, day, job = run.lake, run.day, parts[0].receipt.job
+    must_close(
+        day,
+        totals_by_shard(lake.validated_features.parts(day)),
+        scored=totals_by_shard(parts),
+        dead=totals_by_shard(dead),
+    )
     still = total_of(part.receipt.total for part in dead)
     rescued = before - still
-    commit = lake.predictions.last_commit(day)
-    facts = {
+    scored = sum(part.rows for part in parts)
+    facts = ScoringCommit(job, release.name, release.digest, scored, still.rows)
+    if commit := lake.predictions.last_commit(day):
         # What the night was built on stays true of it.
-        **{k: v for k, v in (commit.facts if commit else {}).items() if k in KEPT},
-        "job": parts[0].receipt.job,
-        "model": release.name,
-        "release": release.digest,
-        "scored": sum(part.receipt.total.rows for part in parts),
-        "dead": still.rows,
-        "rescued": rescued.rows,
-    }
+        facts = replace(
+            facts,
+            carried=commit.facts.carried,
+            rescored=commit.facts.rescored,
+            decision=commit.facts.decision,
+        )
+    facts = replace(facts, rescued=rescued.rows)
     contract = release.contract
     # Killed between the two, rows are in both tables and the books are open: the next
     # replay sees from the predictions which dead letters they came from.
     lake.predictions.commit_day(
-        day, parts, contract.prediction_schema(), facts, guard=guard
+        day, parts, contract.prediction_schema(), facts, guard=run.guard
     )
     lake.dead_letters.commit_day(
-        day, dead, dead_letter_schema(contract), facts, guard=guard
+        day, dead, dead_letter_schema(contract), facts, guard=run.guard
     )
-    return Replayed(parts[0].receipt.job, parts, dead, before, rescued)
+    return Replayed(job, parts, dead, before, rescued)
 
 
-def _still_dead(lake: Lake, parts: list[Part], dead: list[Part]) -> list[Part]:
+def _still_dead(
+    lake: Lake, parts: Predictions, dead: DeadLetters
+) -> list[Part[DeadLettersReceipt]]:
     """The dead letters that are left when these are the predictions."""
     rests = [
-        lake.dead_letters.part_path(
-            part.receipt.day, part.receipt.shard, part.receipt.job, part.receipt.chunk
+        lake.dead_letters.read_part(
+            part.receipt.day, part.shard, part.receipt.job, part.receipt.chunk
         )
         for part in parts
-        if part.receipt.facts.get("replayed") and part.receipt.facts["dead"]
+        if part.receipt.replayed and part.receipt.dead
     ]
-    found = {part.path: part for part in dead} | {p: open_part(p)[0] for p in rests}
-    replayed = _replayed(parts)
-    return [part for part in found.values() if _place(part) not in replayed]
-
-
-def _replayed(parts: list[Part]) -> set[tuple[int, str]]:
-    """The parts of dead letters that these predictions were made of."""
-    return {
-        (part.receipt.shard, name)
-        for part in parts
-        if (name := part.receipt.facts.get("replayed"))
-    }
-
-
-def _place(part: Part) -> tuple[int, str]:
-    return part.receipt.shard, part.path.name
+    replayed = {(part.shard, part.receipt.replayed) for part in parts}
+    by_path = {part.path: part for part in [*dead, *rests]}
+    return [
+        part
+        for part in by_path.values()
+        if (part.shard, part.path.name) not in replayed
+    ]

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from batch_assets.errors import CorruptPartError, SnapshotError
 from batch_assets.lake.parts import Part, read_columns
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import (
     WORD_MASK,
@@ -49,8 +50,6 @@ log = logging.getLogger(__name__)
 
 # How many keys of each shard are looked up before it is served.
 SAMPLE = 100
-# Where a receipt of predictions holds the checksum of its rows, `shards.content`.
-CONTENT = "content"
 STAYS = "nothing was published; what was served is still served"
 MAKE_ROOM = "Make room, or give the permission, and run the day again"
 
@@ -58,7 +57,7 @@ MAKE_ROOM = "Make room, or give the permission, and run the day again"
 def build_version(
     folder: Path,
     plan: SnapshotManifest,
-    parts: list[Part],
+    parts: list[Part[PredictionsReceipt]],
     raw_rows: Mapping[int, int],
     earlier: Sequence[tuple[Path, SnapshotManifest]],
 ) -> SnapshotManifest:
@@ -125,7 +124,7 @@ class _ShardPlan:
 
 def _link_shard(
     shard: _ShardPlan,
-    parts: list[Part],
+    parts: list[Part[PredictionsReceipt]],
     earlier: Sequence[tuple[Path, SnapshotManifest]],
 ) -> ShardFile | None:
     """An earlier version's file of the same rows, if there is one that is whole.
@@ -166,7 +165,7 @@ def _link_shard(
     return None
 
 
-def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
+def _write_shard(shard: _ShardPlan, parts: list[Part[PredictionsReceipt]]) -> ShardFile:
     """Build one file, and prove what lies on disk then."""
     plan, path = shard.version, shard.path
     predicted = rows_of(parts, plan)
@@ -196,7 +195,7 @@ def _write_shard(shard: _ShardPlan, parts: list[Part]) -> ShardFile:
     return entry
 
 
-def rows_of(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
+def rows_of(parts: list[Part[PredictionsReceipt]], plan: SnapshotManifest) -> pa.Table:
     """The key and the outputs of a shard's predictions, as they lie there."""
     names = [plan.key, *plan.outputs]
     return pa.concat_tables([_read(part.path, names) for part in parts])
@@ -227,7 +226,10 @@ def _read(path: StoragePath, columns: list[str]) -> pa.Table:
 
 
 def _prove(
-    rows: pa.Table, entry: ShardFile, shard: _ShardPlan, parts: list[Part]
+    rows: pa.Table,
+    entry: ShardFile,
+    shard: _ShardPlan,
+    parts: list[Part[PredictionsReceipt]],
 ) -> None:
     """Compare what was built, as it is read again, with the receipts of the predictions."""
     plan = shard.version
@@ -262,7 +264,9 @@ def _is_sorted(rows: pa.Table, plan: SnapshotManifest) -> bool:
     return len(pc.unique(rows[plan.key].take(shared))) == len(shared)
 
 
-def _some_rows(parts: list[Part], plan: SnapshotManifest) -> pa.Table:
+def _some_rows(
+    parts: list[Part[PredictionsReceipt]], plan: SnapshotManifest
+) -> pa.Table:
     """A sample of a shard's predictions, from the largest row group alone."""
     sizes = [
         (rows, p, n)
@@ -324,15 +328,19 @@ def _evidence(
     return ControlTotal.of_hashes(hashes), found & WORD_MASK
 
 
-def expected_of(parts: list[Part]) -> tuple[ControlTotal, int | None]:
+def expected_of(
+    parts: list[Part[PredictionsReceipt]],
+) -> tuple[ControlTotal, int | None]:
     """The total and the content that the receipts of a shard's parts tell.
 
     None for the content where an earlier version of this program made a part.
     """
     whole = total_of(part.receipt.total for part in parts)
-    if any(CONTENT not in part.receipt.facts for part in parts):
+    contents = [part.receipt.content for part in parts]
+    known = [checksum for checksum in contents if checksum is not None]
+    if len(known) < len(contents):
         return whole, None
-    return whole, sum(part.receipt.facts[CONTENT] for part in parts) & WORD_MASK
+    return whole, sum(known) & WORD_MASK
 
 
 def sync_file(path: Path) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 import filelock
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
+from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.parts import Part, sealed_part
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import total_of
-from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import Report, on_cores
 from batch_assets.quality.gates import after_scoring
@@ -163,8 +165,8 @@ class _Night:
             msg = f"predictions has no {day}: materialise it first; {STAYS}"
             raise LakeError(msg)
         self.digest = digest_of(self.parts)
-        facts = self.parts[0].receipt.facts
-        self.release = registry.verify(facts["model"], facts["release"])
+        receipt = self.parts[0].receipt
+        self.release = registry.verify(receipt.model, receipt.release)
         self.verdicts: list[Verdict] = []
 
     def must_be_proved(self) -> None:
@@ -372,10 +374,12 @@ def equals_predictions(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
     )
 
 
-def _must_be_committed(lake: Lake, day: str, parts: list[Part]) -> None:
+def _must_be_committed(
+    lake: Lake, day: str, parts: list[Part[PredictionsReceipt]]
+) -> None:
     """Refuse parts whose bytes are not those that were committed."""
     commit = lake.predictions.last_commit(day)
-    if commit is None or commit.facts["parts"] != digest_of(parts):
+    if commit is None or commit.parts != digest_of(parts):
         msg = (
             f"the predictions of {day} are not the bytes that were committed; {STAYS}. "
             "Run the day again: what was changed is made again."

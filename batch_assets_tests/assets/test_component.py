@@ -9,18 +9,8 @@ from batch_assets.definitions import defs
 from batch_assets.errors import PipelineError
 from batch_assets.launch import load_definitions
 from batch_assets.spec import PipelineSpec
-from batch_assets_tests.projects import attributes, make_project, write_project
+from batch_assets_tests.projects import ASSETS, attributes, make_project, write_project
 
-ASSETS = {
-    "raw_features",
-    "validated_features",
-    "quarantined_rows",
-    "model_release",
-    "batch_size_sweep",
-    "predictions",
-    "dead_letters",
-    "serving_snapshot",
-}
 BLOCKING = {
     "raw_is_validated_plus_quarantined",
     "quarantine_share_is_within_limit",

@@ -7,8 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +16,12 @@ import pytest
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.version import Version
-from batch_assets_tests.assets.test_component import ASSETS
-from batch_assets_tests.projects import FLIGHTS, attributes, write_project
-from batch_assets_tests.scoring.test_replay import write_mendable
+from batch_assets_tests.commands import BIN
+from batch_assets_tests.models_that_fail import write_mendable
+from batch_assets_tests.projects import ASSETS, FLIGHTS, attributes, write_project
 from batch_assets_tests.toys import make_rows, write_source
+from batch_assets_tests.waiting import until
 
-BIN = Path(sys.executable).parent
 COMPONENT = "batch_assets.component.ScoringPipeline"
 DAY, TOY_DAY = "2013-08-15", "2026-01-05"
 
@@ -149,7 +147,7 @@ def test_a_night_cancelled_in_the_ui_commits_nothing_and_keeps_what_is_done(
 
     with server(environment, "dg", "dev", cwd=tmp_path / "p") as url:
         run_id = launched(url, "toy_job", TOY_DAY)
-        until(lambda: chunks() >= 2)
+        until(lambda: chunks() >= 2, seconds=120)
         ask(url, f'mutation {{ terminateRun(runId: "{run_id}") {{ __typename }} }}')
         assert ended(url, run_id) == "CANCELED"
         left = chunks()
@@ -203,7 +201,9 @@ def ended(url: str, run_id: str) -> str:
     query = f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}'
     ends = ("SUCCESS", "FAILURE", "CANCELED")
     return until(
-        lambda: s if (s := ask(url, query)["runOrError"]["status"]) in ends else None
+        lambda: s if (s := ask(url, query)["runOrError"]["status"]) in ends else None,
+        seconds=120,
+        every=0.5,
     )
 
 
@@ -231,7 +231,7 @@ def server(
         return False
 
     try:
-        until(loaded)
+        until(loaded, seconds=120, every=0.5)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -248,13 +248,3 @@ def ask(url: str, query: str, **variables: object) -> dict:
     ).json()
     assert "errors" not in answer, answer["errors"]
     return answer["data"]
-
-
-def until(found, seconds: float = 120):
-    """Wait for a true value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        time.sleep(0.5)
-    raise TimeoutError(seconds)

@@ -11,15 +11,13 @@ import pyarrow as pa
 import pytest
 
 from batch_assets.defs.flights import train
-from batch_assets.lake.raw import copy_day
 from batch_assets.lake.sources import ReadContext, SqlSource
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import open_release
-from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.spec import Gates
+from batch_assets_tests.nights import score_rows, take, validate_rows
 from batch_assets_tests.projects import FLIGHTS
 
 DAY = "2013-07-26"
@@ -135,7 +133,7 @@ def night(root: Path) -> dict[str, str]:
     lake = Lake(root, "flights")
     release = open_release(FLIGHTS / "data" / "releases" / "flight_delay")
     contract = release.contract
-    copy_day(
+    take(
         lake,
         SqlSource(
             kind="sql",
@@ -151,14 +149,13 @@ def night(root: Path) -> dict[str, str]:
         shards=4,
         row_group_rows=131_072,
     )
-    validate_day(lake, "2013-08-15", contract, row_group_rows=131_072)
-    score_night(
+    validate_rows(lake, "2013-08-15", contract, row_group_rows=131_072)
+    score_rows(
         lake,
         release,
         "2013-08-15",
         LocalEngine(find_device("cpu")),
         chunk_rows=262_144,
-        precision="float32",
         gates=Gates(),
     )
     files = sorted(lake.folder.glob("*/day=*/*/*.parquet"))

@@ -15,7 +15,13 @@ from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock
 from batch_assets.snapshots.pointers import BLOCKED, current_version
 from batch_assets.snapshots.version import Version
-from batch_assets_tests.projects import Project, attributes, make_project, metadata_of
+from batch_assets_tests.projects import (
+    Project,
+    attributes,
+    errors_of,
+    make_project,
+    metadata_of,
+)
 from batch_assets_tests.toys import (
     expected_risk,
     make_rows,
@@ -55,22 +61,6 @@ def state_of(project: Project) -> dict[str, object]:
         "served": current_version(project.snapshots("toy")),
         **{table.name: table.rows_by_day() for table in tables},
     }
-
-
-def errors_of(result) -> str:
-    """All that the failed steps and checks of a run say."""
-    texts = [
-        check.description or ""
-        for check in result.get_asset_check_evaluations()
-        if not check.passed
-    ]
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error:
-            error = event.step_failure_data.error
-            while error:
-                texts.append(error.message)
-                error = error.cause
-    return "\n".join(texts)
 
 
 def test_a_good_night_is_served_as_the_model_says(project, instance):

@@ -13,9 +13,10 @@ from dagster import AssetCheckKey, DagsterInstance
 
 from batch_assets.lake.tables import Lake
 from batch_assets.snapshots.pointers import current_version
-from batch_assets_tests.assets.test_dg import BIN, until
+from batch_assets_tests.commands import BIN
 from batch_assets_tests.projects import FLIGHTS, attributes, make_project, write_project
 from batch_assets_tests.toys import make_rows, write_source
+from batch_assets_tests.waiting import until
 
 DAYS = [f"2026-01-0{number}" for number in range(1, 4)]
 RANGE = {
@@ -227,7 +228,7 @@ def test_dagster_job_backfill_runs_each_day(home, server):
         ) as process,
     ):
         try:
-            ended = until(lambda: states(instance, 2), seconds=400)
+            ended = until(lambda: states(instance, 2), seconds=400, every=0.5)
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from batch_assets.cli.main import main
+from batch_assets_tests.commands import batch_assets, invoke
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
 from batch_assets_tests.toys import make_rows, write_source
 
@@ -21,14 +22,6 @@ DAY = "2026-01-05"
 @pytest.fixture
 def cli(root, monkeypatch):
     monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
-
-    def invoke(*arguments: str, fails: bool = False) -> str:
-        result = CliRunner().invoke(main, arguments)
-        assert (result.exit_code != 0) == fails, result.output
-        assert isinstance(result.exception, SystemExit | None), result.exception
-        assert "Traceback" not in result.output
-        return result.output
-
     return invoke
 
 
@@ -42,26 +35,6 @@ def night(tmp_path_factory, toy_release):
     batch_assets(folder, "release", "approve", "toy", toy_release.digest, "--why", "ok")
     out = batch_assets(folder, "run", "toy", "--day", DAY, "--json").stdout
     return folder, json.loads(out)
-
-
-def batch_assets(folder: Path, *arguments: str, code: int = 0):
-    """The installed command, with a root and a DAGSTER_HOME of its own."""
-    found = subprocess.run(
-        [sys.executable, "-m", "batch_assets.cli.main", *arguments],
-        cwd=folder / "p",
-        env={
-            **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},
-            "BATCH_ASSETS_ROOT": str(folder / "root"),
-            "PYTHONPATH": f"{folder / 'p'}:{FLIGHTS}",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert found.returncode == code, found.stdout + found.stderr
-    assert "Traceback" not in found.stderr
-    return found
 
 
 def test_run_reports_the_night_as_json(night):

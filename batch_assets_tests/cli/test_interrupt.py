@@ -3,83 +3,31 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from batch_assets.lake.tables import Lake
-from batch_assets_tests.projects import attributes, write_project
-from batch_assets_tests.scoring.test_replay import write_mendable
-from batch_assets_tests.toys import DAY, make_rows, write_source
+from batch_assets_tests.commands import (
+    HOME_ROWS,
+    chunks_on_disk,
+    finish,
+    make_home,
+    started,
+    wait_for_chunks,
+)
+from batch_assets_tests.toys import DAY, make_rows
 
 # Each starts the command several times, and each start imports Dagster and torch.
 pytestmark = pytest.mark.slow
 
-ROWS = 2_000
 FOREVER = {"SLOW_SECONDS": "600"}
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A project with a release whose module can be made slow, or broken."""
-    release = write_mendable(tmp_path / "release")
-    pipeline = attributes(
-        grace_seconds=2, gates={"max_dead_letter_share": 0.1, "min_coverage": 0.9}
-    )
-    write_project(tmp_path / "p", "toys_project", [pipeline])
-    write_source(tmp_path / "p", make_rows(ROWS))
-    finish(tmp_path, "release", "add", "toy", str(release.folder))
-    finish(tmp_path, "release", "approve", "toy", release.digest, "--why", "ok")
-    return tmp_path
-
-
-@contextmanager
-def started(
-    home: Path, *arguments: str, cwd: Path | None = None, **env: str
-) -> Iterator[subprocess.Popen[str]]:
-    tests = Path(__file__).parents[2]
-    with subprocess.Popen(
-        [sys.executable, "-m", "batch_assets.cli.main", *arguments],
-        cwd=cwd or home / "p",
-        env={
-            **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},
-            "BATCH_ASSETS_ROOT": str(home / "root"),
-            "PYTHONPATH": f"{home / 'p'}:{tests}",
-            **env,
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.kill()
-
-
-def finish(home: Path, *arguments: str, code: int = 0, **changes: Any) -> str:
-    with started(home, *arguments, **changes) as process:
-        out, err = process.communicate(timeout=240)
-    assert process.returncode == code, out + err
-    assert "Traceback" not in err
-    return out if code == 0 else err
-
-
-def chunks_on_disk(home: Path) -> int:
-    table = Lake(home / "root", "toy").predictions.path
-    return len(list(table.glob("day=*/*/*.parquet")))
-
-
-def wait_for_chunks(home: Path, process: subprocess.Popen[str], number: int) -> None:
-    end = time.monotonic() + 180
-    while chunks_on_disk(home) < number:
-        assert process.poll() is None, "it ended before it was interrupted"
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    return make_home(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,7 +49,7 @@ def test_an_interrupted_night_finishes_its_chunks_says_so_and_goes_on(home, numb
 
     report = json.loads(finish(home, "run", "toy", "--day", DAY, "--json"))
     assert report["success"]
-    assert report["scored_rows"] == ROWS
+    assert report["scored_rows"] == HOME_ROWS
     assert report["resumed_chunks"] == left
 
 
@@ -133,7 +81,7 @@ def test_dead_letters_are_listed_and_replayed(home):
     letters = json.loads(
         finish(home, "dead-letters", "list", "toy", "--day", DAY, "--json")
     )
-    rows = make_rows(ROWS)
+    rows = make_rows(HOME_ROWS)
     bad = {
         key
         for key, age in zip(

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from batch_assets.models.registry import Registry
 from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.pointers import current_version
-from batch_assets_tests.cli.test_interrupt import finish, started
+from batch_assets_tests.commands import chunks_on_disk, finish, started
+from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import Project, attributes, make_project, write_project
-from batch_assets_tests.scoring.test_replay import write_mendable
 from batch_assets_tests.toys import make_rows, read_day, write_source
+from batch_assets_tests.waiting import until
 
 DAYS = [f"2026-01-0{number}" for number in range(1, 6)]
 BAD = DAYS[2]
@@ -209,7 +209,7 @@ def test_a_line_is_printed_for_each_day(home):
 def test_an_interrupted_range_ends_cleanly_and_goes_on(home, parallel, number):
     command = (*RANGE, "--parallel", parallel)
     with started(home, *command, SLOW_SECONDS="1") as process:
-        until(lambda: chunks_of(home, DAYS[0]) >= 2)
+        until(lambda: chunks_on_disk(home, DAYS[0]) >= 2, seconds=180)
         others = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(number)
         _, err = process.communicate(timeout=90)
@@ -232,7 +232,7 @@ def test_an_interrupted_range_ends_cleanly_and_goes_on(home, parallel, number):
 def test_a_range_that_is_killed_leaves_no_worker_and_loses_nothing(home):
     command = (*RANGE, "--parallel", "2")
     with started(home, *command, SLOW_SECONDS="1") as process:
-        until(lambda: chunks_of(home, DAYS[0]) >= 2)
+        until(lambda: chunks_on_disk(home, DAYS[0]) >= 2, seconds=180)
         others = psutil.Process(process.pid).children(recursive=True)
         assert others
         process.kill()
@@ -250,7 +250,7 @@ def test_a_worker_that_is_killed_fails_its_day_and_no_other(home):
     write_source(home / "p", make_rows(400, seed=2), day=BAD)
     command = (*RANGE, "--parallel", "2")
     with started(home, *command, SLOW_SECONDS="1") as process:
-        until(lambda: chunks_of(home, DAYS[0]) >= 2)
+        until(lambda: chunks_on_disk(home, DAYS[0]) >= 2, seconds=180)
         for worker in psutil.Process(process.pid).children():
             if DAYS[0] in worker.cmdline():
                 os.kill(worker.pid, signal.SIGKILL)
@@ -259,15 +259,3 @@ def test_a_worker_that_is_killed_fails_its_day_and_no_other(home):
     assert f"{DAYS[0]} failed: the process that scored it was killed by SIGKILL" in err
     assert out.count("  done ") == 3
     assert finish(home, *command).count("  done ") == 1
-
-
-def chunks_of(home: Path, day: str) -> int:
-    table = Lake(home / "root", "toy").predictions.path
-    return len(list(table.glob(f"day={day}/*/*.parquet")))
-
-
-def until(found) -> None:
-    end = time.monotonic() + 180
-    while not found():
-        assert time.monotonic() < end
-        time.sleep(0.05)

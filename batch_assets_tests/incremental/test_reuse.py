@@ -11,26 +11,29 @@ import torch
 
 from batch_assets.errors import CorruptPartError
 from batch_assets.incremental.baseline import find_baseline
-from batch_assets.incremental.previous_day import FINGERPRINT, LayoutHint
+from batch_assets.incremental.previous_day import FINGERPRINT
 from batch_assets.incremental.reuse import (
     Incremental,
     Origin,
     ReuseSource,
     find_reusable_rows,
 )
-from batch_assets.lake.parts import RECEIPT, SHA256, Part, Receipt, open_part, read_open
+from batch_assets.lake.delta_table import digest_of
+from batch_assets.lake.parts import RECEIPT, open_part, read_open
+from batch_assets.lake.receipts import LayoutHint, ValidatedReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
+from batch_assets.lake.seal import SHA256
 from batch_assets.lake.shards import fingerprint
-from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import carried_rows
 from batch_assets.scoring import chunk
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import Night, score_night
-from batch_assets.scoring.replay import replay_day
+from batch_assets.scoring.night import Night
 from batch_assets.spec import Gates
-from batch_assets_tests.scoring.test_replay import broken, write_mendable
+from batch_assets_tests.models_that_fail import broken, write_mendable
+from batch_assets_tests.nights import replay_letters, score_rows
 from batch_assets_tests.toys import (
     NAME,
     ROW_GROUP_ROWS,
@@ -68,14 +71,12 @@ def night(
         copy_rows(lake, rows, day=day, contract=contract)
         validate(lake, day=day, contract=contract, fingerprints=True)
     device = find_device("cpu", precision)
-    return score_night(
+    return score_rows(
         lake,
         release,
         day,
         LocalEngine(device, workers=2),
         chunk_rows=2 * ROW_GROUP_ROWS,
-        precision=precision,
-        arithmetic=device.arithmetic,
         incremental=incremental,
         **{"gates": Gates()} | changes,
     )
@@ -175,7 +176,7 @@ def test_the_books_count_carried_rows_by_name(lake, toy_release):
     assert verdict.passed
     assert verdict.numbers["carried_rows"] == ROWS - CHANGED
     assert verdict.numbers["rescored_rows"] == second.rescored_rows > 0
-    assert lake.predictions.last_commit(SECOND).facts["carried"] == ROWS - CHANGED
+    assert lake.predictions.last_commit(SECOND).facts.carried == ROWS - CHANGED
     assert total_of(p.carried for p in lake.predictions.parts(FIRST)) == ControlTotal()
 
 
@@ -280,7 +281,7 @@ def test_rows_that_come_out_differently_are_not_built_on(lake, tmp_path, caplog)
     verdict = carried_rows(lake.books(SECOND), lake.predictions.last_commit(SECOND))
     assert not verdict.passed
     assert not verdict.blocks
-    assert lake.predictions.last_commit(SECOND).facts["grounds"]["refused"]
+    assert lake.predictions.last_commit(SECOND).facts.decision.refused
 
 
 def test_a_night_that_is_run_again_changes_nothing(lake, toy_release):
@@ -357,12 +358,12 @@ def test_rows_that_are_as_they_were_lie_in_row_groups_of_their_own(
     first, second = (lake.validated_features.parts(day) for day in (FIRST, SECOND))
     rows_of = {False: 0, True: 0}
     for part in second:
-        hint = LayoutHint.in_receipt(part)
+        hint = part.receipt.hint
         assert hint.of == digest_of(first)
         for group, count in enumerate(part.groups):
             rows_of[group in hint.groups] += count
 
-    assert {LayoutHint.in_receipt(part) == LayoutHint() for part in first} == {True}
+    assert [part.receipt.hint for part in first] == [LayoutHint()] * len(first)
     assert rows_of == {False: CHANGED, True: ROWS - CHANGED}
     assert lake.books(SECOND).open_after_validation() == []
     assert list(lake.validated_features.path.glob(".before-*")) == []
@@ -390,14 +391,10 @@ def pinned_night(
     pin_rows(lake, rows, day=day, contract=release.contract)
     validate(lake, day=day, row_group_rows=50, fingerprints=True)
     baseline, _ = find_baseline(
-        lake,
-        release,
-        day,
-        arithmetic=find_device("cpu").arithmetic,
-        incremental=Incremental(),
+        lake, release, day, find_device("cpu").arithmetic, Incremental()
     )
     parts = lake.validated_features.parts(day)
-    sources = baseline.sources_of(parts, "job", 0.01) if baseline else {}
+    sources = baseline.sources_of(parts, "job") if baseline else {}
     done = night(lake, release, day)
     assert done.carried.rows == (ROWS - CHANGED if baseline else 0)
     return sources
@@ -465,7 +462,7 @@ def test_a_row_that_a_replay_has_rescued_is_carried(lake, tmp_path):
     first = night(lake, release, FIRST, rows, gates=allowed)
     broken.clear()
     engine = LocalEngine(find_device("cpu"), workers=2)
-    replay_day(lake, release, FIRST, engine, chunk_rows=2 * ROW_GROUP_ROWS)
+    replay_letters(lake, release, FIRST, engine, chunk_rows=2 * ROW_GROUP_ROWS)
 
     second = night(lake, release, SECOND, rows)
 
@@ -514,12 +511,7 @@ def test_predictions_are_hashed_before_they_are_taken_over(lake, toy_release):
 
 @pytest.mark.parametrize("said", [True, False])
 def test_a_part_validated_before_there_were_hints_has_none(said: bool) -> None:
-    facts = {FINGERPRINT: True, "as_before": said}
-    receipt = Receipt(
-        "validated_features", "2026-01-05", 0, 0, "job", ControlTotal(), facts
-    )
+    facts = {"raw": "part", "contract": "ab", "rules": {}}
+    facts |= {FINGERPRINT: True, "as_before": said}
 
-    assert (
-        LayoutHint.in_receipt(Part(Path("part"), 1, "0" * 64, receipt, ()))
-        == LayoutHint()
-    )
+    assert ValidatedReceipt.of_facts(facts)["hint"] == LayoutHint()

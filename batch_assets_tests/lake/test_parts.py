@@ -4,6 +4,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.errors import CorruptPartError
+from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import (
     RECEIPT,
     Part,
-    PartWriter,
-    Receipt,
     open_part,
     read_batches,
     read_columns,
     verified_part,
+)
+from batch_assets.lake.receipts import (
+    OutputSummary,
+    PredictionsReceipt,
+    read_receipt,
 )
 from batch_assets.lake.reconciliation import ControlTotal
 
@@ -32,17 +37,17 @@ def rows_of(n: int) -> pa.Table:
     )
 
 
-def receipt_of(rows: pa.Table, **changes: object) -> Receipt:
-    fields = {
-        "table": "predictions",
+def receipt_of(rows: pa.Table, **changes: Any) -> PredictionsReceipt:
+    fields: dict[str, Any] = {
         "day": "2026-01-05",
         "shard": 3,
         "chunk": 2,
         "job": "ab" * 32,
         "total": ControlTotal.of(rows["user_id"]),
-        "facts": {"release": "cd" * 32, "outputs": {"risk": {"counts": [1, 2]}}},
+        "release": "cd" * 32,
+        "outputs": {"risk": OutputSummary(3, 1.5, 0.0, 1.0, [1, 2])},
     }
-    return Receipt(**fields | changes)
+    return PredictionsReceipt(**fields | changes)
 
 
 def write_part(path: Path, rows: pa.Table, *, numbers: bool = True) -> Part:
@@ -114,7 +119,7 @@ def test_the_disk_is_told_what_is_read_next_and_no_more(tmp_path, monkeypatch):
 def test_a_receipt_survives_the_way_through_json():
     receipt = receipt_of(rows_of(3))
 
-    assert Receipt.loads(receipt.dumps()) == receipt
+    assert read_receipt(receipt.dumps()) == receipt
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_an_altered_receipt_is_refused(change):
     record["body"] |= change
 
     with pytest.raises(ValueError, match="digest is not that of its content"):
-        Receipt.loads(json.dumps(record).encode())
+        read_receipt(json.dumps(record).encode())
 
 
 def test_row_groups_have_a_fixed_size_however_the_rows_come(tmp_path):

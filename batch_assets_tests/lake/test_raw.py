@@ -17,11 +17,12 @@ from batch_assets.errors import (
 )
 from batch_assets.lake.parts import RECEIPT
 from batch_assets.lake.pins import PinnedRows
-from batch_assets.lake.raw import Copied, copy_day, pin_of
+from batch_assets.lake.raw import Copied, pin_of
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
+from batch_assets_tests.nights import take
 from batch_assets_tests.toys import (
     DAY,
     SHARDS,
@@ -49,7 +50,7 @@ def files_of(lake: Lake) -> set[str]:
 def copy_from(lake: Lake, source: Source, folder: Path, **changes: Any) -> Copied:
     """Copy the day from a source that lies there already."""
     arguments = copying(make_contract())
-    return copy_day(lake, source, context_of(folder), **(arguments | changes))
+    return take(lake, source, context_of(folder), **(arguments | changes))
 
 
 @pytest.mark.parametrize("key_dtype", ["int64", "string"])
@@ -95,8 +96,8 @@ def test_the_commit_records_what_was_read(lake):
 
     facts = lake.raw_features.last_commit(DAY).facts
 
-    assert facts["job"] == copied.job
-    assert facts["source"]["files"][0][0] == f"days/{DAY}.parquet"
+    assert facts.job == copied.job
+    assert facts.source["files"][0][0] == f"days/{DAY}.parquet"
 
 
 def test_a_null_key_is_copied_like_any_other(lake):
@@ -319,8 +320,8 @@ def test_commit_and_receipts_name_the_version_that_is_pinned(lake, root):
     assert pin.table.rstrip("/").endswith(str(root / "project" / "events"))
     assert pin.version == 2
     assert (pin.day, pin.day_column) == (DAY, "day")
-    assert lake.raw_features.last_commit(DAY).facts["source"] == asdict(pin)
-    assert all(p.receipt.facts["pinned"] == asdict(pin) for p in pinned.parts)
+    assert lake.raw_features.last_commit(DAY).facts.source == asdict(pin)
+    assert all(p.receipt.pinned == pin for p in pinned.parts)
     copy_rows(lake, make_rows(10))
     assert pin_of(lake.raw_features.parts(DAY)) is None
 

@@ -114,7 +114,7 @@ def test_errors_in_two_shards_do_not_cancel_out_in_the_open_shards():
 
 
 def test_a_shard_that_closes_passes():
-    must_close("2026-01-05", 3, total(1, 2), scored=total(2), dead=total(1))
+    must_close("2026-01-05", {3: total(1, 2)}, scored={3: total(2)}, dead={3: total(1)})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_shard_that_does_not_close_is_refused_with_every_tally(scored):
     whole = total(1, 2)
 
     with pytest.raises(BooksError) as refused:
-        must_close("2026-01-05", 3, whole, scored=scored, dead=total())
+        must_close("2026-01-05", {3: whole}, scored={3: scored}, dead={})
 
     assert str(refused.value) == (
         f"the books of 2026-01-05 don't close in shard 3: 2 rows, keys {whole.keys:016x}"

@@ -14,7 +14,7 @@ from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
 from batch_assets.launch import NightReport, run_night
 from batch_assets.schedules import newest_day
 from batch_assets.snapshots.manifest import SnapshotManifest, versions
-from batch_assets_tests.cli.test_cli import batch_assets
+from batch_assets_tests.commands import batch_assets
 from batch_assets_tests.projects import attributes, make_project
 from batch_assets_tests.toys import (
     DAY,

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
@@ -11,43 +12,20 @@ import pytest
 from deltalake import DeltaTable
 
 from batch_assets.errors import BatchAssetsError, CorruptPartError, LakeError
-from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.commits import BaselineDecision
+from batch_assets.lake.delta_table import Table, digest_of
 from batch_assets.lake.reconciliation import ControlTotal, Page
-from batch_assets.lake.tables import Lake, Table, digest_of
+from batch_assets.lake.tables import Lake
+from batch_assets_tests.parts_by_hand import (
+    SCHEMA,
+    commit,
+    predictions_in,
+    scored_by,
+    write_part,
+)
+from batch_assets_tests.toys import DAY
 
-DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
-SCHEMA = pa.schema([("user_id", pa.int64()), ("risk", pa.float32())])
-
-
-def write_part(
-    table: Table,
-    keys: list[int],
-    *,
-    day: str = DAY,
-    shard: int = 0,
-    job: str = "a" * 64,
-    chunk: int = 0,
-    schema: pa.Schema = SCHEMA,
-    made_of: str | None = None,
-) -> Part:
-    """A part whose columns beside the key all hold the key's number."""
-    rows = pa.table({f.name: pa.array(keys).cast(f.type) for f in schema})
-    path = table.part_path(day, shard, job, chunk)
-    # Parts of one job and chunk are made of one another.
-    origin = f"{(made_of or job)[:16]}-00000.parquet"
-    facts = {"raw": origin if made_of else path.name, "validated": origin}
-    total = ControlTotal.of(rows["user_id"])
-    receipt = Receipt(table.name, day, shard, chunk, job, total, facts)
-    with PartWriter(path, schema, row_group_rows=100) as writer:
-        writer.write(rows)
-        return writer.finish(receipt)
-
-
-def commit(table: Table, keys: list[int], *, day: str = DAY, **changes: object) -> None:
-    part = write_part(table, keys, day=day, **changes)
-    table.commit_day(
-        day, [part], changes.get("schema", SCHEMA), {"job": part.receipt.job}
-    )
+NEXT_DAY = "2026-01-06"
 
 
 def keys_of(table: Table, day: str = DAY) -> list[int]:
@@ -60,9 +38,9 @@ def keys_of(table: Table, day: str = DAY) -> list[int]:
 
 def commit_in_a_process(folder: str, day: str) -> None:
     """Commit a day of two parts; run in a spawned process: Delta may not be forked."""
-    table = Table(Path(folder))
+    table = predictions_in(Path(folder))
     parts = [write_part(table, [s, s + 10], day=day, shard=s) for s in (0, 1)]
-    table.commit_day(day, parts, SCHEMA, {"job": "a" * 64})
+    table.commit_day(day, parts, SCHEMA, scored_by("a" * 64))
 
 
 def test_a_table_without_a_commit_is_empty(lake):
@@ -82,7 +60,7 @@ def test_a_committed_day_gives_back_its_parts_by_shard_and_chunk(lake):
         for shard, chunk in places
     ]
 
-    table.commit_day(DAY, parts, SCHEMA, {"job": "a" * 64})
+    table.commit_day(DAY, parts, SCHEMA, scored_by("a" * 64))
 
     assert table.parts(DAY) == [parts[2], parts[1], parts[0]]
     assert table.rows_by_day() == {DAY: 6}
@@ -115,7 +93,7 @@ def test_a_replacement_is_one_commit(lake):
     before = DeltaTable(lake.predictions.path)
 
     parts = [write_part(lake.predictions, [s], shard=s, job="b" * 64) for s in range(5)]
-    lake.predictions.commit_day(DAY, parts, SCHEMA, {"job": "b" * 64})
+    lake.predictions.commit_day(DAY, parts, SCHEMA, scored_by("b" * 64))
 
     after = DeltaTable(lake.predictions.path)
     assert after.version() == before.version() + 1
@@ -144,20 +122,27 @@ def test_committed_rows_bear_their_day_and_shard_for_any_reader(lake):
 
 def test_a_commit_records_its_facts(lake):
     part = write_part(lake.predictions, [1])
-    lake.predictions.commit_day(DAY, [part], SCHEMA, {"release": "cd", "job": "ab"})
+    facts = scored_by("ab", release="cd")
+    lake.predictions.commit_day(DAY, [part], SCHEMA, facts)
     commit(lake.predictions, [2], day=NEXT_DAY)
 
     found = lake.predictions.last_commit(DAY)
 
-    assert found.facts == {
-        "day": DAY,
-        "release": "cd",
-        "job": "ab",
-        "parts": digest_of([part]),
-    }
+    assert (found.facts, found.parts) == (facts, digest_of([part]))
     history = DeltaTable(lake.predictions.path).history()
     entry = next(e for e in history if e["version"] == found.version)
-    assert json.loads(entry["batch_assets"]) == found.facts
+    assert json.loads(entry["batch_assets"]) == {
+        "day": DAY,
+        "job": "ab",
+        "model": "",
+        "release": "cd",
+        "scored": 0,
+        "dead": 0,
+        "carried": 0,
+        "rescored": 0,
+        "grounds": asdict(BaselineDecision()),
+        "parts": digest_of([part]),
+    }
     assert found.at.tzinfo is not None
 
 
@@ -165,7 +150,7 @@ def test_the_last_commit_of_a_day_is_its_newest(lake):
     commit(lake.predictions, [1])
     commit(lake.predictions, [2], job="b" * 64)
 
-    assert lake.predictions.last_commit(DAY).facts["job"] == "b" * 64
+    assert lake.predictions.last_commit(DAY).facts.job == "b" * 64
 
 
 def test_a_column_can_be_added_on_a_later_day(lake):
@@ -227,7 +212,7 @@ def test_a_day_is_emptied_by_a_commit_without_parts(lake):
     commit(lake.dead_letters, [1])
     commit(lake.dead_letters, [7], day=NEXT_DAY)
 
-    lake.dead_letters.commit_day(DAY, [], SCHEMA, {"job": "b" * 64})
+    lake.dead_letters.commit_day(DAY, [], SCHEMA, scored_by("b" * 64))
 
     assert keys_of(lake.dead_letters) == []
     assert lake.dead_letters.parts(DAY) == []

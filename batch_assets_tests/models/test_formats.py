@@ -14,10 +14,10 @@ from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import FileEntry, Release, open_release, sha256_of
+from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.toys import (
     expected_risk,
     features_of,
-    make_by_hand,
     make_contract,
     make_rows,
     write_toy_release,

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from batch_assets.errors import GoldenBatchError, ReleaseError
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import GOLDEN, Release
+from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.toys import (
     NAME,
     ToyRisk,
-    make_by_hand,
     write_toy_release,
     write_toy_release_as,
 )

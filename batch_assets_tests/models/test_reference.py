@@ -19,7 +19,8 @@ from batch_assets.models.reference import (
 )
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import MANIFEST, sha256_of
-from batch_assets_tests.toys import make_by_hand, write_toy_release
+from batch_assets_tests.releases_by_hand import make_by_hand
+from batch_assets_tests.toys import write_toy_release
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=3, max_size=3)
 

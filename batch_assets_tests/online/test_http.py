@@ -34,8 +34,8 @@ from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Limits, Served
 from batch_assets.online.scoring import LiveRelease
 from batch_assets.scoring.device import find_device
-from batch_assets_tests.online.test_scoring import write_moody
-from batch_assets_tests.snapshots.test_version import NEXT, publish
+from batch_assets_tests.models_that_fail import write_moody
+from batch_assets_tests.publishing import NEXT, publish_nights
 from batch_assets_tests.stuck import (
     LOOPS,
     NAPS,
@@ -43,13 +43,7 @@ from batch_assets_tests.stuck import (
     SPINS,
     Sleepy,
 )
-from batch_assets_tests.toys import (
-    DAY,
-    NAME,
-    ToyRisk,
-    make_rows,
-    write_toy_release,
-)
+from batch_assets_tests.toys import DAY, NAME, ToyRisk, make_rows, write_toy_release
 
 # Each starts the command, which imports torch, as does the model's process.
 pytestmark = pytest.mark.slow
@@ -158,7 +152,7 @@ def tame(rows: pa.Table) -> pa.Table:
 def published(root: Path, release: Release, *days: str, online: bool = True) -> Path:
     """A root with a night of a release, approved for online."""
     root.mkdir(exist_ok=True)
-    publish(root, release, tame(make_rows(KEYS)), *(days or (DAY,)))
+    publish_nights(root, release, tame(make_rows(KEYS)), *(days or (DAY,)))
     if online:
         approve(root, release)
     return root
@@ -286,7 +280,9 @@ def test_string_keys_are_looked_up_whatever_is_in_them(
     rows = make_rows(len(keys), key_dtype="string")
     root = tmp_path / "root"
     root.mkdir()
-    publish(root, string_release, rows.set_column(0, "user_id", pa.array(keys)), DAY)
+    publish_nights(
+        root, string_release, rows.set_column(0, "user_id", pa.array(keys)), DAY
+    )
     with serving(root) as server:
         for key in keys:
             assert json.loads(raw_get(server, quote(key, safe=""))[1])["key"] == key

@@ -26,16 +26,16 @@ from batch_assets.online.scoring import (
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import FaultError, ModelProcess
-from batch_assets.scoring.night import score_night
 from batch_assets.spec import Gates
-from batch_assets_tests.scoring.test_isolation import packed
+from batch_assets_tests.models_that_fail import write_moody
+from batch_assets_tests.nights import score_rows
+from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.stuck import (
     DIES_AWAY,
     LEAVES,
     LOOPS,
     RAISES,
     STRAYS,
-    Moody,
     Risk,
     children,
 )
@@ -43,7 +43,6 @@ from batch_assets_tests.toys import (
     DAY,
     copy_rows,
     expected_risk,
-    make_by_hand,
     make_contract,
     make_rows,
     read_day,
@@ -72,18 +71,6 @@ class Halved(Risk):
 @pytest.fixture(scope="module")
 def moody(tmp_path_factory: pytest.TempPathFactory) -> Release:
     return write_moody(tmp_path_factory.mktemp("moody") / "release")
-
-
-def write_moody(folder: Path) -> Release:
-    """A release that misbehaves at some ages, in the model's own process."""
-    return write_toy_release(
-        folder,
-        module=Moody(-1),
-        model_format="safetensors",
-        import_path="batch_assets_tests.stuck:Moody",
-        arguments={"home": -1},
-        golden_inputs=torch.from_numpy(packed(8).T),
-    )
 
 
 @contextmanager
@@ -224,13 +211,12 @@ def test_scores_are_the_nights_to_the_bit_in_the_same_batch_and_close_in_any(
 ) -> None:
     copy_rows(lake, make_rows(ROWS), shards=1)
     validate(lake)
-    score_night(
+    score_rows(
         lake,
         toy_release,
         DAY,
         LocalEngine(find_device("cpu"), workers=1),
         chunk_rows=100,
-        precision="float32",
         gates=Gates(),
     )
     night = {

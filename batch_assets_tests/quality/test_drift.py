@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch_assets.lake.parts import Part, Receipt
+from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import OutputSummary, PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.models.reference import Reference, ks, psi, psi_noise
 from batch_assets.quality.drift import limits, prediction_drift
@@ -17,9 +18,10 @@ EDGES = (0.25, 0.5, 0.75)
 
 
 def part_of(counts: list[int], *, total: float = 0.0, name: str = "risk") -> Part:
-    facts = {"outputs": {name: {"rows": sum(counts), "sum": total, "counts": counts}}}
-    receipt = Receipt(
-        "predictions", "2026-01-05", 0, 0, "ab", ControlTotal(sum(counts), 0), facts
+    rows = sum(counts)
+    outputs = {name: OutputSummary(rows, total, 0.0, 1.0, counts)}
+    receipt = PredictionsReceipt(
+        "2026-01-05", 0, 0, "ab", ControlTotal(rows, 0), outputs=outputs
     )
     return Part(Path("part.parquet"), 1, "0" * 64, receipt, ())
 

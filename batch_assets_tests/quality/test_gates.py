@@ -3,6 +3,7 @@
 import inspect
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -13,7 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batch_assets.errors import GateError
-from batch_assets.lake.parts import Part, PartWriter, Receipt
+from batch_assets.lake.commits import ScoringCommit
+from batch_assets.lake.part_writer import PartWriter
+from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import OutputSummary, PredictionsReceipt
 from batch_assets.lake.reconciliation import Books, ControlTotal, Page
 from batch_assets.models.reference import histogram
 from batch_assets.quality import gates
@@ -92,25 +96,22 @@ def predict(
         "min": float(numbers.min()) if len(numbers) else None,
         "max": float(numbers.max()) if len(numbers) else None,
     }
-    receipt = Receipt(
-        "predictions",
+    receipt = PredictionsReceipt(
         DAY,
         0,
         0,
         "a" * 64,
         ControlTotal.of(rows["user_id"]),
-        {
-            "release": stamp or release.digest,
-            "outputs": {"risk": span | (told or {})},
-        },
+        release=stamp or release.digest,
+        outputs={"risk": OutputSummary(**(span | (told or {})))},
     )
     table = lake.predictions
     path = table.part_path(DAY, 0, "a" * 64, 0)
     with PartWriter(path, rows.schema, row_group_rows=100, numbers=True) as writer:
         writer.write(rows)
         part = writer.finish(receipt)
-    commit = {"job": "a" * 64, "model": NAME, "release": release.digest}
-    table.commit_day(DAY, [part], rows.schema, commit | (facts or {}))
+    commit = ScoringCommit("a" * 64, NAME, release.digest, scored=len(rows), dead=0)
+    table.commit_day(DAY, [part], rows.schema, replace(commit, **(facts or {})))
     return [part]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,21 @@ import torch
 
 from batch_assets.errors import CorruptPartError, ScoringError
 from batch_assets.lake.parts import open_part
+from batch_assets.lake.receipts import OutputSummary
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.reference import histogram
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
-from batch_assets.scoring.chunk import (
-    ChunkTask,
-    _own,
-    dead_letter_schema,
-    score_chunk,
-)
+from batch_assets.scoring.chunk import _own, score_chunk
+from batch_assets.scoring.chunk_parts import dead_letter_schema
+from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
-from batch_assets_tests.scoring.test_scorer import POISON, Hungry
+from batch_assets_tests.models_that_fail import POISON, Hungry
+from batch_assets_tests.nights import plan
 from batch_assets_tests.stuck import LOOPS, SLOW_AT_HOME, Risk, Stuck, children
 from batch_assets_tests.toys import (
     DAY,
@@ -101,13 +100,13 @@ def planned(
     validate(lake)
     arguments: dict[str, Any] = {"chunk_rows": 10_000, "precision": "float32"}
     arguments["gates"] = Gates(max_dead_letter_share=1)
-    return plan_night(lake, release, DAY, **(arguments | changes)).tasks
+    return plan(lake, release, DAY, **(arguments | changes)).tasks
 
 
 def planned_empty(lake: Lake, release: Release) -> list[ChunkTask]:
     copy_rows(lake, make_rows(0), shards=1, allow_empty=True)
     validate(lake)
-    return plan_night(
+    return plan(
         lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
     ).tasks
 
@@ -162,7 +161,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
     )
     assert (receipt.shard, receipt.chunk) == (0, 1)
     assert receipt.total == ControlTotal.of(rows["user_id"][200:400])
-    assert receipt.facts == {
+    assert receipt.facts() == {
         "model": "toy",
         "release": toy_release.digest,
         "contract": toy_release.contract.digest,
@@ -182,7 +181,7 @@ def test_a_receipt_says_what_was_read_and_how_the_outputs_are_distributed(
             }
         },
     }
-    assert sum(receipt.facts["outputs"]["risk"]["counts"]) == 200
+    assert sum(receipt.outputs["risk"].counts) == 200
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,7 @@ def test_rows_on_which_the_model_raises_are_found_and_all_others_scored(
     assert scored.dead is not None
     letters = pq.read_table(scored.dead.path, partitioning=None)
     assert letters["user_id"].to_pylist() == bad
-    assert scored.part.receipt.facts["dead"] == scored.dead.sha256
+    assert scored.part.receipt.dead == scored.dead.sha256
 
 
 def test_a_dead_letter_is_the_whole_row_with_its_reason_stage_and_release(
@@ -241,7 +240,7 @@ def test_a_dead_letter_is_the_whole_row_with_its_reason_stage_and_release(
         "dead_letters",
         ControlTotal.of(letters["user_id"]),
     )
-    assert receipt.facts["release"] == fickle.release.digest
+    assert receipt.release == fickle.release.digest
 
 
 @pytest.mark.parametrize(
@@ -267,9 +266,9 @@ def test_an_output_that_is_not_finite_or_out_of_range_is_a_dead_letter(
     assert letters["reason"].to_pylist() == [reason, reason]
     table = pq.read_table(scored.part.path, partitioning=None)
     assert table["user_id"].to_pylist() == [k for k in range(1, 100) if k != 3]
-    facts = scored.part.receipt.facts["outputs"]["risk"]
-    assert facts["rows"] == sum(facts["counts"]) == 98
-    assert 0 <= facts["min"] <= facts["max"] <= 1
+    summary = scored.part.receipt.outputs["risk"]
+    assert summary.rows == sum(summary.counts) == 98
+    assert 0 <= summary.min <= summary.max <= 1
 
 
 @pytest.mark.parametrize("age", [NAN, INFINITE])
@@ -423,13 +422,8 @@ def test_a_chunk_whose_rows_are_all_at_fault_still_leaves_a_receipt(
     scored = score_chunk(task, fickle)
 
     assert scored.part.receipt.total == ControlTotal()
-    assert scored.part.receipt.facts["outputs"]["risk"] | {"counts": []} == {
-        "rows": 0,
-        "sum": 0.0,
-        "min": None,
-        "max": None,
-        "counts": [],
-    }
+    summary = scored.part.receipt.outputs["risk"]
+    assert replace(summary, counts=[]) == OutputSummary(0, 0.0, None, None, [])
     assert scored.dead is not None
     assert scored.dead.receipt.total == ControlTotal.of(rows["user_id"])
 
@@ -460,7 +454,7 @@ def test_an_empty_chunk_leaves_an_empty_part_with_a_receipt(
     scored = score_chunk(task, Scorer(toy_release, find_device("cpu")))
 
     assert open_part(scored.part.path)[0].receipt.total == ControlTotal()
-    assert scored.part.receipt.facts["row_groups"] == [0, 0]
+    assert scored.part.receipt.row_groups == (0, 0)
     assert scored.dead is None
 
 

@@ -1,7 +1,6 @@
 """Compiled code is the release, or is not run: by its golden batch, and by its digest."""
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -28,8 +27,9 @@ from batch_assets.scoring.isolation import ModelProcess
 from batch_assets.scoring.native import MOST_ROWS, _unpack
 from batch_assets.scoring.scorer import Scorer, out_of_memory
 from batch_assets.scoring.sweep import Sweeps, sweep
+from batch_assets_tests.compiling import Deep, compiles
 from batch_assets_tests.projects import attributes, make_project, metadata_of
-from batch_assets_tests.scoring.test_scorer import altered
+from batch_assets_tests.releases_by_hand import altered
 from batch_assets_tests.toys import (
     DAY,
     features_of,
@@ -43,36 +43,6 @@ from batch_assets_tests.toys import (
 
 ROWS = 1_003
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_cpu_with("bfloat16"))]
-
-
-def compiles(test: Any) -> Any:
-    """Marks a test that needs a C++ compiler, and the code that it makes."""
-    there = shutil.which(os.environ.get("CXX", "g++"))
-    for mark in (
-        pytest.mark.slow,
-        pytest.mark.skipif(there is None, reason="no C++ compiler"),
-        pytest.mark.filterwarnings("ignore"),  # torch's own, of torch.
-    ):
-        test = mark(test)
-    return test
-
-
-class Deep(torch.nn.Module):
-    """A risk that takes a while, the same each time it is built."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(7)
-        sizes = [(4, 256), (256, 256), (256, 1)]
-        self.layers = torch.nn.ParameterList(
-            torch.randn(size, generator=generator) / size[0] ** 0.5 for size in sizes
-        )
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        found = torch.nan_to_num(features) * torch.tensor([0.01, 0.001, 1.0, 1.0])
-        for layer in self.layers:
-            found = torch.tanh(found @ layer)
-        return (found + 1) / 2
 
 
 def packed(rows: int = ROWS) -> np.ndarray:

@@ -27,8 +27,7 @@ import pytest
 from batch_assets.lake.parts import open_part
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask
-from batch_assets.scoring.night import plan_night
+from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.resume import completed_chunk
 from batch_assets.spec import Gates
 from batch_assets_tests.crash import (
@@ -41,6 +40,7 @@ from batch_assets_tests.crash import (
     write_crash_source,
     write_fussy_release,
 )
+from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import DAY, NAME
 
 TABLES = (
@@ -102,12 +102,11 @@ class Stage:
         assert not books.open_after_scoring()
 
     def tasks(self, root: Path, chunk_rows: int = CHUNK_ROWS) -> list[ChunkTask]:
-        return plan_night(
+        return plan(
             Lake(root, NAME),
             self.release,
             DAY,
             chunk_rows=chunk_rows,
-            precision="float32",
             gates=Gates(max_quarantine_share=1, max_dead_letter_share=0.5),
         ).tasks
 

@@ -24,12 +24,12 @@ from batch_assets.scoring.cuda import CudaStream
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import ModelProcess
-from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
+from batch_assets_tests import picky
+from batch_assets_tests.compiling import Deep, compiles
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import attributes, make_project, metadata_of
-from batch_assets_tests.scoring.test_compiled import Deep, compiles
-from batch_assets_tests.storage import test_buckets
 from batch_assets_tests.toys import (
     DAY,
     ToyRisk,
@@ -135,13 +135,12 @@ def test_a_night_on_cuda_closes_its_books(lake: Lake, toy_release: Release) -> N
     copy_rows(lake, make_rows(ROWS), row_group_rows=500)
     validate(lake, row_group_rows=500)
 
-    score_night(
+    score_rows(
         lake,
         toy_release,
         DAY,
         LocalEngine(find_device("cuda")),
         chunk_rows=1_000,
-        precision="float32",
         gates=Gates(),
     )
 
@@ -195,14 +194,14 @@ def test_a_batch_that_does_not_fit_the_device_is_halved_until_it_does(
 def test_the_device_sees_full_buckets_and_every_row_is_answered_once(
     tmp_path: Path, rows: int
 ) -> None:
-    scorer = Scorer(test_buckets.picky(tmp_path), find_device("cuda", batch_rows="100"))
-    features = test_buckets.packed(rows)
+    scorer = Scorer(picky.write_picky(tmp_path), find_device("cuda", batch_rows="100"))
+    features = picky.packed(rows)
 
     found, _ = scorer.score(features)
 
-    assert set(test_buckets.seen(scorer)) == {100}
+    assert set(picky.seen(scorer)) == {100}
     np.testing.assert_allclose(
-        found["risk"], test_buckets.risk(features), rtol=1e-3, atol=1e-3
+        found["risk"], picky.risk(features), rtol=1e-3, atol=1e-3
     )
 
 
@@ -252,11 +251,9 @@ def test_outputs_outlive_the_buffers_that_they_came_in(toy_release: Release) -> 
 def test_a_batch_that_fails_half_way_leaves_nothing_for_the_next(
     tmp_path: Path,
 ) -> None:
-    scorer = Scorer(
-        test_buckets.picky(tmp_path), find_device("cuda", batch_rows="1000")
-    )
-    good, bad = test_buckets.packed(1_000), test_buckets.packed(1_000)
-    bad[0, 500] = test_buckets.POISON
+    scorer = Scorer(picky.write_picky(tmp_path), find_device("cuda", batch_rows="1000"))
+    good, bad = picky.packed(1_000), picky.packed(1_000)
+    bad[0, 500] = picky.POISON
     expected = scorer.score(good)[0]["risk"]
 
     for _ in range(5):

@@ -18,8 +18,7 @@ import torch
 from batch_assets.errors import ConfigError, DeviceError, EngineError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask
-from batch_assets.scoring.night import plan_night
+from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.spec import EngineSpec, Gates, Ray, Spark
 from batch_assets_tests.deadly import FATAL, write_deadly_release
 from batch_assets_tests.engines import (
@@ -34,6 +33,7 @@ from batch_assets_tests.engines import (
     score,
     scoring_on,
 )
+from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
@@ -79,7 +79,7 @@ def ready(validated: Path, root: Path) -> Lake:
 
 
 def tasks_of(lake: Lake, release: Release) -> list[ChunkTask]:
-    return plan_night(
+    return plan(
         lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
     ).tasks
 

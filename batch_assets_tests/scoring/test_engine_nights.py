@@ -13,11 +13,11 @@ import pytest
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets_tests.cli.test_interrupt import (
-    ROWS,
+from batch_assets_tests.commands import (
+    HOME_ROWS,
     chunks_on_disk,
     finish,
-    home,
+    make_home,
     started,
     wait_for_chunks,
 )
@@ -27,7 +27,10 @@ from batch_assets_tests.toys import DAY
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
-__all__ = ["home"]  # a fixture
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return make_home(tmp_path)
 
 
 def run(home: Path, *arguments: str, code: int = 0, **env: str) -> dict:
@@ -57,7 +60,7 @@ def test_with_one_word_in_the_yaml_nights_and_replays_are_served_from_an_engine(
 
     assert report["success"], report
     assert report["checks_passed"] == report["checks"]
-    assert report["scored_rows"] + report["dead_letters"] == ROWS
+    assert report["scored_rows"] + report["dead_letters"] == HOME_ROWS
     assert report["dead_letters"] > 0
     command = ("dead-letters", "replay", "toy", "--day", DAY, "--json")
     replayed = json.loads(finish(home, *command))
@@ -92,7 +95,7 @@ def test_a_night_runs_on_the_cluster_of_a_dagster_ray_resource(home: Path) -> No
 
     report = run(home)
 
-    assert (report["success"], report["scored_rows"]) == (True, ROWS), report
+    assert (report["success"], report["scored_rows"]) == (True, HOME_ROWS), report
 
 
 def test_the_flights_demo_leaves_the_same_predictions_on_every_engine(
@@ -142,7 +145,7 @@ def test_a_night_that_is_interrupted_on_an_engine_goes_on_on_one_machine(
     assert litter(Lake(home / "root", "toy")) == []
 
     report = run(home)
-    assert (report["success"], report["scored_rows"]) == (True, ROWS)
+    assert (report["success"], report["scored_rows"]) == (True, HOME_ROWS)
     assert report["resumed_chunks"] == left
 
 
@@ -167,7 +170,7 @@ def test_a_night_whose_driver_is_killed_on_an_engine_goes_on_on_another(
 
     report = run(home, "--engine", then)
 
-    assert (report["success"], report["scored_rows"]) == (True, ROWS)
+    assert (report["success"], report["scored_rows"]) == (True, HOME_ROWS)
     assert report["resumed_chunks"] == left
     assert litter(Lake(home / "root", "toy")) == []
 
@@ -177,7 +180,7 @@ def test_a_night_runs_over_spark_connect(home: Path) -> None:
 
     report = run(home)
 
-    assert (report["success"], report["scored_rows"]) == (True, ROWS), report
+    assert (report["success"], report["scored_rows"]) == (True, HOME_ROWS), report
     assert litter(Lake(home / "root", "toy")) == []
 
 

@@ -17,6 +17,7 @@ from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.spec import EngineSpec
+from batch_assets_tests.compiling import compiles
 from batch_assets_tests.crash import crash_rows, write_fussy_release
 from batch_assets_tests.engines import (
     ENGINES,
@@ -27,7 +28,6 @@ from batch_assets_tests.engines import (
     score,
     scoring_on,
 )
-from batch_assets_tests.scoring.test_compiled import compiles
 from batch_assets_tests.stuck import LOOPS, Stuck
 from batch_assets_tests.toys import (
     DAY,
@@ -194,8 +194,8 @@ def test_workers_compile_a_release_once_and_score_as_one_machine_does(
     with scoring_on(ENGINES["local"], tmp_path / "other", compile=True) as scorer:
         score(lake, toy_release, scorer, precision=scorer.device.computes_in)
     assert parts_on_disk(other) == parts_on_disk(lake)
-    facts = [part.receipt.facts for part in other.predictions.parts(DAY)]
-    assert {fact["arithmetic"] for fact in facts} == {"cpu float32 compiled"}
+    receipts = [part.receipt for part in other.predictions.parts(DAY)]
+    assert {receipt.arithmetic for receipt in receipts} == {"cpu float32 compiled"}
 
 
 def test_a_row_that_the_model_hangs_on_is_a_dead_letter_on_an_engine(

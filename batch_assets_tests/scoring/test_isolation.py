@@ -22,6 +22,7 @@ from batch_assets.scoring import isolation
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.isolation import FaultError, ModelProcess, TimedScorer
 from batch_assets.scoring.scorer import Abandoned, Scorer
+from batch_assets_tests.models_that_fail import packed
 from batch_assets_tests.stuck import (
     DIES_AWAY,
     LEAVES,
@@ -35,12 +36,7 @@ from batch_assets_tests.stuck import (
     Stuck,
     children,
 )
-from batch_assets_tests.toys import (
-    features_of,
-    make_contract,
-    make_rows,
-    write_toy_release,
-)
+from batch_assets_tests.toys import write_toy_release
 
 LIMIT = 0.4
 
@@ -55,14 +51,6 @@ def written(folder: Path, kind: type[torch.nn.Module], **changes: Any) -> Releas
         "golden_inputs": torch.from_numpy(packed(8).T),
     }
     return write_toy_release(folder / "release", **(arguments | changes))
-
-
-def packed(rows: int, *ages: int) -> np.ndarray:
-    """Toy features, (features, rows), the last of them at the ages that are given."""
-    features = features_of(make_rows(rows, seed=3), make_contract()).numpy().T.copy()
-    features[0] %= 90
-    features[0, rows - len(ages) :] = ages
-    return features
 
 
 def companions() -> list[threading.Thread]:

@@ -25,14 +25,12 @@ ROAD = r"""
 import json, re, sys
 from pathlib import Path
 
-from batch_assets.lake.raw import copy_day
+from batch_assets_tests.nights import take, validate_rows, score_rows
 from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
 
@@ -52,7 +50,7 @@ def status(name):
 
 
 def copy():
-    copy_day(
+    take(
         lake,
         DeltaSource(kind="delta", table="days", day_column=None)
         if pinned
@@ -67,17 +65,16 @@ def copy():
 
 
 def validate():
-    validate_day(lake, day, contract, row_group_rows=group_rows)
+    validate_rows(lake, day, contract, row_group_rows=group_rows)
 
 
 def score():
-    score_night(
+    score_rows(
         lake,
         release,
         day,
         LocalEngine(find_device("cpu"), workers=2),
         chunk_rows=65_536,
-        precision="float32",
         gates=Gates(),
     )
 

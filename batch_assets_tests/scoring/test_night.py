@@ -3,7 +3,6 @@
 import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,20 @@ from batch_assets.errors import (
     LakeError,
     ScoringError,
 )
-from batch_assets.incremental.baseline import BaselineDecision
-from batch_assets.lake.parts import PartWriter, Receipt, open_part
+from batch_assets.lake.commits import ScoringCommit
+from batch_assets.lake.delta_table import digest_of
+from batch_assets.lake.parts import open_part
 from batch_assets.lake.reconciliation import ControlTotal
-from batch_assets.lake.tables import Lake, digest_of
+from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import Night, Plan, plan_night, score_night
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
+from batch_assets.scoring.night import Night
+from batch_assets.scoring.plan import Plan
 from batch_assets.spec import Gates
+from batch_assets_tests import nights
+from batch_assets_tests.counting import Counting
+from batch_assets_tests.nights import score_rows
+from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.toys import (
     DAY,
     NAME,
@@ -47,23 +50,6 @@ from batch_assets_tests.toys import (
 ROWS = 1_200
 CHUNK_ROWS = 2 * ROW_GROUP_ROWS
 OPEN = Gates(max_dead_letter_share=1)
-
-
-class Counting:
-    """The local engine, which remembers the chunks that it was given."""
-
-    def __init__(self, workers: int = 2) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=workers)
-        self.loads = 0
-        self.given: list[tuple[int, int]] = []
-
-    def load(self, release: Release) -> None:
-        self.loads += 1
-        self.engine.load(release)
-
-    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
-        self.given += [(task.shard, task.chunk) for task in tasks]
-        yield from self.engine.run(tasks)
 
 
 class Altering(Counting):
@@ -113,10 +99,9 @@ def ready(validated: Path, root: Path) -> Lake:
 def plan(lake: Lake, release: Release, day: str = DAY, **changes: Any) -> Plan:
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
-        "precision": "float32",
         "gates": Gates(),
     }
-    return plan_night(lake, release, day, **(arguments | changes))
+    return nights.plan(lake, release, day, **(arguments | changes))
 
 
 def score(
@@ -124,12 +109,9 @@ def score(
 ) -> Night:
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
-        "precision": "float32",
         "gates": OPEN,
     }
-    return score_night(
-        lake, release, day, engine or Counting(), **(arguments | changes)
-    )
+    return score_rows(lake, release, day, engine or Counting(), **(arguments | changes))
 
 
 def files(lake: Lake) -> dict[str, bytes]:
@@ -257,18 +239,10 @@ def test_a_night_commits_every_row_once_with_its_score(
     assert books.total.scored.rows == ROWS
     commit = ready.predictions.last_commit(DAY)
     assert commit is not None
-    assert commit.facts == {
-        "day": DAY,
-        "job": night.job,
-        "model": "toy",
-        "release": toy_release.digest,
-        "scored": ROWS,
-        "dead": 0,
-        "carried": 0,
-        "rescored": 0,
-        "grounds": asdict(BaselineDecision()),
-        "parts": digest_of(night.parts),
-    }
+    assert commit.parts == digest_of(night.parts)
+    assert commit.facts == ScoringCommit(
+        night.job, "toy", toy_release.digest, scored=ROWS, dead=0
+    )
 
 
 def test_a_night_does_not_look_for_garbage_among_what_is_loaded(
@@ -482,14 +456,6 @@ def put_another_chunk(path: Path, other: Path) -> None:
     shutil.copy(other, path)
 
 
-def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
-    """A whole, well-formed part with other rows or another receipt."""
-    receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
-        writer.write(table)
-        writer.finish(Receipt(**(vars(receipt) | changes)))
-
-
 def put_another_job(path: Path, other: Path) -> None:
     table = pq.read_table(path, partitioning=None)
     rewritten(path, table, job="0" * 64)
@@ -497,8 +463,7 @@ def put_another_job(path: Path, other: Path) -> None:
 
 def put_another_release(path: Path, other: Path) -> None:
     table = pq.read_table(path, partitioning=None)
-    facts = open_part(path)[0].receipt.facts
-    rewritten(path, table, facts=facts | {"release": "0" * 64})
+    rewritten(path, table, release="0" * 64)
 
 
 def double_a_row(path: Path, other: Path) -> None:

@@ -1,9 +1,6 @@
 """Replay: after a fix only the dead letters are scored, and merged in one commit."""
 
 import dataclasses
-import os
-import time
-from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +8,22 @@ import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from deltalake import DeltaTable
 
 from batch_assets.errors import LakeError, ReleaseError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
-from batch_assets.scoring.chunk import ChunkTask, Scored
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import Night, score_night
-from batch_assets.scoring.replay import Replayed, letters_of, replay_day
+from batch_assets.scoring.night import Night
+from batch_assets.scoring.replay import letters_of
 from batch_assets.snapshots.version import Version
-from batch_assets.spec import Gates
+from batch_assets_tests.counting import Counting
+from batch_assets_tests.models_that_fail import GOLDEN_ROWS, broken, write_mendable
+from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import Project, attributes, make_project
+from batch_assets_tests.replays import GATES, replay
 from batch_assets_tests.toys import (
     DAY,
     NAME,
-    ToyRisk,
     copy_rows,
     expected_risk,
     features_of,
@@ -41,58 +35,7 @@ from batch_assets_tests.toys import (
     write_source,
 )
 
-ROWS, GOLDEN_ROWS = 1_000, 4
-GATES = Gates(max_dead_letter_share=0.1)
-# The ages at which the model raises; a test that mends it takes some away.
-broken: set[int] = set()
-
-
-class Mendable(ToyRisk):
-    """The toy model with a bug in its code, which is not part of the release.
-
-    A process of its own is told by the environment: BROKEN_AGES, and SLOW_SECONDS for
-    any batch but the golden one.
-    """
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        if len(features) > GOLDEN_ROWS:
-            time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
-        ages = broken.union(map(int, os.environ.get("BROKEN_AGES", "").split()))
-        found = ages.intersection(features[:, 0].tolist())
-        if found:
-            msg = f"no table for age {min(found):.0f}"
-            raise KeyError(msg)
-        return super().forward(features)
-
-
-class Counting:
-    """The local engine, which remembers the rows that it was given."""
-
-    def __init__(self) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=2)
-        self.rows = 0
-
-    def load(self, release: Release) -> None:
-        self.engine.load(release)
-
-    def run(self, tasks: Sequence[ChunkTask]) -> Generator[Scored, None, None]:
-        self.rows += sum(task.rows for task in tasks)
-        yield from self.engine.run(tasks)
-
-
-def write_mendable(folder: Path) -> Release:
-    contract = make_contract()
-    broken.clear()
-    return write_release(
-        folder,
-        name=NAME,
-        module=Mendable(),
-        contract=contract,
-        golden_inputs=features_of(make_rows(16), contract)[:GOLDEN_ROWS],
-        reference={"risk": expected_risk(make_rows(2_000, seed=1))},
-        model_format="safetensors",
-        import_path="batch_assets_tests.scoring.test_replay:Mendable",
-    )
+ROWS = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -116,22 +59,14 @@ def scored(lake: Lake, mendable: Release) -> Lake:
 
 
 def score(lake: Lake, release: Release, engine: Any = None) -> Night:
-    return score_night(
+    return score_rows(
         lake,
         release,
         DAY,
         engine or Counting(),
         chunk_rows=200,
-        precision="float32",
         gates=GATES,
     )
-
-
-def replay(
-    lake: Lake, release: Release, engine: Any = None, **changes: Any
-) -> Replayed:
-    arguments: dict[str, Any] = {"chunk_rows": 200} | changes
-    return replay_day(lake, release, DAY, engine or Counting(), **arguments)
 
 
 def state(lake: Lake) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """A release on a device gives what its module gives, or does not score at all."""
 
-import hashlib
-import json
 import logging
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,20 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from batch_assets.errors import GoldenBatchError, ReleaseError
 from batch_assets.models.contract import Contract
-from batch_assets.models.release import (
-    GOLDEN,
-    MANIFEST,
-    Release,
-    open_release,
-    sha256_of,
-)
+from batch_assets.models.release import GOLDEN, Release
 from batch_assets.models.writing import write_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer, Spent, out_of_memory
+from batch_assets_tests.models_that_fail import POISON, WRONG, Hungry
+from batch_assets_tests.releases_by_hand import altered, rehashed
 from batch_assets_tests.toys import (
     ToyRisk,
     features_of,
@@ -72,35 +65,6 @@ class Shy(torch.nn.Module):
         return features[:, : self.columns] + self.zero
 
 
-POISON, WRONG = 111, 112
-
-
-class Hungry(torch.nn.Module):
-    """The toy model, but memory runs out: with many rows, or with a poisoned one."""
-
-    def __init__(self, rows: int, how: str) -> None:
-        super().__init__()
-        self.toy = ToyRisk()
-        self.rows = rows
-        self.how = how
-        self.asked: list[int] = []
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        self.asked.append(len(features))
-        if len(features) > self.rows or (features[:, 0] == POISON).any():
-            match self.how:
-                case "device":
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to ...")
-                case "torch":
-                    torch.empty(1 << 60)
-                case "numpy":
-                    np.empty(1 << 55)
-        if (features[:, 0] == WRONG).any():
-            msg = "no memory of that age"
-            raise RuntimeError(msg)
-        return self.toy(features)
-
-
 def hungry(folder: Path, rows: int, how: str = "torch", batch: int = 100) -> Scorer:
     features = packed(8)
     features[0] %= 90
@@ -108,7 +72,7 @@ def hungry(folder: Path, rows: int, how: str = "torch", batch: int = 100) -> Sco
         folder / "release",
         module=Hungry(ROWS, "torch"),
         model_format="safetensors",
-        import_path="batch_assets_tests.scoring.test_scorer:Hungry",
+        import_path="batch_assets_tests.models_that_fail:Hungry",
         arguments={"rows": rows, "how": how},
         golden_inputs=torch.from_numpy(features.T.copy()[:2]),
     )
@@ -145,24 +109,6 @@ def written(folder: Path, module: torch.nn.Module, *outputs: dict[str, Any]) -> 
     return write_toy_release(
         folder / "release", module=module, contract=contract, reference={}
     )
-
-
-def altered(release: Release, folder: Path, **outputs: torch.Tensor) -> Release:
-    """A copy whose golden outputs are others, hashed anew: whole, and wrong."""
-    shutil.copytree(release.folder, folder)
-    golden = load_file(folder / GOLDEN)
-    save_file(golden | {f"output.{k}": v for k, v in outputs.items()}, folder / GOLDEN)
-    return rehashed(folder)
-
-
-def rehashed(folder: Path, **changes: Any) -> Release:
-    manifest = json.loads((folder / MANIFEST).read_bytes()) | changes
-    for name, entry in manifest["files"].items():
-        entry["size"] = (folder / name).stat().st_size
-        entry["sha256"] = sha256_of(folder / name)
-    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    return open_release(folder, hashlib.sha256(text.encode()).hexdigest())
 
 
 @pytest.mark.parametrize("batch_rows", ["1", "7", "256", "257", "auto"])

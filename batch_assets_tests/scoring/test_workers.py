@@ -23,7 +23,7 @@ from batch_assets.errors import (
 from batch_assets.lake.parts import open_part
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines import workers
 from batch_assets.scoring.engines.workers import (
@@ -34,11 +34,11 @@ from batch_assets.scoring.engines.workers import (
     parallel_map,
     score_attempt,
 )
-from batch_assets.scoring.night import plan_night
 from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests.engines import engine_on, litter, parts_on_disk, score
+from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import (
     DAY,
     copy_rows,
@@ -64,7 +64,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Release:
 def task(lake: Lake, narrow: Release) -> ChunkTask:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    return plan_night(
+    return plan(
         lake, narrow, DAY, chunk_rows=100, precision="float32", gates=Gates()
     ).tasks[1]
 
@@ -173,7 +173,7 @@ def test_of_attempts_at_once_that_differ_both_tell_of_what_lies_there(
 ) -> None:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    task = plan_night(
+    task = plan(
         lake, toy_release, DAY, chunk_rows=100, precision="float32", gates=Gates()
     ).tasks[1]
     scorers = scorer_of(toy_release), scorer_of(toy_release, odd=True)
@@ -252,7 +252,6 @@ def order_of(release: Release, root: Path) -> Order:
         release.name,
         release.digest,
         device="cpu",
-        precision="float32",
         batch_rows="auto",
         compile=False,
         chunk_rows=100,
@@ -267,7 +266,7 @@ def test_what_goes_to_a_worker_and_comes_back_has_no_rows_in_it(
     for rows in (100, 10_000):
         copy_rows(lake, make_rows(rows))
         validate(lake, row_group_rows=10_000)
-        task = plan_night(
+        task = plan(
             lake, narrow, DAY, chunk_rows=10_000, precision="float32", gates=Gates()
         ).tasks[0]
         work, attempt = ScoreChunk(order_of(narrow, root)), Attempt(task)

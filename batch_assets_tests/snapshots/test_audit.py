@@ -11,7 +11,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots.audit import ask, audit_copy
 from batch_assets.snapshots.manifest import version_folder, versions
-from batch_assets_tests.snapshots.test_publish import (
+from batch_assets_tests.publishing import (
     BEFORE,
     approved,
     narrow,

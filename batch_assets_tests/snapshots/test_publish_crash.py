@@ -25,7 +25,7 @@ from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.publish import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.crash import Ended, Zygote, publish
-from batch_assets_tests.snapshots.test_publish import (
+from batch_assets_tests.publishing import (
     BEFORE,
     NEXT,
     approved,

@@ -28,6 +28,7 @@ from batch_assets.snapshots.manifest import (
 from batch_assets.snapshots.operations import pin, rollback, unpin
 from batch_assets.snapshots.pointers import CURRENT, PIN
 from batch_assets_tests.served import build, mixed, serve, set_current
+from batch_assets_tests.waiting import until
 
 KEYS = np.arange(1, 401)
 SOON = 0.02
@@ -46,14 +47,6 @@ def folder(tmp_path: Path) -> Path:
 def reader(folder: Path) -> Iterator[Snapshot]:
     with Snapshot(folder, poll_seconds=SOON) as snapshot:
         yield snapshot
-
-
-def until(is_so: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait for the background; a test that waits in vain fails."""
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end, "it never came to be so"
-        time.sleep(0.005)
 
 
 def number_of(snapshot: Snapshot, key: int = 7) -> int:

@@ -15,28 +15,13 @@ import pytest
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key
-from batch_assets.lake.tables import Lake
-from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.snapshots.manifest import MANIFEST, version_folder, versions
 from batch_assets.snapshots.pointers import CURRENT, current_version
-from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.version import Version
-from batch_assets.spec import Gates, Serving
-from batch_assets_tests.toys import (
-    DAY,
-    NAME,
-    SHARDS,
-    copy_rows,
-    expected_risk,
-    make_rows,
-    validate,
-)
+from batch_assets_tests.publishing import NEXT, publish_nights
+from batch_assets_tests.toys import DAY, NAME, SHARDS, expected_risk, make_rows
 
-NEXT = "2026-01-06"
 # Above 2**53 two neighbours are one float64: a search through floats mixes them up.
 HUGE = [2**62 + 1, 2**62 + 2, 2**53 + 1, 2**53 + 2, 2**63 - 1, -(2**63), -(2**62) - 1]
 KEYS = [0, 1, -1, -2, *HUGE, *range(10, 500, 3)]
@@ -49,34 +34,18 @@ def rows_of(keys: list[Any]) -> pa.Table:
     return rows.set_column(0, "user_id", pa.array(keys, rows["user_id"].type))
 
 
-def publish(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
-    lake, registry = Lake(root, NAME), Registry(root)
-    registry.add(release.folder)
-    registry.approve(NAME, release.digest, why="the tests need it", by="ada")
-    gates, folder = Gates(), root / "snapshots" / NAME
-    for day in days:
-        copy_rows(lake, rows, day=day, contract=release.contract)
-        validate(lake, day=day, contract=release.contract)
-        engine = LocalEngine(find_device("cpu"), workers=1)
-        score_night(
-            lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
-        )
-        publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
-    return folder
-
-
 @pytest.fixture(scope="module")
 def integers(tmp_path_factory: pytest.TempPathFactory, toy_release: Release) -> Path:
     """Two days of integer keys; never change it: copy it."""
     root = tmp_path_factory.mktemp("integers")
-    return publish(root, toy_release, rows_of(KEYS), DAY, NEXT)
+    return publish_nights(root, toy_release, rows_of(KEYS), DAY, NEXT)
 
 
 @pytest.fixture(scope="module")
 def strings(tmp_path_factory: pytest.TempPathFactory, string_release: Release) -> Path:
     """Two days of string keys; never change it: copy it."""
     root = tmp_path_factory.mktemp("strings")
-    return publish(root, string_release, rows_of(WORDS), DAY, NEXT)
+    return publish_nights(root, string_release, rows_of(WORDS), DAY, NEXT)
 
 
 @pytest.fixture(params=["integers", "strings"])

@@ -12,7 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 import torch
 
 from batch_assets.models.release import Release
-from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
+from batch_assets.scoring.chunk import score_chunk
+from batch_assets.scoring.chunk_task import ChunkTask, Scored, in_turn
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import Usage

@@ -31,7 +31,8 @@ from batch_assets.lake.parts import open_part
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
 from batch_assets.parallel import Report
-from batch_assets.scoring.chunk import ChunkTask, Scored, in_turn, score_chunk
+from batch_assets.scoring.chunk import score_chunk
+from batch_assets.scoring.chunk_task import ChunkTask, Scored, in_turn
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, asked_for, find_device
 from batch_assets.scoring.resume import completed_chunk

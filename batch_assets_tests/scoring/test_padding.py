@@ -5,70 +5,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from batch_assets.lake.tables import Lake
-from batch_assets.models.release import Release
 from batch_assets.scoring.cuda import fill
 from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import covered
 from batch_assets.spec import Gates
+from batch_assets_tests.nights import score_rows
+from batch_assets_tests.picky import POISON, ROWS, packed, risk, seen, write_picky
 from batch_assets_tests.toys import (
     DAY,
-    ToyRisk,
     copy_rows,
     expected_risk,
-    features_of,
-    make_contract,
     make_rows,
     read_day,
     validate,
-    write_toy_release,
 )
 
-ROWS = 257
-POISON = 111
 CENTURY = 100
-
-
-class Picky(torch.nn.Module):
-    """The toy model, which tells how many rows it saw, has little memory, and raises."""
-
-    seen: list[int]
-
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self.toy = ToyRisk()
-        self.rows = rows
-        self.seen = []
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(features))
-        if len(features) > self.rows:
-            torch.empty(1 << 60)
-        if (features[:, 0] == POISON).any():
-            msg = "no risk at that age"
-            raise ValueError(msg)
-        # A row of zeros would be younger than any that is asked for.
-        if (features[:, 0] == 0).any():
-            msg = "nobody asked for a newborn"
-            raise ValueError(msg)
-        return self.toy(features)
-
-
-def picky(folder: Path, rows: int = 10_000) -> Release:
-    golden = torch.tensor([[40.0, 1.0, 0.0, 1.0], [50.0, 2.0, 1.0, 0.0]])
-    return write_toy_release(
-        folder / "release",
-        module=Picky(rows),
-        model_format="safetensors",
-        import_path="batch_assets_tests.storage.test_buckets:Picky",
-        arguments={"rows": rows},
-        golden_inputs=golden,
-    )
 
 
 def padding(batch_rows: int) -> Device:
@@ -76,27 +32,11 @@ def padding(batch_rows: int) -> Device:
     return replace(find_device("cpu", batch_rows=str(batch_rows)), padded=True)
 
 
-def packed(rows: int = ROWS) -> np.ndarray:
-    features = features_of(make_rows(rows, seed=3), make_contract()).numpy().T.copy()
-    features[0] = features[0] % 90 + 1
-    return features
-
-
-def seen(scorer: Scorer) -> list[int]:
-    # It is given copies, in case it writes into them.
-    return scorer._module.module.seen  # type: ignore[attr-defined]
-
-
-def risk(features: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        return ToyRisk()(torch.from_numpy(features.T)).numpy()
-
-
 @pytest.mark.parametrize("rows", [1, 99, 100, 101, ROWS])
 def test_the_model_sees_full_buckets_and_every_row_is_answered_once(
     tmp_path: Path, rows: int
 ) -> None:
-    scorer = Scorer(picky(tmp_path), padding(100))
+    scorer = Scorer(write_picky(tmp_path), padding(100))
 
     outputs, _ = scorer.score(packed(rows))
 
@@ -106,7 +46,7 @@ def test_the_model_sees_full_buckets_and_every_row_is_answered_once(
 
 
 def test_a_cpu_pads_nothing_by_itself(tmp_path: Path) -> None:
-    scorer = Scorer(picky(tmp_path), find_device("cpu", batch_rows="100"))
+    scorer = Scorer(write_picky(tmp_path), find_device("cpu", batch_rows="100"))
 
     scorer.score(packed())
 
@@ -116,7 +56,7 @@ def test_a_cpu_pads_nothing_by_itself(tmp_path: Path) -> None:
 def test_a_bucket_that_does_not_fit_is_halved_and_the_smaller_is_full_too(
     tmp_path: Path,
 ) -> None:
-    scorer = Scorer(picky(tmp_path, rows=30), padding(100))
+    scorer = Scorer(write_picky(tmp_path, rows=30), padding(100))
 
     outputs, _ = scorer.score(packed())
 
@@ -127,7 +67,7 @@ def test_a_bucket_that_does_not_fit_is_halved_and_the_smaller_is_full_too(
 
 
 def test_a_row_that_fits_no_bucket_goes_out_when_it_is_alone(tmp_path: Path) -> None:
-    scorer = Scorer(picky(tmp_path), padding(8))
+    scorer = Scorer(write_picky(tmp_path), padding(8))
     scorer._module.module.rows = 0  # type: ignore[attr-defined]
 
     with pytest.raises(RuntimeError, match="can't allocate memory"):
@@ -150,7 +90,7 @@ def test_the_last_row_fills_the_bucket_and_the_bucket_before_leaves_no_trace() -
 def test_rows_that_pad_are_in_no_book_and_never_at_fault(
     lake: Lake, tmp_path: Path
 ) -> None:
-    release = picky(tmp_path)
+    release = write_picky(tmp_path)
     rows = make_rows(1_000)
     ages = rows["age"].to_numpy() % 90 + 1
     ages[::CENTURY] = POISON
@@ -158,13 +98,12 @@ def test_rows_that_pad_are_in_no_book_and_never_at_fault(
     copy_rows(lake, rows, row_group_rows=130)
     validate(lake, row_group_rows=130)
 
-    night = score_night(
+    night = score_rows(
         lake,
         release,
         DAY,
         LocalEngine(padding(64), workers=2),
         chunk_rows=130,
-        precision="float32",
         gates=Gates(max_dead_letter_share=0.05),
     )
 

@@ -1,0 +1,116 @@
+"""What the catalog shows of a scored day. It scores nothing."""
+
+from typing import Any
+
+import dagster as dg
+
+from batch_assets.assets.pipeline import table_metadata, total_metadata
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.scoring.chunk_parts import dead_letter_schema
+from batch_assets.scoring.device import Device
+from batch_assets.scoring.engines.base import Engine
+from batch_assets.scoring.night import Night
+from batch_assets.scoring.replay import Replayed
+from batch_assets.scoring.usage import Usage
+
+# In the metadata of a materialization that was a replay.
+REPLAYED = "replayed_rows"
+
+
+def predictions_metadata(
+    lake: Lake, release: Release, done: Night | Replayed, engine: Engine
+) -> dict[str, Any]:
+    """Return what is shown of `predictions`: its rows, and what they were scored on."""
+    seconds = done.timing.score if isinstance(done, Night) else 0.0
+    return {
+        **table_metadata(
+            lake.predictions.path, release.contract.prediction_schema(), done.total.rows
+        ),
+        **total_metadata("scored", done.total),
+        "dead_letters": done.dead_letters.rows,
+        **device_metadata(engine.device),
+        **usage_metadata(engine.usage, seconds),
+        "batch_rows": engine.batch_rows,
+        "batch_rows_from": engine.device.batch_rows_from,
+    }
+
+
+def dead_letters_metadata(
+    lake: Lake, release: Release, done: Night | Replayed
+) -> dict[str, Any]:
+    """Return what is shown of `dead_letters`."""
+    rows = done.dead_letters.rows
+    schema = dead_letter_schema(release.contract)
+    return {
+        **table_metadata(lake.dead_letters.path, schema, rows),
+        **total_metadata("dead", done.dead_letters),
+    }
+
+
+def run_metadata(
+    release: Release, done: Night | Replayed, workers: int, *, incremental: bool
+) -> dict[str, Any]:
+    """Return what is shown of a run: the release, and what was done."""
+    facts = {"job": done.job, "model": release.name, "digest": release.digest}
+    if isinstance(done, Replayed):
+        return facts | {REPLAYED: done.before.rows, "rescued_rows": done.rescued.rows}
+    return {
+        **facts,
+        "resumed_chunks": done.resumed_chunks,
+        **speed(done, workers),
+        "unchanged": done.unchanged,
+        **(reuse_metadata(done) if incremental else {}),
+    }
+
+
+def speed(night: Night, workers: int) -> dict[str, Any]:
+    """Return how fast the rows went, where any were scored now, and what took the time."""
+    timing = night.timing
+    if night.unchanged or not timing.score:
+        return {}
+    shares = timing.shares(workers)
+    return {
+        "where_the_time_went": dg.MetadataValue.md(
+            ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items())
+        ),
+        **{f"{stage}_share": share for stage, share in shares.items()},
+        "workers": workers,
+        "rows_per_second": night.rows_per_second,
+        "seconds": timing.score,
+        "load_seconds": timing.load,
+        "model_seconds": timing.model,
+    }
+
+
+def reuse_metadata(night: Night) -> dict[str, Any]:
+    """Return which rows took over the prediction of the night before, and why."""
+    return {
+        **total_metadata("carried", night.carried),
+        "rescored_rows": night.rescored_rows,
+        "built_on": night.decision.built_on or "nothing: every row is scored",
+        "why": night.decision.why,
+    }
+
+
+def device_metadata(device: Device) -> dict[str, Any]:
+    """Return what is shown of the device."""
+    return {
+        "device": device.kind if device.kind == "cpu" else f"cuda:{device.index}",
+        "device_name": device.name,
+        "device_memory_gb": round(device.memory / 2**30, 1),
+        "precision": device.precision,
+        "compiled": device.compiled is not None,
+    }
+
+
+def usage_metadata(usage: Usage | None, seconds: float) -> dict[str, Any]:
+    """Return how much of a CUDA device was used in so many seconds, where one was."""
+    if usage is None:
+        return {}
+    busy = {"device_busy_share": usage.busy_seconds / seconds} if seconds else {}
+    return {
+        "device_peak_allocated_mib": round(usage.peak_allocated_mib, 1),
+        "device_peak_reserved_mib": round(usage.peak_reserved_mib, 1),
+        **busy,
+    }

@@ -1,0 +1,114 @@
+"""What a commit of a day records beside its files: one frozen type for each act.
+
+It lies in the log of the Delta table, as JSON. It knows neither tables nor parts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class CommitFacts:
+    """Which job made the day."""
+
+    job: str
+
+    def dumps(self) -> dict[str, Any]:
+        """Return the facts as JSON has them."""
+        return asdict(self)
+
+    @classmethod
+    def loads(cls, facts: Mapping[str, Any]) -> Self:
+        """Read the facts of a commit."""
+        return cls(job=facts["job"])
+
+
+@dataclass(frozen=True)
+class RawCommit(CommitFacts):
+    """Of `raw_features`: what names the rows that the source held.
+
+    `forced_at` is when rows of a source without history were taken for a day that was
+    over by then; None if they were taken for their own day.
+    """
+
+    source: Any
+    forced_at: datetime | None = None
+
+    def dumps(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"job": self.job, "source": self.source}
+        if self.forced_at:
+            facts["forced_at"] = self.forced_at.isoformat()
+        return facts
+
+    @classmethod
+    def loads(cls, facts: Mapping[str, Any]) -> Self:
+        at = facts.get("forced_at")
+        return cls(
+            job=facts["job"],
+            source=facts["source"],
+            forced_at=datetime.fromisoformat(at) if at else None,
+        )
+
+
+@dataclass(frozen=True)
+class ValidationCommit(CommitFacts):
+    """Of `validated_features` and `quarantined_rows`: the contract's digest."""
+
+    contract: str
+
+    @classmethod
+    def loads(cls, facts: Mapping[str, Any]) -> Self:
+        return cls(job=facts["job"], contract=facts["contract"])
+
+
+@dataclass(frozen=True)
+class BaselineDecision:
+    """Which night a night was built on, and why on that one or on none.
+
+    `refused` says that it was to be built on one whose rows came out differently.
+    """
+
+    built_on: str | None = None
+    nights_since_full: int = 0
+    why: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class ScoringCommit(CommitFacts):
+    """Of `predictions` and `dead_letters`: the release, and how many rows went where.
+
+    `rescued` are the rows that a replay has scored; None if the day was never replayed.
+    """
+
+    model: str
+    release: str
+    scored: int
+    dead: int
+    carried: int = 0
+    rescored: int = 0
+    decision: BaselineDecision = field(default_factory=BaselineDecision)
+    rescued: int | None = None
+
+    def dumps(self) -> dict[str, Any]:
+        facts = asdict(self)
+        facts["grounds"] = facts.pop("decision")
+        if self.rescued is None:
+            del facts["rescued"]
+        return facts
+
+    @classmethod
+    def loads(cls, facts: Mapping[str, Any]) -> Self:
+        return cls(
+            job=facts["job"],
+            model=facts["model"],
+            release=facts["release"],
+            scored=facts["scored"],
+            dead=facts["dead"],
+            carried=facts.get("carried", 0),
+            rescored=facts.get("rescored", 0),
+            decision=BaselineDecision(**facts.get("grounds", {})),
+            rescued=facts.get("rescued"),
+        )

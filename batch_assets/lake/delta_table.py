@@ -1,0 +1,381 @@
+"""One Delta table of a pipeline, and the one act that changes it: commit a day.
+
+Workers only write parts; a day becomes visible, whole, in one transaction. Each
+transaction names its day, so the log itself refuses the second of two that change the
+same day at once. It knows neither the other tables nor any model.
+"""
+
+import hashlib
+import json
+import logging
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Schema
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction, Transaction
+
+from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
+from batch_assets.lake.commits import CommitFacts
+from batch_assets.lake.parts import Part, open_part, verified_part
+from batch_assets.lake.receipts import Receipt
+from batch_assets.storage import COPYING, StoragePath, below, delta_options, each
+
+ATTEMPTS = 20
+# The log is the history of what was served: keep its entries for ten years.
+CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+# Delta writes its errors for a terminal.
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
+
+R = TypeVar("R", bound=Receipt)
+C = TypeVar("C", bound=CommitFacts)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DayCommit(Generic[C]):
+    """A day of a table as it was last committed: its version, its time and its facts.
+
+    `parts` names the very bytes that were committed, as `digest_of` does.
+    """
+
+    version: int
+    at: datetime
+    parts: str
+    facts: C
+
+
+class Table(Generic[R, C]):
+    """One Delta table, partitioned by day and shard."""
+
+    def __init__(self, path: StoragePath, receipts: type[R], commits: type[C]) -> None:
+        """Name a table; nothing is opened yet.
+
+        Args:
+            path: its folder, which bears its name.
+            receipts: the type of its parts' receipts.
+            commits: the type of what its commits record.
+        """
+        self.path = path
+        self.name = path.name
+        self._receipts, self._commits = receipts, commits
+
+    def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
+        """Where a part lies: its name holds its job, so no two jobs share a file."""
+        name = f"{job[:16]}-{chunk:05d}.parquet"
+        return self.path / f"day={day}" / f"shard={shard}" / name
+
+    def read_part(self, day: str, shard: int, job: str, chunk: int) -> Part[R]:
+        """Open one part of a day, committed or not.
+
+        Raises:
+            CorruptPartError: it is not there, torn, or another part than its name says.
+        """
+        return self._own(day, _opened(self.part_path(day, shard, job, chunk)))
+
+    def parts(self, day: str) -> list[Part[R]]:
+        """The committed parts of a day, by shard and chunk; none if not committed.
+
+        Raises:
+            CorruptPartError: a part is not what was committed.
+        """
+        files = self._files(day, self._open())
+        parts = each(self.path, _opened, [path for path, _ in files])
+        for part, (path, size) in zip(parts, files, strict=True):
+            if part.size != size:
+                msg = f"part {path} has {part.size} bytes, {size} were committed"
+                raise CorruptPartError(msg)
+        return [self._own(day, part) for part in parts]
+
+    def done(self, day: str, job: str, key: str) -> list[Part[R]] | None:
+        """The parts of a day if this job has committed it and every one is whole."""
+        try:
+            parts = self.parts(day)
+            if {part.receipt.job for part in parts} != {job}:
+                return None
+            return each(
+                self.path,
+                lambda part: self._own(day, verified_part(part.path, key)),
+                parts,
+                at_once=COPYING,
+            )
+        except CorruptPartError as error:
+            log.warning("%s; %s is made again", error, day)
+            return None
+
+    def paths(self, day: str) -> list[StoragePath]:
+        """The files of a day's committed parts, by shard and chunk."""
+        return [path for path, _ in self._files(day, self._open())]
+
+    def all_paths(self) -> list[StoragePath]:
+        """The files of every day's committed parts, by day."""
+        actions = _actions(self._open(), "path", "partition.day")
+        ordered = sorted(actions, key=lambda action: action["partition.day"])
+        return [self.path / unquote(action["path"]) for action in ordered]
+
+    def dataset(self) -> ds.Dataset | None:
+        """All that is committed, with its day and shard, read as it is asked for."""
+        table = self._open()
+        return table and table.to_pyarrow_dataset()
+
+    def rows_by_day(self) -> dict[str, int]:
+        """The committed row count of each day, from the log alone."""
+        rows: dict[str, int] = {}
+        for action in _actions(self._open(), "partition.day", "num_records"):
+            day = action["partition.day"]
+            rows[day] = rows.get(day, 0) + action["num_records"]
+        return rows
+
+    def last_commit(self, day: str) -> DayCommit[C] | None:
+        """The newest commit of a day, from the log."""
+        table = self._open()
+        if table is None:
+            return None
+        for entry in table.history():
+            facts = json.loads(entry.get("batch_assets", "null"))
+            if facts and facts["day"] == day:
+                at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
+                own = self._commits.loads(facts)
+                return DayCommit(entry["version"], at, facts["parts"], own)
+        return None
+
+    def commit_day(
+        self,
+        day: str,
+        parts: Sequence[Part[R]],
+        schema: pa.Schema,
+        facts: C,
+        *,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Let a day consist of these parts, in one transaction.
+
+        What is committed already stays untouched, what is not among them is removed.
+
+        Args:
+            day: the day.
+            parts: its parts; none empties the day.
+            schema: the columns of the parts, without day and shard.
+            facts: what the commit records beside the files.
+            guard: called before each attempt; raises if this run may not commit.
+
+        Raises:
+            CommitError: other writers won each time; the day is as it was.
+            LakeError: a column has another type than in the days before.
+        """
+        if self._open() is None:
+            if not parts:
+                return
+            self._create(schema)
+        # What is committed is what lies there, not what was meant to be written.
+        there = each(self.path, _opened, [part.path for part in parts])
+        for part, found in zip(parts, there, strict=True):
+            if found != part:
+                msg = f"part {part.path} was changed while its day was made"
+                raise CorruptPartError(msg)
+        recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts)}
+        custom = {"batch_assets": json.dumps(recorded)}
+        for attempt in range(ATTEMPTS):
+            # Opened before the guard: whatever is committed after it is a conflict.
+            table = self._delta()
+            guard()
+            try:
+                self._add_columns(table, schema)
+                for actions in self._changes(table, day, parts):
+                    self._transact(table, day, actions, custom)
+            except OSError as error:
+                then = (
+                    "The table is as it was. Make room, or give the permission, and run "
+                    "the day again."
+                    if isinstance(self.path, Path)
+                    else "Run the day again when the store answers: it finds out whether "
+                    "the commit had arrived there."
+                )
+                msg = f"{self.name} {day} can't be committed: {one_line(error)}. {then}"
+                raise CommitError(msg) from error
+            except CommitFailedError:
+                # Somebody else committed meanwhile. Look again, then try again.
+                time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+            else:
+                return
+        msg = (
+            f"{self.name} {day} could not be committed in {ATTEMPTS} attempts: other "
+            "writers were faster each time. The table is as it was; run the day again."
+        )
+        raise CommitError(msg)
+
+    def _changes(
+        self, table: DeltaTable, day: str, parts: Sequence[Part[R]]
+    ) -> Iterator[list[AddAction | RemoveAction]]:
+        """The transactions that make a day consist of these parts: none, one or two."""
+        there = dict(self._files(day, table))
+        wanted = {part.path: part for part in parts}
+        stale = [path for path in there if path not in wanted]
+        # A damaged day is made again under its own names, and Delta can't remove and
+        # add a name in one commit: no day first, then the whole day.
+        if any(path in there and there[path] != p.size for path, p in wanted.items()):
+            yield [self._remove(day, path) for path in there]
+            stale, there = [], {}
+        new = [part for path, part in wanted.items() if path not in there]
+        if new or stale:
+            yield [
+                *(self._remove(day, path) for path in stale),
+                *(self._add(day, part) for part in new),
+            ]
+
+    def _transact(
+        self,
+        table: DeltaTable,
+        day: str,
+        actions: list[AddAction | RemoveAction],
+        custom: dict[str, str],
+    ) -> None:
+        name = f"day={day}"
+        turn = (table.transaction_version(name) or 0) + 1
+        table.create_write_transaction(
+            actions,
+            mode="append",
+            schema=table.schema(),
+            partition_by=[column for column, _ in PARTITIONS],
+            commit_properties=CommitProperties(
+                custom_metadata=custom, app_transactions=[Transaction(name, turn)]
+            ),
+        )
+        table.update_incremental()
+
+    def _own(self, day: str, part: Part[Receipt]) -> Part[R]:
+        """Refuse a part that belongs to another table, day, shard or job."""
+        receipt = part.receipt
+        path = self.part_path(day, receipt.shard, receipt.job, receipt.chunk)
+        if (
+            not isinstance(receipt, self._receipts)
+            or (receipt.day, part.path) != (day, path)
+            or receipt.table != self.name
+        ):
+            msg = (
+                f"part {part.path} is of {receipt.table} {receipt.day}, shard "
+                f"{receipt.shard}, job {receipt.job[:16]}: it is not what was committed"
+            )
+            raise CorruptPartError(msg)
+        return cast("Part[R]", part)
+
+    def _files(
+        self, day: str, table: DeltaTable | None
+    ) -> list[tuple[StoragePath, int]]:
+        """The committed files of a day and their bytes, by shard and chunk."""
+        files = [
+            (self.path / unquote(action["path"]), action["size_bytes"])
+            for action in _actions(table, "path", "size_bytes", "partition.day")
+            if action["partition.day"] == day
+        ]
+        return sorted(
+            files,
+            key=lambda file: (int(file[0].parent.name.split("=")[1]), file[0].name),
+        )
+
+    def _open(self) -> DeltaTable | None:
+        try:
+            return self._delta()
+        except TableNotFoundError:
+            return None
+
+    def _delta(self) -> DeltaTable:
+        options = delta_options(self.path)
+        try:
+            return DeltaTable(str(self.path), storage_options=options)
+        except OSError as error:
+            if options is None:
+                raise
+            msg = f"{self.path} can't be opened: {one_line(error)}"
+            raise StorageError(msg) from error
+
+    def _create(self, schema: pa.Schema) -> None:
+        whole = pa.schema(
+            list(schema.remove_metadata()) + [pa.field(n, t) for n, t in PARTITIONS]
+        )
+        self.path.mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(
+            str(self.path),
+            whole,
+            mode="ignore",
+            partition_by=[name for name, _ in PARTITIONS],
+            configuration=CONFIGURATION,
+            storage_options=delta_options(self.path),
+        )
+
+    def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
+        """Let the table grow by new columns; refuse a column that changes its type."""
+        there = {f.name: f.type for f in pa.schema(table.schema().to_arrow())}
+        retyped = [
+            f"'{f.name}', got: {f.type}, expected: {there[f.name]}"
+            for f in schema
+            if f.name in there and not _same(there[f.name], f.type)
+        ]
+        if retyped:
+            msg = (
+                f"{self.name} can't take columns of another type than in the days "
+                f"before: {'; '.join(retyped)}. Name the new column differently, or "
+                "score it in a pipeline of its own."
+            )
+            raise LakeError(msg)
+        new = [f for f in schema if f.name not in there]
+        if new:
+            fields = pa.schema([f.with_nullable(True) for f in new])
+            table.alter.add_columns(list(Schema.from_arrow(fields).fields))
+
+    def _add(self, day: str, part: Part[R]) -> AddAction:
+        return AddAction(
+            path=below(part.path, self.path),
+            size=part.size,
+            partition_values={"day": day, "shard": str(part.shard)},
+            modification_time=int(part.path.stat().st_mtime * 1000),
+            data_change=True,
+            stats=json.dumps({"numRecords": part.rows}),
+        )
+
+    def _remove(self, day: str, path: StoragePath) -> RemoveAction:
+        return RemoveAction(
+            path=below(path, self.path),
+            data_change=True,
+            deletion_timestamp=int(time.time() * 1000),
+            partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
+        )
+
+
+def digest_of(parts: Sequence[Part[Receipt]]) -> str:
+    """Names the very bytes of a day: a digest of its parts' digests, in any order."""
+    seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
+    return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """Delta writes its errors for a terminal, in several lines."""
+    return " ".join(ANSI.sub("", str(error)).split())
+
+
+def _opened(path: StoragePath) -> Part[Receipt]:
+    return open_part(path)[0]
+
+
+def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
+    """What the log says of each committed file."""
+    if table is None:
+        return []
+    actions = pa.table(table.get_add_actions(flatten=True))
+    return actions.select(columns).to_pylist() if len(actions) else []
+
+
+def _same(one: pa.DataType, other: pa.DataType) -> bool:
+    strings = {pa.string(), pa.large_string(), pa.string_view()}
+    return one == other or {one, other} <= strings

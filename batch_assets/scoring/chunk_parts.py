@@ -1,0 +1,165 @@
+"""The parts that a chunk leaves: predictions with their receipt, and dead letters.
+
+It scores nothing.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from batch_assets.incremental.reuse import ReusedRows
+from batch_assets.lake.part_writer import PartWriter
+from batch_assets.lake.parts import Part
+from batch_assets.lake.receipts import (
+    DeadLettersReceipt,
+    OutputSummary,
+    PredictionsReceipt,
+)
+from batch_assets.lake.reconciliation import ControlTotal
+from batch_assets.lake.shards import content, hash_keys
+from batch_assets.models.contract import Contract
+from batch_assets.models.reference import Reference, histogram
+from batch_assets.scoring.chunk_task import ChunkTask
+from batch_assets.scoring.scorer import Scorer
+
+
+def dead_letter_schema(contract: Contract) -> pa.Schema:
+    """Return the columns of dead letters: the whole row as scored, the reason, the release."""
+    return pa.schema(
+        list(contract.feature_schema())
+        + [
+            (name, pa.string())
+            for name in ("stage", "reason", "model_name", "model_version")
+        ]
+    )
+
+
+def write_predictions(
+    task: ChunkTask,
+    scorer: Scorer,
+    keys: pa.Array,
+    outputs: dict[str, np.ndarray],
+    faults: dict[int, str],
+    dead: Part[DeadLettersReceipt] | None,
+    reused: ReusedRows | None,
+) -> Part[PredictionsReceipt]:
+    """Write the rows of a chunk that have a prediction.
+
+    Args:
+        task: the chunk.
+        scorer: that scored it.
+        keys: of all its rows, n.
+        outputs: of all its rows, (n,) each.
+        faults: the rows without a prediction, and why.
+        dead: the part that these went to.
+        reused: which rows were taken over from the night before, if any could be.
+    """
+    release, contract = scorer.release, scorer.release.contract
+    schema = _as_written(contract.prediction_schema())
+    if faults:
+        kept = np.ones(len(keys), dtype=bool)
+        kept[list(faults)] = False
+        keys = keys.filter(pa.array(kept))
+        outputs = {name: values[kept] for name, values in outputs.items()}
+    rows = pa.table(
+        [
+            keys,
+            *(pa.array(outputs[o.name]) for o in contract.outputs),
+            _same_on_every_row(release.name, len(keys)),
+            _same_on_every_row(release.digest, len(keys)),
+        ],
+        schema=schema,
+    )
+    hashes = hash_keys(keys)
+    receipt = PredictionsReceipt(
+        task.day,
+        task.shard,
+        task.chunk,
+        task.job,
+        ControlTotal.of_hashes(hashes),
+        model=release.name,
+        release=release.digest,
+        contract=contract.digest,
+        validated=task.made_of,
+        replayed=task.validated.name if task.replay_of else None,
+        row_groups=task.row_groups,
+        dead=dead.sha256 if dead else None,
+        arithmetic=scorer.device.arithmetic,
+        carried=reused.total if reused else None,
+        rescored=reused.rescored if reused else 0,
+        content=content(hashes, [outputs[o.name] for o in contract.outputs]),
+        outputs={
+            o.name: summary_of(outputs[o.name], release.manifest.reference.get(o.name))
+            for o in contract.outputs
+        },
+    )
+    with PartWriter(
+        task.predictions, schema, row_group_rows=max(len(rows), 1), numbers=True
+    ) as writer:
+        writer.write(rows)
+        return writer.finish(receipt)
+
+
+def write_dead_letters(
+    task: ChunkTask, scorer: Scorer, table: pa.Table, faults: dict[int, str]
+) -> Part[DeadLettersReceipt]:
+    """Write rows that could not be scored, whole, each with its reason.
+
+    Args:
+        task: the chunk.
+        scorer: that could not score them.
+        table: the rows that were asked, as the model got them.
+        faults: which of these rows, and why.
+    """
+    release, schema = scorer.release, dead_letter_schema(scorer.release.contract)
+    at = sorted(faults)
+    rows = pa.table(
+        [
+            *table.take(pa.array(at)).columns,
+            pa.repeat("score", len(at)),
+            pa.array([faults[row] for row in at]),
+            pa.repeat(release.name, len(at)),
+            pa.repeat(release.digest, len(at)),
+        ],
+        schema=schema,
+    )
+    receipt = DeadLettersReceipt(
+        task.day,
+        task.shard,
+        task.chunk,
+        task.job,
+        ControlTotal.of(rows[release.contract.key.name]),
+        release=release.digest,
+        validated=task.made_of,
+    )
+    with PartWriter(task.dead_letters, schema, row_group_rows=len(at)) as writer:
+        writer.write(rows)
+        return writer.finish(receipt)
+
+
+def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary:
+    """Return what a day's distribution of an output is summed from."""
+    wide = values.astype(np.float64)
+    return OutputSummary(
+        rows=len(values),
+        sum=float(wide.sum()),
+        min=float(wide.min()) if len(values) else None,
+        max=float(wide.max()) if len(values) else None,
+        counts=histogram(wide, reference.edges if reference else ()),
+    )
+
+
+def _as_written(schema: pa.Schema) -> pa.Schema:
+    """The columns of predictions, with strings as dictionaries on their way to disk."""
+    for at, column in enumerate(schema):
+        if column.name in ("model_name", "model_version"):
+            schema = schema.set(
+                at, column.with_type(pa.dictionary(pa.int32(), pa.string()))
+            )
+    return schema
+
+
+def _same_on_every_row(text: str, rows: int) -> pa.Array:
+    """A column of one string, as a dictionary: written in a third of the time."""
+    return pa.DictionaryArray.from_arrays(
+        np.zeros(rows, np.int32), pa.array([text]), safe=False
+    )

@@ -1,0 +1,93 @@
+"""The chunks of a plan that are done, and whether they are those that were planned."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from batch_assets.errors import ScoringError
+from batch_assets.lake.parts import Part, read_columns
+from batch_assets.lake.receipts import DeadLettersReceipt, PredictionsReceipt
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
+from batch_assets.scoring.plan import Plan
+
+
+class DoneChunks:
+    """Chunks by shard and number, with the seconds that they took in this run."""
+
+    def __init__(self, plan: Plan, before: Iterable[Scored] = ()) -> None:
+        """Begin with the chunks that were done `before`; their seconds don't count."""
+        self.stages: Counter[str] = Counter()
+        self.model_seconds = 0.0
+        self._plan = plan
+        self._done = {_number_of(scored): scored for scored in before}
+
+    @property
+    def parts(self) -> list[Part[PredictionsReceipt]]:
+        return [scored.part for scored in self._done.values()]
+
+    @property
+    def dead(self) -> list[Part[DeadLettersReceipt]]:
+        return [scored.dead for scored in self._done.values() if scored.dead]
+
+    def has(self, task: ChunkTask) -> bool:
+        """Tell whether a chunk is done."""
+        return (task.shard, task.chunk) in self._done
+
+    def add(self, scored: Scored) -> None:
+        """Count a chunk that is done now."""
+        self._done[_number_of(scored)] = scored
+        self.stages.update(scored.seconds)
+        self.model_seconds += scored.model_seconds
+
+    def must_have_few_dead(self) -> None:
+        """Stop a night that has more dead letters than it may have when it is done.
+
+        Raises:
+            ScoringError: with what the model said most often.
+        """
+        plan, dead = self._plan, sum(part.rows for part in self.dead)
+        if dead <= plan.max_dead:
+            return
+        reasons: Counter[str] = Counter()
+        for part in self.dead:
+            reasons.update(read_columns(part.path, ["reason"])["reason"].to_pylist())
+        most = "; ".join(f"{n:,} times: {why}" for why, n in reasons.most_common(3))
+        msg = (
+            f"the night of {plan.day} stops: {dead:,} of {plan.rows:,} rows are dead "
+            f"letters already, and {plan.max_dead:,} may be "
+            f"(gates.max_dead_letter_share). Most often, {most}. Nothing was committed, "
+            "what is served stays. Mend the model or its features, or allow more, and "
+            "run the day again."
+        )
+        raise ScoringError(msg)
+
+    def must_be_as_planned(self) -> None:
+        """Refuse chunks that are missing, or that nobody planned.
+
+        Raises:
+            ScoringError: with the first of them.
+        """
+        plan = self._plan
+        planned = {(task.shard, task.chunk) for task in plan.tasks}
+        # The books are closed shard by shard of the plan: they would not see a strange
+        # chunk.
+        missing, strange = planned - self._done.keys(), self._done.keys() - planned
+        if missing:
+            shard, chunk = min(missing)
+            msg = (
+                f"{len(missing)} of {len(plan.tasks)} chunks of {plan.day} are missing, "
+                f"though the engine reported success; the first: shard {shard}, chunk "
+                f"{chunk}. Nothing was committed; run the day again."
+            )
+            raise ScoringError(msg)
+        if strange:
+            shard, chunk = min(strange)
+            msg = (
+                f"the engine came back with {len(strange)} chunks of {plan.day} that "
+                f"nobody planned; the first: shard {shard}, chunk {chunk}. Nothing was "
+                "committed; run the day again."
+            )
+            raise ScoringError(msg)
+
+
+def _number_of(scored: Scored) -> tuple[int, int]:
+    return scored.part.shard, scored.part.receipt.chunk

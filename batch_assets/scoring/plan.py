@@ -1,0 +1,137 @@
+"""The plan of a night: which chunks a day is cut into, the same on every engine.
+
+It scores nothing.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batch_assets.errors import ContractError, LakeError
+from batch_assets.incremental.baseline import Baseline
+from batch_assets.incremental.reuse import Incremental
+from batch_assets.lake.parts import Part
+from batch_assets.lake.raw import job_of
+from batch_assets.lake.receipts import ValidatedReceipt
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.quality.gates import most_dead_letters
+from batch_assets.quality.validation import contract_of
+from batch_assets.scoring.chunk import ChunkTask
+from batch_assets.spec import CHUNK_SECONDS, Gates
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What a pipeline declares of its scoring.
+
+    Attributes:
+        gates: what must hold before a day is scored, and how many rows may be dead.
+        chunk_rows: rows of a chunk.
+        chunk_seconds: how long the model may take over a chunk.
+        incremental: how nights build on each other; each stands alone if left out.
+    """
+
+    gates: Gates
+    chunk_rows: int
+    chunk_seconds: float = CHUNK_SECONDS
+    incremental: Incremental | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chunks of a day under one release; the same input gives the same plan."""
+
+    day: str
+    job: str
+    release: Release
+    validated: Sequence[Part[ValidatedReceipt]]
+    tasks: list[ChunkTask]
+    max_dead: int
+
+    @property
+    def rows(self) -> int:
+        return sum(task.rows for task in self.tasks)
+
+
+def plan_night(
+    lake: Lake,
+    release: Release,
+    validated: Sequence[Part[ValidatedReceipt]],
+    settings: ScoringSettings,
+    *,
+    day: str,
+    computes_in: str,
+    baseline: Baseline | None = None,
+) -> Plan:
+    """Cut a validated day into chunks.
+
+    Args:
+        lake: the pipeline's tables.
+        release: that scores.
+        validated: the day's validated parts.
+        settings: of the pipeline.
+        day: the day.
+        computes_in: the settings of the device that change an output; they are in the
+            job.
+        baseline: the night that unchanged rows are taken over from.
+
+    Raises:
+        LakeError: the day has no validated features.
+        ContractError: it was validated under another contract than the release's.
+    """
+    if not validated:
+        msg = f"validated_features has no {day}: materialise it first"
+        raise LakeError(msg)
+    validated_under = contract_of(validated)
+    if validated_under != release.contract.digest:
+        msg = (
+            f"{day} was validated under contract {validated_under[:12]}, but release "
+            f"{release.name} {release.short} has {release.contract.digest[:12]}. "
+            "Materialise raw_features and validated_features of that day again."
+        )
+        raise ContractError(msg)
+    inputs = [[part.path.name, part.size] for part in validated]
+    built_on = baseline.inputs if baseline else []
+    job = job_of(
+        day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
+    )
+    sources = baseline.sources_of(validated, job) if baseline else {}
+    max_dead = most_dead_letters(sum(part.rows for part in validated), settings.gates)
+    # A shard has several validated parts where its source is pinned.
+    numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
+    tasks = [
+        ChunkTask(
+            day=day,
+            shard=part.shard,
+            chunk=number,
+            job=job,
+            validated=part.path,
+            row_groups=groups,
+            rows=rows,
+            predictions=lake.predictions.part_path(day, part.shard, job, number),
+            dead_letters=lake.dead_letters.part_path(day, part.shard, job, number),
+            max_faults=max_dead,
+            max_seconds=settings.chunk_seconds,
+            reuse=sources.get(part.path),
+        )
+        for part in validated
+        for groups, rows in _chunks(part, settings.chunk_rows)
+        for number in [next(numbers[part.shard])]
+    ]
+    return Plan(day, job, release, validated, tasks, max_dead)
+
+
+def _chunks(
+    part: Part[ValidatedReceipt], chunk_rows: int
+) -> Iterator[tuple[tuple[int, int], int]]:
+    """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
+    first = rows = 0
+    for group, count in enumerate(part.groups):
+        if rows and rows + count > chunk_rows:
+            yield (first, group), rows
+            first, rows = group, 0
+        rows += count
+    # An empty part is a chunk too: no shard may look done without a receipt.
+    yield (first, len(part.groups)), rows

@@ -1,0 +1,122 @@
+"""Days that are scored and published, with rows that are not."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets.models.release import Release
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.snapshots.manifest import version_folder
+from batch_assets.snapshots.pointers import (
+    BLOCKED,
+    CURRENT,
+    Block,
+    current_version,
+    point,
+)
+from batch_assets.snapshots.publish import Published, publish_day
+from batch_assets.spec import Gates, Serving
+from batch_assets_tests.nights import score_rows
+from batch_assets_tests.toys import (
+    DAY,
+    NAME,
+    copy_rows,
+    make_contract,
+    make_rows,
+    validate,
+    write_toy_release,
+)
+
+ROWS = 400
+BEFORE, NEXT = "2026-01-04", "2026-01-06"
+HIGH = 0.85
+OPEN = Gates(max_quarantine_share=0.1, max_dead_letter_share=0.3, min_coverage=0.6)
+
+
+def narrow(folder: Path, **changes: Any) -> Release:
+    """The toy release with an output that ends below 1: each day has dead letters."""
+    outputs = [{"name": "risk", "dtype": "float32", "min": 0, "max": HIGH}]
+    contract = make_contract(changes.pop("key_dtype", "int64"), outputs=outputs)
+    return write_toy_release(folder, contract=contract, **changes)
+
+
+def raw_rows(day: str, key_dtype: str = "int64") -> pa.Table:
+    """A day's rows, two of which belong to quarantine."""
+    rows = make_rows(ROWS, seed=int(day[-2:]), key_dtype=key_dtype)
+    ages = pa.array([200, -1, *rows["age"].to_pylist()[2:]], pa.int16())
+    return rows.set_column(1, "age", ages)
+
+
+def score(lake: Lake, release: Release, day: str) -> None:
+    score_rows(
+        lake,
+        release,
+        day,
+        LocalEngine(find_device("cpu"), workers=1),
+        chunk_rows=100,
+        gates=OPEN,
+    )
+
+
+def approved(root: Path, release: Release) -> Release:
+    registry = Registry(root)
+    registry.add(release.folder)
+    registry.approve(NAME, release.digest, why="the tests need it", by="ada")
+    return release
+
+
+def root_of(lake: Lake) -> Path:
+    return lake.folder.parent.parent
+
+
+def snapshots_of(lake: Lake) -> Path:
+    return root_of(lake) / "snapshots" / lake.pipeline
+
+
+def publish(lake: Lake, day: str = DAY, **changes: Any) -> Published:
+    serving = Serving(keep=changes.pop("keep", 7), keep_minutes=0)
+    arguments: dict[str, Any] = {"gates": OPEN, "serving": serving}
+    registry = Registry(root_of(lake))
+    return publish_day(lake, registry, snapshots_of(lake), day, **(arguments | changes))
+
+
+def block(folder: Path) -> None:
+    """As a rollback does, for an hour."""
+    at = datetime.now(UTC)
+    until = at + timedelta(hours=1)
+    found = Block(at=at, until=until, by="ada", why="odd scores", version=None)
+    point(folder / BLOCKED, found.model_dump_json())
+
+
+def served(lake: Lake) -> dict[str, bytes]:
+    """CURRENT and every byte of the version that it names."""
+    folder = snapshots_of(lake)
+    version = current_version(folder)
+    assert version is not None
+    paths = [folder / CURRENT, *version_folder(folder, version).iterdir()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def revoke(lake: Lake, release: Release, tmp_path: Path) -> None:
+    Registry(root_of(lake)).revoke(NAME, release.digest, why="it was wrong", by="bob")
+
+
+def publish_nights(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
+    """Approve a release; score and publish equal rows for some days."""
+    lake, registry = Lake(root, NAME), Registry(root)
+    approved(root, release)
+    gates, folder = Gates(), root / "snapshots" / NAME
+    for day in days:
+        copy_rows(lake, rows, day=day, contract=release.contract)
+        validate(lake, day=day, contract=release.contract)
+        engine = LocalEngine(find_device("cpu"), workers=1)
+        score_rows(
+            lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
+        )
+        publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
+    return folder

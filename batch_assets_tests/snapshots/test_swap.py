@@ -1,0 +1,200 @@
+"""Forward only, and in one swap: whatever happens while a version is built."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_assets.errors import GateError, SnapshotError
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import Release
+from batch_assets.snapshots import publish as publishing
+from batch_assets.snapshots.manifest import version_folder, versions
+from batch_assets.snapshots.operations import rollback, unblock
+from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.publish import equals_predictions, is_served
+from batch_assets.snapshots.version import Version
+from batch_assets_tests.publishing import (
+    BEFORE,
+    NEXT,
+    OPEN,
+    approved,
+    block,
+    narrow,
+    publish,
+    revoke,
+    root_of,
+    score,
+    served,
+    snapshots_of,
+)
+from batch_assets_tests.toys import DAY
+
+
+class Stop(Exception):  # noqa: N818 - it is a request, not an error
+    """A guard's refusal."""
+
+
+def test_a_guard_that_refuses_leaves_current_as_it_was(ready: Lake) -> None:
+    publish(ready, DAY)
+    before = served(ready)
+
+    def guard() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        publish(ready, NEXT, guard=guard)
+
+    assert served(ready) == before
+    assert publish(ready, NEXT).swapped
+
+
+PUBLISHER = """
+import sys
+from pathlib import Path
+from batch_assets.lake.tables import Lake
+from batch_assets.models.registry import Registry
+from batch_assets.snapshots.publish import publish_day
+from batch_assets.spec import Gates, Serving
+
+serving = Serving(keep=2, keep_minutes=0)
+root, gates = Path(sys.argv[1]), Gates.model_validate_json(sys.argv[2])
+lake, folder = Lake(root, "toy"), root / "snapshots" / "toy"
+sys.stdin.readline()
+for day in sys.argv[3:]:
+    publish_day(lake, Registry(root), folder, day, gates=gates, serving=serving)
+"""
+
+
+def test_publishers_at_once_end_in_one_valid_version_of_the_newest_day(
+    ready: Lake,
+) -> None:
+    orders = [(DAY, NEXT, BEFORE), (NEXT, DAY, NEXT), (BEFORE, DAY, BEFORE)]
+    command = [sys.executable, "-W", "error", "-c", PUBLISHER, str(root_of(ready))]
+    processes = [
+        subprocess.Popen(
+            [*command, OPEN.model_dump_json(), *days],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for days in orders
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ends = [process.communicate(timeout=60)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0, 0, 0], ends
+    snapshot = Version.current(snapshots_of(ready))
+    snapshot.verify()
+    assert snapshot.manifest.day == NEXT
+    assert equals_predictions(ready, snapshots_of(ready), NEXT).passed
+    left = os.listdir(snapshots_of(ready))
+    assert not [name for name in left if name.startswith(".building")]
+
+
+def test_a_publisher_that_is_slow_to_swap_can_not_undo_a_newer_one(
+    ready: Lake,
+) -> None:
+    newer = threading.Thread(target=publish, args=(ready, NEXT))
+    waits: list[bool] = []
+
+    def guard() -> None:
+        # This one has looked at CURRENT and built; another comes before it swaps.
+        newer.start()
+        newer.join(timeout=1)
+        waits.append(newer.is_alive())
+
+    publish(ready, DAY, guard=guard)
+    newer.join(timeout=60)
+
+    assert waits == [True]
+    assert Version.current(snapshots_of(ready)).manifest.day == NEXT
+
+
+def test_what_changed_while_it_was_built_is_seen_before_the_swap(
+    ready: Lake,
+    narrow_release: Release,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        revoke(ready, narrow_release, tmp_path)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(GateError, match="was revoked for batch by bob"):
+        publish(ready)
+
+    assert served(ready) == before
+    assert len(versions(snapshots_of(ready))) == 1
+
+
+def test_a_day_that_is_scored_again_while_it_is_built_is_not_served(
+    ready: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(ready, BEFORE)
+    before = served(ready)
+    build = publishing._build
+    other = approved(root_of(ready), narrow(tmp_path / "o", about={"author": "else"}))
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        score(ready, other, DAY)
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    with pytest.raises(SnapshotError, match="was scored again while"):
+        publish(ready)
+
+    assert served(ready) == before
+
+
+def test_a_rollback_while_a_night_builds_holds_against_it(
+    ready: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = publish(ready, BEFORE).version
+    publish(ready, DAY)
+    folder, build = snapshots_of(ready), publishing._build
+
+    def meanwhile(*args: Any) -> Any:
+        built = build(*args)
+        rollback(folder, why="odd scores", by="ada")
+        return built
+
+    monkeypatch.setattr(publishing, "_build", meanwhile)
+    published = publish(ready, NEXT)
+
+    assert (published.swapped, current_version(folder)) == (False, first)
+    assert "blocked until" in published.why
+    assert published.current is not None
+    assert published.current.version == first
+    verdict = is_served(ready, folder, NEXT)
+    assert (verdict.passed, verdict.blocks) == (False, False)
+    assert equals_predictions(ready, folder, NEXT).passed
+
+
+def test_what_was_built_and_held_is_served_as_it_is(ready: Lake) -> None:
+    publish(ready, BEFORE)
+    folder = snapshots_of(ready)
+    block(folder)
+    held = publish(ready)
+    path = version_folder(folder, held.version) / "shard=00.arrow"
+    built = path.stat().st_ino
+    unblock(folder, why="it was fine")
+
+    published = publish(ready)
+
+    assert (published.swapped, published.version) == (True, held.version)
+    assert path.stat().st_ino == built
