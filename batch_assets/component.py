@@ -17,10 +17,7 @@ from batch_assets.assets.raw_features import build_raw_features
 from batch_assets.assets.remote_snapshot import build_remote_snapshot
 from batch_assets.assets.serving_snapshot import build_serving_snapshot
 from batch_assets.assets.validated_features import build_validated_features
-from batch_assets.checks.drift import build_drift_checks
-from batch_assets.checks.lineage import build_lineage_check
-from batch_assets.checks.row_counts import build_row_count_checks
-from batch_assets.checks.sinks import build_sink_checks
+from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.spec import PipelineSpec
@@ -141,11 +138,6 @@ class ScoringPipeline(dg.Component):
             made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(
             assets=made,
-            asset_checks=[
-                *build_row_count_checks(pipeline),
-                *build_drift_checks(pipeline),
-                build_lineage_check(pipeline),
-                *build_sink_checks(pipeline),
-            ],
+            asset_checks=build_checks(pipeline),
         )
         return dg.Definitions.merge(assets, nightly(self.spec))

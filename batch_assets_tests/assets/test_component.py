@@ -14,7 +14,7 @@ from batch_assets_tests.projects import ASSETS, attributes, make_project, write_
 BLOCKING = {
     "raw_is_validated_plus_quarantined",
     "quarantine_share_is_within_limit",
-    "validated_is_scored_plus_dead",
+    "validated_is_scored_plus_carried_plus_dead",
     "dead_letter_share_is_within_limit",
     "coverage_is_within_limit",
     "one_approved_release_on_every_row",

@@ -1,4 +1,4 @@
-"""The gate on drift: is what the model says today unlike what it was approved on?
+"""Whether what the model says today is unlike what it was approved on.
 
 What is unlike is learned from the release: its reference holds how far each of its own
 days was from the whole, and a night is judged by that. The limits of the YAML are the
@@ -7,26 +7,21 @@ least that it takes. It reads no file.
 
 import statistics
 
-from batch_assets.lake.parts import Part
-from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.models.contract import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
-from batch_assets.models.release import Manifest
+from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
 from batch_assets.spec import Gates
 
-GATE = "predictions_are_distributed_like_the_reference"
 
-
-def prediction_drift(
-    parts: list[Part[PredictionsReceipt]], manifest: Manifest, gates: Gates
-) -> Verdict:
-    """The outputs are distributed like those that the release was approved on.
+def prediction_drift(evidence: DayEvidence) -> Verdict:
+    """Judge how far the outputs are from those that the release was approved on.
 
     Warns above the 95th percentile of the reference's own days, blocks above their mean
     and three standard deviations; neither below the pipeline's limits, nor below what
     chance explains. An output without a reference is not judged, and the verdict says so.
     """
+    parts, manifest = evidence.parts(), evidence.manifest()
     numbers: dict[str, float] = {}
     shut: list[str] = []
     warned: list[str] = []
@@ -38,7 +33,7 @@ def prediction_drift(
         counts = add_counts([chunk.counts for chunk in chunks])
         index = psi(reference.counts, counts)
         chance = psi_noise(reference.counts, counts)
-        warn, block = limits(reference, gates)
+        warn, block = limits(reference, evidence.limits)
         warn, block = max(warn, chance), max(block, chance)
         numbers |= {
             f"{name}_psi": index,
@@ -65,20 +60,16 @@ def prediction_drift(
             f"; not judged, as the release has no reference for it: {quoted(unjudged)}"
         )
     return Verdict(
-        GATE,
         not (shut or warned),
         why,
         numbers,
         {"without_reference": ", ".join(unjudged) or "none"},
         blocks=bool(shut),
-        moved_by="PSI compares the day's outputs with the release's reference. Its limits "
-        "are gates.warn_psi and gates.max_psi in the pipeline's YAML, or more where the "
-        "release's own days (reference_days) or chance are further off than that",
     )
 
 
 def limits(reference: Reference, gates: Gates) -> tuple[float, float]:
-    """From which index a night warns, and from which it blocks."""
+    """Return from which index a night warns, and from which it blocks."""
     usual = reference.daily_psi
     if len(usual) < 2:
         return gates.warn_psi, gates.max_psi
