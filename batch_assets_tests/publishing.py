@@ -115,8 +115,6 @@ def publish_nights(root: Path, release: Release, rows: pa.Table, *days: str) -> 
         copy_rows(lake, rows, day=day, contract=release.contract)
         validate(lake, day=day, contract=release.contract)
         engine = LocalEngine(find_device("cpu"), workers=1)
-        score_rows(
-            lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
-        )
+        score_rows(lake, release, day, engine, chunk_rows=100, gates=gates)
         publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
     return folder

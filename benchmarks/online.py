@@ -28,11 +28,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
 from benchmarks.model import FEATURES, NAMES
@@ -69,13 +71,10 @@ def publish(root: Path, rows: int, size: str) -> None:
     release = registry.resolve(size)
     registry.approve(size, release.digest, channel="online", why="benchmark")
     score_night(
-        lake,
+        DayRun(lake, DAY),
         release,
-        DAY,
         LocalEngine(find_device("cpu")),
-        chunk_rows=CHUNK_ROWS,
-        precision="float32",
-        gates=gates,
+        ScoringSettings(gates, CHUNK_ROWS),
     )
     folder = root / "snapshots" / PIPELINE
     publish_day(lake, registry, folder, DAY, gates=gates, serving=Serving())
