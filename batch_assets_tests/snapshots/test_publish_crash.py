@@ -18,11 +18,11 @@ import pytest
 from batch_assets import Snapshot
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.snapshots.gates import equals_predictions
 from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback
 from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.crash import Ended, Zygote, publish
 from batch_assets_tests.publishing import (

@@ -13,14 +13,11 @@ from batch_assets.errors import GateError, SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots import publish as publishing
-from batch_assets.snapshots.gates import (
-    SNAPSHOT_GATES,
-    SnapshotEvidence,
-    equals_predictions,
-)
+from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback, unblock
 from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
     BEFORE,
