@@ -17,10 +17,7 @@ from batch_assets.assets.raw_features import build_raw_features
 from batch_assets.assets.remote_snapshot import build_remote_snapshot
 from batch_assets.assets.serving_snapshot import build_serving_snapshot
 from batch_assets.assets.validated_features import build_validated_features
-from batch_assets.checks.drift import build_drift_checks
-from batch_assets.checks.lineage import build_lineage_check
-from batch_assets.checks.row_counts import build_row_count_checks
-from batch_assets.checks.sinks import build_sink_checks
+from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.spec import PipelineSpec
@@ -35,7 +32,7 @@ WHERE signed_up <= $day
 
 
 def starter_attributes(name: str) -> dict[str, Any]:
-    """The attributes that a new pipeline begins with."""
+    """Return the attributes that a new pipeline begins with."""
     return {
         "name": name,
         "description": "What is scored, and for whom.",
@@ -59,15 +56,15 @@ class Environment:
         self.field = ""
 
     def __call__(self, name: str, default: str | None = None) -> str:
-        found = os.environ.get(name, default)
-        if found is None:
+        text = os.environ.get(name, default)
+        if text is None:
             msg = (
                 f"{self._yaml}: the field '{self.field}' is to be filled in from the "
                 f"environment variable {name}, which is not set. Set it where this "
                 f"runs, or say what is used without it: env('{name}', '...')"
             )
             raise PipelineError(msg)
-        return found
+        return text
 
     def __getattr__(self, name: str) -> str:
         if name.startswith(("_", "jinja")):  # Asked for by Python and Jinja themselves.
@@ -78,16 +75,16 @@ class Environment:
 def _filled(
     value: Any, environment: Environment, fill: Callable[[Any], Any], field: str = ""
 ) -> Any:
-    """A value of a YAML with every template in it filled in."""
+    """Fill in every template in a value of a YAML."""
     if isinstance(value, dict):
         return {
-            name: _filled(one, environment, fill, f"{field}.{name}".lstrip("."))
-            for name, one in value.items()
+            name: _filled(item, environment, fill, f"{field}.{name}".lstrip("."))
+            for name, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [
-            _filled(one, environment, fill, f"{field}[{number}]")
-            for number, one in enumerate(value)
+            _filled(item, environment, fill, f"{field}[{number}]")
+            for number, item in enumerate(value)
         ]
     environment.field = field
     return fill(value)
@@ -141,11 +138,6 @@ class ScoringPipeline(dg.Component):
             made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(
             assets=made,
-            asset_checks=[
-                *build_row_count_checks(pipeline),
-                *build_drift_checks(pipeline),
-                build_lineage_check(pipeline),
-                *build_sink_checks(pipeline),
-            ],
+            asset_checks=build_checks(pipeline),
         )
         return dg.Definitions.merge(assets, nightly(self.spec))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import batch_assets.sinks.postgres as postgres_module
+import batch_assets.sinks.postgres_copy as postgres_copy_module
 import batch_assets.sinks.redis as redis_module
 from batch_assets.sinks.postgres import PostgresSink
 from batch_assets.sinks.redis import RedisSink
@@ -48,9 +49,9 @@ def torn(blocks: Callable[..., Any]) -> Callable[..., Any]:
 
 def main(store: str, url: str, name: str, snapshots: str, point: str) -> None:
     redis_module.COMMAND_ROWS, redis_module.COMMANDS = 20, 2
-    postgres_module.BLOCK_ROWS = 20
+    postgres_copy_module.BLOCK_ROWS = 20
     module = redis_module if store == "redis" else postgres_module
-    blocks = "_commands" if store == "redis" else "_blocks"
+    blocks = "_commands" if store == "redis" else "encode"
     sink = SINKS[store](url, name)
     if point.endswith("_rows"):
         number = 1 if point == "first_rows" else 3

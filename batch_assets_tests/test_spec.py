@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from batch_assets.errors import ConfigError
-from batch_assets.spec import Gates, engine_named
+from batch_assets.spec import ENGINES, SINKS, SOURCES, Gates, engine_named
 from batch_assets_tests.toys import make_spec
 
 CASSANDRA = {
@@ -71,14 +71,14 @@ def test_a_right_declaration_is_taken(changes):
         ({"schedule": "*/5 1 * * *"}, "once a day"),
         ({"schedule": "0 1 * * 1"}, "once a day"),
         ({"schedule": "@daily"}, "once a day"),
-        ({"source": {"kind": "csv", "glob": "a"}}, "'sql', 'parquet', 'delta'"),
+        ({"source": {"kind": "csv", "glob": "a"}}, ", ".join(map(repr, SOURCES))),
         ({"source": {"kind": "parquet", "globe": "a"}}, "Extra inputs"),
         ({"model": {}}, "model.name"),
         ({"shards": 0}, "greater than or equal to 1"),
         ({"shards": 10_001}, "less than or equal to 10000"),
         ({"row_group_rows": 0}, "greater than or equal to 1"),
         ({"chunk_rows": 0}, "greater than or equal to 1"),
-        ({"engine": "dask"}, "an engine is one of local, ray, spark, got 'dask'"),
+        ({"engine": "dask"}, f"an engine is one of {', '.join(ENGINES)}, got 'dask'"),
         ({"engine": {"workers": 2}}, "engine\\n  Unable to .* 'kind'"),
         ({"engine": {"kind": "ray", "wrkers": 2}}, "engine.ray.wrkers"),
         (
@@ -104,7 +104,7 @@ def test_a_right_declaration_is_taken(changes):
         ({"gates": {"max_phi": 1}}, "Extra inputs"),
         ({"serving": {"keep": 1}}, "greater than or equal to 2"),
         ({"sharts": 4}, "Extra inputs"),
-        ({"sinks": [{"kind": "memcached"}]}, "'redis', 'postgres', 'cassandra'"),
+        ({"sinks": [{"kind": "memcached"}]}, ", ".join(map(repr, SINKS))),
         ({"sinks": [{"kind": "redis"}] * 2}, "two sinks are named 'redis': give one"),
         ({"sinks": [{"kind": "redis", "url": "redis://:s3cret@host"}]}, "Extra inputs"),
         ({"sinks": [{"kind": "redis", "prefix": "a:b"}]}, "should match pattern"),
@@ -125,6 +125,17 @@ def test_an_hour_that_no_clock_shows_is_refused(schedule):
         make_spec(schedule=schedule)
 
 
+def test_an_engine_says_which_resources_it_needs():
+    named = {"kind": "ray", "resource": "kuberay", "gpus_per_worker": 1}
+    engine = make_spec(engine=named).engine
+
+    assert engine.needs == {"kuberay"}
+    assert engine.without_model().gpus_per_worker is None
+    for kind in ENGINES:
+        assert make_spec(engine=kind).engine.needs == set()
+        assert make_spec(engine=kind).engine.remote == (kind != "local")
+
+
 def test_a_spec_does_not_change():
     with pytest.raises(ValidationError, match="frozen"):
         make_spec().shards = 3
@@ -140,5 +151,5 @@ def test_another_engine_than_the_declared_one_has_no_settings_of_it():
     assert engine_named("ray", declared) is declared
     assert engine_named("local", declared) == make_spec().engine
     assert engine_named("spark", declared) == make_spec(engine="spark").engine
-    with pytest.raises(ConfigError, match="local, ray, spark, got 'dask'"):
+    with pytest.raises(ConfigError, match=f"{', '.join(ENGINES)}, got 'dask'"):
         engine_named("dask", declared)

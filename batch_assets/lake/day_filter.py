@@ -15,7 +15,7 @@ A_DAY = r"^\d{4}-\d{2}-\d{2}$"
 
 
 def of_day(column: pa.Field, day: str, timezone: str) -> pc.Expression:
-    """The rows of a day.
+    """Return the filter of a day's rows.
 
     A date or text is the day itself; a timestamp without a zone is a clock on a wall in
     the pipeline's; one with a zone is an instant between two midnights there, which may
@@ -33,8 +33,8 @@ def of_day(column: pa.Field, day: str, timezone: str) -> pc.Expression:
     if pa.types.is_timestamp(dtype):
         first = date.fromisoformat(day)
         begin, end = (
-            pa.scalar(_midnight(at, dtype, timezone), type=dtype)
-            for at in (first, first + timedelta(days=1))
+            pa.scalar(_midnight(midnight_of, dtype, timezone), type=dtype)
+            for midnight_of in (first, first + timedelta(days=1))
         )
         return (field >= begin) & (field < end)
     if pa.types.is_date(dtype):
@@ -50,7 +50,7 @@ def of_day(column: pa.Field, day: str, timezone: str) -> pc.Expression:
 
 
 def nearly_of_day(name: str, day: str) -> pc.Expression:
-    """The rows whose text begins with the day and goes on, as '2026-01-05T13:00'.
+    """Return the filter of text that begins with the day and goes on, as '2026-01-05T13:00'.
 
     As a range, so that files without such rows are left out by their statistics.
     """
@@ -59,11 +59,12 @@ def nearly_of_day(name: str, day: str) -> pc.Expression:
 
 
 def of_no_day(name: str) -> pc.Expression:
-    """The rows whose text is no day at all, as '20260105'."""
+    """Return the filter of text that is no day at all, as '20260105'."""
     return ~pc.match_substring_regex(pc.field(name), A_DAY)
 
 
 def is_text(dtype: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's for text."""
     return (
         pa.types.is_string(dtype)
         or pa.types.is_large_string(dtype)
@@ -74,5 +75,5 @@ def is_text(dtype: pa.DataType) -> bool:
 def _midnight(day: date, dtype: pa.TimestampType, timezone: str) -> datetime:
     if dtype.tz is None:
         return datetime.combine(day, time())
-    # Taken to UTC here: where no midnight was, this is the moment that the clocks went on.
+    # In UTC: where there was no midnight, this is the moment that the clocks went on.
     return datetime.combine(day, time(), ZoneInfo(timezone)).astimezone(UTC)

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import deltalake
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
 
@@ -62,19 +63,8 @@ class PinnedRows:
             table = deltalake.DeltaTable(uri, version=version)
             dataset = table.to_pyarrow_dataset(filesystem=_local(table))
         self._schema, self._keep = dataset.schema, None
-        names = self._schema.names
         if day_column is not None:
-            if day_column not in names:
-                msg = (
-                    f"the Delta table {uri} has no column '{day_column}' to take the "
-                    f"day from; it has: {', '.join(names)}"
-                )
-                raise SourceError(msg)
-            try:
-                self._keep = of_day(self._schema.field(day_column), day, timezone)
-            except SourceError as error:
-                msg = f"of the Delta table {uri}, {error}"
-                raise SourceError(msg) from error
+            self._keep = _rows_of_day(uri, self._schema, day_column, day, timezone)
         self.schema = pa.schema([f for f in self._schema if f.name != day_column])
         self._uri, self._version = uri, table.version()
         self._day_column = day_column
@@ -103,39 +93,39 @@ class PinnedRows:
         Raises:
             SourceError: it is not there any more.
         """
-        found = cls(pin.table, pin.version, pin.day, pin.day_column, pin.timezone)
-        if found.pin != pin:
+        rows = cls(pin.table, pin.version, pin.day, pin.day_column, pin.timezone)
+        if rows.pin != pin:
             msg = (
                 f"the Delta table {pin.table} was made anew since its version "
                 f"{pin.version} was pinned for {pin.day}. Materialise raw_features of "
                 "that day again."
             )
             raise SourceError(msg)
-        return found
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
         # On its way to another machine: a piece has its own row groups with it.
         return {**self.__dict__, "_groups": []}
 
     def pieces(self, rows: int) -> list[RowGroups]:
-        """Runs of row groups of about so many rows, at most, in an order of their own.
+        """Cut into runs of row groups of about so many rows, at most, in a fixed order.
 
         The same pin gives the same pieces on every machine; a day without rows is one.
         """
         pieces: list[RowGroups] = [[]]
-        held = 0
+        in_piece = 0
         for group, count in self._groups:
-            if held and held + count > rows:
+            if in_piece and in_piece + count > rows:
                 pieces.append([])
-                held = 0
+                in_piece = 0
             pieces[-1].append(group)
-            held += count
+            in_piece += count
         return pieces
 
     def batches(
         self, columns: list[str], piece: RowGroups | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a piece, or all; a row group of the source is held at a time.
+        """Read the rows of a piece, or all, one row group of the source at a time.
 
         Raises:
             SourceError: a file is gone, or can't be read.
@@ -152,7 +142,7 @@ class PinnedRows:
     def _with_rows(
         self, files: list[ds.ParquetFileFragment]
     ) -> Iterator[tuple[ds.ParquetFileFragment, int]]:
-        """The row groups that have rows of the day, and how many of them.
+        """Yield the row groups that have rows of the day, and how many of them.
 
         Not `count_rows`: Arrow counts the whole file where the filter is always true.
         """
@@ -177,13 +167,13 @@ class PinnedRows:
             return
         strays = nearly_of_day(name, day) if self.rows else of_no_day(name)
         for file in dataset.get_fragments(strays):
-            found = file.scanner(
+            stray = file.scanner(
                 self._schema, columns=[name], filter=strays, **READING
             ).head(1)
-            if len(found):
+            if len(stray):
                 msg = (
                     f"column '{name}' of the Delta table {self._uri} holds "
-                    f"{found[name][0].as_py()!r}, which is not the day that '{day}' is, and "
+                    f"{stray[name][0].as_py()!r}, which is not the day that '{day}' is, and "
                     "would be left out without a word. Nothing was committed; make it a "
                     "date, a timestamp, or text of that form"
                 )
@@ -196,17 +186,17 @@ class PinnedRows:
         return sum(len(batch) for batch in scanner.to_batches())
 
     def _digest(self, table: deltalake.DeltaTable, paths: set[str]) -> str:
-        """Name the files, and hold their rows against those that the log tells."""
+        """Hash the names of the files, and refuse other rows than their log counts."""
         actions = pa.table(table.get_add_actions(flatten=True))
         # The log quotes a path as a URL does; Arrow, on this machine, takes it as it is.
         names = [n for n in ADDED if n in actions.column_names]
         added = actions.select(names).to_pylist()
         wanted = [action for action in added if unquote(action["path"]) in paths]
-        told = [action.get("num_records") for action in wanted]
-        if self._whole and None not in told and sum(told) != self.rows:
+        counts = [action.get("num_records") for action in wanted]
+        if self._whole and None not in counts and sum(counts) != self.rows:
             msg = (
                 f"the Delta table {self._uri} has {self.rows:,} rows in the files of "
-                f"its version {self._version}, its log tells of {sum(told):,}. Nothing "
+                f"its version {self._version}, its log tells of {sum(counts):,}. Nothing "
                 "was committed; mend the table, and run the day again."
             )
             raise SourceError(msg)
@@ -215,16 +205,37 @@ class PinnedRows:
 
 
 def _local(table: deltalake.DeltaTable) -> fs.FileSystem | None:
-    """Arrow's own way to files on this machine: Delta's costs twice the time."""
-    place = urlsplit(table.table_uri)
-    if place.scheme != "file":
+    """Return Arrow's own way to files on this machine: Delta's takes twice the time."""
+    uri = urlsplit(table.table_uri)
+    if uri.scheme != "file":
         return None
-    return fs.SubTreeFileSystem(unquote(place.path), fs.LocalFileSystem())
+    return fs.SubTreeFileSystem(unquote(uri.path), fs.LocalFileSystem())
+
+
+def _rows_of_day(
+    uri: str, schema: pa.Schema, day_column: str, day: str, timezone: str
+) -> pc.Expression:
+    """Return what tells the rows of a day.
+
+    Raises:
+        SourceError: there is no such column, or it tells no day.
+    """
+    if day_column not in schema.names:
+        msg = (
+            f"the Delta table {uri} has no column '{day_column}' to take the day from; "
+            f"it has: {', '.join(schema.names)}"
+        )
+        raise SourceError(msg)
+    try:
+        return of_day(schema.field(day_column), day, timezone)
+    except SourceError as error:
+        msg = f"of the Delta table {uri}, {error}"
+        raise SourceError(msg) from error
 
 
 @contextmanager
 def _explained(uri: str, version: int | None, what: str) -> Iterator[None]:
-    """What went wrong with a table, with what to do next."""
+    """Raise what Delta and Arrow raise as `SourceError`, with what to do next."""
     at = "" if version is None else f" at version {version}"
     try:
         yield

@@ -23,7 +23,7 @@ Signature = list[tuple[str, int, int, int, int]]
 
 
 def matching(pattern: str, project: Path) -> list[Path]:
-    """The files of a path or glob, sorted.
+    """List the files of a path or glob, sorted.
 
     Args:
         pattern: absolute, or relative to the project.
@@ -35,19 +35,19 @@ def matching(pattern: str, project: Path) -> list[Path]:
     # A file of that very name is meant, even if the name reads as a pattern.
     if (project / pattern).is_file():
         return [project / pattern]
-    found = [
+    matches = [
         project / name for name in glob.glob(pattern, root_dir=project, recursive=True)
     ]
-    paths = sorted(path for path in found if path.is_file())
+    paths = sorted(path for path in matches if path.is_file())
     if not paths:
-        others = f"; {len(found)} folders do" if found else ""
+        others = f"; {len(matches)} folders do" if matches else ""
         msg = f"no file matches {project / pattern}{others}"
         raise SourceError(msg)
     return paths
 
 
 def digests(paths: list[Path], project: Path) -> list[list[str]]:
-    """What tells files from those that may replace them: each name and its sha256.
+    """Return what tells files from any that replace them: each name and its sha256.
 
     A name is relative to the project, so that a project that is moved has the same.
 
@@ -62,42 +62,42 @@ def digests(paths: list[Path], project: Path) -> list[list[str]]:
 
 
 def signature(paths: list[Path]) -> Signature:
-    """What changes when a file is written to while it is read, without reading it.
+    """Return what changes when a file is written to, without reading it.
 
     The time of the last change of its entry is among it, which no program can set.
 
     Raises:
         SourceError: a file is gone.
     """
-    found = []
+    states = []
     for path in paths:
         try:
             stat = path.stat()
         except OSError as error:
             raise _gone(path, error) from error
         times = stat.st_mtime_ns, stat.st_ctime_ns
-        found.append((str(path), stat.st_ino, stat.st_size, *times))
-    return found
+        states.append((str(path), stat.st_ino, stat.st_size, *times))
+    return states
 
 
 def parquet_schemas(paths: list[Path]) -> list[pa.Schema]:
-    """The columns of each file, in plain types.
+    """Read the columns of each file, in plain types.
 
     Raises:
         SourceError: a file is not Parquet.
     """
-    found = []
+    schemas = []
     for path in paths:
         try:
             schema = pq.read_schema(path).remove_metadata()
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(path, error) from error
-        found.append(pa.schema([pa.field(f.name, plain(f.type)) for f in schema]))
-    return found
+        schemas.append(pa.schema([pa.field(f.name, plain(f.type)) for f in schema]))
+    return schemas
 
 
 def one_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
-    """The columns that all the files have, in the first one's order.
+    """Return the columns that all the files have, in the first one's order.
 
     A column of nothing but nulls, which a writer gave no type, has the others' type.
 
@@ -113,20 +113,19 @@ def one_schema(paths: list[Path], schemas: list[pa.Schema]) -> pa.Schema:
         if set(counts) != set(schemas[0].names):
             raise _differs(path, schema, paths[0], schemas[0])
         for field in schema:
-            there, first = types.setdefault(field.name, (field.type, path))
-            if pa.types.is_null(there):
+            dtype, first = types.setdefault(field.name, (field.type, path))
+            if pa.types.is_null(dtype):
                 types[field.name] = field.type, path
-            elif not pa.types.is_null(field.type) and field.type != there:
-                one = pa.schema([field])
-                other = pa.schema([pa.field(field.name, there)])
-                raise _differs(path, one, first, other)
+            elif not pa.types.is_null(field.type) and field.type != dtype:
+                expected = pa.schema([pa.field(field.name, dtype)])
+                raise _differs(path, pa.schema([field]), first, expected)
     return pa.schema([pa.field(n, types[n][0]) for n in schemas[0].names])
 
 
 def parquet_batches(
     paths: list[Path], schema: pa.Schema, rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """The files' rows, one row group at a time.
+    """Read the files' rows, one row group at a time.
 
     Args:
         paths: files with the columns of `schema`, in any order.
@@ -169,7 +168,7 @@ def must_be_text(batch: pa.RecordBatch, source: str) -> None:
 
 
 def plain(dtype: pa.DataType) -> pa.DataType:
-    """A type without the ways in which a writer may have laid it out."""
+    """Return a type without the ways in which a writer may have laid it out."""
     if pa.types.is_dictionary(dtype):
         return plain(dtype.value_type)
     if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
@@ -210,9 +209,9 @@ def _unreadable(path: Path, error: Exception) -> SourceError:
 def _differs(
     path: Path, schema: pa.Schema, first: Path, expected: pa.Schema
 ) -> SourceError:
-    def only(mine: pa.Schema, theirs: pa.Schema) -> str:
-        known = {(f.name, f.type) for f in theirs}
-        fields = [f for f in mine if (f.name, f.type) not in known]
+    def only(these: pa.Schema, others: pa.Schema) -> str:
+        known = {(f.name, f.type) for f in others}
+        fields = [f for f in these if (f.name, f.type) not in known]
         return ", ".join(f"'{f.name}' {f.type}" for f in fields) or "nothing more"
 
     return SourceError(

@@ -138,7 +138,7 @@ class Output(StrictModel):
         return float(real.dtype.type(least)), float(real.dtype.type(most))
 
     def in_range(self, values: np.ndarray) -> np.ndarray:
-        """Which values, in the output's own type, are finite and in its range."""
+        """Return which values, in the output's own type, are finite and in its range."""
         low, high = self.bounds
         # NaN compares false.
         return (values >= low) & (values <= high)
@@ -181,21 +181,21 @@ class Contract(StrictModel):
         return hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()
 
     def raw_schema(self) -> pa.Schema:
-        """The columns that a source must deliver, in any order."""
+        """Return the columns that a source must deliver, in any order."""
         return pa.schema(
             [(self.key.name, KEY_TYPES[self.key.dtype])]
             + [(f.name, FEATURE_TYPES[f.dtype]) for f in self.features]
         )
 
     def feature_schema(self) -> pa.Schema:
-        """The columns of validated features: the key, then float32 in model order."""
+        """Return the columns of validated features: the key, then float32 in model order."""
         return pa.schema(
             [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
             + [(f.name, pa.float32()) for f in self.features]
         )
 
     def prediction_schema(self) -> pa.Schema:
-        """The columns of predictions: key, outputs, and the release of every row."""
+        """Return the columns of predictions: key, outputs, and the release of every row."""
         return pa.schema(
             [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
             + [(o.name, OUTPUT_TYPES[o.dtype]) for o in self.outputs]

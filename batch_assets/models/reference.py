@@ -93,33 +93,33 @@ def reference_of(name: str, values: np.ndarray, days: object = None) -> Referenc
 
 
 def _checked(name: str, values: np.ndarray) -> np.ndarray:
-    """The values of a reference as float64 (rows,)."""
-    found = np.asarray(values)
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim != 1 or found.dtype.kind not in "fiub":
+    """Return the values of a reference as float64 (rows,), or refuse them."""
+    numbers = np.asarray(values)
+    if numbers.ndim == 2 and numbers.shape[1] == 1:
+        numbers = numbers[:, 0]
+    if numbers.ndim != 1 or numbers.dtype.kind not in "fiub":
         msg = (
-            f"the reference of output '{name}' is {found.dtype} of the shape "
-            f"{found.shape}, expected a number for each row, (rows,). Nothing was written."
+            f"the reference of output '{name}' is {numbers.dtype} of the shape "
+            f"{numbers.shape}, expected a number for each row, (rows,). Nothing was written."
         )
         raise ReleaseError(msg)
-    found = found.astype(np.float64)
-    if not np.isfinite(found).all():
-        nan, infinite = int(np.isnan(found).sum()), int(np.isinf(found).sum())
+    numbers = numbers.astype(np.float64)
+    if not np.isfinite(numbers).all():
+        nan, infinite = int(np.isnan(numbers).sum()), int(np.isinf(numbers).sum())
         msg = (
             f"the reference of output '{name}' holds {nan:,} NaN and {infinite:,} "
-            f"infinite of {len(found):,} values: no night could be compared with it. "
+            f"infinite of {len(numbers):,} values: no night could be compared with it. "
             "Give the outputs of rows that can be scored. Nothing was written."
         )
         raise ReleaseError(msg)
-    if len(found) < QUANTILES:
+    if len(numbers) < QUANTILES:
         msg = (
-            f"the reference of output '{name}' has {len(found)} values, expected at "
+            f"the reference of output '{name}' has {len(numbers)} values, expected at "
             f"least {QUANTILES}, one a bin. Give the outputs of more rows, or no "
             "reference: then drift is not judged. Nothing was written."
         )
         raise ReleaseError(msg)
-    return found
+    return numbers
 
 
 def _just_above(values: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def _just_above(values: np.ndarray) -> np.ndarray:
 
 
 def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
-    """Counts of finite values between inner edges: one bin more than edges."""
+    """Count finite values between inner edges: one bin more than edges."""
     # So few edges are each compared with every value in 5 ns a value; to look up each
     # value's bin takes 32.
     at_or_above = [int(np.count_nonzero(values >= edge)) for edge in edges]
@@ -138,18 +138,18 @@ def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
 
 
 def add_counts(counts: Sequence[Sequence[int]]) -> list[int]:
-    """The counts of several chunks together."""
+    """Add up the counts of several chunks."""
     return np.sum(np.asarray(counts, dtype=np.int64), axis=0).tolist()
 
 
 def psi(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """The population stability index of counts against a reference; 0 is equal."""
-    expected, found = _shares(reference), _shares(counts)
-    return float(np.sum((found - expected) * np.log(found / expected)))
+    """Return the population stability index of counts against a reference; 0 is equal."""
+    expected, actual = _shares(reference), _shares(counts)
+    return float(np.sum((actual - expected) * np.log(actual / expected)))
 
 
 def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """The index that equal distributions may reach by chance alone.
+    """Return the index that equal distributions may reach by chance alone.
 
     Mean and three standard deviations of its null distribution, which is
     (1/n + 1/m) times chi-squared with one degree of freedom less than bins
@@ -161,9 +161,9 @@ def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
 
 
 def ks(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """The largest distance of the cumulative shares, over the edges; 0 .. 1."""
-    expected, found = np.asarray(reference, float), np.asarray(counts, float)
-    gap = np.cumsum(expected) / expected.sum() - np.cumsum(found) / found.sum()
+    """Return the largest distance of the cumulative shares, over the edges; 0 .. 1."""
+    expected, actual = np.asarray(reference, float), np.asarray(counts, float)
+    gap = np.cumsum(expected) / expected.sum() - np.cumsum(actual) / actual.sum()
     return float(np.abs(gap).max())
 
 

@@ -61,7 +61,7 @@ class Golden(StrictModel):
     tolerance: dict[str, float]
 
     def within(self, kind: str, precision: str = "float32") -> float:
-        """How far an output may be off on a kind of device, in a precision."""
+        """Return how far an output may be off on a kind of device, in a precision."""
         return self.tolerance.get(f"{kind} {precision}", self.tolerance.get(kind, 0.0))
 
 
@@ -129,9 +129,9 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
         msg = f"no release at {folder}: {MANIFEST} is not there"
         raise UnknownReleaseError(msg)
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if digest is not None and found != digest:
-        raise _tampered(folder, f"{MANIFEST} hashes to {found}, expected {digest}")
+    actual = hashlib.sha256(data).hexdigest()
+    if digest is not None and actual != digest:
+        raise _tampered(folder, f"{MANIFEST} hashes to {actual}, expected {digest}")
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
@@ -143,10 +143,10 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
             )
             raise ReleaseError(msg) from error
         raise _tampered(folder, f"{MANIFEST} can't be read: {error}") from error
-    there = {p.name for p in folder.iterdir()} - {MANIFEST}
-    if there != set(manifest.files):
-        missing = sorted(set(manifest.files) - there)
-        extra = sorted(there - set(manifest.files))
+    present = {p.name for p in folder.iterdir()} - {MANIFEST}
+    if present != set(manifest.files):
+        missing = sorted(set(manifest.files) - present)
+        extra = sorted(present - set(manifest.files))
         raise _tampered(folder, f"files missing: {missing}, extra: {extra}")
     for name, entry in manifest.files.items():
         size = (folder / name).stat().st_size
@@ -155,11 +155,11 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
         sha = sha256_of(folder / name)
         if sha != entry.sha256:
             raise _tampered(folder, f"{name} hashes to {sha}, expected {entry.sha256}")
-    return Release(folder, found, manifest)
+    return Release(folder, actual, manifest)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as hexadecimal."""
+    """Hash a file; the sha256 as hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -46,7 +46,7 @@ class Split:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows broke each rule; a row may break several."""
+        """Count the rows that broke each rule; a row may break several."""
         return counts_of(self.bad[RULES]) if len(self.bad) else {}
 
 
@@ -96,19 +96,19 @@ class RowRules:
         return Split(self.to_features(rows[good[AT]]), bad)
 
     def broken(self, rows: pl.DataFrame) -> list[Feature]:
-        """The features of which some row breaks a rule: as dataframely, for less."""
+        """Find the features of which some row breaks a rule, for less than dataframely."""
         kept = rows.select(self._kept).row(0)
         return list(compress(self._contract.features, map(not_, kept)))
 
     def to_features(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Good rows as the model gets them: the key, then float32 in contract order.
+        """Turn good rows into what the model gets: the key, then float32 in contract order.
 
         A category becomes its position in the contract's list, a null becomes NaN.
         """
         return rows.select(self._as_features)
 
     def _schema_of(self, features: list[Feature]) -> type[dy.Schema]:
-        """The rules of these features and of the key."""
+        """Write the rules of these features and of the key as dataframely has them."""
         columns = {OWN + feature.name: _column(feature) for feature in features}
         columns[OWN + self._contract.key.name] = _key_column(self._contract)
         columns[UNIQUE] = dy.Bool(check={"once": lambda column: column})
@@ -129,7 +129,7 @@ class RowRules:
 
 
 def counts_of(rules: pl.Series) -> dict[str, int]:
-    """How often each rule is named, in a column of lists of rules."""
+    """Count how often each rule is named, in a column of lists of rules."""
     return dict(sorted(rules.explode().drop_nulls().value_counts().iter_rows()))
 
 
@@ -179,7 +179,7 @@ def _column(feature: Feature) -> dy.Column:
 
 
 def _kept(feature: Feature) -> pl.Expr:
-    """Whether a whole column keeps the rules of a feature: true or false, never null."""
+    """Ask whether a column keeps the rules of a feature: true or false, never null."""
     column = pl.col(feature.name)
     rules = [pl.lit(value=True) if feature.nullable else column.null_count() == 0]
     if feature.dtype in ("float32", "float64"):

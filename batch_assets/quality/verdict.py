@@ -1,30 +1,79 @@
-"""What a gate says of a day, and the refusal to go on where one is shut."""
+"""A gate, what it says of a day, and the refusal to go on where one is shut."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 from batch_assets.errors import GateError
+from batch_assets.spec import PipelineSpec
+
+Evidence = TypeVar("Evidence")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a gate says of a day; `numbers` are those that it judged by.
 
-    `moved_by` names what opens the gate: the field of the YAML that is its limit, or that
-    there is none, and what to do instead.
+    A judge fills in what it saw. The rest is its gate's: the name, whether a day that
+    does not pass is stopped, and what moves the gate.
     """
 
-    gate: str
     passed: bool
     why: str
     numbers: dict[str, float] = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
     blocks: bool = True
-    moved_by: str = field(kw_only=True)
+    gate: str = ""
+    moved_by: str = ""
 
     @property
-    def told(self) -> str:
-        """What it says to whoever finds it shut: also what moves it."""
+    def message(self) -> str:
+        """Say why; of a gate that is shut, also what moves it."""
         return self.why if self.passed else f"{self.why.rstrip('.')}. {self.moved_by}"
+
+
+@dataclass(frozen=True)
+class Gate(Generic[Evidence]):
+    """One thing that must hold of a day.
+
+    Attributes:
+        name: of the check.
+        asset: the asset that is judged.
+        judge: what looks at the evidence.
+        description: what must hold.
+        moved_by: what opens the gate: the field of the YAML that is its limit, or that
+            there is none, and what to do instead.
+        blocking: whether a day that does not pass is stopped.
+        may_only_warn: whether the judge decides, of a day that does not pass, if it is
+            stopped (`Verdict.blocks`).
+        when: the pipelines that have the gate.
+    """
+
+    name: str
+    asset: str
+    judge: Callable[[Evidence], Verdict]
+    description: str
+    moved_by: str
+    blocking: bool = True
+    may_only_warn: bool = False
+    when: Callable[[PipelineSpec], bool] = lambda _: True
+
+    @property
+    def effect(self) -> str:
+        """Say what the gate does to a day that does not pass."""
+        if self.may_only_warn:
+            return "blocks or warns"
+        return "blocks" if self.blocking else "warns"
+
+    def verdict(self, evidence: Evidence) -> Verdict:
+        """Judge the evidence."""
+        verdict = self.judge(evidence)
+        return replace(
+            verdict,
+            gate=self.name,
+            moved_by=self.moved_by,
+            blocks=verdict.blocks if self.may_only_warn else self.blocking,
+        )
 
 
 def must_be_open(day: str, verdicts: list[Verdict], *, then: str) -> None:
@@ -37,5 +86,5 @@ def must_be_open(day: str, verdicts: list[Verdict], *, then: str) -> None:
     if not shut:
         return
     lines = [f"{len(shut)} of {len(verdicts)} gates of {day} are shut; {then}."]
-    lines += [f"- {verdict.gate}: {verdict.told}" for verdict in shut]
+    lines += [f"- {verdict.gate}: {verdict.message}" for verdict in shut]
     raise GateError("\n".join(lines))

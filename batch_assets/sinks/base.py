@@ -5,32 +5,32 @@ served. It knows no other store, not how a version is followed, and no Dagster.
 """
 
 import operator
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
-from batch_assets.errors import SinkError, SnapshotError
+from batch_assets.errors import ConfigError, SinkError, SnapshotError
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.version import Answer, Version
+from batch_assets.strict import StrictModel
 
 STAYS = "what this store serves, it still serves"
 
 
-class SinkVersion(BaseModel):
+class SinkVersion(StrictModel):
     """A version in a store: its manifest, and NumPy's name of each output's type.
 
     Each store keeps it as JSON beside the rows.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
     manifest: SnapshotManifest
@@ -38,7 +38,7 @@ class SinkVersion(BaseModel):
 
     @classmethod
     def of(cls, version: Version) -> Self:
-        """A version on disk, as a store is told of it."""
+        """Describe a version on disk as a store is told of it."""
         columns = version.shard(0).columns
         types = [columns[name].dtype.name for name in version.manifest.outputs]
         return cls.model_validate({"manifest": version.manifest, "types": types})
@@ -75,11 +75,11 @@ class SinkVersion(BaseModel):
         return self.manifest.day, self.manifest.created_at
 
     def is_alike(self, other: "SinkVersion") -> bool:
-        """Whether both have the same rows, whenever they were made."""
+        """Return whether both have the same rows, whenever they were made."""
         return self._content() == other._content()
 
     def key_of(self, key: int | str) -> int | str | None:
-        """A key as it is looked up; None if no version can have it.
+        """Return a key as it is looked up; None if no version can have it.
 
         Raises:
             SnapshotError: it is of the wrong type.
@@ -99,14 +99,21 @@ class SinkVersion(BaseModel):
         return number if -(2**63) <= number < 2**63 else None
 
     def answer(self, key: int | str, outputs: Iterable[Any]) -> Answer:
-        """What a lookup found, as the local reader says it."""
+        """Return the outputs of a key as the local reader answers."""
         names = self.manifest.outputs
         return Answer(key, dict(zip(names, outputs, strict=True)), self.manifest)
 
     def _content(self) -> tuple[Any, ...]:
-        one = self.manifest
-        files = [(file.rows, file.keys, file.content) for file in one.files]
-        return one.version, one.key, one.key_dtype, self.outputs, one.release, files
+        manifest = self.manifest
+        files = [(file.rows, file.keys, file.content) for file in manifest.files]
+        return (
+            self.name,
+            self.key,
+            manifest.key_dtype,
+            self.outputs,
+            manifest.release,
+            files,
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Evidence:
 
     @classmethod
     def of(cls, keys: pa.Array, outputs: list[np.ndarray]) -> Self:
-        """The evidence of n keys with their outputs, n values each."""
+        """Sum up n keys with their outputs, n values each."""
         hashes = hash_keys(keys)
         return cls(ControlTotal.of_hashes(hashes), content(hashes, outputs))
 
@@ -131,7 +138,7 @@ class Evidence:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The evidence that `str` wrote."""
+        """Read the evidence that `str` wrote."""
         rows, keys, whole = (int(word) for word in text.split())
         return cls(ControlTotal(rows, keys), whole)
 
@@ -139,17 +146,17 @@ class Evidence:
 def evidence_by_shard(
     keys: pa.Array, outputs: list[np.ndarray], shards: int
 ) -> dict[int, Evidence]:
-    """The evidence of rows of any shards, by the shard that their keys belong to."""
+    """Sum up rows of any shards, by the shard that their keys belong to."""
     numbers = shard_of(hash_keys(keys), shards)
     order = np.argsort(numbers, kind="stable")
     ends = np.searchsorted(numbers[order], np.arange(shards + 1))
-    found = {}
+    evidence = {}
     for shard in range(shards):
-        mine = order[ends[shard] : ends[shard + 1]]
-        if len(mine):
-            picked = [values[mine] for values in outputs]
-            found[shard] = Evidence.of(keys.take(pa.array(mine)), picked)
-    return found
+        rows = order[ends[shard] : ends[shard + 1]]
+        if len(rows):
+            picked = [values[rows] for values in outputs]
+            evidence[shard] = Evidence.of(keys.take(pa.array(rows)), picked)
+    return evidence
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class Sink(Protocol):
     address: str  # Where it is, without secrets.
 
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        """Make room for a version; the shards of it that are loaded already."""
+        """Make room for a version; return the shards of it that are loaded already."""
 
     def load(
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
@@ -186,16 +193,16 @@ class Sink(Protocol):
         is served; with `back`, if it is older, too. One atomic act."""
 
     def current(self) -> str | None:
-        """The version that is served."""
+        """Return the version that is served."""
 
     def stored_versions(self) -> list[StoredVersion]:
-        """The versions in the store, whole or half loaded, in any order."""
+        """List the versions in the store, whole or half loaded, in any order."""
 
     def drop(self, version: str) -> None:
-        """Remove a version; that which is served is refused."""
+        """Remove a version; refuse that which is served."""
 
     def get(self, key: int | str) -> Answer | None:
-        """The outputs of a key, or None if the night did not score it.
+        """Return the outputs of a key, or None if the night did not score it.
 
         The pointer and the row are of one version, whatever is swapped meanwhile.
 
@@ -209,7 +216,9 @@ class Sink(Protocol):
 
 
 def must_be_whole(about: SinkVersion, records: int) -> None:
-    """What each store asks in the act of a swap: every shard is recorded as loaded.
+    """Refuse to swap in a version of which a shard is not recorded as loaded.
+
+    Every store asks in the act of its swap.
 
     Raises:
         SinkError: it is not.
@@ -225,7 +234,9 @@ def must_be_whole(about: SinkVersion, records: int) -> None:
 def must_be_newer(
     about: SinkVersion, served: SinkVersion | None, *, back: bool
 ) -> None:
-    """What each store asks in the act of a swap: it goes forward only.
+    """Refuse to swap in a version that is older than what is served.
+
+    Every store asks in the act of its swap.
 
     Args:
         about: the version that shall be served.
@@ -238,13 +249,13 @@ def must_be_newer(
     if served and served.order > about.order and not back:
         msg = (
             f"{served.name} is served, which is newer than {about.name}; {STAYS}. To go "
-            f"back on purpose: batch-assets sinks sync_sink {about.manifest.pipeline}"
+            f"back on purpose: batch-assets sinks follow {about.manifest.pipeline}"
         )
         raise SinkError(msg)
 
 
 def must_not_be_served(version: str, served: str | None) -> None:
-    """What each store asks before it drops a version.
+    """Refuse to drop the version that is served.
 
     Raises:
         SinkError: it is served.
@@ -252,3 +263,26 @@ def must_not_be_served(version: str, served: str | None) -> None:
     if version == served:
         msg = f"{version} is served, so it was not dropped; swap another one in first"
         raise SinkError(msg)
+
+
+@contextmanager
+def store_errors(address: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raise the errors of a store's client library as `SinkError`, with its address."""
+    try:
+        yield
+    except errors as error:
+        msg = f"{address} can't be used: {str(error).strip()}; {STAYS}"
+        raise SinkError(msg) from error
+
+
+def secret(variable: str, sink: str) -> str:
+    """Return what an environment variable holds; it goes to the store's client alone.
+
+    Raises:
+        ConfigError: it is not set.
+    """
+    value = os.environ.get(variable)
+    if not value:
+        msg = f"the sink '{sink}' needs the environment variable {variable}; set it"
+        raise ConfigError(msg)
+    return value

@@ -12,11 +12,12 @@ its number when it is read back, and removed by one tombstone. It knows no other
 """
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,19 +40,21 @@ from cassandra.query import (
     tuple_factory,
 )
 
-from batch_assets.errors import NotServedError, SinkError
+from batch_assets.errors import NotServedError
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.sinks.base import (
-    STAYS,
     Evidence,
     SinkVersion,
     StoredVersion,
     must_be_newer,
     must_be_whole,
     must_not_be_served,
+    secret,
+    store_errors,
 )
 from batch_assets.sinks.packing import pack, unpack, unpack_row, width
 from batch_assets.snapshots.version import Answer
+from batch_assets.spec import CassandraTarget
 
 SECONDS = 30
 PARTITION_ROWS = 200
@@ -70,68 +73,66 @@ TABLES = {
     "pointer": "name text PRIMARY KEY, version text",
 }
 CURRENT = "current"
+DRIVER_ERRORS = (DriverException, NoHostAvailable)
+
+
+def open_sink(target: CassandraTarget, pipeline: str) -> "CassandraSink":
+    """Connect to a pipeline's Cassandra.
+
+    Reads and writes are by LOCAL_QUORUM, the pointer by LOCAL_SERIAL.
+
+    Raises:
+        ConfigError: there is a user, and the variable of its password is not set.
+        SinkError: no host can be reached, or none lets us in.
+    """
+    user = os.environ.get(target.user_env)
+    password = secret(target.password_env, target.name) if user else None
+    nearest = DCAwareRoundRobinPolicy(target.data_center)
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(nearest),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
+        request_timeout=SECONDS,
+        row_factory=tuple_factory,
+    )
+    cluster = Cluster(
+        target.hosts,
+        port=target.port,
+        auth_provider=PlainTextAuthProvider(user, password) if user else None,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=SECONDS,
+    )
+    server = f"{','.join(target.hosts)}:{target.port}"
+    with store_errors(f"cassandra://{server}", *DRIVER_ERRORS, OSError):
+        try:
+            session = cluster.connect()
+        except BaseException:
+            cluster.shutdown()
+            raise
+    name = target.prefix or pipeline
+    return CassandraSink(session, target.keyspace, name, server)
 
 
 class CassandraSink:
     """A pipeline's versions in a keyspace that is there already."""
 
-    def __init__(self, session: Session, keyspace: str, name: str, where: str) -> None:
+    def __init__(self, session: Session, keyspace: str, name: str, server: str) -> None:
         """Nothing is sent yet.
 
         Args:
             session: of the driver.
             keyspace: its replication is its owner's affair.
             name: what the tables' names begin with.
-            where: the server, for messages.
+            server: where it is, for messages.
         """
-        self.address = f"cassandra://{where}/{keyspace}.{name}"
+        self.address = f"cassandra://{server}/{keyspace}.{name}"
         self._session = session
         self._tables = {table: f"{keyspace}.{name}_{table}" for table in TABLES}
         self._prepared: dict[str, PreparedStatement] = {}
         self._served: tuple[SinkVersion, int] | None = None
 
-    @classmethod
-    def connect(
-        cls,
-        hosts: Sequence[str],
-        port: int,
-        data_center: str,
-        keyspace: str,
-        name: str,
-        user: str | None = None,
-        password: str | None = None,
-    ) -> Self:
-        """Connect; reads and writes are by LOCAL_QUORUM, the pointer by LOCAL_SERIAL.
-
-        Raises:
-            SinkError: no host can be reached, or none lets us in.
-        """
-        local = DCAwareRoundRobinPolicy(data_center)
-        profile = ExecutionProfile(
-            load_balancing_policy=TokenAwarePolicy(local),
-            consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-            serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
-            request_timeout=SECONDS,
-            row_factory=tuple_factory,
-        )
-        cluster = Cluster(
-            hosts,
-            port=port,
-            auth_provider=PlainTextAuthProvider(user, password) if user else None,
-            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-            connect_timeout=SECONDS,
-        )
-        where = f"{','.join(hosts)}:{port}"
-        try:
-            session = cluster.connect()
-        except (DriverException, NoHostAvailable, OSError) as error:
-            cluster.shutdown()
-            msg = f"cassandra://{where} can't be used: {error}; {STAYS}"
-            raise SinkError(msg) from error
-        return cls(session, keyspace, name, where)
-
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._translated():
+        with self._store_errors():
             for table, columns in TABLES.items():
                 columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
                 self._session.execute(
@@ -155,7 +156,7 @@ class CassandraSink:
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
-        with self._translated():
+        with self._store_errors():
             insert = self._prepare(
                 "INSERT INTO {rows} (version, bucket, key, outputs) VALUES (?, ?, ?, ?)"
             )
@@ -168,11 +169,11 @@ class CassandraSink:
             )
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._translated():
+        with self._store_errors():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        with self._translated():
+        with self._store_errors():
             # Before the pointer: it says that the version is proved.
             self._do(
                 "UPDATE {versions} SET served_at = ? WHERE version = ?",
@@ -182,8 +183,8 @@ class CassandraSink:
             while True:
                 served = self._pointer()
                 must_be_whole(about, len(self._records(about.name)))
-                newest = self._about(served)[0] if served else None
-                must_be_newer(about, newest, back=back)
+                served_version = self._about(served)[0] if served else None
+                must_be_newer(about, served_version, back=back)
                 swapped = self._do(
                     "UPDATE {pointer} SET version = ? WHERE name = ? IF version = ?",
                     about.name,
@@ -194,113 +195,110 @@ class CassandraSink:
                     return
 
     def current(self) -> str | None:
-        with self._translated():
+        with self._store_errors():
             return self._pointer() if self._is_there() else None
 
     def stored_versions(self) -> list[StoredVersion]:
-        with self._translated():
+        with self._store_errors():
             if not self._is_there():
                 return []
-            found = self._do("SELECT about, began_at, served_at FROM {versions}")
+            rows = self._do("SELECT about, began_at, served_at FROM {versions}")
             return [
                 StoredVersion(
                     SinkVersion.model_validate_json(about),
                     began_at.replace(tzinfo=UTC),
                     served_at.replace(tzinfo=UTC) if served_at else None,
                 )
-                for about, began_at, served_at in found
+                for about, began_at, served_at in rows
             ]
 
     def drop(self, version: str) -> None:
-        with self._translated():
+        with self._store_errors():
             must_not_be_served(version, self._pointer())
             # First what makes it servable, last what makes it known.
             self._do("DELETE FROM {loaded} WHERE version = ?", version)
             self._do("DELETE served_at FROM {versions} WHERE version = ?", version)
             must_not_be_served(version, self._pointer())
-            known = self._do(
+            numbers = self._do(
                 "SELECT buckets FROM {versions} WHERE version = ?", version
             )
             delete = self._prepare(
                 "DELETE FROM {rows} WHERE version = ? AND bucket = ?"
             )
-            for (buckets,) in known:
+            for (buckets,) in numbers:
                 self._all((delete, (version, bucket)) for bucket in range(buckets))
             self._do("DELETE FROM {versions} WHERE version = ?", version)
 
     def get(self, key: int | str) -> Answer | None:
-        with self._translated():
+        with self._store_errors():
             about, buckets = self._served or self._about(None)
             while True:
-                asked = about.key_of(key)
-                if asked is None:
+                stored_key = about.key_of(key)
+                if stored_key is None:
                     return None
-                # Asked at once; the row counts if the pointer still names its version.
-                served = self._later(
+                # Sent together; the row counts if the pointer still names its version.
+                pointer = self._later(
                     "SELECT version FROM {pointer} WHERE name = ?", CURRENT
                 )
                 row = self._later(
                     "SELECT outputs FROM {rows} "
                     "WHERE version = ? AND bucket = ? AND key = ?",
                     about.name,
-                    hash_key(asked) % buckets,
-                    asked,
+                    hash_key(stored_key) % buckets,
+                    stored_key,
                 )
-                (version,) = served.result().one()
-                found = row.result().one()
+                (version,) = pointer.result().one()
+                outputs = row.result().one()
                 if version == about.name:
                     self._served = about, buckets
-                    return (
-                        about.answer(asked, unpack_row(found[0], about))
-                        if found
-                        else None
-                    )
+                    if outputs is None:
+                        return None
+                    return about.answer(stored_key, unpack_row(outputs[0], about))
                 about, buckets = self._about(version)
 
     def close(self) -> None:
         self._session.cluster.shutdown()
 
     def _read(self, about: SinkVersion, shard: int) -> Evidence:
-        """The evidence of a shard as it lies there."""
+        """Read a shard back, and sum it up."""
         buckets = _buckets(about)
-        mine = range(shard, buckets, about.shards)
+        numbers = range(shard, buckets, about.shards)
         select = self._prepare(
             "SELECT key, outputs FROM {rows} WHERE version = ? AND bucket = ?"
         )
-        keys, outputs, places = [], [], []
-        asked = ((select, (about.name, bucket)) for bucket in mine)
-        for bucket, (_, rows) in zip(mine, self._results(asked), strict=True):
+        selects = ((select, (about.name, bucket)) for bucket in numbers)
+        names, outputs, bucket_of = [], [], []
+        for bucket, (_, rows) in zip(numbers, self._results(selects), strict=True):
             for key, packed in rows:
-                keys.append(key)
+                names.append(key)
                 outputs.append(packed)
-                places.append(bucket)
+                bucket_of.append(bucket)
         size = width(about)
         if any(len(packed) != size for packed in outputs):
             return Evidence()
-        dtype = pa.large_string() if about.strings else pa.int64()
-        found = pa.array(keys, dtype)
-        hashes = hash_keys(found)
-        if (hashes % np.uint64(buckets) != np.array(places, np.uint64)).any():
-            return Evidence()  # A key in another bucket is not found.
-        return Evidence.of(found, unpack(b"".join(outputs), about))
+        keys = pa.array(names, pa.large_string() if about.strings else pa.int64())
+        hashes = hash_keys(keys)
+        if (hashes % np.uint64(buckets) != np.array(bucket_of, np.uint64)).any():
+            return Evidence()  # A lookup does not find a key in another bucket.
+        return Evidence.of(keys, unpack(b"".join(outputs), about))
 
     def _records(self, version: str) -> dict[int, Evidence]:
-        found = self._do(
+        rows = self._do(
             "SELECT shard, evidence FROM {loaded} WHERE version = ?", version
         )
-        return {shard: Evidence.parse(text) for shard, text in found}
+        return {shard: Evidence.parse(text) for shard, text in rows}
 
     def _pointer(self) -> str | None:
-        """What is served, after every swap that has been decided."""
+        """Return what is served, after every swap that has been decided."""
         statement = SimpleStatement(
             f"SELECT version FROM {self._tables['pointer']} WHERE name = '{CURRENT}'",
             consistency_level=ConsistencyLevel.LOCAL_SERIAL,
         )
-        found = self._session.execute(statement).one()
-        return found[0] if found else None
+        row = self._session.execute(statement).one()
+        return row[0] if row else None
 
     def _about(self, version: str | None) -> tuple[SinkVersion, int]:
-        """What a version is of, or what is served, and its number of buckets."""
+        """Return what a version, or the one that is served, is of, and its buckets."""
         version = version or self.current()
         if version is None:
             msg = f"{self.address} serves nothing: load a version first"
@@ -311,12 +309,12 @@ class CassandraSink:
 
     def _is_there(self) -> bool:
         keyspace, _, table = self._tables["pointer"].partition(".")
-        found = self._session.execute(
+        rows = self._session.execute(
             "SELECT table_name FROM system_schema.tables "
             "WHERE keyspace_name = %s AND table_name = %s",
             (keyspace, table),
         )
-        return found.one() is not None
+        return rows.one() is not None
 
     def _do(self, statement: str, *values: Any) -> Any:
         return self._session.execute(self._prepare(statement), values)
@@ -331,7 +329,7 @@ class CassandraSink:
     def _results(
         self, statements: Iterable[tuple[Any, Sequence[Any]]]
     ) -> Iterator[Any]:
-        """The results in order, with no more than so many statements on their way."""
+        """Yield results in order, with no more than so many statements on their way."""
         return execute_concurrent(
             self._session, statements, concurrency=IN_FLIGHT, results_generator=True
         )
@@ -339,18 +337,13 @@ class CassandraSink:
     def _prepare(self, statement: str) -> PreparedStatement:
         if statement not in self._prepared:
             prepared = self._session.prepare(statement.format(**self._tables))
-            # Every statement may be sent again after a lost answer, but a condition.
+            # Every statement but a conditional one may be sent again after a lost answer.
             prepared.is_idempotent = " IF " not in statement
             self._prepared[statement] = prepared
         return self._prepared[statement]
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (DriverException, NoHostAvailable) as error:
-            msg = f"{self.address} can't be used: {error}; {STAYS}"
-            raise SinkError(msg) from error
+    def _store_errors(self) -> AbstractContextManager[None]:
+        return store_errors(self.address, *DRIVER_ERRORS)
 
 
 def _buckets(about: SinkVersion) -> int:
@@ -361,15 +354,16 @@ def _buckets(about: SinkVersion) -> int:
 def _batches(
     insert: PreparedStatement, about: SinkVersion, rows: pa.Table
 ) -> Iterator[BatchStatement]:
-    """A shard's rows by partition: each batch goes to one, and so to its owners only."""
-    places = (hash_keys(rows[about.key]) % np.uint64(_buckets(about))).astype(np.int64)
-    order = np.argsort(places, kind="stable")
-    places, packed = places[order], pack(rows, about)[order]
+    """Batch a shard's rows by partition: a batch goes to the owners of one alone."""
+    hashes = hash_keys(rows[about.key])
+    buckets = (hashes % np.uint64(_buckets(about))).astype(np.int64)
+    order = np.argsort(buckets, kind="stable")
+    buckets, packed = buckets[order], pack(rows, about)[order]
     keys = rows[about.key].take(pa.array(order)).to_pylist()
-    starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
+    starts = np.flatnonzero(np.diff(buckets, prepend=-1)).tolist()
     step = max(1, BATCH_BYTES // (width(about) + ROW_BYTES))
     for start, stop in pairwise([*starts, len(order)]):
-        bucket = int(places[start])
+        bucket = int(buckets[start])
         for first in range(start, stop, step):
             batch = BatchStatement(BatchType.UNLOGGED)
             batch.is_idempotent = True

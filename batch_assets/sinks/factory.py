@@ -1,14 +1,13 @@
-"""A sink that the YAML declares becomes a connection.
+"""Open a sink that the YAML declares: each kind has a module here.
 
-Secrets come from environment variables and go to the client alone. It is the only place
-that knows every store; a store's client is imported when it is asked for.
+The module is imported when it is asked for, because its client library is an extra.
 """
 
-import os
+from importlib import import_module
 
 from batch_assets.errors import ConfigError
 from batch_assets.sinks.base import Sink
-from batch_assets.spec import CassandraTarget, PostgresTarget, RedisTarget, Target
+from batch_assets.spec import Target
 
 
 def open_sink(target: Target, pipeline: str) -> Sink:
@@ -23,41 +22,11 @@ def open_sink(target: Target, pipeline: str) -> Sink:
         SinkError: the store can't be reached, or does not let us in.
     """
     try:
-        match target:
-            case RedisTarget():
-                from batch_assets.sinks.redis import RedisSink
-
-                url = _secret(target.url_env, target.name)
-                return RedisSink(url, target.prefix or pipeline)
-            case PostgresTarget():
-                from batch_assets.sinks.postgres import PostgresSink
-
-                dsn = _secret(target.dsn_env, target.name)
-                return PostgresSink(dsn, target.db_schema or pipeline)
-            case CassandraTarget():
-                from batch_assets.sinks.cassandra import CassandraSink
-
-                user = os.environ.get(target.user_env)
-                return CassandraSink.connect(
-                    target.hosts,
-                    target.port,
-                    target.data_center,
-                    target.keyspace,
-                    target.prefix or pipeline,
-                    user,
-                    _secret(target.password_env, target.name) if user else None,
-                )
+        module = import_module(f"{__package__}.{target.kind}")
     except ImportError as error:
         msg = (
             f"the sink '{target.name}' needs a client library: {error}. "
             f"pip install 'batch-assets[{target.kind}]'"
         )
         raise ConfigError(msg) from error
-
-
-def _secret(variable: str, sink: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        msg = f"the sink '{sink}' needs the environment variable {variable}; set it"
-        raise ConfigError(msg)
-    return value
+    return module.open_sink(target, pipeline)

@@ -1,7 +1,7 @@
 """Rows as bytes, a block at a time, without a Python object for each.
 
 A row's outputs are packed in their order, little-endian, without padding: 20 float32
-are 80 bytes. Redis and Cassandra hold these; PostgreSQL has its own binary format.
+are 80 bytes. A store with typed columns of its own has no use for them.
 """
 
 import struct
@@ -18,7 +18,7 @@ STRUCT = {"float32": "f", "float64": "d", "int32": "i", "int64": "q"}
 
 
 def pack(rows: pa.Table, about: SinkVersion) -> np.ndarray:
-    """The outputs of n rows, packed: a structured array (n,)."""
+    """Pack the outputs of n rows: a structured array (n,)."""
     packed = np.empty(len(rows), dtype=_layout(about))
     for name, _ in about.outputs:
         packed[name] = rows[name].to_numpy()
@@ -26,7 +26,7 @@ def pack(rows: pa.Table, about: SinkVersion) -> np.ndarray:
 
 
 def unpack(data: bytes, about: SinkVersion) -> list[np.ndarray]:
-    """The outputs of n packed rows, one behind the other: a column (n,) for each.
+    """Unpack n rows, one behind the other: a column (n,) for each output.
 
     Raises:
         ValueError: the bytes are not a whole number of rows.
@@ -36,24 +36,24 @@ def unpack(data: bytes, about: SinkVersion) -> list[np.ndarray]:
 
 
 def unpack_row(data: bytes, about: SinkVersion) -> tuple[Any, ...]:
-    """The outputs of one packed row, as Python numbers."""
+    """Unpack one row into Python numbers."""
     return struct.unpack(
         "<" + "".join(STRUCT[dtype] for _, dtype in about.outputs), data
     )
 
 
 def width(about: SinkVersion) -> int:
-    """The bytes of a packed row."""
+    """Return how many bytes a packed row has."""
     return _layout(about).itemsize
 
 
 def key_bytes(keys: pa.Array) -> pa.Array:
-    """Keys as text, UTF-8: an integer in decimal digits."""
+    """Write keys as text, UTF-8: an integer in decimal digits."""
     return keys.cast(pa.large_string()).cast(pa.large_binary())
 
 
 def keys_of(names: list[bytes], about: SinkVersion) -> pa.Array:
-    """The keys that `key_bytes` wrote.
+    """Read the keys that `key_bytes` wrote.
 
     Raises:
         pa.ArrowInvalid: a name is not one of them.
@@ -63,14 +63,14 @@ def keys_of(names: list[bytes], about: SinkVersion) -> pa.Array:
 
 
 def joined(*pieces: pa.Array | np.ndarray | bytes) -> tuple[np.ndarray, memoryview]:
-    """The bytes of n rows, made of pieces that stand side by side in each.
+    """Join the bytes of n rows from pieces that stand side by side in each.
 
     Args:
         pieces: n byte strings each, as Arrow; n records, as NumPy; or the same bytes in
             every row.
 
     Returns:
-        The n+1 places where rows begin, and all the bytes.
+        The n+1 offsets at which rows begin, and all the bytes.
     """
     columns = []
     for piece in pieces:

@@ -10,15 +10,12 @@ A swap replaces view and pointer in one transaction. It knows no other store.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, LiteralString
 
-import numpy as np
 import psycopg
 import pyarrow as pa
-import pyarrow.compute as pc
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
@@ -33,12 +30,14 @@ from batch_assets.sinks.base import (
     must_be_newer,
     must_be_whole,
     must_not_be_served,
+    secret,
+    store_errors,
 )
-from batch_assets.sinks.packing import NUMPY, joined, key_bytes
+from batch_assets.sinks.postgres_copy import HEADER, TRAILER, decode, encode
 from batch_assets.snapshots.version import Answer
+from batch_assets.spec import PostgresTarget
 
 SECONDS = 30
-BLOCK_ROWS = 50_000
 # Who waits for a lock makes all wait who come after: better try again than wait long.
 LOCK_SECONDS = 1
 LOCK_TRIES = 8
@@ -53,10 +52,6 @@ SQL_TYPES = {
 # What the view adds to the columns of a version; the lake lets no output have the
 # names of the others.
 SERVED_VERSION = "served_version"
-
-# https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
-HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-TRAILER = b"\xff\xff"
 
 TABLES = """\
 CREATE TABLE IF NOT EXISTS {schema}.versions (
@@ -79,6 +74,17 @@ INSERT INTO {schema}.pointer DEFAULT VALUES ON CONFLICT DO NOTHING;
 """
 
 
+def open_sink(target: PostgresTarget, pipeline: str) -> "PostgresSink":
+    """Open a pipeline's PostgreSQL.
+
+    Raises:
+        ConfigError: the variable of its address is not set.
+        SinkError: that is no address.
+    """
+    dsn = secret(target.dsn_env, target.name)
+    return PostgresSink(dsn, target.db_schema or pipeline)
+
+
 class PostgresSink:
     """A pipeline's versions in a schema of their own."""
 
@@ -93,7 +99,7 @@ class PostgresSink:
             SinkError: the address is none. It is not shown: it may hold a password.
         """
         try:
-            at = conninfo_to_dict(dsn)
+            parts = conninfo_to_dict(dsn)
         except psycopg.ProgrammingError:
             # Its message would show the text, which may hold a password.
             msg = (
@@ -101,10 +107,8 @@ class PostgresSink:
                 "postgresql://user:password@host:5432/database"
             )
             raise SinkError(msg) from None
-        where = (
-            f"{at.get('host', 'local')}:{at.get('port', 5432)}/{at.get('dbname', '')}"
-        )
-        self.address = f"postgresql://{where} {schema}"
+        server = f"{parts.get('host', 'local')}:{parts.get('port', 5432)}"
+        self.address = f"postgresql://{server}/{parts.get('dbname', '')} {schema}"
         self._dsn = dsn
         self._schema = schema
         self._served: SinkVersion | None = None
@@ -120,7 +124,7 @@ class PostgresSink:
             sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), _type(dtype))
             for name, dtype in zip(names, types, strict=True)
         ]
-        with self._translated(), self._connection.transaction():
+        with self._store_errors(), self._connection.transaction():
             # One at a time: CREATE ... IF NOT EXISTS fails if another one does the same.
             self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
             self._make_room()
@@ -144,7 +148,7 @@ class PostgresSink:
     def load(
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
     ) -> None:
-        with self._translated(), self._connection.transaction():
+        with self._store_errors(), self._connection.transaction():
             # The record first: a second loader waits here for the first, and then finds
             # it. Rows and record are there together or not at all.
             new = self._do(
@@ -162,12 +166,12 @@ class PostgresSink:
             )
             with self._connection.cursor().copy(copy_in) as copy:
                 copy.write(HEADER)
-                for block in _blocks(rows, about):
+                for block in encode(rows, about):
                     copy.write(block)
                 copy.write(TRAILER)
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._translated():
+        with self._store_errors():
             try:
                 self._index(about)
             except errors.UniqueViolation:
@@ -178,15 +182,15 @@ class PostgresSink:
                     rows=_rows(about.name),
                 )
             ) as copy:
-                found: dict[int, Evidence] = {}
-                for keys, outputs in _read(copy, about):
-                    some = evidence_by_shard(keys, outputs, about.shards)
-                    for shard, evidence in some.items():
-                        found[shard] = found.get(shard, Evidence()) + evidence
-            return found
+                total: dict[int, Evidence] = {}
+                for keys, outputs in decode(copy, about):
+                    block = evidence_by_shard(keys, outputs, about.shards)
+                    for shard, evidence in block.items():
+                        total[shard] = total.get(shard, Evidence()) + evidence
+            return total
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        with self._translated():
+        with self._store_errors():
             for tries_left in reversed(range(LOCK_TRIES)):
                 try:
                     with self._connection.transaction():
@@ -203,36 +207,36 @@ class PostgresSink:
                     time.sleep(LOCK_SECONDS)
 
     def current(self) -> str | None:
-        with self._translated():
+        with self._store_errors():
             if not self._is_there():
                 return None
             return self._do("SELECT version FROM {schema}.pointer").fetchall()[0][0]
 
     def stored_versions(self) -> list[StoredVersion]:
-        with self._translated():
+        with self._store_errors():
             if not self._is_there():
                 return []
-            found = self._do("SELECT about, began_at, served_at FROM {schema}.versions")
+            rows = self._do("SELECT about, began_at, served_at FROM {schema}.versions")
             return [
                 StoredVersion(
                     SinkVersion.model_validate_json(about), began_at, served_at
                 )
-                for about, began_at, served_at in found
+                for about, began_at, served_at in rows
             ]
 
     def drop(self, version: str) -> None:
-        with self._translated(), self._connection.transaction():
+        with self._store_errors(), self._connection.transaction():
             self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
             must_not_be_served(version, self._pointer())
             self._do("DELETE FROM {schema}.versions WHERE version = %s", version)
             self._do("DROP TABLE IF EXISTS {schema}.{rows}", rows=_rows(version))
 
     def get(self, key: int | str) -> Answer | None:
-        """As promised: one statement sees one version."""
-        with self._translated():
+        """Look a key up in the view: one statement sees one version."""
+        with self._store_errors():
             about = self._served or self._about()
-            asked = about.key_of(key)
-            if asked is None:
+            stored_key = about.key_of(key)
+            if stored_key is None:
                 return None
             select = self._sql(
                 "SELECT * FROM {schema}.current WHERE {key} = %s",
@@ -240,13 +244,15 @@ class PostgresSink:
             )
             cursor = self._connection.cursor(row_factory=dict_row)
             # Binary: a float32 comes back as it is, not as its shortest text.
-            row = cursor.execute(select, [asked], binary=True, prepare=False).fetchone()
+            row = cursor.execute(
+                select, [stored_key], binary=True, prepare=False
+            ).fetchone()
             if row is None:
                 return None
             if row[SERVED_VERSION] != about.name:
                 about = self._about(row[SERVED_VERSION])
             self._served = about
-            return about.answer(asked, [row[name] for name, _ in about.outputs])
+            return about.answer(stored_key, [row[name] for name, _ in about.outputs])
 
     def close(self) -> None:
         if self._opened:
@@ -254,7 +260,7 @@ class PostgresSink:
 
     @property
     def _connection(self) -> psycopg.Connection:
-        """The connection, opened again if the server has closed it."""
+        """Return the connection, opened again if the server has closed it."""
         if self._opened is None or self._opened.closed:
             self._opened = psycopg.connect(
                 self._dsn, autocommit=True, connect_timeout=SECONDS
@@ -263,44 +269,43 @@ class PostgresSink:
 
     def _make_room(self) -> None:
         # Asked before, because IF NOT EXISTS needs the right to create one all the same.
-        there = self._do("SELECT FROM pg_namespace WHERE nspname = %s", self._schema)
-        if not there.fetchall():
+        schemas = self._do("SELECT FROM pg_namespace WHERE nspname = %s", self._schema)
+        if not schemas.fetchall():
             self._do("CREATE SCHEMA {schema}")
         self._do(TABLES)
 
     def _is_there(self) -> bool:
-        found = self._do(
+        tables = self._do(
             "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'pointer'",
             self._schema,
         )
-        return bool(found.fetchall())
+        return bool(tables.fetchall())
 
     def _pointer(self) -> str | None:
-        """What is served, which nobody can change before this transaction ends."""
-        return self._do("SELECT version FROM {schema}.pointer FOR UPDATE").fetchall()[
-            0
-        ][0]
+        """Return what is served, which nobody can change before this transaction ends."""
+        rows = self._do("SELECT version FROM {schema}.pointer FOR UPDATE")
+        return rows.fetchall()[0][0]
 
     def _about(self, version: str | None = None) -> SinkVersion:
-        """What a version is of, or what is served."""
+        """Return what a version is of, or the one that is served."""
         version = version or self.current()
         if version is None:
             msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
-        found = self._do(
+        rows = self._do(
             "SELECT about FROM {schema}.versions WHERE version = %s", version
         )
-        return SinkVersion.model_validate_json(found.fetchall()[0][0])
+        return SinkVersion.model_validate_json(rows.fetchall()[0][0])
 
     def _index(self, about: SinkVersion) -> None:
         table = sql.Identifier(self._schema, _name(about.name)).as_string()
         with self._connection.transaction():
             self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
-            there = self._do(
+            keys = self._do(
                 "SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary",
                 table,
             )
-            if not there.fetchall():
+            if not keys.fetchall():
                 self._do(
                     "ALTER TABLE {schema}.{rows} ADD PRIMARY KEY ({key})",
                     rows=_rows(about.name),
@@ -327,27 +332,23 @@ class PostgresSink:
         )
 
     def _show(self, about: SinkVersion) -> None:
-        """Let the view show a version; who may read it may read it still."""
+        """Let the view show a version; whoever may read it still may."""
         names = [about.key, *(name for name, _ in about.outputs)]
-        columns = [sql.Identifier(name) for name in names]
+        columns: list[sql.Composable] = [sql.Identifier(name) for name in names]
         facts = {
             SERVED_VERSION: sql.SQL("{}::text").format(about.name),
             "day": sql.SQL("{}::date").format(about.manifest.day),
             "model_name": sql.SQL("{}::text").format(about.manifest.model_name),
             "model_version": sql.SQL("{}::text").format(about.manifest.model_version),
         }
+        columns += [
+            sql.SQL("{} AS {}").format(fact, sql.Identifier(name))
+            for name, fact in facts.items()
+        ]
         view = self._sql(
             "VIEW {schema}.current AS SELECT {columns} FROM {schema}.{rows}",
             rows=_rows(about.name),
-            columns=sql.SQL(", ").join(
-                [
-                    *columns,
-                    *(
-                        sql.SQL("{} AS {}").format(fact, sql.Identifier(name))
-                        for name, fact in facts.items()
-                    ),
-                ]
-            ),
+            columns=sql.SQL(", ").join(columns),
         )
         try:
             with self._connection.transaction():
@@ -378,13 +379,8 @@ class PostgresSink:
         schema = sql.Identifier(self._schema)
         return sql.SQL(statement).format(schema=schema, **names)
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            msg = f"{self.address} can't be used: {str(error).strip()}; {STAYS}"
-            raise SinkError(msg) from error
+    def _store_errors(self) -> AbstractContextManager[None]:
+        return store_errors(self.address, psycopg.Error)
 
 
 def _name(version: str) -> str:
@@ -393,54 +389,6 @@ def _name(version: str) -> str:
 
 def _rows(version: str) -> sql.Identifier:
     return sql.Identifier(_name(version))
-
-
-def _blocks(rows: pa.Table, about: SinkVersion) -> Iterator[memoryview]:
-    """Rows in the format of a binary COPY, a block at a time."""
-    fields = np.array(1 + len(about.outputs), ">i2").tobytes()
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block = rows.slice(start, BLOCK_ROWS)
-        keys = block[about.key].combine_chunks()
-        if about.strings:
-            keys = key_bytes(keys)
-            sizes = pc.binary_length(keys).to_numpy().astype(">i4")
-        else:
-            keys = keys.to_numpy().astype(">i8")
-            sizes = np.full(len(keys), 8, ">i4")
-        outputs = np.empty(len(block), _layout(about))
-        for name, _ in about.outputs:
-            outputs[name] = block[name].to_numpy()
-            outputs[f"{name} size"] = outputs.dtype[name].itemsize
-        at, data = joined(fields, sizes, keys, outputs)
-        yield data[: at[-1]]
-
-
-def _read(
-    messages: Iterable[Any], about: SinkVersion
-) -> Iterator[tuple[pa.Array, list[np.ndarray]]]:
-    """Keys and outputs of what a binary COPY gives, a block at a time.
-
-    The server sends a message for each row; the first has the header before it.
-    """
-    layout = _layout(about)
-    rows = (bytes(message).removeprefix(HEADER) for message in messages)
-    while block := list(islice(rows, BLOCK_ROWS)):
-        block = [row for row in block if row and row != TRAILER]
-        names = [row[6 : -layout.itemsize] for row in block]
-        data = np.frombuffer(b"".join(row[-layout.itemsize :] for row in block), layout)
-        if about.strings:
-            keys = pa.array(names, pa.large_binary()).cast(pa.large_string())
-        else:
-            keys = pa.array(np.frombuffer(b"".join(names), ">i8").astype("i8"))
-        yield keys, [data[name].astype(dtype) for name, dtype in about.outputs]
-
-
-def _layout(about: SinkVersion) -> np.dtype:
-    """The outputs of a row in a binary COPY: the size of each before it, big-endian."""
-    fields = []
-    for name, dtype in about.outputs:
-        fields += [(f"{name} size", ">i4"), (name, ">" + NUMPY[dtype])]
-    return np.dtype(fields)
 
 
 def _type(dtype: str) -> sql.SQL:

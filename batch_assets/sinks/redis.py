@@ -31,6 +31,8 @@ from batch_assets.sinks.base import (
     must_be_newer,
     must_be_whole,
     must_not_be_served,
+    secret,
+    store_errors,
 )
 from batch_assets.sinks.packing import (
     joined,
@@ -42,6 +44,7 @@ from batch_assets.sinks.packing import (
     width,
 )
 from batch_assets.snapshots.version import Answer
+from batch_assets.spec import RedisTarget
 
 SECONDS = 30.0
 # Rows of a command, commands on their way at once, rows of an answer: each stays well
@@ -53,6 +56,16 @@ SCAN_ROWS = 1_000
 
 class OutOfMemoryError(SinkError):
     """The server takes no more rows."""
+
+
+def open_sink(target: RedisTarget, pipeline: str) -> "RedisSink":
+    """Open a pipeline's Redis.
+
+    Raises:
+        ConfigError: the variable of its URL is not set.
+        SinkError: that is no URL.
+    """
+    return RedisSink(secret(target.url_env, target.name), target.prefix or pipeline)
 
 
 class RedisSink:
@@ -75,14 +88,15 @@ class RedisSink:
         except ValueError:
             msg = "that is no URL of a Redis; one is redis://user:password@host:6379/0"
             raise SinkError(msg) from None
-        at = self._redis.connection_pool.connection_kwargs
-        where = at.get("path") or f"{at.get('host')}:{at.get('port', 6379)}"
-        self.address = f"redis://{where}/{at.get('db', 0)} {prefix}"
+        options = self._redis.connection_pool.connection_kwargs
+        host, port = options.get("host", "localhost"), options.get("port", 6379)
+        server = options.get("path") or f"{host}:{port}"
+        self.address = f"redis://{server}/{options.get('db', 0)} {prefix}"
         self._prefix = prefix
         self._served: SinkVersion | None = None
 
     def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._translated():
+        with self._store_errors():
             self._must_not_evict()
         with self._loading(about):
             self._redis.hset(self._key("versions"), about.name, about.model_dump_json())
@@ -100,18 +114,18 @@ class RedisSink:
             self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
 
     def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
-        with self._translated():
+        with self._store_errors():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
         current, loaded = self._key("current"), self._key(about.name, "loaded")
 
-        def act(pipe: Pipeline) -> None:
-            served = _text(pipe.get(current))
-            known = pipe.hget(self._key("versions"), served) if served else None
+        def swap(pipe: Pipeline) -> None:
+            name = _text(pipe.get(current))
+            text = pipe.hget(self._key("versions"), name) if name else None
             must_be_whole(about, int(pipe.hlen(loaded)))
-            newest = SinkVersion.model_validate_json(known) if known else None
-            must_be_newer(about, newest, back=back)
+            served = SinkVersion.model_validate_json(text) if text else None
+            must_be_newer(about, served, back=back)
             last: list[Any] = pipe.zrange(self._key("served"), -1, -1, withscores=True)
             # After all others, even if the clock has gone back.
             now = max([time.time(), *(score + 1e-3 for _, score in last)])
@@ -119,15 +133,15 @@ class RedisSink:
             pipe.set(current, about.name)
             pipe.zadd(self._key("served"), {about.name: now})
 
-        with self._translated():
-            self._redis.transaction(act, current, loaded)
+        with self._store_errors():
+            self._redis.transaction(swap, current, loaded)
 
     def current(self) -> str | None:
-        with self._translated():
+        with self._store_errors():
             return _text(self._redis.get(self._key("current")))
 
     def stored_versions(self) -> list[StoredVersion]:
-        with self._translated(), self._redis.pipeline(transaction=False) as pipe:
+        with self._store_errors(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hgetall(self._key("versions"))
             pipe.zrange(self._key("began"), 0, -1, withscores=True)
             pipe.zrange(self._key("served"), 0, -1, withscores=True)
@@ -143,7 +157,7 @@ class RedisSink:
         ]
 
     def drop(self, version: str) -> None:
-        with self._translated():
+        with self._store_errors():
             must_not_be_served(version, self.current())
             # First what makes it servable: a swap that is on its way notices. Last what
             # makes it known: a drop that is killed is neither served nor forgotten.
@@ -151,60 +165,60 @@ class RedisSink:
             self._redis.unlink(self._key(version, "loaded"))
             self._redis.zrem(self._key("served"), version)
             must_not_be_served(version, self.current())
-            known = self._redis.hget(self._key("versions"), version)
-            if known is None:
+            text = self._redis.hget(self._key("versions"), version)
+            if text is None:
                 return
-            about = SinkVersion.model_validate_json(known)
+            about = SinkVersion.model_validate_json(text)
             for shard in range(about.shards):
                 self._redis.unlink(self._key(version, shard))
             self._redis.zrem(self._key("began"), version)
             self._redis.hdel(self._key("versions"), version)
 
     def get(self, key: int | str) -> Answer | None:
-        with self._translated():
+        with self._store_errors():
             about = self._served or self._about()
             while True:
-                asked = about.key_of(key)
-                if asked is None:
+                stored_key = about.key_of(key)
+                if stored_key is None:
                     return None
-                shard = self._key(about.name, hash_key(asked) % about.shards)
+                shard = self._key(about.name, hash_key(stored_key) % about.shards)
                 # The row, then the pointer: if that names its version still, the row is
                 # of what is served. A server without memory takes no transactions.
                 with self._redis.pipeline(transaction=False) as pipe:
-                    pipe.hget(shard, str(asked))
+                    pipe.hget(shard, str(stored_key))
                     pipe.get(self._key("current"))
                     data, served = pipe.execute()
                 if _text(served) == about.name:
                     self._served = about
                     if data is None:
                         return None
-                    return about.answer(asked, unpack_row(data, about))
+                    return about.answer(stored_key, unpack_row(data, about))
                 about = self._about()
 
     def close(self) -> None:
         self._redis.close()
 
     def _about(self) -> SinkVersion:
-        """What is served now."""
+        """Return what is served now."""
         served = _text(self._redis.get(self._key("current")))
         if served is None:
             msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
         # It can't have been dropped since: that takes another swap, and ten minutes.
-        known = self._redis.hget(self._key("versions"), served)
-        if known is None:
+        text = self._redis.hget(self._key("versions"), served)
+        if text is None:
             msg = f"{self.address} names {served}, which is not there: load it again"
             raise SinkError(msg)
-        return SinkVersion.model_validate_json(known)
+        return SinkVersion.model_validate_json(text)
 
     def _send(self, commands: Iterator[list[bytes | memoryview]]) -> None:
-        """Send commands that are written out, some at once, and await their replies."""
+        """Send encoded commands, a list at once, and await their replies."""
         pool = self._redis.connection_pool
         connection = pool.get_connection()
         try:
-            for some in commands:
-                connection.send_packed_command(some)
-                for _ in some:
+            for together in commands:
+                connection.send_packed_command(together)
+                for _ in together:
                     connection.read_response()
         except BaseException:
             # Replies may be on their way still, which the next user would get.
@@ -214,14 +228,14 @@ class RedisSink:
             pool.release(connection)
 
     def _read(self, about: SinkVersion, shard: int) -> Evidence:
-        """The evidence of a shard as it lies there."""
+        """Read a shard back, and sum it up."""
         rows: dict[bytes, bytes] = {}
         name, cursor = self._key(about.name, shard), 0
         while True:
             # A scan may give a row twice, so a shard's rows are gathered first.
-            some: Any
-            cursor, some = self._redis.hscan(name, cursor, count=SCAN_ROWS)
-            rows |= some
+            page: Any
+            cursor, page = self._redis.hscan(name, cursor, count=SCAN_ROWS)
+            rows |= page
             if cursor == 0:
                 break
         size = width(about)
@@ -248,39 +262,37 @@ class RedisSink:
 
     @contextmanager
     def _loading(self, about: SinkVersion) -> Iterator[None]:
-        """As `_translated`; a version that there is no memory for is removed again.
+        """Load a version; remove it again if there is no memory for it.
 
         Others may need the memory sooner than it is loaded again.
         """
         try:
-            with self._translated():
+            with self._store_errors():
                 yield
         except OutOfMemoryError:
             self.drop(about.name)
             raise
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except redis.OutOfMemoryError as error:
-            msg = (
-                f"{self.address} has no memory left: {error}; {STAYS}. What was loaded of "
-                "another version was removed. Raise maxmemory: while one is loaded there "
-                "is one more than `keep`."
-            )
-            raise OutOfMemoryError(msg) from error
-        except redis.RedisError as error:
-            msg = f"{self.address} can't be used: {error}; {STAYS}"
-            raise SinkError(msg) from error
+    def _store_errors(self) -> Iterator[None]:
+        with store_errors(self.address, redis.RedisError):
+            try:
+                yield
+            except redis.OutOfMemoryError as error:
+                msg = (
+                    f"{self.address} has no memory left: {error}; {STAYS}. What was loaded "
+                    "of another version was removed. Raise maxmemory: while one is loaded "
+                    "there is one more than `keep`."
+                )
+                raise OutOfMemoryError(msg) from error
 
 
 def _commands(
     name: bytes, rows: pa.Table, about: SinkVersion
 ) -> Iterator[list[bytes | memoryview]]:
-    """HSET commands of a shard's rows, in the words of the protocol.
+    """Encode a shard's rows as HSET commands of the wire protocol.
 
-    Written by the block, they take a quarter of the time of writing them by the row.
+    By the block, this takes a quarter of the time of encoding them by the row.
     """
     step = COMMAND_ROWS * COMMANDS
     for start in range(0, len(rows), step):
@@ -288,7 +300,7 @@ def _commands(
         keys = key_bytes(block[about.key].combine_chunks())
         sizes = pc.binary_length(keys).cast(pa.large_string()).cast(pa.large_binary())
         value = b"\r\n$%d\r\n" % width(about)
-        at, data = joined(
+        offsets, data = joined(
             b"$", sizes, b"\r\n", keys, value, pack(block, about), b"\r\n"
         )
         commands: list[bytes | memoryview] = []
@@ -296,7 +308,7 @@ def _commands(
             last = min(first + COMMAND_ROWS, len(block))
             words = 2 + 2 * (last - first)
             head = b"*%d\r\n$4\r\nHSET\r\n$%d\r\n%b\r\n" % (words, len(name), name)
-            commands.append(head + data[at[first] : at[last]])
+            commands.append(head + data[offsets[first] : offsets[last]])
         yield commands
 
 

@@ -130,15 +130,12 @@ def _taken_back(
 
 
 def serves_the_same(sink: Sink, snapshots: StoragePath) -> Verdict:
-    """A store serves the version that is served here."""
-    served, there = served_version(snapshots), sink.current()
+    """Judge whether a store serves the version that is served on disk."""
+    served, stored = served_version(snapshots), sink.current()
     return Verdict(
-        "sink_serves_the_snapshot",
-        served == there,
-        f"{sink.address} serves {there or 'nothing'}, here {served or 'nothing'} is served",
-        {},
-        {"served": served or "nothing", "served_there": there or "nothing"},
-        moved_by="No field of the YAML moves it: run the day again",
+        served == stored,
+        f"{sink.address} serves {stored or 'nothing'}, here {served or 'nothing'} is served",
+        facts={"served": served or "nothing", "served_there": stored or "nothing"},
     )
 
 

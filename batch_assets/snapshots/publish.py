@@ -18,20 +18,15 @@ from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.parts import Part, sealed_part
 from batch_assets.lake.receipts import PredictionsReceipt
-from batch_assets.lake.reconciliation import total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.parallel import Report, on_cores
+from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
 from batch_assets.snapshots.build import (
     MAKE_ROOM,
     STAYS,
     build_version,
-    evidence_of,
-    expected_of,
-    rows_of,
-    shard_rows,
 )
 from batch_assets.snapshots.fetch import must_be_whole
 from batch_assets.snapshots.history import new_entry, record, withdrawn
@@ -47,7 +42,6 @@ from batch_assets.snapshots.pointers import (
     block_of,
     lock_pointers,
     named,
-    pinned_version,
     point,
 )
 from batch_assets.snapshots.retention import collect
@@ -124,7 +118,7 @@ def publish_day(
         night.must_be_proved()
         _must_be_committed(lake, day, night.parts)
         if newer := _newer(snapshots, day):
-            there = _built(lake, snapshots, day)
+            there = built_versions(lake, snapshots, day)
             version = there[-1] if there else _free_name(snapshots, day, night.digest)
             return _published(snapshots, version, night, swapped=False, why=newer)
         # What a killed publisher left; nobody else builds under the lock.
@@ -187,7 +181,7 @@ def _build(
     night: _Night,
     serving: Serving,
 ) -> SnapshotManifest:
-    contract, served = night.release.contract, _current(snapshots)
+    contract, served = night.release.contract, readable_current(snapshots)
     pages = night.lake.books(night.day).pages
     plan = SnapshotManifest(
         pipeline=night.lake.pipeline,
@@ -241,12 +235,12 @@ def swap(
     """Serve a version from now on, unless something speaks against; under the lock."""
     while True:
         seen = read_seen(snapshots / CURRENT)
-        current = _current(snapshots, seen)
+        current = readable_current(snapshots, seen)
         if newer := _newer(snapshots, day_of(version)):
             return False, newer
         if current == version:
             return False, "this very version is served already"
-        if kept := _kept_back(snapshots, version):
+        if kept := kept_back(snapshots, version):
             said = f"{kept}. {version} is built and proved, {current} is still served"
             record(snapshots, new_entry("held", version, why=kept, before=current))
             return False, said
@@ -261,13 +255,13 @@ def swap(
 
 def _newer(snapshots: StoragePath, day: str) -> str | None:
     """Why a day is not served, if a newer one is."""
-    current = _current(snapshots)
+    current = readable_current(snapshots)
     if current and day_of(current) > day:
         return f"{current} is served already, which is of a newer day"
     return None
 
 
-def _kept_back(snapshots: StoragePath, version: str) -> str | None:
+def kept_back(snapshots: StoragePath, version: str) -> str | None:
     """Why a person does not want a version (or a day) published, if anybody does not."""
     if block := block_of(snapshots):
         return str(block)
@@ -284,7 +278,7 @@ def _kept_back(snapshots: StoragePath, version: str) -> str | None:
     return None
 
 
-def _built(lake: Lake, snapshots: StoragePath, day: str) -> list[str]:
+def built_versions(lake: Lake, snapshots: StoragePath, day: str) -> list[str]:
     """The versions on disk of the predictions that a day has now, the newest last."""
     parts = lake.predictions.parts(day)
     digest = digest_of(parts) if parts else None
@@ -294,77 +288,9 @@ def _built(lake: Lake, snapshots: StoragePath, day: str) -> list[str]:
 def _published(
     snapshots: StoragePath, version: str, night: _Night, *, swapped: bool, why: str
 ) -> Published:
-    current = _current(snapshots)
+    current = readable_current(snapshots)
     found = {manifest.version: manifest for manifest in versions(snapshots)}
     return Published(version, found.get(current or ""), swapped, why, night.verdicts)
-
-
-def is_served(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
-    """Whether readers get a day's version, or a newer one, and what keeps it from them.
-
-    It warns and does not block: a person wanted it so, and the night is well.
-    """
-    current, pinned = _current(snapshots), pinned_version(snapshots)
-    name, again = snapshots.name, "then run the day again"
-    newer = current is not None and day_of(current) > day
-    passed = not pinned and (newer or current in _built(lake, snapshots, day))
-    why = f"{current or 'nothing'} is served"
-    if pinned:
-        why = (
-            f"readers are pinned to {pinned}, whatever is published. To end it: "
-            f"batch-assets snapshot unpin {name} --why …"
-        )
-    elif not passed:
-        kept = _kept_back(snapshots, day)
-        unblock = f"batch-assets snapshot unblock {name} --why …"
-        why += f", and not {day}. "
-        why += f"{kept}. To end it: {unblock}, {again}" if kept else "Run the day again"
-    facts = {"current": current or "nothing", "pinned": pinned or "nothing"}
-    moved_by = "No field of the YAML moves it"
-    return Verdict(
-        "snapshot_is_served", passed, why, facts=facts, blocks=False, moved_by=moved_by
-    )
-
-
-def equals_predictions(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
-    """Every row of a day's version is the row that was predicted, and no other."""
-    gate = "snapshot_equals_predictions"
-    moved_by = "No field of the YAML moves it: run the day again"
-    parts = lake.predictions.parts(day)
-    served, built = _current(snapshots), _built(lake, snapshots, day)
-    if not built:
-        newer = served is not None and day_of(served) > day
-        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
-        facts = {"served": served or "nothing"}
-        return Verdict(gate, passed=newer, why=why, facts=facts, moved_by=moved_by)
-    version = served if served in built else built[-1]
-    snapshot = Version.open(snapshots, version)
-    manifest = snapshot.manifest
-
-    def is_alike(number: int, _: Report) -> bool:
-        rows = snapshot.shard(number).packed
-        mine = [part for part in parts if part.receipt.shard == number]
-        expected = expected_of(mine)
-        if expected[1] is None:  # The rows themselves are left to compare.
-            return rows.equals(shard_rows(rows_of(mine, manifest), manifest))
-        return evidence_of(rows, manifest) == expected
-
-    alike = on_cores(is_alike, range(len(manifest.files)))
-    unlike = [number for number, same in enumerate(alike) if not same]
-    predicted = total_of(part.receipt.total for part in parts)
-    return Verdict(
-        gate,
-        not unlike and manifest.rows == predicted.rows,
-        f"version {manifest.version} has {manifest.rows:,} rows, predictions have "
-        f"{predicted.rows:,}; shards that differ: {unlike or 'none'}",
-        {
-            "snapshot_rows": float(manifest.rows),
-            "predictions_rows": float(predicted.rows),
-            "unlike_shards": float(len(unlike)),
-        },
-        {"version": manifest.version, "served": served or "nothing"},
-        moved_by=moved_by,
-    )
 
 
 def _must_be_committed(
@@ -382,7 +308,7 @@ def _must_be_committed(
     on_cores(lambda part, _: sealed_part(part.path), parts)
 
 
-def _current(snapshots: StoragePath, seen: Seen | None = None) -> str | None:
+def readable_current(snapshots: StoragePath, seen: Seen | None = None) -> str | None:
     """What is current; nothing, if CURRENT names nothing: that is no reason to stop."""
     try:
         place = snapshots / CURRENT
@@ -394,7 +320,7 @@ def _current(snapshots: StoragePath, seen: Seen | None = None) -> str | None:
 
 def _whole_version(snapshots: StoragePath, digest: str) -> str | None:
     """A version of these very predictions that can be served as it is."""
-    current = _current(snapshots)
+    current = readable_current(snapshots)
     there = [m.version for m in versions(snapshots) if m.predictions == digest]
     for version in sorted(there, key=lambda version: version != current):
         try:
@@ -409,7 +335,7 @@ def _whole_version(snapshots: StoragePath, digest: str) -> str | None:
 def _free_name(snapshots: StoragePath, day: str, digest: str) -> str:
     """A name that no version ever had: readers may still hold one that is damaged."""
     name, number = f"{day}-{digest[: NAMED - len(day) - 1]}", 2
-    taken, version = {_current(snapshots)}, name
+    taken, version = {readable_current(snapshots)}, name
     while version in taken or version_folder(snapshots, version).is_dir():
         version, number = f"{name}-{number}", number + 1
     return version

@@ -8,20 +8,11 @@ from batch_assets.component import ScoringPipeline
 from batch_assets.definitions import defs
 from batch_assets.errors import PipelineError
 from batch_assets.launch import load_definitions
+from batch_assets.quality.gates import GATES
+from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.spec import PipelineSpec
 from batch_assets_tests.projects import ASSETS, attributes, make_project, write_project
-
-BLOCKING = {
-    "raw_is_validated_plus_quarantined",
-    "quarantine_share_is_within_limit",
-    "validated_is_scored_plus_dead",
-    "dead_letter_share_is_within_limit",
-    "coverage_is_within_limit",
-    "one_approved_release_on_every_row",
-    "scores_are_finite_and_in_range",
-    "predictions_are_distributed_like_the_reference",
-    "snapshot_equals_predictions",
-}
+from batch_assets_tests.toys import make_spec
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +48,13 @@ def test_a_sweep_is_no_part_of_a_night(loaded):
     assert selected == ASSETS - {"batch_size_sweep"}
 
 
-def test_every_check_is_partitioned_and_the_promised_ones_block(loaded):
+def test_every_gate_is_a_partitioned_check_that_blocks_as_its_table_says(loaded):
     specs = [spec for check in loaded.asset_checks or [] for spec in check.check_specs]
     assert all(spec.partitions_def is not None for spec in specs)
-    assert {spec.name for spec in specs if spec.blocking} == BLOCKING
-    assert {spec.name for spec in specs} - BLOCKING == {
-        "volume_is_like_the_days_before",
-        "snapshot_is_served",
+    assert {(spec.asset_key.path[-1], spec.name, spec.blocking) for spec in specs} == {
+        (gate.asset, gate.name, gate.blocking)
+        for gate in (*GATES, *SNAPSHOT_GATES)
+        if gate.when(make_spec())
     }
 
 

@@ -26,12 +26,14 @@ from batch_assets.lake.seal import SHA256
 from batch_assets.lake.shards import fingerprint
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.quality.gates import carried_rows
+from batch_assets.quality.evidence import DayEvidence
+from batch_assets.quality.verdict import Verdict
 from batch_assets.scoring import chunk
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night
 from batch_assets.spec import Gates
+from batch_assets_tests.days_by_hand import verdict_of
 from batch_assets_tests.models_that_fail import broken, write_mendable
 from batch_assets_tests.nights import replay_letters, score_rows
 from batch_assets_tests.toys import (
@@ -80,6 +82,16 @@ def night(
         incremental=incremental,
         **{"gates": Gates()} | changes,
     )
+
+
+def verdict_on_reuse(lake: Lake) -> Verdict:
+    evidence = DayEvidence(
+        SECOND,
+        Gates(),
+        books=lambda: lake.books(SECOND),
+        commit=lambda: lake.predictions.last_commit(SECOND),
+    )
+    return verdict_of("carried_rows_equal_their_rescoring", evidence)
 
 
 def changed(rows: pa.Table, count: int = CHANGED, *, seed: int = 5) -> pa.Table:
@@ -172,7 +184,7 @@ def test_the_books_count_carried_rows_by_name(lake, toy_release):
     assert page.scored.rows == CHANGED
     assert page.validated == page.scored + page.carried + page.dead
     assert lake.books(SECOND).open_after_scoring() == []
-    verdict = carried_rows(lake.books(SECOND), lake.predictions.last_commit(SECOND))
+    verdict = verdict_on_reuse(lake)
     assert verdict.passed
     assert verdict.numbers["carried_rows"] == ROWS - CHANGED
     assert verdict.numbers["rescored_rows"] == second.rescored_rows > 0
@@ -281,7 +293,7 @@ def test_rows_that_come_out_differently_are_not_built_on(lake, tmp_path, caplog)
     assert "scored again are not what they were" in second.decision.why
     assert "Every row is scored instead" in caplog.text
     assert lake.books(SECOND).total.scored.rows == ROWS
-    verdict = carried_rows(lake.books(SECOND), lake.predictions.last_commit(SECOND))
+    verdict = verdict_on_reuse(lake)
     assert not verdict.passed
     assert not verdict.blocks
     assert lake.predictions.last_commit(SECOND).facts.decision.refused

@@ -20,7 +20,7 @@ from batch_assets.snapshots import version as looking_up
 from batch_assets.snapshots.layout import Group, groups_of, packed
 from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest, version_folder
 from batch_assets.snapshots.pointers import current_version
-from batch_assets.snapshots.publish import equals_predictions
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.publishing import (

@@ -7,7 +7,7 @@ from batch_assets.models.release import Release
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import unblock
 from batch_assets.snapshots.pointers import CURRENT, current_version
-from batch_assets.snapshots.publish import equals_predictions
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
     NEXT,

@@ -22,7 +22,7 @@ from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback
 from batch_assets.snapshots.pointers import current_version
-from batch_assets.snapshots.publish import equals_predictions
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.crash import Ended, Zygote, publish
 from batch_assets_tests.publishing import (

@@ -13,10 +13,11 @@ from batch_assets.errors import GateError, SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots import publish as publishing
+from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
 from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback, unblock
 from batch_assets.snapshots.pointers import current_version
-from batch_assets.snapshots.publish import equals_predictions, is_served
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
     BEFORE,
@@ -180,9 +181,13 @@ def test_a_rollback_while_a_night_builds_holds_against_it(
     assert "blocked until" in published.why
     assert published.current is not None
     assert published.current.version == first
-    verdict = is_served(ready, folder, NEXT)
+    verdicts = {
+        gate.name: gate.verdict(SnapshotEvidence(ready, folder, NEXT))
+        for gate in SNAPSHOT_GATES
+    }
+    verdict = verdicts["snapshot_is_served"]
     assert (verdict.passed, verdict.blocks) == (False, False)
-    assert equals_predictions(ready, folder, NEXT).passed
+    assert verdicts["snapshot_equals_predictions"].passed
 
 
 def test_what_was_built_and_held_is_served_as_it_is(ready: Lake) -> None:

@@ -20,7 +20,9 @@ import duckdb
 import pyarrow as pa
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.pins import BATCH_ROWS
 from batch_assets.lake.source_files import one_schema, parquet_schemas
+from batch_assets.lake.sources.base import ReadContext
 
 # Functions that read the clock, the session or dice, but are not told apart as such.
 UNSTABLE = {
@@ -104,16 +106,13 @@ def parsed(text: str) -> Query:
 @contextmanager
 def rows_of(
     query: Query,
-    day: str,
+    context: ReadContext,
     tables: Mapping[str, list[Path]],
     *,
-    timezone: str,
     memory_limit: str,
     threads: int,
-    key: str,
-    batch_rows: int,
 ) -> Iterator[pa.RecordBatchReader]:
-    """Run a query, and give its rows as a stream.
+    """Run a query, and stream its rows.
 
     On one thread DuckDB does the same in the same order each time: its rows come as
     they come. On several they are sorted by their key; what it sums is then summed in
@@ -121,13 +120,11 @@ def rows_of(
 
     Args:
         query: what to run.
-        day: bound as `$day`, a DATE.
+        context: the day, bound as `$day`, a DATE; the zone in which the query takes a
+            TIMESTAMPTZ apart; the key to sort by.
         tables: the files of each view that the query may read.
-        timezone: in which the query takes a TIMESTAMPTZ apart.
         memory_limit: in DuckDB's words; what is more is written to a folder of its own.
         threads: how many cores the query may use.
-        key: the column to sort by.
-        batch_rows: rows of a batch, at most.
 
     Raises:
         duckdb.Error: it can't be run.
@@ -138,7 +135,7 @@ def rows_of(
         duckdb.connect() as connection,
     ):
         connection.load_extension("icu")
-        connection.execute("SET TimeZone = ?", [timezone])
+        connection.execute("SET TimeZone = ?", [context.timezone])
         connection.execute("SET memory_limit = ?", [memory_limit])
         connection.execute("SET threads = ?", [threads])
         connection.execute("SET temp_directory = ?", [spill])
@@ -148,18 +145,18 @@ def rows_of(
             )
         connection.execute("SET allowed_paths = ?", [_allowed(tables)])
         connection.execute(SEALED)
-        bound = {"day": date.fromisoformat(day)} if query.day else None
+        bound = {"day": date.fromisoformat(context.day)} if query.day else None
         # A relation streams; the result of `execute` would be copied whole.
         relation = connection.sql(query.text, params=bound)
-        if threads > 1 and key in relation.columns:
-            text = f"SELECT * FROM (\n{query.text}\n) ORDER BY {_quoted(key)}"
+        if threads > 1 and context.key in relation.columns:
+            text = f"SELECT * FROM (\n{query.text}\n) ORDER BY {_quoted(context.key)}"
             relation = connection.sql(text, params=bound)
-        yield relation.to_arrow_reader(batch_rows)
+        yield relation.to_arrow_reader(BATCH_ROWS)
 
 
 # Quoted: a type of DuckDB's that a function holds is reported as leaked at the exit.
 def _tree(connection: "duckdb.DuckDBPyConnection", statements: list[Any]) -> Any:
-    """The syntax of the one SELECT that there is."""
+    """Parse the one SELECT that there is."""
     if len(statements) != 1:
         msg = f"it holds {len(statements)} statements, expected one SELECT"
         raise SourceError(msg)
@@ -173,8 +170,8 @@ def _tree(connection: "duckdb.DuckDBPyConnection", statements: list[Any]) -> Any
     if kind != duckdb.StatementType.SELECT:
         msg = f"it is no SELECT but {kind.name}: a query reads its tables, and does no more"
         raise SourceError(msg)
-    found = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query])
-    (text,) = found.fetchone() or ("{}",)
+    result = connection.execute("SELECT json_serialize_sql(?)", [statements[0].query])
+    (text,) = result.fetchone() or ("{}",)
     tree = json.loads(text)
     if tree.get("error"):
         msg = str(tree.get("error_message"))
@@ -183,12 +180,12 @@ def _tree(connection: "duckdb.DuckDBPyConnection", statements: list[Any]) -> Any
 
 
 def _unstable(connection: "duckdb.DuckDBPyConnection") -> set[str]:
-    """The functions whose answer depends on more than their arguments."""
-    found = connection.execute(
+    """List the functions whose answer depends on more than their arguments."""
+    result = connection.execute(
         "SELECT DISTINCT function_name FROM duckdb_functions() "
         "WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
     )
-    return {name for (name,) in found.fetchall()} - STABLE | UNSTABLE
+    return {name for (name,) in result.fetchall()} - STABLE | UNSTABLE
 
 
 def _must_repeat(tree: Any, unstable: set[str]) -> None:
@@ -223,7 +220,7 @@ def _must_repeat(tree: Any, unstable: set[str]) -> None:
 
 
 def undeclared(what: str) -> str:
-    """What to do about a query that reads what no table declares."""
+    """Say what to do about a query that reads what no table declares."""
     return (
         f"it {what}; a query reads what `tables` declares, and nothing else. Name the "
         "file there, as in `tables: {users: data/users.csv}`, and read FROM users"
@@ -240,7 +237,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _view(connection: "duckdb.DuckDBPyConnection", paths: list[Path]) -> str:
-    """The SELECT over the files of a table, which have the same columns.
+    """Write the SELECT over the files of a table, which have the same columns.
 
     DuckDB would take the first file's types, and turn the values of the others.
     """
@@ -262,10 +259,11 @@ def _view(connection: "duckdb.DuckDBPyConnection", paths: list[Path]) -> str:
     ]
     everywhere = set(untyped[0]).intersection(*untyped[1:])
     selects = []
-    for left_out, some in groupby(zip(untyped, paths, strict=True), lambda at: at[0]):
+    by_untyped = groupby(zip(untyped, paths, strict=True), lambda pair: pair[0])
+    for left_out, pairs in by_untyped:
         names = [_quoted(name) for name in left_out if name not in everywhere]
         exclude = f" EXCLUDE ({', '.join(names)})" if names else ""
-        files = _listed([path for _, path in some])
+        files = _listed([path for _, path in pairs])
         selects.append(f"SELECT *{exclude} FROM {reader.format(files)}")
     return " UNION ALL BY NAME ".join(selects)
 
@@ -285,19 +283,19 @@ def _described(
 
 
 def _allowed(tables: Mapping[str, list[Path]]) -> list[str]:
-    """The files of all tables, as they are and as they are asked for."""
+    """List the files of all tables, as they are and as they are asked for."""
     paths = [path for paths in tables.values() for path in paths]
     return sorted({str(path) for path in paths} | {_literal(path) for path in paths})
 
 
 def _listed(paths: list[Path]) -> str:
-    """Files as a list in SQL."""
+    """Write files as a list in SQL."""
     texts = [_literal(path).replace("'", "''") for path in paths]
     return "[" + ", ".join(f"'{text}'" for text in texts) + "]"
 
 
 def _literal(path: Path) -> str:
-    """A path that DuckDB takes for a pattern, as a pattern of that one file."""
+    """Write a path, which DuckDB takes for a pattern, as a pattern of that one file."""
     return re.sub(r"([\[*?])", r"[\1]", str(path))
 
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.pins import BATCH_ROWS
 from batch_assets.lake.source_files import Signature, digests, matching, signature
 from batch_assets.lake.sources.base import HISTORY, BaseSource, History, ReadContext
 from batch_assets.lake.sources.query import Query, parsed, rows_of, undeclared
@@ -82,13 +81,10 @@ class SqlSource(BaseSource):
         try:
             with rows_of(
                 query,
-                context.day,
+                context,
                 self._files(context),
-                timezone=context.timezone,
                 memory_limit=self.memory_limit,
                 threads=self.threads,
-                key=context.key,
-                batch_rows=BATCH_ROWS,
             ) as reader:
                 yield reader
         except duckdb.PermissionException as error:

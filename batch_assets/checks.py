@@ -1,0 +1,173 @@
+"""The checks of a pipeline: each gate's verdict of a day, as Dagster shows it.
+
+They are built from the tables of gates, and judge nothing themselves.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import dagster as dg
+
+from batch_assets.assets.pipeline import Pipeline
+from batch_assets.assets.scoring_metadata import REPLAYED
+from batch_assets.quality.evidence import DayEvidence
+from batch_assets.quality.gates import GATES
+from batch_assets.quality.verdict import Gate, Verdict
+from batch_assets.resources import StorageResource
+from batch_assets.sinks.gates import SinkEvidence, gate_of
+from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
+from batch_assets.spec import Target
+
+# How many materializations of a day may be replays before its lineage is lost.
+LOOK_BACK = 100
+
+Evidence = TypeVar("Evidence")
+Reader = Callable[[dg.AssetCheckExecutionContext, StorageResource, str], Evidence]
+
+
+def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
+    """Build a check of every gate that the pipeline has."""
+    spec = pipeline.spec
+    return [
+        *(
+            _build_check(pipeline, gate, _day_evidence(pipeline, gate))
+            for gate in GATES
+            if gate.when(spec)
+        ),
+        *(
+            _build_check(pipeline, gate, _snapshot_evidence(pipeline))
+            for gate in SNAPSHOT_GATES
+        ),
+        *(
+            _build_check(pipeline, gate_of(sink.name), _sink_evidence(pipeline, sink))
+            for sink in spec.sinks
+        ),
+    ]
+
+
+def _day_evidence(pipeline: Pipeline, gate: Gate[DayEvidence]) -> Reader[DayEvidence]:
+    spec, scoring = pipeline.spec, gate.asset == "predictions"
+
+    def read(
+        context: dg.AssetCheckExecutionContext, storage: StorageResource, day: str
+    ) -> DayEvidence:
+        lake, registry = storage.lake(spec.name), storage.registry()
+        return replace(
+            DayEvidence.of_day(lake, registry, day, spec.gates, scoring=scoring),
+            graph_digest=lambda: graph_digest(context.instance, pipeline, day),
+        )
+
+    return read
+
+
+def _snapshot_evidence(pipeline: Pipeline) -> Reader[SnapshotEvidence]:
+    name = pipeline.spec.name
+    return lambda _, storage, day: SnapshotEvidence(
+        storage.lake(name), storage.snapshots(name), day
+    )
+
+
+def _sink_evidence(pipeline: Pipeline, sink: Target) -> Reader[SinkEvidence]:
+    name = pipeline.spec.name
+    return lambda _, storage, __: SinkEvidence(sink, name, storage.snapshots(name))
+
+
+def graph_digest(
+    instance: dg.DagsterInstance, pipeline: Pipeline, day: str
+) -> str | None:
+    """Return the model's data version that Dagster recorded with the day's predictions.
+
+    A replay takes the day's own release, whichever the graph has by then.
+    """
+    materializations = instance.fetch_materializations(
+        dg.AssetRecordsFilter(pipeline.key("predictions"), asset_partitions=[day]),
+        limit=LOOK_BACK,
+    )
+    scored = (
+        record.asset_materialization
+        for record in materializations.records
+        if record.asset_materialization
+        and REPLAYED not in record.asset_materialization.metadata
+    )
+    tags = getattr(next(scored, None), "tags", None) or {}
+    model = pipeline.key("model_release").to_user_string()
+    return tags.get(f"dagster/input_data_version/{model}")
+
+
+def _build_check(
+    pipeline: Pipeline, gate: Gate[Evidence], read: Reader[Evidence]
+) -> dg.AssetChecksDefinition:
+    """Build the check of a gate, on the partitions of its asset."""
+    with warnings.catch_warnings():
+        # Without its partitions a check on a partitioned asset shows whichever day ran
+        # last, and gates wrongly; the argument is still in preview.
+        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+        @dg.asset_check(
+            asset=pipeline.key(gate.asset),
+            name=gate.name,
+            description=gate.description,
+            blocking=gate.blocking,
+            partitions_def=pipeline.partitions,
+        )
+        def check(
+            context: dg.AssetCheckExecutionContext, storage: StorageResource
+        ) -> dg.AssetCheckResult:
+            if context.has_partition_key:
+                day = context.partition_key
+                return result_of(gate.verdict(read(context, storage, day)))
+            verdicts = {
+                day: gate.verdict(read(context, storage, day))
+                for day in context.partition_keys
+            }
+            for day, verdict in verdicts.items():
+                # A run for a range has one result for all; this shows a day's own. The
+                # hint of `log_event` leaves out that it takes one.
+                event: Any = _of_day(pipeline.key(gate.asset), day, verdict)
+                context.op_execution_context.log_event(event)
+            return result_of(_of_all(gate, verdicts))
+
+    return check
+
+
+def _of_day(asset: dg.AssetKey, day: str, verdict: Verdict) -> dg.AssetCheckEvaluation:
+    result = result_of(verdict)
+    return dg.AssetCheckEvaluation(
+        asset,
+        verdict.gate,
+        result.passed,
+        result.metadata,
+        severity=result.severity,
+        description=result.description,
+        partition=day,
+    )
+
+
+def _of_all(gate: Gate[Any], verdicts: dict[str, Verdict]) -> Verdict:
+    """Return one verdict over the days of a range: it blocks if that of any day does."""
+    shut = {day: verdict for day, verdict in verdicts.items() if not verdict.passed}
+    return Verdict(
+        not shut,
+        "; ".join(f"{day}: {verdict.why}" for day, verdict in shut.items())
+        or f"so it is on each of {len(verdicts)} days",
+        {"days": float(len(verdicts)), "shut_days": float(len(shut))},
+        blocks=any(verdict.blocks for verdict in shut.values()) or not shut,
+        gate=gate.name,
+        # Why each day was shut names what moves it already.
+        moved_by="Each day is judged by itself",
+    )
+
+
+def result_of(verdict: Verdict) -> dg.AssetCheckResult:
+    """Return the verdict with its numbers as plain floats, so that the UI plots them."""
+    severity = (
+        dg.AssetCheckSeverity.ERROR if verdict.blocks else dg.AssetCheckSeverity.WARN
+    )
+    return dg.AssetCheckResult(
+        passed=verdict.passed,
+        severity=severity,
+        description=verdict.message,
+        metadata={**verdict.numbers, **verdict.facts},
+    )
