@@ -7,7 +7,7 @@ import pytest
 from batch_assets.component import ScoringPipeline
 from batch_assets.definitions import defs
 from batch_assets.errors import PipelineError
-from batch_assets.launch import load_definitions
+from batch_assets.launch.project import load_definitions
 from batch_assets.spec import PipelineSpec
 from batch_assets_tests.projects import ASSETS, attributes, make_project, write_project
 
