@@ -44,7 +44,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import Gates, Serving
-from batch_assets_tests.nights import score_rows, take
+from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
     NAME,

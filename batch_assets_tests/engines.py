@@ -25,7 +25,7 @@ from batch_assets.scoring.engines.workers import RemoteEngine, WorkerPool
 from batch_assets.scoring.night import Night
 from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
 from batch_assets.storage import StoragePath, local
-from batch_assets_tests.nights import score_rows
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import DAY, NAME
 
 ENGINES: dict[str, EngineSpec] = {

@@ -15,8 +15,8 @@ from batch_assets.scoring.night import Night
 from batch_assets.snapshots.publish import Published
 from batch_assets.storage import ObjectPath, read_seen, replace
 from batch_assets_tests import publishing
-from batch_assets_tests.nights import score_rows
 from batch_assets_tests.replays import GATES
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
 
 NEXT_DAY = "2026-01-06"

@@ -1,121 +1,98 @@
-"""The steps of a day as tests call them: a lake and a day first, and no run to make."""
+"""A validated day, planned and scored by an engine that a test may disturb."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from batch_assets.incremental.baseline import Baseline
-from batch_assets.incremental.reuse import Incremental
-from batch_assets.lake.day_run import DayRun
-from batch_assets.lake.raw import Copied, RawLayout, copy_day
-from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
-from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
-from batch_assets.quality.validation import Validated, validate_day
-from batch_assets.scoring.night import Night, score_night
-from batch_assets.scoring.plan import Plan, ScoringSettings, plan_night
-from batch_assets.scoring.replay import Replayed, replay_day
-from batch_assets.spec import CHUNK_SECONDS, Gates
+from batch_assets.scoring.chunk_task import ChunkTask, Scored
+from batch_assets.scoring.night import Night
+from batch_assets.scoring.plan import Plan
+from batch_assets.spec import Gates
+from batch_assets_tests.counting import Counting
+from batch_assets_tests.steps import plan_day, score_rows
+from batch_assets_tests.toys import (
+    DAY,
+    ROW_GROUP_ROWS,
+    expected_risk,
+    make_contract,
+    make_rows,
+    write_toy_release,
+)
 
-Guard = Callable[[], None]
-Progress = Callable[[int], None]
-
-
-def nothing() -> None:
-    """Let every commit pass."""
-
-
-def unseen(rows: int) -> None:
-    """Show no progress."""
-
-
-def take(
-    lake: Lake,
-    source: Source,
-    context: ReadContext,
-    *,
-    schema: pa.Schema,
-    shards: int,
-    row_group_rows: int,
-    guard: Guard = nothing,
-    progress: Progress = unseen,
-    **changes: Any,
-) -> Copied:
-    """Copy or pin a day of a source; `changes` go to `copy_day`."""
-    run = DayRun(lake, context.day, guard, progress)
-    layout = RawLayout(schema, shards, row_group_rows)
-    return copy_day(run, source, context, layout, **changes)
+ROWS = 1_200
+CHUNK_ROWS = 2 * ROW_GROUP_ROWS
+OPEN = Gates(max_dead_letter_share=1)
 
 
-def validate_rows(
-    lake: Lake,
-    day: str,
-    contract: Contract,
-    *,
-    guard: Guard = nothing,
-    progress: Progress = unseen,
-    **changes: Any,
-) -> Validated:
-    """Validate a day; `changes` go to `validate_day`."""
-    return validate_day(DayRun(lake, day, guard, progress), contract, **changes)
+class Altering(Counting):
+    """An engine that does something to what the chunks left."""
+
+    def __init__(self, alter: Callable[[list[Scored]], list[Scored]]) -> None:
+        super().__init__()
+        self.alter = alter
+
+    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
+        yield from self.alter(list(super().run(tasks)))
 
 
-def plan(
-    lake: Lake,
-    release: Release,
-    day: str,
-    *,
-    chunk_rows: int,
-    gates: Gates,
-    chunk_seconds: float = CHUNK_SECONDS,
-    computes_in: str = "float32",
-    baseline: Baseline | None = None,
-) -> Plan:
-    """Plan the night of a day that is validated."""
-    validated = lake.validated_features.parts(day)
-    settings = ScoringSettings(gates, chunk_rows, chunk_seconds)
-    return plan_night(
-        lake,
-        release,
-        validated,
-        settings,
-        day=day,
-        computes_in=computes_in,
-        baseline=baseline,
+class Stopping(Counting):
+    """An engine that is killed after some chunks."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def run(self, tasks: Sequence[ChunkTask]) -> Iterator[Scored]:
+        yield from super().run(tasks[: self.after])
+        msg = "the node was preempted"
+        raise ConnectionError(msg)
+
+
+def plan(lake: Lake, release: Release, day: str = DAY, **changes: Any) -> Plan:
+    arguments: dict[str, Any] = {
+        "chunk_rows": CHUNK_ROWS,
+        "gates": Gates(),
+    }
+    return plan_day(lake, release, day, **(arguments | changes))
+
+
+def score(
+    lake: Lake, release: Release, engine: Any = None, day: str = DAY, **changes: Any
+) -> Night:
+    arguments: dict[str, Any] = {
+        "chunk_rows": CHUNK_ROWS,
+        "gates": OPEN,
+    }
+    return score_rows(lake, release, day, engine or Counting(), **(arguments | changes))
+
+
+def files(lake: Lake) -> dict[str, bytes]:
+    """What lies in the tables of predictions and dead letters, committed or not."""
+    return {
+        str(path.relative_to(lake.folder)): path.read_bytes()
+        for table in (lake.predictions, lake.dead_letters)
+        for path in sorted(table.path.glob("day=*/*/*.parquet"))
+    }
+
+
+def log_of(lake: Lake) -> list[str]:
+    """Every commit of predictions and dead letters."""
+    return sorted(
+        str(path.relative_to(lake.folder))
+        for table in (lake.predictions, lake.dead_letters)
+        for path in table.path.glob("_delta_log/*.json")
     )
 
 
-def score_rows(
-    lake: Lake,
-    release: Release,
-    day: str,
-    engine: Any,
-    *,
-    chunk_rows: int,
-    gates: Gates,
-    chunk_seconds: float = CHUNK_SECONDS,
-    incremental: Incremental | None = None,
-    guard: Guard = nothing,
-    progress: Progress = unseen,
-) -> Night:
-    """Score a day that is validated."""
-    settings = ScoringSettings(gates, chunk_rows, chunk_seconds, incremental)
-    return score_night(DayRun(lake, day, guard, progress), release, engine, settings)
+def narrow(folder: Path, high: float = 0.9) -> Release:
+    """The toy release under a contract whose output ends lower: it has dead letters."""
+    outputs = [{"name": "risk", "dtype": "float32", "min": 0, "max": high}]
+    return write_toy_release(folder, contract=make_contract(outputs=outputs))
 
 
-def replay_letters(
-    lake: Lake,
-    release: Release,
-    day: str,
-    engine: Any,
-    *,
-    chunk_rows: int,
-    chunk_seconds: float = CHUNK_SECONDS,
-    guard: Guard = nothing,
-    progress: Progress = unseen,
-) -> Replayed:
-    """Score the dead letters of a day again."""
-    settings = ScoringSettings(Gates(), chunk_rows, chunk_seconds)
-    return replay_day(DayRun(lake, day, guard, progress), release, engine, settings)
+def dead_share(above: float) -> tuple[int, Gates]:
+    """How many rows the narrow release can't score, and the limit at a multiple."""
+    dead = int((expected_risk(make_rows(ROWS)) > 0.9).sum())
+    return dead, Gates(max_dead_letter_share=above * dead / ROWS)

@@ -13,7 +13,9 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.snapshots.pointers import current_version
 
+FIRST, SECOND, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
 FLIGHTS = Path(__file__).parents[1]
 _numbers = itertools.count()
 
@@ -164,3 +166,13 @@ ASSETS = {
     "dead_letters",
     "serving_snapshot",
 }
+
+
+def state_of(project: Project) -> dict[str, object]:
+    """Everything that a failed night must leave as it is."""
+    lake = project.lake("toy")
+    tables = (lake.predictions, lake.dead_letters, lake.validated_features)
+    return {
+        "served": current_version(project.snapshots("toy")),
+        **{table.name: table.rows_by_day() for table in tables},
+    }

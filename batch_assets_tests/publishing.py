@@ -21,7 +21,7 @@ from batch_assets.snapshots.pointers import (
 )
 from batch_assets.snapshots.publish import Published, publish_day
 from batch_assets.spec import Gates, Serving
-from batch_assets_tests.nights import score_rows
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
     NAME,

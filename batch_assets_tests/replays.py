@@ -7,7 +7,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.replay import Replayed
 from batch_assets.spec import Gates
 from batch_assets_tests.counting import Counting
-from batch_assets_tests.nights import replay_letters
+from batch_assets_tests.steps import replay_letters
 from batch_assets_tests.toys import DAY
 
 GATES = Gates(max_dead_letter_share=0.1)

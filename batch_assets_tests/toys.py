@@ -29,7 +29,7 @@ from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated
 from batch_assets.scoring.device import CPU_INSTRUCTIONS
 from batch_assets.spec import PipelineSpec
-from batch_assets_tests.nights import take, validate_rows
+from batch_assets_tests.steps import take, validate_rows
 
 NAME = "toy"
 DAY = "2026-01-05"

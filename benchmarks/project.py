@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from batch_assets.launch import load_definitions
+from batch_assets.launch.project import load_definitions
 from benchmarks.work import CHUNK_ROWS, DAY, ROW_GROUP_ROWS, SHARDS
 
 PACKAGE = "bench_project"

@@ -80,6 +80,11 @@ class Page:
         """The rows that have a prediction."""
         return self.scored + self.carried
 
+    def sides(self) -> dict[str, ControlTotal]:
+        """Return the totals by name, in the order in which rows go."""
+        names = ("raw", "validated", "quarantined", "scored", "carried", "dead")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class Books:
@@ -122,6 +127,17 @@ class Books:
             for shard, page in self.pages.items()
             if not page.scoring_closes or shard in self.outdated_scored
         ]
+
+    @property
+    def closed(self) -> bool:
+        """Whether every shard closes, after validation and after scoring."""
+        return not (self.open_after_validation() or self.open_after_scoring())
+
+    def by_shard(self) -> dict[str, Page]:
+        """Return the page of each shard, and of the whole day as `all`."""
+        return {str(shard): page for shard, page in self.pages.items()} | {
+            "all": self.total
+        }
 
 
 def must_close(

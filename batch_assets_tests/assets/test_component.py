@@ -7,7 +7,7 @@ import pytest
 from batch_assets.component import ScoringPipeline
 from batch_assets.definitions import defs
 from batch_assets.errors import PipelineError
-from batch_assets.launch import load_definitions
+from batch_assets.launch.project import load_definitions
 from batch_assets.quality.gates import GATES
 from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.spec import PipelineSpec

@@ -17,8 +17,8 @@ from batch_assets.models.release import open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.spec import Gates
-from batch_assets_tests.nights import score_rows, take, validate_rows
 from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.steps import score_rows, take, validate_rows
 
 DAY = "2013-07-26"
 FOLDER = FLIGHTS / "batch_assets" / "defs" / "flights"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from batch_assets.backfill import days_between, run_days
 from batch_assets.cli.main import main
 from batch_assets.errors import PipelineError
 from batch_assets.lake.tables import Lake
+from batch_assets.launch.days import days_between, run_days
+from batch_assets.launch.runner import PipelineRunner
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.history import entries_of
 from batch_assets.snapshots.manifest import versions
@@ -39,18 +41,25 @@ def project(tmp_path, root, registry, monkeypatch) -> Project:
     return made
 
 
-def test_a_day_that_fails_stops_no_other_and_what_is_done_is_not_done_again(project):
-    with dg.instance_for_test() as on:
-        first = list(run_days(project.definitions, on, "toy", DAYS))
-        write_source(project.folder, make_rows(300, seed=2), day=BAD)
-        again = list(run_days(project.definitions, on, "toy", DAYS))
+@pytest.fixture
+def runner(project) -> Iterator[PipelineRunner]:
+    with dg.instance_for_test() as instance:
+        yield PipelineRunner(project.definitions, instance, "toy")
 
-    assert [one.report.day for one in first] == DAYS
-    assert [one.state for one in first] == ["done", "done", "failed", "done", "done"]
+
+def test_a_day_that_fails_stops_no_other_and_what_is_done_is_not_done_again(
+    project, runner
+):
+    first = list(run_days(runner, DAYS))
+    write_source(project.folder, make_rows(300, seed=2), day=BAD)
+    again = list(run_days(runner, DAYS))
+
+    assert [day.report.day for day in first] == DAYS
+    assert [day.state for day in first] == ["done", "done", "failed", "done", "done"]
     assert "no file matches" in first[2].report.errors[0]
-    assert [one.report.raw_rows for one in first] == [300, 300, None, 300, 300]
-    assert all(one.seconds > 0 for one in first)
-    others = [one.state for one in again if one.report.day != BAD]
+    assert [day.report.raw_rows for day in first] == [300, 300, None, 300, 300]
+    assert all(day.seconds > 0 for day in first)
+    others = [day.state for day in again if day.report.day != BAD]
     assert others == ["unchanged"] * 4
     assert again[2].state == "done"
     assert current_version(project.snapshots("toy")).startswith(DAYS[-1])
@@ -64,15 +73,15 @@ def test_a_day_that_fails_stops_no_other_and_what_is_done_is_not_done_again(proj
         ("2026-02-01", None, "no day '2026-02-01'"),
     ],
 )
-def test_a_day_that_is_none_of_the_pipelines_is_refused(project, first, last, said):
+def test_a_day_that_is_none_of_the_pipelines_is_refused(runner, first, last, said):
     with pytest.raises(PipelineError, match=said) as raised:
-        days_between(project.definitions, "toy", first, last)
+        days_between(runner, first, last)
     assert "2026-01-01 to 2026-01-31" in str(raised.value)
 
 
-def test_without_an_end_a_range_ends_with_the_newest_day(project):
-    found = days_between(project.definitions, "toy", "2026-01-29", None)
-    assert found == ["2026-01-29", "2026-01-30", "2026-01-31"]
+def test_without_an_end_a_range_ends_with_the_newest_day(runner):
+    days = days_between(runner, "2026-01-29", None)
+    assert days == ["2026-01-29", "2026-01-30", "2026-01-31"]
 
 
 @pytest.mark.parametrize(
@@ -100,12 +109,16 @@ def test_days_that_build_on_each_other_are_not_scored_at_the_same_time(
     pipelines = [attributes(incremental=True)]
     made = make_project(tmp_path / "project", root, monkeypatch, pipelines)
     with (
-        dg.instance_for_test() as on,
+        dg.instance_for_test() as instance,
         pytest.raises(
             PipelineError, match=r"one after the other\. Leave --parallel out"
         ),
     ):
-        next(run_days(made.definitions, on, "toy", DAYS, parallel=2))
+        next(
+            run_days(
+                PipelineRunner(made.definitions, instance, "toy"), DAYS, parallel=2
+            )
+        )
 
 
 def test_other_parts_of_a_project_that_are_broken_stop_no_night(project, tmp_path):
@@ -130,11 +143,11 @@ def test_other_parts_of_a_project_that_are_broken_stop_no_night(project, tmp_pat
     with pytest.raises(Exception, match="no_such_asset|nor_this|nowhere"):
         everything.resolve_all_job_defs()
 
-    with dg.instance_for_test() as on:
-        (one,) = run_days(everything, on, "toy", DAYS[:1])
+    with dg.instance_for_test() as instance:
+        (day,) = run_days(PipelineRunner(everything, instance, "toy"), DAYS[:1])
 
-    assert one.state == "done", one.report.errors
-    assert (one.report.checks_passed, one.report.checks) == (11, 11)
+    assert day.state == "done", day.report.errors
+    assert (day.report.checks_passed, day.report.checks) == (11, 11)
 
 
 # Each of the following starts processes that import Dagster and torch.

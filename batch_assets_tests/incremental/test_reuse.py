@@ -35,7 +35,7 @@ from batch_assets.scoring.night import Night
 from batch_assets.spec import Gates
 from batch_assets_tests.days_by_hand import verdict_of
 from batch_assets_tests.models_that_fail import broken, write_mendable
-from batch_assets_tests.nights import replay_letters, score_rows
+from batch_assets_tests.steps import replay_letters, score_rows
 from batch_assets_tests.toys import (
     NAME,
     ROW_GROUP_ROWS,

@@ -22,7 +22,7 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
-from batch_assets_tests.nights import take
+from batch_assets_tests.steps import take
 from batch_assets_tests.toys import (
     DAY,
     SHARDS,

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from batch_assets.cli.main import main
 from batch_assets.errors import NoHistoryError
 from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
-from batch_assets.launch import NightReport, run_night
+from batch_assets.launch.reports import NightReport
+from batch_assets.launch.runner import PipelineRunner
 from batch_assets.schedules import newest_day
 from batch_assets.snapshots.manifest import SnapshotManifest, versions
 from batch_assets_tests.commands import batch_assets
@@ -168,7 +169,8 @@ def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
     write_source(project.folder, make_rows(50), day="now")
 
     def night(day: str, **options) -> NightReport:
-        return run_night(project.definitions, instance, "toy", day, **options)
+        runner = PipelineRunner(project.definitions, instance, "toy")
+        return runner.run_night(day, **options)
 
     def books(day: str, *words: str) -> str:
         told = CliRunner().invoke(main, ["books", "toy", "--day", day, *words])

@@ -27,9 +27,8 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.isolation import FaultError, ModelProcess
 from batch_assets.spec import Gates
-from batch_assets_tests.models_that_fail import write_moody
-from batch_assets_tests.nights import score_rows
 from batch_assets_tests.releases_by_hand import make_by_hand
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.stuck import (
     DIES_AWAY,
     LEAVES,
@@ -66,11 +65,6 @@ class Halved(Risk):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return super().forward(features) / 2
-
-
-@pytest.fixture(scope="module")
-def moody(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    return write_moody(tmp_path_factory.mktemp("moody") / "release")
 
 
 @contextmanager

@@ -28,8 +28,8 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests import picky
 from batch_assets_tests.compiling import Deep, compiles
-from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import attributes, make_project, metadata_of
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
     MatrixRisk,

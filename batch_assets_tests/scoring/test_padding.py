@@ -13,8 +13,8 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import covered
 from batch_assets.spec import Gates
-from batch_assets_tests.nights import score_rows
 from batch_assets_tests.picky import POISON, ROWS, packed, risk, seen, write_picky
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
     copy_rows,

@@ -18,9 +18,9 @@ from batch_assets.scoring.replay import letters_of
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.counting import Counting
 from batch_assets_tests.models_that_fail import GOLDEN_ROWS, broken, write_mendable
-from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import Project, attributes, make_project
 from batch_assets_tests.replays import GATES, replay
+from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
     NAME,

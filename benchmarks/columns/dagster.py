@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import dagster as dg
 
-from batch_assets.launch import instance
+from batch_assets.launch.project import open_instance
 from benchmarks.column import Work, main
 from benchmarks.columns.local import forget, show
 from benchmarks.project import open_project
@@ -26,7 +26,7 @@ def run(work: Work) -> None:
 
 
 def materialize(*names: str, day: str | None) -> None:
-    with instance() as opened:
+    with open_instance() as opened:
         made["job"].execute_in_process(
             partition_key=day,
             instance=opened,

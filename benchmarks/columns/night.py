@@ -11,7 +11,8 @@ import time
 
 from dagster import DagsterEventType, DagsterInstance
 
-from batch_assets.launch import instance, run_night
+from batch_assets.launch.project import open_instance
+from batch_assets.launch.runner import PipelineRunner
 from benchmarks.column import arguments, open_work
 from benchmarks.project import open_project
 from benchmarks.work import DAY
@@ -41,10 +42,11 @@ def main() -> None:
         shutil.rmtree(root / "lake" / NIGHT, ignore_errors=True)
         shutil.rmtree(root / "snapshots" / NIGHT, ignore_errors=True)
         definitions = open_project(root, NIGHT, asked.size)
-        with instance() as opened:
+        with open_instance() as opened:
+            runner = PipelineRunner(definitions, opened, NIGHT)
             start = time.perf_counter()
             # The work is generated: it has no other day than this one.
-            report = run_night(definitions, opened, NIGHT, DAY, force=True)
+            report = runner.run_night(DAY, force=True)
             seconds = time.perf_counter() - start
             if not report.success or report.checks_passed < report.checks:
                 sys.exit(f"the night did not succeed: {report}")

@@ -1,0 +1,55 @@
+"""`lookup`: what is served for a key. It waits for neither Dagster nor torch."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_assets.cli.options import as_json
+from batch_assets.cli.pipelines import snapshots_of
+from batch_assets.cli.printing import print_json
+from batch_assets.errors import SnapshotError
+
+if TYPE_CHECKING:
+    from batch_assets.snapshots.version import Answer
+
+
+@click.command()
+@click.argument("pipeline")
+@click.argument("key")
+@as_json
+def lookup(pipeline: str, key: str, as_json: bool) -> None:
+    """What the served version of PIPELINE says of KEY."""
+    from batch_assets.snapshots.version import Version
+
+    snapshot = Version.current(snapshots_of(pipeline))
+    answer = snapshot.get(key)
+    if answer is None:
+        msg = (
+            f"'{key}' is not in version {snapshot.name} of {pipeline}, which has "
+            f"{snapshot.manifest.rows:,} keys of {snapshot.manifest.day}"
+        )
+        raise SnapshotError(msg)
+    if as_json:
+        print_json(answer.to_dict())
+    else:
+        print_answer(answer)
+
+
+def print_answer(answer: "Answer") -> None:
+    """Print the outputs of a key, and of which version they are."""
+    for name, value in answer.outputs.items():
+        click.echo(f"{name:<8} {value:.6g}")
+    click.echo(f"{'day':<8} {answer.day}")
+    click.echo(f"{'release':<8} {answer.release}")
+    click.echo(f"{'version':<8} {answer.version}")
+    click.echo(f"{'age':<8} {_age(answer.age)}")
+
+
+def _age(age: timedelta) -> str:
+    seconds = age.total_seconds()
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,149 @@
+"""`release`: register models, and say who may use them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batch_assets.cli.options import as_json, because, in_utc, of_channel
+from batch_assets.cli.printing import print_json, print_table, time_of
+from batch_assets.root import data_root
+
+if TYPE_CHECKING:
+    from batch_assets.models.registry import ApprovalEvent, Channel
+
+
+@click.group()
+def release() -> None:
+    """Register models, and say who may use them."""
+
+
+@release.command("add")
+@click.argument("name")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json
+def release_add(name: str, folder: Path, as_json: bool) -> None:
+    """Copy the release in FOLDER into the registry, under its digest."""
+    from batch_assets.models.registry import Registry
+
+    added = Registry(data_root()).add(folder, name)
+    if as_json:
+        print_json({"name": added.name, "digest": added.digest})
+        return
+    click.echo(f"{added.name} {added.digest}")
+    click.echo(f"approve it: batch-assets release approve {name} {added.short} --why …")
+
+
+@release.command("approve")
+@click.argument("name")
+@click.argument("digest")
+@because
+@click.option(
+    "--until", type=click.DateTime(), callback=in_utc, help="When it runs out, UTC."
+)
+@of_channel
+@as_json
+def release_approve(
+    name: str,
+    digest: str,
+    why: str,
+    by: str | None,
+    until: datetime | None,
+    channel: "Channel",
+    as_json: bool,
+) -> None:
+    """Allow a release of NAME to be used, by its DIGEST or the beginning of it."""
+    from batch_assets.models.registry import Registry
+
+    registry = Registry(data_root())
+    event = registry.approve(name, digest, why=why, channel=channel, by=by, until=until)
+    _print_event(name, event, as_json)
+
+
+@release.command("revoke")
+@click.argument("name")
+@click.argument("digest")
+@because
+@of_channel
+@as_json
+def release_revoke(
+    name: str,
+    digest: str,
+    why: str,
+    by: str | None,
+    channel: "Channel",
+    as_json: bool,
+) -> None:
+    """Take an approval back: the next night refuses the release."""
+    from batch_assets.models.registry import Registry
+
+    event = Registry(data_root()).revoke(name, digest, why=why, channel=channel, by=by)
+    _print_event(name, event, as_json)
+
+
+@release.command("list")
+@click.argument("name", required=False)
+@as_json
+def release_list(name: str | None, as_json: bool) -> None:
+    """The releases of NAME, or of every model, with the last act on each."""
+    from batch_assets.models.registry import Registry
+    from batch_assets.models.release_states import release_states
+
+    registry = Registry(data_root())
+    states = list(release_states(registry, [name] if name else registry.names()))
+    if as_json:
+        print_json(states)
+        return
+    print_table(
+        ["name", "digest", "channel", "state", "", "since", "by", "why"],
+        [
+            [
+                state.name,
+                state.digest[:12],
+                state.channel or "-",
+                state.state,
+                "in use" if state.in_use else "",
+                time_of(state.at),
+                state.by,
+                state.why,
+            ]
+            for state in states
+        ],
+    )
+
+
+@release.command("verify")
+@click.argument("name")
+@click.argument("digest", required=False)
+@as_json
+def release_verify(name: str, digest: str | None, as_json: bool) -> None:
+    """Hash every file again, and replay the golden batch, of one release or of all."""
+    from batch_assets.models.registry import Registry
+    from batch_assets.scoring.device import find_device
+    from batch_assets.scoring.scorer import Scorer
+
+    registry = Registry(data_root())
+    digests = [digest] if digest else registry.digests(name)
+    verified = [registry.reread(name, each) for each in digests]
+    for each in verified:
+        Scorer(each, find_device("cpu"))
+    if as_json:
+        print_json([{"name": r.name, "digest": r.digest, "ok": True} for r in verified])
+        return
+    for each in verified:
+        click.echo(
+            f"{each.name} {each.short}: {len(each.manifest.files)} files hash as "
+            f"registered, {each.manifest.golden.rows} golden rows are reproduced"
+        )
+
+
+def _print_event(name: str, event: "ApprovalEvent", as_json: bool) -> None:
+    if as_json:
+        print_json({"name": name, **event.model_dump(mode="json")})
+        return
+    until = f" until {event.until:%Y-%m-%d %H:%M} UTC" if event.until else ""
+    click.echo(
+        f"{name} {event.digest[:12]}: {event.act}d for {event.channel}{until} by "
+        f"{event.by}: {event.why}"
+    )

@@ -1,0 +1,77 @@
+"""`serve`: lookups and scores over HTTP."""
+
+import logging
+
+import click
+
+from batch_assets.cli.pipelines import snapshots_of
+from batch_assets.errors import ConfigError
+from batch_assets.root import data_root
+
+
+@click.command()
+@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...")
+@click.option("--host", default="127.0.0.1", help="Where to listen; 127.0.0.1.")
+@click.option("--port", default=8000, help="8000; 0 takes a free one.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1),
+    default=64,
+    help="Rows that the model gets at once; 64.",
+)
+@click.option(
+    "--max-wait-ms",
+    type=click.FloatRange(0, 60_000),
+    default=5.0,
+    help="How long a row waits for others while the model is free; 5.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=1024,
+    help="Rows that may wait; 1024.",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    help="How long the model may take over a batch; 10.",
+)
+@click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+def serve(
+    pipelines: tuple[str, ...],
+    host: str,
+    port: int,
+    max_batch_size: int,
+    max_wait_ms: float,
+    max_queue: int,
+    max_seconds: float,
+    device: str,
+) -> None:
+    """Look keys of PIPELINE up over HTTP, and score rows that the night did not cover."""
+    try:
+        from batch_assets.online.server import bind
+        from batch_assets.online.server import serve as serve_http
+    except ModuleNotFoundError as error:
+        msg = f"{error.name} is not installed: pip install 'batch-assets[serve]'"
+        raise ConfigError(msg) from error
+    from batch_assets.online.metrics import Metrics
+    from batch_assets.online.pipelines import Limits, Served
+    from batch_assets.scoring.device import find_device
+
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    for name in pipelines:
+        snapshots_of(name)
+    listening = bind(host, port)
+    scores_on = find_device(device, batch_rows=str(max_batch_size))
+    limits = Limits(max_batch_size, max_wait_ms, max_queue, max_seconds)
+    metrics = Metrics()
+    served = [
+        Served(data_root(), name, scores_on, limits, metrics.batches_of(name))
+        for name in dict.fromkeys(pipelines)
+    ]
+    address, number = listening.getsockname()[:2]
+    click.echo(f"http://{address}:{number}")
+    serve_http(served, metrics, listening)

@@ -1,0 +1,1 @@
+"""A project's nights, run through Dagster in this process."""

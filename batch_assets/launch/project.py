@@ -1,0 +1,58 @@
+"""Load the project that this is run in: its definitions, and its Dagster instance."""
+
+import importlib
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from dagster import DagsterInstance
+
+from batch_assets.errors import PipelineError
+from batch_assets.launch.explain import explained
+from batch_assets.root import MARK, data_root, project_folder
+from batch_assets.storage import local
+
+
+@contextmanager
+def open_instance() -> Iterator[DagsterInstance]:
+    """Open the Dagster instance of DAGSTER_HOME, which is the project if it is not set."""
+    if "DAGSTER_HOME" not in os.environ:
+        home = project_folder()
+        if not (home / MARK).is_file():
+            home = local(data_root()) / ".dagster"
+            home.mkdir(parents=True, exist_ok=True)
+        os.environ["DAGSTER_HOME"] = str(home)
+    with DagsterInstance.get() as opened:
+        yield opened
+
+
+def load_definitions() -> dg.Definitions:
+    """Load the definitions of the project that this is run in.
+
+    Raises:
+        PipelineError: there is no project here, or its definitions are wrong.
+    """
+    path = project_folder() / "pyproject.toml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    project = tomllib.loads(text).get("tool", {}).get("dg", {}).get("project", {})
+    if "root_module" not in project:
+        msg = (
+            f"no Dagster project here or above: looked for [tool.dg.project] in {path}"
+        )
+        raise PipelineError(msg)
+    target = project.get("code_location_target_module")
+    try:
+        module = importlib.import_module(
+            target or f"{project['root_module']}.definitions"
+        )
+        loaded = module.defs() if callable(module.defs) else module.defs
+    # A YAML's own types, YAML itself and users' code can raise anything here, and
+    # Dagster wraps it in errors of its own.
+    except Exception as error:
+        raise PipelineError(explained(error)) from error
+    if not isinstance(loaded, dg.Definitions):
+        msg = f"{module.__name__}.defs is no dagster.Definitions, got {loaded!r}"
+        raise PipelineError(msg)
+    return loaded

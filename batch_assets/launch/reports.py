@@ -1,0 +1,171 @@
+"""What came of a run: a result of Dagster, read into a typed report.
+
+It knows what the assets say in their metadata, and nothing of how a report is printed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import dagster as dg
+from dagster import ExecuteInProcessResult
+
+from batch_assets import errors
+
+INTERRUPTED = "DagsterExecutionInterruptedError"
+
+
+@dataclass(frozen=True)
+class NightReport:
+    """One night in a row of a table; `errors` says why it did not succeed.
+
+    A night that was interrupted goes on where it was when it is run again.
+    """
+
+    day: str
+    success: bool
+    interrupted: bool = False
+    raw_rows: int | None = None
+    quarantined_rows: int | None = None
+    scored_rows: int | None = None
+    dead_letters: int | None = None
+    checks_passed: int = 0
+    checks: int = 0
+    resumed_chunks: int | None = None
+    unchanged: bool = False
+    rows_per_second: float | None = None
+    version: str | None = None
+    served_version: str | None = None
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, result: ExecuteInProcessResult, day: str) -> Self:
+        """Read the report of a night."""
+        metadata, failures = _metadata(result), failures_of(result)
+        validated = metadata.get("validated_features", {})
+        predictions = metadata.get("predictions", {})
+        snapshot = metadata.get("serving_snapshot", {})
+        checks = result.get_asset_check_evaluations()
+        failed = [check for check in checks if not check.passed]
+        return cls(
+            day=day,
+            success=result.success and not failures,
+            interrupted=_is_interrupted(result),
+            raw_rows=metadata.get("raw_features", {}).get("raw_rows"),
+            quarantined_rows=validated.get("quarantined_rows"),
+            scored_rows=predictions.get("scored_rows"),
+            dead_letters=predictions.get("dead_letters"),
+            checks_passed=len(checks) - len(failed),
+            checks=len(checks),
+            resumed_chunks=predictions.get("resumed_chunks"),
+            unchanged=bool(predictions.get("unchanged")),
+            rows_per_second=predictions.get("rows_per_second"),
+            version=snapshot.get("version"),
+            served_version=snapshot.get("served_version"),
+            errors=failures,
+            warnings=[
+                f"{check.check_name}: {check.description}"
+                for check in failed
+                if check.severity == dg.AssetCheckSeverity.WARN
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class ReplayReport:
+    """What came of replaying a day's dead letters."""
+
+    pipeline: str
+    day: str
+    success: bool
+    interrupted: bool = False
+    replayed_rows: int | None = None
+    rescued_rows: int | None = None
+    dead_letters: int | None = None
+    served_version: str | None = None
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, result: ExecuteInProcessResult, pipeline: str, day: str) -> Self:
+        """Read the report of a replay."""
+        metadata, failures = _metadata(result), failures_of(result)
+        predictions = metadata.get("predictions", {})
+        return cls(
+            pipeline=pipeline,
+            day=day,
+            success=result.success and not failures,
+            interrupted=_is_interrupted(result),
+            replayed_rows=predictions.get("replayed_rows"),
+            rescued_rows=predictions.get("rescued_rows"),
+            dead_letters=predictions.get("dead_letters"),
+            served_version=metadata.get("serving_snapshot", {}).get("served_version"),
+            errors=failures,
+        )
+
+
+@dataclass(frozen=True)
+class DayOutcome:
+    """What came of one day of a range, and how long it took."""
+
+    report: NightReport
+    seconds: float
+
+    @property
+    def state(self) -> str:
+        """done, unchanged, failed or interrupted."""
+        if self.report.interrupted:
+            return "interrupted"
+        if not self.report.success:
+            return "failed"
+        return "unchanged" if self.report.unchanged else "done"
+
+
+def failures_of(result: ExecuteInProcessResult) -> list[str]:
+    """Say why a run did not succeed: each blocking check that failed, each step's error."""
+    checks = [
+        f"{check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+    ]
+    return list(dict.fromkeys([*checks, *_step_messages(result)]))
+
+
+def _metadata(result: ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
+    """The metadata of what was materialized, by the asset's own name."""
+    metadata: dict[str, dict[str, Any]] = {}
+    for event in result.get_asset_materialization_events():
+        of_asset = event.materialization
+        metadata[of_asset.asset_key.path[-1]] = {
+            name: value.value for name, value in of_asset.metadata.items()
+        }
+    return metadata
+
+
+def _is_interrupted(result: ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run: SIGINT, or SIGTERM, which Dagster takes for it."""
+    return any(INTERRUPTED in error.message for _, error in _step_errors(result))
+
+
+def _step_errors(result: ExecuteInProcessResult) -> Iterator[tuple[str, Any]]:
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            yield event.step_key or "", event.step_failure_data.error
+
+
+def _step_messages(result: ExecuteInProcessResult) -> Iterator[str]:
+    """What the steps raised; a failed blocking check has said so itself already."""
+    for step, error in _step_errors(result):
+        chain = [error]
+        while chain[-1].cause is not None:
+            chain.append(chain[-1].cause)
+        if error.cls_name == "DagsterAssetCheckFailedError":
+            continue
+        if INTERRUPTED in error.message:
+            _, _, note = error.message.strip().partition("\n")
+            yield f"interrupted in {step}. {note or 'Run the day again.'}"
+            continue
+        # What this project says; else whatever began it all.
+        own = [e for e in chain if e.message.startswith(f"{errors.__name__}.")]
+        message = (own or chain[-1:])[0].message.strip()
+        yield message.partition(": ")[2] if own else message

@@ -1,0 +1,159 @@
+"""Run a pipeline's jobs through Dagster in this process, and say what came of it.
+
+The runs land in the same instance that the UI shows. Only the pipeline is resolved: what
+else is in the project may be broken.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterInstance, ExecuteInProcessResult
+
+from batch_assets.errors import PipelineError
+from batch_assets.launch.explain import explained
+from batch_assets.launch.reports import NightReport, ReplayReport, failures_of
+from batch_assets.schedules import IN_ORDER, SWEEP
+
+# What matters is in the report; a run's whole log is in the UI.
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+NIGHT, REPLAY = "job", "replay_job"
+# A night up to where it is served.
+SCORING = (
+    "raw_features",
+    "validated_features",
+    "quarantined_rows",
+    "model_release",
+    "predictions",
+    "dead_letters",
+)
+
+
+@dataclass(frozen=True)
+class PipelineRunner:
+    """Runs one pipeline of a project, in a Dagster instance.
+
+    Every method raises PipelineError where there is no such pipeline, or it is not whole.
+    """
+
+    definitions: dg.Definitions
+    instance: DagsterInstance
+    pipeline: str
+
+    def days(self) -> list[str]:
+        """Return the days that can be run: those that have ended."""
+        return _days_of(self._job(NIGHT))
+
+    def must_run_in_order(self) -> bool:
+        """Say whether a day's predictions may depend on the day before it."""
+        return IN_ORDER in self._job(NIGHT).tags
+
+    def run_night(
+        self,
+        day: str,
+        engine: str | None = None,
+        *,
+        serve: bool = True,
+        force: bool = False,
+    ) -> NightReport:
+        """Materialise one day: its assets and its checks, in order.
+
+        Args:
+            day: the day.
+            engine: the engine of this night, if not that of the YAML.
+            serve: whether it is published, too, or only scored and judged.
+            force: take what a source without history holds now, though the day be over.
+
+        Raises:
+            PipelineError: there is no such day.
+        """
+        config: dict[str, Any] = {}
+        if engine:
+            config["resources"] = {"engine": {"config": {"name": engine}}}
+        if force:
+            raw = f"{self.pipeline}__raw_features"
+            config["ops"] = {raw: {"config": {"force": True}}}
+        result = self._execute(NIGHT, day, config, () if serve else SCORING)
+        return NightReport.of(result, day)
+
+    def replay_night(self, day: str) -> ReplayReport:
+        """Score the dead letters of one day again, and serve the result.
+
+        Raises:
+            PipelineError: there is no such day.
+        """
+        result = self._execute(REPLAY, day, {}, ())
+        return ReplayReport.of(result, self.pipeline, day)
+
+    def sweep_batch_sizes(self) -> list[str]:
+        """Materialise `batch_size_sweep`; return what went wrong, if anything."""
+        job = self._alone().resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=self._keys(("model_release", SWEEP)),
+            run_config=QUIET,
+        )
+        return failures_of(result)
+
+    def _execute(
+        self, which: str, day: str, config: dict[str, Any], assets: tuple[str, ...]
+    ) -> ExecuteInProcessResult:
+        """Run a job for a day: all of it, or some assets alone."""
+        job = self._job(which)
+        days = _days_of(job)
+        if day not in days:
+            span = f"{days[0]} to {days[-1]}" if days else "none yet"
+            msg = f"{self.pipeline} has no day '{day}'; its days are {span}"
+            raise PipelineError(msg)
+        partitioned = job.partitioned_config
+        own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
+        return job.execute_in_process(
+            partition_key=day,
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=self._keys(assets) or None,
+            run_config={**own, **QUIET, **config},
+        )
+
+    def _keys(self, names: tuple[str, ...]) -> list[dg.AssetKey]:
+        return [dg.AssetKey([self.pipeline, name]) for name in names]
+
+    def _job(self, which: str) -> dg.JobDefinition:
+        """One of the pipeline's jobs; only the pipeline is resolved for it."""
+        jobs = {job.name for job in self.definitions.jobs or []}
+        suffix = f"_{REPLAY}"
+        declared = {job.removesuffix(suffix) for job in jobs if suffix in job}
+        if self.pipeline not in declared:
+            known = ", ".join(sorted(declared)) or "-"
+            msg = f"no pipeline is named '{self.pipeline}'; declared: {known}"
+            raise PipelineError(msg)
+        try:
+            return self._alone().resolve_job_def(f"{self.pipeline}_{which}")
+        except Exception as error:  # As in `load_definitions`.
+            raise PipelineError(explained(error)) from error
+
+    def _alone(self) -> dg.Definitions:
+        """The pipeline without what else is in the project, which may be broken."""
+        prefix = f"{self.pipeline}/"
+
+        def is_own(assets: object) -> bool:
+            if not isinstance(assets, dg.AssetsDefinition):
+                return False
+            keys = {*assets.keys, *(check.asset_key for check in assets.check_keys)}
+            return all(key.to_user_string().startswith(prefix) for key in keys)
+
+        whole = self.definitions
+        names = {f"{self.pipeline}_{which}" for which in (NIGHT, REPLAY)}
+        return dg.Definitions(
+            assets=[assets for assets in whole.assets or [] if is_own(assets)],
+            asset_checks=[check for check in whole.asset_checks or [] if is_own(check)],
+            jobs=[job for job in whole.jobs or [] if job.name in names],
+            resources=whole.resources,
+            executor=whole.executor,
+            loggers=whole.loggers,
+        )
+
+
+def _days_of(job: dg.JobDefinition) -> list[str]:
+    return list(job.partitions_def.get_partition_keys()) if job.partitions_def else []
