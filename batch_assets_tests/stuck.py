@@ -99,6 +99,6 @@ def children() -> set[int]:
             command = (status.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if f"PPid:\t{os.getpid()}\n" in text and b"isolation" in command:
+        if f"PPid:\t{os.getpid()}\n" in text and b"model_process" in command:
             found.add(int(status.parent.name))
     return found

@@ -42,7 +42,7 @@ from batch_assets.online.scoring import (
     keys_of,
     refused,
 )
-from batch_assets.scoring.isolation import FaultError
+from batch_assets.scoring.faults import FaultError
 from batch_assets.snapshots.version import SHOWN, Version, age_of, integer_of
 
 Answer = TypeVar("Answer")

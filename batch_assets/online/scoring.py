@@ -33,7 +33,8 @@ from batch_assets.online.batcher import Batch, Batcher
 from batch_assets.quality.rules import RULES, RowRules
 from batch_assets.scoring.chunk import outside
 from batch_assets.scoring.device import Device
-from batch_assets.scoring.isolation import FaultError, ModelProcess
+from batch_assets.scoring.faults import FaultError
+from batch_assets.scoring.model_process import ModelProcess
 
 Row = dict[str, Any]
 Outputs = dict[str, float | int]

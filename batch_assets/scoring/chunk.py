@@ -19,7 +19,8 @@ from batch_assets.lake.receipts import Receipt
 from batch_assets.models.contract import Contract, Output
 from batch_assets.scoring.chunk_parts import write_dead_letters, write_predictions
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
-from batch_assets.scoring.isolation import FaultError, TimedScorer
+from batch_assets.scoring.faults import FaultError
+from batch_assets.scoring.isolation import TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 
 # The float32 values of a cache line.

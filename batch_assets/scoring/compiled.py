@@ -24,7 +24,12 @@ from batch_assets.models.formats import load_module
 from batch_assets.models.outputs import given_columns
 from batch_assets.models.release import Release, sha256_of
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
-from batch_assets.scoring.native import LEAST_ROWS, MOST_ROWS, NativeModule
+from batch_assets.scoring.native import (
+    LEAST_ROWS,
+    MOST_ROWS,
+    NativeModule,
+    must_be_written_for,
+)
 
 # Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
 # compiling processes would outlive the compiling. A release never changes, so on a CPU
@@ -54,9 +59,11 @@ def compiled_module(release: Release, device: Device, folder: Path) -> NativeMod
         folder: `<root>/compiled`.
 
     Raises:
-        ConfigError: there is no C++ compiler, or the batches are too large.
+        ConfigError: there is no C++ compiler, the batches are too large, or torch is
+            another than compiled code is called through.
         ReleaseError: the release is no `.pt2`, or can't be compiled.
     """
+    must_be_written_for(torch.__version__)
     if release.manifest.model.format != "pt2":
         # The class behind weights is not part of the digest, so no cache can go by it.
         msg = (

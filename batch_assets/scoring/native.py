@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from batch_assets.errors import ReleaseError
+from batch_assets.errors import ConfigError, ReleaseError
 
 # Of the rows that code is compiled for. A single row is a special case to torch: it is
 # given as two. The most is more than a chunk has, and lets 32 bits count most tensors.
@@ -26,6 +26,9 @@ LEAST_ROWS, MOST_ROWS = 2, 1 << 20
 AT_ONCE = max(8, os.cpu_count() or 1)
 # Says why a call into torch failed, in the thread that made it.
 FAILED_IN_TORCH = "API call failed"
+# What is called here is private to torch: of another version it may be another thing, and
+# a call of it ends the process. Add one after the tests of compiled code have passed.
+WRITTEN_FOR = ("2.13",)
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.argtypes = [ctypes.py_object, ctypes.c_char_p]
@@ -33,9 +36,26 @@ _pointer_of.restype = ctypes.c_void_p
 _capsule_of = ctypes.pythonapi.PyCapsule_New
 _capsule_of.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _capsule_of.restype = ctypes.py_object
-_handles_of = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
-_tensors_of = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs
 _Input = ctypes.c_void_p * 1
+
+
+def must_be_written_for(version: str) -> None:
+    """Refuse to call compiled code through another torch than this was written for.
+
+    Args:
+        version: of torch, such as `2.13.0+cpu`.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if not version.startswith(tuple(f"{known}." for known in WRITTEN_FOR)):
+        msg = (
+            f"compile was asked for, and this is torch {version}: compiled code is "
+            f"called through names that are private to torch {', '.join(WRITTEN_FOR)}, "
+            "and with another one the process could crash. Nothing was scored. Install "
+            "that torch, or set compile to false."
+        )
+        raise ConfigError(msg)
 
 
 class NativeModule:
@@ -53,8 +73,10 @@ class NativeModule:
             device: the one that it was compiled for.
 
         Raises:
+            ConfigError: torch is another than this was written for.
             ReleaseError: the code asks for more than its C interface has.
         """
+        must_be_written_for(torch.__version__)
         self._folder = tempfile.TemporaryDirectory(prefix="batch-assets-compiled-")
         library = _unpack(package, Path(self._folder.name))
         self._library = ctypes.CDLL(str(library))
@@ -104,7 +126,8 @@ class NativeModule:
 
     def _run(self, packed: torch.Tensor) -> list[torch.Tensor]:
         # The code takes over what it is given, and gives away what it makes.
-        (given,) = _handles_of([packed])
+        aoti = torch._C._aoti
+        (given,) = aoti.unsafe_alloc_void_ptrs_from_tensors([packed])
         taken, made = _Input(_pointer_of(given, None)), self._outputs()
         self._call(
             "AOTInductorModelContainerRun",
@@ -116,7 +139,8 @@ class NativeModule:
             self._stream(),
             None,
         )
-        return _tensors_of([_capsule_of(pointer, None, None) for pointer in made])
+        capsules = [_capsule_of(pointer, None, None) for pointer in made]
+        return aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)
 
     def _stream(self) -> ctypes.c_void_p:
         if self._device.type != "cuda":

@@ -25,7 +25,8 @@ from batch_assets.online.scoring import (
 )
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.isolation import FaultError, ModelProcess
+from batch_assets.scoring.faults import FaultError
+from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.spec import Gates
 from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.steps import score_rows

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from batch_assets.models.contract import Contract
+from batch_assets.models.contract import Contract, Feature
 from batch_assets.quality.rules import RULES, RowRules, Split
 from batch_assets_tests.toys import make_contract, make_rows
 
@@ -283,32 +284,71 @@ def test_a_batch_is_screened_as_the_rules_would_judge_it(batch):
 
     screened = rules.split(rows, keys)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowRules, "broken", lambda *_: contract.features)
+        patch.setattr(RowRules, "suspects", lambda *_: contract.features)
         judged = rules.split(rows, keys)
 
     assert_frame_equal(screened.good, judged.good)
     assert_frame_equal(screened.bad, judged.bad)
 
 
-def test_dataframely_gets_the_broken_features_alone(monkeypatch):
+@settings(max_examples=400, deadline=None)
+@given(batches())
+def test_a_row_is_judged_as_plain_python_would_judge_it(batch):
+    contract, table, duplicated = batch
+    (feature,) = contract.features
+    rows = table.to_pylist()
+
+    split = RowRules(contract).split(
+        pl.DataFrame(table), pl.Series(duplicated, dtype=pl.Int64)
+    )
+
+    wanted = [rules_by_hand(feature, row, duplicated) for row in rows]
+    assert split.bad[RULES].to_list() == [rules for rules in wanted if rules]
+    assert len(split.good) == sum(not rules for rules in wanted)
+
+
+def rules_by_hand(feature: Feature, row: dict, duplicated: list[int]) -> list[str]:
+    """What is wrong with a row, in the order in which quarantine names it."""
+    value, key = row["x"], row["user_id"]
+    wrong = []
+    if value is None:
+        wrong += [] if feature.nullable else ["x is null"]
+    elif isinstance(value, float) and not math.isfinite(value):
+        wrong.append("x is NaN" if math.isnan(value) else "x is infinite")
+    elif isinstance(value, str):
+        wrong += [] if value in "ab" and value else ["x is an unknown category"]
+    else:
+        if feature.dtype == "float64" and abs(value) > 3.4028234663852886e38:
+            wrong.append("x is too large for float32")
+        if feature.min is not None and value < in_type(feature, feature.min):
+            wrong.append("x is below min")
+        if feature.max is not None and value > in_type(feature, feature.max):
+            wrong.append("x is above max")
+    if key is None:
+        wrong.append("user_id is null")
+    if key in duplicated:
+        wrong.append("user_id is there more than once")
+    return wrong
+
+
+def in_type(feature: Feature, bound: float) -> float:
+    """A bound as a column of the feature's type is compared with it."""
+    return float(np.float32(bound)) if feature.dtype == "float32" else bound
+
+
+def test_features_that_are_as_they_should_be_are_not_looked_at_row_by_row():
     contract = make_contract()
     rows = make_rows(50).to_pylist()
     rows[3] |= {"age": 999}
     rows[7] |= {"plan": "gold"}
     rows[9] |= {"user_id": None}
     frame = pl.DataFrame(pa.Table.from_pylist(rows, schema=contract.raw_schema()))
-    rules, asked = RowRules(contract), []
-    schema_of = RowRules._schema_of
-
-    def note(self, features):
-        asked.append([feature.name for feature in features])
-        return schema_of(self, features)
-
-    monkeypatch.setattr(RowRules, "_schema_of", note)
+    rules = RowRules(contract)
     keys = pl.Series([], dtype=pl.Int64)
 
-    found = [rules.split(batch, keys) for batch in (frame, frame[10:], frame[9:])]
+    suspects = [rules.suspects(batch) for batch in (frame, frame[10:])]
+    splits = [rules.split(batch, keys) for batch in (frame, frame[10:], frame[9:])]
 
-    assert asked == [["age", "plan"], []]  # Of ten good rows it is not asked at all.
-    assert [len(split.bad) for split in found] == [3, 0, 1]
-    assert len(found[0].good) == 47
+    assert [[f.name for f in some] for some in suspects] == [["age", "plan"], []]
+    assert [len(split.bad) for split in splits] == [3, 0, 1]
+    assert len(splits[0].good) == 47

@@ -1,6 +1,7 @@
 """Compiled code is the release, or is not run: by its golden batch, and by its digest."""
 
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from batch_assets.errors import ConfigError, GoldenBatchError, ReleaseError
 from batch_assets.models.release import GOLDEN, Release
 from batch_assets.scoring import compiled
 from batch_assets.scoring.device import Device, find_device
-from batch_assets.scoring.isolation import ModelProcess
-from batch_assets.scoring.native import MOST_ROWS, _unpack
+from batch_assets.scoring.model_process import ModelProcess
+from batch_assets.scoring.native import MOST_ROWS, _unpack, must_be_written_for
 from batch_assets.scoring.scorer import Scorer, out_of_memory
 from batch_assets.scoring.sweep import Sweeps, sweep
 from batch_assets_tests.compiling import Deep, compiles
@@ -438,3 +439,22 @@ def test_only_what_torch_says_of_memory_is_taken_for_memory() -> None:
         RuntimeError(said + "DefaultCPUAllocator: can't allocate memory: ...")
     )
     assert not out_of_memory(RuntimeError(said + "expected 4 features"))
+
+
+@pytest.mark.parametrize("version", ["2.12.1", "2.14.0+cu130", "2.130.0", "3.0.0"])
+def test_another_torch_than_it_was_written_for_is_refused_before_anything_is_called(
+    deep: Release, cache: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+
+    with pytest.raises(
+        ConfigError, match=rf"this is torch {re.escape(version)}: .*2\.13"
+    ):
+        Scorer(deep, device(cache))
+
+    assert not cache.exists() or not list(cache.rglob("*.pt2"))
+
+
+@pytest.mark.parametrize("version", ["2.13.0", "2.13.0+cpu", "2.13.1"])
+def test_the_torch_that_it_was_written_for_is_taken(version: str) -> None:
+    must_be_written_for(version)

@@ -23,7 +23,7 @@ from batch_assets.resources import GpuResource
 from batch_assets.scoring.cuda import CudaStream
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.isolation import ModelProcess
+from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import Gates
 from batch_assets_tests import picky

@@ -18,9 +18,11 @@ import torch
 
 from batch_assets.errors import ScoringError
 from batch_assets.models.release import Release
-from batch_assets.scoring import isolation
+from batch_assets.scoring import isolation, model_process
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.isolation import FaultError, ModelProcess, TimedScorer
+from batch_assets.scoring.faults import FaultError
+from batch_assets.scoring.isolation import TimedScorer
+from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.scoring.scorer import Abandoned, Scorer
 from batch_assets_tests.models_that_fail import packed
 from batch_assets_tests.stuck import (
@@ -224,7 +226,7 @@ def test_a_process_goes_on_at_the_size_of_batch_that_was_found(
 ) -> None:
     monkeypatch.setattr(scorer, "batch_rows", 12)
 
-    assert ModelProcess(scorer)._order.device.batch_rows == 12
+    assert ModelProcess(scorer)._spec.device.batch_rows == 12
 
 
 def test_the_next_chunk_begins_in_a_thread_again(scorer: Scorer) -> None:
@@ -335,7 +337,7 @@ def test_a_process_hashes_the_release_again_before_it_loads_it(tmp_path: Path) -
 def test_a_process_that_never_gets_ready_is_given_up(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "START_SECONDS", 0.05)
+    monkeypatch.setattr(model_process, "START_SECONDS", 0.05)
 
     with pytest.raises(ScoringError, match="was not ready within"):
         ModelProcess(scorer).score(packed(4), LIMIT)
@@ -406,7 +408,7 @@ SPINNING = """
     from pathlib import Path
     import numpy as np, torch
     from batch_assets.models import formats
-    from batch_assets.scoring import isolation
+    from batch_assets.scoring import faults, isolation, model_process
     from batch_assets.scoring.device import find_device
     from batch_assets.scoring.scorer import Scorer
     from batch_assets_tests.toys import write_toy_release
@@ -431,13 +433,13 @@ SPINNING = """
 ABANDONS = """
     try:
         isolation._in_model_thread(scorer, bad, 0.3)
-    except isolation.LateError:
+    except faults.LateError:
         print("late", flush=True)
     assert any(t.name.startswith("model of") for t in threading.enumerate())
     sys.exit(5)
 """
 KEEPS_A_PROCESS_BUSY = """
-    process = isolation.ModelProcess(scorer)
+    process = model_process.ModelProcess(scorer)
     process.score(np.ones((4, 2), np.float32), 60)
     print(process._running.process.pid, flush=True)
     process.score(bad, 600)

@@ -468,7 +468,7 @@ from batch_assets import Snapshot
 with Snapshot(sys.argv[1]) as snapshot:
     assert snapshot.get(7) is not None
     assert snapshot.get_many([7])[0] is not None
-heavy = {"torch", "dagster", "deltalake", "duckdb", "polars", "dataframely"}
+heavy = {"torch", "dagster", "deltalake", "duckdb", "polars"}
 print(sorted(heavy & set(sys.modules)))
 """
 

@@ -285,7 +285,7 @@ from batch_assets.snapshots.version import Version
 
 answer = Version.current(Path(sys.argv[1])).get(10)
 assert answer is not None
-heavy = {"torch", "dagster", "deltalake", "duckdb", "polars", "dataframely"}
+heavy = {"torch", "dagster", "deltalake", "duckdb", "polars"}
 print(sorted(heavy & set(sys.modules)))
 """
 
