@@ -112,8 +112,8 @@ def test_the_service_of_the_guide_answers(tmp_path, monkeypatch):
             return [await client.get(f"/churn/{user}") for user in (7, 70)]
 
     with service["snapshot"]:
-        there, absent = asyncio.run(ask())
-    assert (there.status_code, there.json()["outputs"]["number"]) == (200, 1)
+        known, absent = asyncio.run(ask())
+    assert (known.status_code, known.json()["outputs"]["number"]) == (200, 1)
     assert absent.status_code == 404
 
 
