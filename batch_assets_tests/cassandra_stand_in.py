@@ -194,15 +194,15 @@ class StandIn:
             table.rows[key] = table.rows.get(key, {}) | values
             return []
         wanted = {n: v for n, v in values.items() if n in _where(match)}
-        found = [
+        matching = [
             (key, row)
             for key, row in table.rows.items()
             if all(row[name] == value for name, value in wanted.items())
         ]
         if form == "select":
             names = match["set"].split(", ")
-            return [tuple(row.get(name) for name in names) for _, row in found]
-        for key, _ in found:
+            return [tuple(row.get(name) for name in names) for _, row in matching]
+        for key, _ in matching:
             if match["set"]:
                 table.rows[key].pop(match["set"], None)
             else:

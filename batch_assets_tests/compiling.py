@@ -10,10 +10,10 @@ import torch
 
 def compiles(test: Any) -> Any:
     """Marks a test that needs a C++ compiler, and the code that it makes."""
-    there = shutil.which(os.environ.get("CXX", "g++"))
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
     for mark in (
         pytest.mark.slow,
-        pytest.mark.skipif(there is None, reason="no C++ compiler"),
+        pytest.mark.skipif(compiler is None, reason="no C++ compiler"),
         pytest.mark.filterwarnings("ignore"),  # torch's own, of torch.
     ):
         test = mark(test)
@@ -32,7 +32,7 @@ class Deep(torch.nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        found = torch.nan_to_num(features) * torch.tensor([0.01, 0.001, 1.0, 1.0])
+        hidden = torch.nan_to_num(features) * torch.tensor([0.01, 0.001, 1.0, 1.0])
         for layer in self.layers:
-            found = torch.tanh(found @ layer)
-        return (found + 1) / 2
+            hidden = torch.tanh(hidden @ layer)
+        return (hidden + 1) / 2

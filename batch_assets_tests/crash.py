@@ -259,7 +259,7 @@ def child(command: dict[str, Any], answer: int) -> None:
     signal.alarm(ALARM_SECONDS)
     random.seed()
     steps = Steps(command["die_at"])
-    said: dict[str, Any] = {"error": None, "message": "", "known": True}
+    outcome: dict[str, Any] = {"error": None, "message": "", "known": True}
     if command["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"],) * 2)
     if command["unprivileged"]:
@@ -283,13 +283,13 @@ def child(command: dict[str, Any], answer: int) -> None:
                 )
     # Whatever it is, the test must get to see it; Rust's panics are no Exceptions.
     except BaseException as error:  # noqa: BLE001
-        said = {
+        outcome = {
             "error": type(error).__name__,
             "message": str(error),
             "known": isinstance(error, BatchAssetsError),
         }
     seconds = time.perf_counter() - begin
-    text = json.dumps({**said, "steps": steps.labels, "seconds": seconds})
+    text = json.dumps({**outcome, "steps": steps.labels, "seconds": seconds})
     with os.fdopen(answer, "w", encoding="utf-8") as pipe:
         pipe.write(text)
 
@@ -398,7 +398,7 @@ class _Child:
     number: int
     pid: int
     deadline: float
-    said: bytes = b""
+    output: bytes = b""
 
 
 def serve() -> None:
@@ -413,11 +413,11 @@ def serve() -> None:
     open_for_more = True
     while open_for_more or children:
         now = time.monotonic()
-        for one in children.values():
-            if one.deadline <= now:
+        for forked in children.values():
+            if forked.deadline <= now:
                 # Not waited for yet, so the number is still its own.
-                os.kill(one.pid, signal.SIGKILL)
-                one.deadline = float("inf")
+                os.kill(forked.pid, signal.SIGKILL)
+                forked.deadline = float("inf")
         nearest = min((c.deadline for c in children.values()), default=float("inf"))
         timeout = None if nearest == float("inf") else max(nearest - now, 0)
         for key, _ in selector.select(timeout):
@@ -432,7 +432,7 @@ def serve() -> None:
                     open_for_more = False
                     selector.unregister(0)
             elif data:
-                children[key.fd].said += data
+                children[key.fd].output += data
             else:
                 # The pipe ends when the child does, however it ends.
                 selector.unregister(key.fd)
@@ -459,13 +459,13 @@ def _fork(command: dict[str, Any]) -> tuple[int, _Child]:
     return reading, _Child(command["id"], pid, deadline)
 
 
-def _report(one: _Child) -> None:
-    _, status = os.waitpid(one.pid, 0)
+def _report(ended: _Child) -> None:
+    _, status = os.waitpid(ended.pid, 0)
     if os.WIFSIGNALED(status):
         answer: dict[str, Any] = {"killed": os.WTERMSIG(status)}
     else:
-        answer = {"killed": 0, **json.loads(one.said)}
-    print(json.dumps({"id": one.number, **answer}), flush=True)  # noqa: T201
+        answer = {"killed": 0, **json.loads(ended.output)}
+    print(json.dumps({"id": ended.number, **answer}), flush=True)  # noqa: T201
 
 
 def seen(root: Path, table: str) -> pa.Table | None:

@@ -36,9 +36,9 @@ class Mendable(ToyRisk):
         if len(features) > GOLDEN_ROWS:
             time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
         ages = broken.union(map(int, os.environ.get("BROKEN_AGES", "").split()))
-        found = ages.intersection(features[:, 0].tolist())
-        if found:
-            msg = f"no table for age {min(found):.0f}"
+        at_fault = ages.intersection(features[:, 0].tolist())
+        if at_fault:
+            msg = f"no table for age {min(at_fault):.0f}"
             raise KeyError(msg)
         return super().forward(features)
 

@@ -75,12 +75,12 @@ class Project:
 
 def metadata_of(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
     """What a run said of an asset that it has materialised, once."""
-    (found,) = [
+    (metadata,) = [
         event.materialization.metadata
         for event in result.get_asset_materialization_events()
         if event.materialization.asset_key.path[-1] == asset
     ]
-    return {name: value.value for name, value in found.items()}
+    return {name: value.value for name, value in metadata.items()}
 
 
 def attributes(name: str = "toy", **changes: Any) -> dict[str, Any]:

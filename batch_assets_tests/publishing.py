@@ -89,8 +89,8 @@ def block(folder: Path) -> None:
     """As a rollback does, for an hour."""
     at = datetime.now(UTC)
     until = at + timedelta(hours=1)
-    found = Block(at=at, until=until, by="ada", why="odd scores", version=None)
-    point(folder / BLOCKED, found.model_dump_json())
+    new_block = Block(at=at, until=until, by="ada", why="odd scores", version=None)
+    point(folder / BLOCKED, new_block.model_dump_json())
 
 
 def served(lake: Lake) -> dict[str, bytes]:

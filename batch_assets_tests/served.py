@@ -44,13 +44,13 @@ def table_of(number: int, keys: Any, outputs: dict[str, Any] | None = None) -> p
 def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part]:
     """Predictions as a night leaves them, sealed, with receipts."""
     hashes, parts = hash_keys(rows["user_id"]), {}
-    for shard, mine, its in cut(rows, hashes, shards):
-        parts[shard] = (mine, its)
+    for shard, shard_rows, its in cut(rows, hashes, shards):
+        parts[shard] = (shard_rows, its)
     empty = (rows.slice(0, 0), hashes[:0])
     made = []
     for shard in range(shards):
-        mine, its = parts.get(shard, empty)
-        outputs = [mine[name].to_numpy() for name in mine.column_names[1:]]
+        shard_rows, its = parts.get(shard, empty)
+        outputs = [shard_rows[name].to_numpy() for name in shard_rows.column_names[1:]]
         receipt = PredictionsReceipt(
             day,
             shard,
@@ -61,9 +61,9 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
         )
         path = folder / f"shard={shard}" / "part.parquet"
         with PartWriter(
-            path, mine.schema, row_group_rows=65_536, numbers=True
+            path, shard_rows.schema, row_group_rows=65_536, numbers=True
         ) as writer:
-            writer.write(mine)
+            writer.write(shard_rows)
             made.append(writer.finish(receipt))
     return made
 
@@ -129,4 +129,4 @@ def set_current(snapshots: Path, text: str) -> None:
 def _free(snapshots: Path, name: str) -> str:
     names: Sequence[str] = [m.version for m in versions(snapshots)]
     tries = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
-    return next(one for one in tries if one not in names)
+    return next(free_name for free_name in tries if free_name not in names)

@@ -96,8 +96,8 @@ def postgres_server() -> Iterator[Server]:
 def _running(
     command: list[str], folder: Path, ping: Callable[[], None], refused: type[Exception]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    said = folder / "said.log"
-    with said.open("wb") as output:
+    log = folder / "said.log"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, cwd=folder, **_nobody_special()
         )
@@ -109,7 +109,7 @@ def _running(
                 break
             except refused:
                 if process.poll() is not None or time.monotonic() > until:
-                    text = said.read_text(encoding="utf-8", errors="replace")
+                    text = log.read_text(encoding="utf-8", errors="replace")
                     pytest.fail(f"{command[0]} does not run:\n{text}")
                 time.sleep(0.02)
         yield process
@@ -139,7 +139,7 @@ def _binary(name: str) -> str:
     # Debian keeps PostgreSQL's own programs off the PATH.
     homes = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([os.environ.get("PATH", ""), *map(str, homes)])
-    found = shutil.which(name, path=path)
-    if found is None:
+    binary = shutil.which(name, path=path)
+    if binary is None:
         pytest.fail(f"no {name} here: apt-get install redis-server postgresql")
-    return found
+    return binary

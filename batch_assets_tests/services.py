@@ -51,8 +51,8 @@ class Server:
         """A metric, 0 if it has not been counted yet."""
         inside = ",".join(f'{k}="{v}"' for k, v in sorted(labels.items()))
         line = rf"^batch_assets_{name}{re.escape('{' + inside + '}')} (\S+)$"
-        found = re.search(line, self.get("/metrics").text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+        match = re.search(line, self.get("/metrics").text, re.MULTILINE)
+        return float(match[1]) if match else 0.0
 
     def until(self, condition: Callable[[], bool]) -> None:
         end = time.monotonic() + PATIENCE

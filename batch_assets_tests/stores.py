@@ -153,10 +153,10 @@ def bits(outputs: dict[str, Any]) -> bytes:
 
 
 def must_be_equal(sink: Any, snapshots: Path) -> None:
-    here = Version.current(snapshots)
+    version = Version.current(snapshots)
     for number in range(SHARDS):
-        for key in here.shard(number).table[here.manifest.key].to_pylist():
-            ours, theirs = here.get(key), sink.get(key)
+        for key in version.shard(number).table[version.manifest.key].to_pylist():
+            ours, theirs = version.get(key), sink.get(key)
             assert ours is not None
             assert theirs is not None, key
             assert (theirs.key, theirs.manifest) == (ours.key, ours.manifest)

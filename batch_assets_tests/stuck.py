@@ -92,7 +92,7 @@ class Moody(Stuck):
 
 def children() -> set[int]:
     """The model's processes of this process that are there, running or not reaped."""
-    found = set()
+    pids = set()
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             text = status.read_text(encoding="utf-8")
@@ -100,5 +100,5 @@ def children() -> set[int]:
         except OSError:
             continue
         if f"PPid:\t{os.getpid()}\n" in text and b"model_process" in command:
-            found.add(int(status.parent.name))
-    return found
+            pids.add(int(status.parent.name))
+    return pids

@@ -111,8 +111,8 @@ def test_the_service_of_the_guide_answers(tmp_path, monkeypatch):
             return [await client.get(f"/churn/{user}") for user in (7, 70)]
 
     with service["snapshot"]:
-        there, absent = asyncio.run(ask())
-    assert (there.status_code, there.json()["outputs"]["number"]) == (200, 1)
+        known, absent = asyncio.run(ask())
+    assert (known.status_code, known.json()["outputs"]["number"]) == (200, 1)
     assert absent.status_code == 404
 
 
@@ -127,6 +127,23 @@ def test_ci_runs_the_checks_and_the_readmes_test_command():
     script = (FLIGHTS / ".ci" / "run").read_text(encoding="utf-8")
     assert "\nmake check\n" in script
     assert "\nmake test\n" in script
+
+
+def test_what_runs_before_a_commit_is_what_make_check_runs():
+    text = (FLIGHTS / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load(text)["repos"]
+    recipe = MAKEFILE.partition("\ncheck:")[2].partition("\n\n")[0]
+    commands = re.findall(r"^\t\$\(BIN\)/(.*)$", recipe, re.MULTILINE)
+    assert len(commands) > 3
+    assert [hook["entry"] for hook in local["hooks"]] == [
+        f".venv/bin/{command}" for command in commands
+    ]
+
+
+def test_the_workflow_runs_what_ci_runs():
+    text = (FLIGHTS / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    steps = yaml.safe_load(text)["jobs"]["ci"]["steps"]
+    assert steps[-1] == {"run": ".ci/run"}
 
 
 def test_the_guide_to_the_service_has_every_option_and_metric():

@@ -1,0 +1,47 @@
+"""The names that a user imports from `batch_assets`, and what comes with them."""
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import batch_assets
+from batch_assets_tests.projects import FLIGHTS
+
+HOMES = {
+    "Contract": "batch_assets.models.contract",
+    "Feature": "batch_assets.models.contract",
+    "Output": "batch_assets.models.contract",
+    "ScoringPipeline": "batch_assets.component",
+    "Snapshot": "batch_assets.snapshots.reader",
+    "write_release": "batch_assets.models.writing",
+}
+
+
+@pytest.mark.parametrize(("name", "home"), HOMES.items())
+def test_each_name_is_the_object_of_its_room(name, home):
+    assert getattr(batch_assets, name) is getattr(import_module(home), name)
+
+
+def test_the_names_are_listed_and_no_other_is_there():
+    assert sorted(batch_assets.__all__) == sorted(HOMES)
+    assert set(HOMES) <= set(dir(batch_assets))
+    with pytest.raises(AttributeError, match="'batch_assets' has no attribute 'Snap'"):
+        _ = batch_assets.Snap
+
+
+@pytest.mark.parametrize(
+    "statement", ["import batch_assets", "from batch_assets import Snapshot"]
+)
+def test_a_service_that_reads_imports_nothing_heavy(statement):
+    heavy = "{'torch', 'dagster', 'polars', 'deltalake', 'duckdb'}"
+    code = f"import sys; {statement}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=FLIGHTS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
