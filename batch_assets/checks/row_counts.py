@@ -7,7 +7,7 @@ from batch_assets.checks.verdict import build_check
 from batch_assets.quality import gates
 from batch_assets.quality.verdict import Verdict
 from batch_assets.resources import StorageResource
-from batch_assets.snapshots.publish import equals_predictions, is_served
+from batch_assets.snapshots.verdicts import equals_predictions, is_served
 
 
 def build_row_count_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:

@@ -37,7 +37,8 @@ from batch_assets.errors import (
     SnapshotError,
 )
 from batch_assets.root import data_root, project_folder
-from batch_assets.storage import StoragePath
+from batch_assets.snapshots.store import SnapshotStore
+from batch_assets.storage import StoragePath, is_local, local
 
 DEMO_PIPELINE = "flights"
 DEMO_MODEL = "flight_delay"
@@ -79,10 +80,10 @@ def _of_this_machine(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}; make room, then run the same command again"
     root, named = data_root(), error.filename
-    if not isinstance(root, Path) or not isinstance(named, str):
+    if not is_local(root) or not isinstance(named, str):
         return str(error)
     path = Path(named).absolute()
-    if root.is_relative_to(path) or path.is_relative_to(root):
+    if local(root).is_relative_to(path) or path.is_relative_to(local(root)):
         return f"{error}; <root> is {root}, set BATCH_ASSETS_ROOT to change it"
     return str(error)
 
@@ -125,7 +126,7 @@ def demo(as_json: bool) -> None:
     knee = _sweep_once(release)
     _say(f"batches of {knee:,} rows are enough for it on this machine", as_json)
     reports = _run_nights(DEMO_PIPELINE, DEMO_DAYS)
-    snapshot = Version.current(data_root() / "snapshots" / DEMO_PIPELINE)
+    snapshot = Version.current(_snapshots(DEMO_PIPELINE))
     key = str(snapshot.shard(0).table[snapshot.manifest.key][0].as_py())
     answer = snapshot.get(key)
     if as_json:
@@ -467,7 +468,8 @@ def serve(
         msg = f"{error.name} is not installed: pip install 'batch-assets[serve]'"
         raise ConfigError(msg) from error
     from batch_assets.online.metrics import Metrics
-    from batch_assets.online.pipelines import Limits, Served
+    from batch_assets.online.pipelines import Served
+    from batch_assets.online.scoring import Limits
     from batch_assets.scoring.device import find_device
 
     logging.basicConfig(
@@ -498,15 +500,8 @@ def snapshot() -> None:
 @as_json
 def snapshot_list(pipeline: str, as_json: bool) -> None:
     """The versions of PIPELINE on disk, the newest last, and what keeps one served."""
-    from batch_assets.snapshots.manifest import versions
-    from batch_assets.snapshots.pointers import (
-        block_of,
-        current_version,
-        pinned_version,
-    )
-
-    folder = _snapshots(pipeline)
-    current, pinned = current_version(folder), pinned_version(folder)
+    store = _snapshots(pipeline)
+    current, pinned = store.current(), store.pinned()
     rows: list[dict[str, Any]] = [
         {
             "version": manifest.version,
@@ -521,7 +516,7 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
             "pinned": manifest.version == pinned,
             "served": manifest.version == (pinned or current),
         }
-        for manifest in versions(folder)
+        for manifest in store.versions()
     ]
     if as_json:
         print_json(rows)
@@ -542,7 +537,7 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
     for name, version in (("CURRENT", current), ("PIN", pinned)):
         if version and version not in {r["version"] for r in rows}:
             click.echo(f"{name} names {version}, which is not there or not whole")
-    if block := block_of(folder):
+    if block := store.block():
         click.echo(str(block))
 
 
@@ -653,21 +648,20 @@ def snapshot_sql(
     """
     from batch_assets.lake.tables import Lake
     from batch_assets.snapshots.audit import ask, audit_copy
-    from batch_assets.snapshots.pointers import served_version
 
-    folder, lake = _snapshots(pipeline), Lake(data_root(), pipeline)
-    chosen = version or served_version(folder)
+    store, lake = _snapshots(pipeline), Lake(data_root(), pipeline)
+    chosen = version or store.served()
     if chosen is None:
         msg = f"nothing of {pipeline} is served; name one with --version"
         raise SnapshotError(msg)
     if query is None:
-        path = audit_copy(lake, folder, chosen)
+        path = audit_copy(lake, store, chosen)
         if as_json:
             print_json({"version": chosen, "path": str(path)})
         else:
             click.echo(path)
         return
-    columns, rows = ask(lake, folder, chosen, query)
+    columns, rows = ask(lake, store, chosen, query)
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
@@ -679,9 +673,7 @@ def snapshot_sql(
 @as_json
 def snapshot_history(pipeline: str, as_json: bool) -> None:
     """What was done to what PIPELINE serves: who, when and why, the newest last."""
-    from batch_assets.snapshots.history import entries_of
-
-    acts, unreadable = entries_of(_snapshots(pipeline))
+    acts, unreadable = _snapshots(pipeline).history()
     if as_json:
         print_json([act.model_dump(mode="json") for act in acts])
     else:
@@ -711,12 +703,11 @@ def sinks_list(pipeline: str, as_json: bool) -> None:
 
     from batch_assets.sinks.declared import declared_sinks
     from batch_assets.sinks.factory import open_sink
-    from batch_assets.snapshots.pointers import served_version
 
-    folder = _snapshots(pipeline)
-    here, fine = served_version(folder), True
+    store = _snapshots(pipeline)
+    here, fine = store.served(), True
     rows: list[dict[str, Any]] = []
-    for target in declared_sinks(folder):
+    for target in declared_sinks(store):
         with closing(open_sink(target, pipeline)) as sink:
             there = sink.current()
             fine &= there == here
@@ -769,9 +760,9 @@ def sinks_verify(pipeline: str) -> None:
     from batch_assets.sinks.sync import prove
     from batch_assets.snapshots.version import Version
 
-    folder = _snapshots(pipeline)
-    here = Version.current(folder)
-    for target in declared_sinks(folder):
+    store = _snapshots(pipeline)
+    here = Version.current(store)
+    for target in declared_sinks(store):
         with closing(open_sink(target, pipeline)) as sink:
             prove(sink, here)
             click.echo(f"{target.name}: every row of {here.name} is as in its files")
@@ -1013,11 +1004,11 @@ def _follow_back(pipeline: str, quiet: bool) -> None:
     from batch_assets.sinks.factory import open_sink
     from batch_assets.sinks.sync import sync_sink
 
-    folder, fine = _snapshots(pipeline), True
-    for target in declared_sinks(folder):
+    store, fine = _snapshots(pipeline), True
+    for target in declared_sinks(store):
         try:
             with closing(open_sink(target, pipeline)) as sink:
-                done = sync_sink(sink, folder, keep=target.keep, back=True)
+                done = sync_sink(sink, store, keep=target.keep, back=True)
             _say(f"{target.name}: serves {done.version}, {done.why}", quiet)
         except BatchAssetsError as error:
             # What is served here is what was asked for; the sink can be told again.
@@ -1027,10 +1018,10 @@ def _follow_back(pipeline: str, quiet: bool) -> None:
     _exit_unless(fine)
 
 
-def _snapshots(pipeline: str) -> StoragePath:
-    folder = data_root() / "snapshots" / pipeline
-    _must_be_there(folder, pipeline)
-    return folder
+def _snapshots(pipeline: str) -> SnapshotStore:
+    store = SnapshotStore(data_root(), pipeline)
+    _must_be_there(store.folder, pipeline)
+    return store
 
 
 def _must_be_there(folder: StoragePath, pipeline: str) -> None:

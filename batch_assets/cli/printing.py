@@ -168,7 +168,7 @@ def print_act(name: str, act: Any, as_json: bool) -> None:
 
 def print_done(pipeline: str, done: Any, as_json: bool) -> None:
     """What was done to what is served, and what follows from it."""
-    act, block = done.act, done.block
+    act, block = done.entry, done.block
     if as_json:
         print_json(
             {

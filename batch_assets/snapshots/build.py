@@ -43,7 +43,7 @@ from batch_assets.snapshots.manifest import (
     SnapshotManifest,
     read_manifest,
 )
-from batch_assets.snapshots.version import Shard, map_shard
+from batch_assets.snapshots.shard import Shard, map_shard
 from batch_assets.storage import StoragePath, sync_folder
 
 log = logging.getLogger(__name__)

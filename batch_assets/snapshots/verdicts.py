@@ -1,0 +1,97 @@
+"""What is said of a day once it is published: is it served, and is it what was predicted.
+
+Each is read from the files anew; it knows nothing of how a version is built or swapped.
+"""
+
+from batch_assets.lake.delta_table import digest_of
+from batch_assets.lake.reconciliation import total_of
+from batch_assets.lake.tables import Lake
+from batch_assets.parallel import Report, on_cores
+from batch_assets.quality.verdict import Verdict
+from batch_assets.snapshots.build import (
+    evidence_of,
+    expected_of,
+    rows_of,
+    shard_rows,
+)
+from batch_assets.snapshots.manifest import day_of
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
+from batch_assets.snapshots.version import Version
+
+
+def is_served(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
+    """Judge whether readers get a day's version, or a newer one, and why not.
+
+    It warns and does not block: a person wanted it so, and the night is well.
+    """
+    current, pinned = store.pointer(CURRENT).version_or_none(), store.pinned()
+    newer = current is not None and day_of(current) > day
+    passed = not pinned and (newer or current in _built(lake, store, day))
+    why = f"{current or 'nothing'} is served"
+    if pinned:
+        why = (
+            f"readers are pinned to {pinned}, whatever is published. To end it: "
+            f"batch-assets snapshot unpin {store.pipeline} --why …"
+        )
+    elif not passed:
+        why += f", and not {day}. "
+        if reason := store.held_back(day):
+            unblock = f"batch-assets snapshot unblock {store.pipeline} --why …"
+            why += f"{reason}. To end it: {unblock}, then run the day again"
+        else:
+            why += "Run the day again"
+    return Verdict(
+        "snapshot_is_served",
+        passed,
+        why,
+        facts={"current": current or "nothing", "pinned": pinned or "nothing"},
+        blocks=False,
+        moved_by="No field of the YAML moves it",
+    )
+
+
+def equals_predictions(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
+    """Judge whether a day's version holds every row that was predicted, and no other."""
+    gate = "snapshot_equals_predictions"
+    moved_by = "No field of the YAML moves it: run the day again"
+    parts = lake.predictions.parts(day)
+    served = store.pointer(CURRENT).version_or_none()
+    built = _built(lake, store, day)
+    if not built:
+        newer = served is not None and day_of(served) > day
+        why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
+        facts = {"served": served or "nothing"}
+        return Verdict(gate, passed=newer, why=why, facts=facts, moved_by=moved_by)
+    snapshot = Version.open(store, served if served in built else built[-1])
+    manifest = snapshot.manifest
+
+    def is_alike(number: int, _: Report) -> bool:
+        rows = snapshot.shard(number).packed
+        its_parts = [part for part in parts if part.receipt.shard == number]
+        expected = expected_of(its_parts)
+        if expected[1] is None:  # The rows themselves are left to compare.
+            return rows.equals(shard_rows(rows_of(its_parts, manifest), manifest))
+        return evidence_of(rows, manifest) == expected
+
+    alike = on_cores(is_alike, range(len(manifest.files)))
+    unlike = [number for number, same in enumerate(alike) if not same]
+    predicted = total_of(part.receipt.total for part in parts)
+    return Verdict(
+        gate,
+        not unlike and manifest.rows == predicted.rows,
+        f"version {manifest.version} has {manifest.rows:,} rows, predictions have "
+        f"{predicted.rows:,}; shards that differ: {unlike or 'none'}",
+        {
+            "snapshot_rows": float(manifest.rows),
+            "predictions_rows": float(predicted.rows),
+            "unlike_shards": float(len(unlike)),
+        },
+        {"version": manifest.version, "served": served or "nothing"},
+        moved_by=moved_by,
+    )
+
+
+def _built(lake: Lake, store: SnapshotStore, day: str) -> list[str]:
+    """Return the versions of the predictions that a day has now, the newest last."""
+    parts = lake.predictions.parts(day)
+    return store.versions_of(digest_of(parts)) if parts else []
