@@ -13,6 +13,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.snapshots.store import SnapshotStore
 
 FLIGHTS = Path(__file__).parents[1]
 _numbers = itertools.count()
@@ -47,8 +48,8 @@ class Project:
     def registry(self) -> Registry:
         return Registry(self.root)
 
-    def snapshots(self, pipeline: str) -> Path:
-        return self.root / "snapshots" / pipeline
+    def snapshots(self, pipeline: str) -> SnapshotStore:
+        return SnapshotStore(self.root, pipeline)
 
     def run(
         self, pipeline: str, day: str, on: DagsterInstance, **arguments: Any

@@ -28,12 +28,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
 from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 from benchmarks.model import FEATURES, NAMES
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE, prepare
@@ -77,8 +79,8 @@ def publish(root: Path, rows: int, size: str) -> None:
         precision="float32",
         gates=gates,
     )
-    folder = root / "snapshots" / PIPELINE
-    publish_day(lake, registry, folder, DAY, gates=gates, serving=Serving())
+    run, store = DayRun(lake, DAY), SnapshotStore(root, PIPELINE)
+    publish_day(run, registry, store, gates=gates, serving=Serving())
 
 
 @contextmanager

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.lake.claims import claimed
-from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock
-from batch_assets.snapshots.pointers import BLOCKED, current_version
+from batch_assets.snapshots.store import BLOCKED
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.projects import (
     Project,
@@ -58,7 +57,7 @@ def state_of(project: Project) -> dict[str, object]:
     lake = project.lake("toy")
     tables = (lake.predictions, lake.dead_letters, lake.validated_features)
     return {
-        "served": current_version(project.snapshots("toy")),
+        "served": project.snapshots("toy").current(),
         **{table.name: table.rows_by_day() for table in tables},
     }
 
@@ -138,13 +137,13 @@ def test_a_night_run_again_changes_nothing(served, instance):
     lake = served.lake("toy")
     tables = (lake.raw_features, lake.validated_features, lake.predictions)
     before = [table.last_commit(FIRST) for table in tables]
-    version = current_version(served.snapshots("toy"))
+    version = served.snapshots("toy").current()
     result = served.run("toy", FIRST, instance)
     assert result.success
     assert metadata_of(result, "predictions")["unchanged"] is True
     assert metadata_of(result, "serving_snapshot")["published"] is False
     assert [table.last_commit(FIRST) for table in tables] == before
-    assert current_version(served.snapshots("toy")) == version
+    assert served.snapshots("toy").current() == version
 
 
 @pytest.mark.parametrize(
@@ -351,7 +350,7 @@ def test_a_model_that_gives_no_numbers_is_not_served(served, instance, tmp_path)
     said = errors_of(result)
     assert "of 1,000 rows are dead letters already" in said
     assert "times: output 'risk' is nan" in said
-    assert current_version(served.snapshots("toy")) == before
+    assert served.snapshots("toy").current() == before
     assert SECOND not in served.lake("toy").predictions.rows_by_day()
 
 
@@ -480,51 +479,51 @@ def test_an_older_day_is_scored_but_not_served_over_a_newer_one(project, instanc
 
 
 def test_a_night_after_a_rollback_is_built_and_held_and_does_not_fail(served, instance):
-    folder = served.snapshots("toy")
-    first = current_version(folder)
+    store = served.snapshots("toy")
+    first = store.current()
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
     assert served.run("toy", SECOND, instance).success
-    taken_back = current_version(folder)
-    rollback(folder, why="odd scores", by="ada")
+    taken_back = store.current()
+    rollback(store, why="odd scores", by="ada")
 
     write_source(served.folder, make_rows(1_000, seed=3), day=THIRD)
     result = served.run("toy", THIRD, instance)
 
     assert result.success
-    assert current_version(folder) == first
+    assert store.current() == first
     metadata = metadata_of(result, "serving_snapshot")
     assert metadata["published"] is False
     assert metadata["served_version"] == first
     assert "publishing is blocked until " in metadata["why"]
     assert "by ada: odd scores" in metadata["why"]
-    assert metadata["version"] in {m.version for m in versions(folder)}
+    assert metadata["version"] in {m.version for m in store.versions()}
     (check,) = failed_checks(result)
     assert (check.check_name, check.severity.name) == ("snapshot_is_served", "WARN")
     assert "by ada: odd scores" in check.description
     assert "batch-assets snapshot unblock toy" in check.description
     assert "run the day again" in check.description
 
-    unblock(folder, why="the source is mended", by="ada")
+    unblock(store, why="the source is mended", by="ada")
     again = served.run("toy", THIRD, instance)
 
     assert again.success
     assert not failed_checks(again)
     # What was built and proved is served as it is.
-    assert current_version(folder) == metadata["version"] != taken_back
+    assert store.current() == metadata["version"] != taken_back
 
 
 def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instance):
-    folder = served.snapshots("toy")
-    first = current_version(folder)
+    store = served.snapshots("toy")
+    first = store.current()
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
     served.run("toy", SECOND, instance)
-    rollback(folder, why="odd scores", by="ada")
-    (folder / BLOCKED).unlink()  # As if its time were over.
+    rollback(store, why="odd scores", by="ada")
+    (store.folder / BLOCKED).unlink()  # As if its time were over.
 
     result = served.run("toy", SECOND, instance)
 
     assert result.success
-    assert current_version(folder) == first
+    assert store.current() == first
     (check,) = failed_checks(result)
     assert "was rolled back by ada at " in check.description
 
@@ -532,15 +531,15 @@ def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instan
 def test_a_night_under_a_pin_is_published_and_says_that_nobody_reads_it(
     served, instance
 ):
-    folder = served.snapshots("toy")
-    first = current_version(folder)
-    pin(folder, first, why="an experiment runs", by="ada")
+    store = served.snapshots("toy")
+    first = store.current()
+    pin(store, first, why="an experiment runs", by="ada")
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
 
     result = served.run("toy", SECOND, instance)
 
     assert result.success
-    assert current_version(folder) != first
+    assert store.current() != first
     (check,) = failed_checks(result)
     assert f"readers are pinned to {first}" in check.description
 

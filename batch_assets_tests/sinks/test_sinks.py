@@ -36,7 +36,7 @@ from batch_assets.sinks.postgres import PostgresSink
 from batch_assets.sinks.redis import RedisSink
 from batch_assets.sinks.sync import prove, serves_the_same, sync_sink
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin
-from batch_assets.snapshots.pointers import CURRENT, point
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.cassandra_stand_in import StandIn
 from batch_assets_tests.killed_load import POINTS
@@ -147,8 +147,8 @@ def _store(request: pytest.FixtureRequest, kind: str) -> Iterator[Store]:
 
 
 @pytest.fixture
-def snapshots(tmp_path: Path) -> Path:
-    return tmp_path / "snapshots" / "toy"
+def snapshots(tmp_path: Path) -> SnapshotStore:
+    return SnapshotStore(tmp_path, "toy")
 
 
 def make_keys(count: int, key_dtype: str = "int64") -> pa.Array:
@@ -169,7 +169,7 @@ def make_outputs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return outputs
 
 
-def publish(snapshots: Path, day: int = 0, **how: Any) -> str:
+def publish(snapshots: SnapshotStore, day: int = 0, **how: Any) -> str:
     """The name of a version of that many days after the first, which is served then."""
     how = {"keys": make_keys(ROWS), "outputs": make_outputs(ROWS, seed=day)} | how
     return serve(snapshots, day, shards=SHARDS, **how).version
@@ -180,7 +180,7 @@ def bits(outputs: dict[str, Any]) -> bytes:
     return b"".join(np.array(v, types[n]).tobytes() for n, v in outputs.items())
 
 
-def must_be_equal(sink: Any, snapshots: Path) -> None:
+def must_be_equal(sink: Any, snapshots: SnapshotStore) -> None:
     here = Version.current(snapshots)
     for number in range(SHARDS):
         for key in here.shard(number).table[here.manifest.key].to_pylist():
@@ -323,7 +323,7 @@ def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
     assert (done.version, done.swapped, done.loaded_shards) == (first, True, 0)
     must_be_equal(sink, snapshots)
     unblock(snapshots, why="it was right", by="ada")
-    point(snapshots / CURRENT, second)
+    snapshots.overwrite(CURRENT, second)
     assert sync_sink(store.open(), snapshots, keep=2).loaded_shards == 0
     assert sink.get(1000).version == second
 
@@ -344,7 +344,7 @@ def test_a_pin_goes_back_and_an_unpin_forward(store, snapshots):
 
 def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
     """Another root, which has never heard of the newer version, loads into the store."""
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     first = publish(older)
     second = publish(snapshots, day=1)
     sync_sink(sink := store.open(), snapshots, keep=2)
@@ -362,7 +362,7 @@ def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
 def test_of_two_loaders_the_slow_one_does_not_undo_the_other(
     store, snapshots, tmp_path
 ):
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     publish(older)
     second = publish(snapshots, day=1)
     slow, finish = store.open(), None
@@ -457,11 +457,11 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
 ):
     publish(snapshots)
     elsewhere = tmp_path / "elsewhere" / "toy"
-    shutil.copytree(snapshots, elsewhere)
+    shutil.copytree(snapshots.folder, elsewhere)
     sinks, ready = [server_store.open(), server_store.open()], threading.Barrier(2)
     failed: list[Exception] = []
 
-    def run(sink: Any, folder: Path) -> None:
+    def run(sink: Any, folder: SnapshotStore) -> None:
         begin = sink.begin
 
         def together(about: Any) -> Any:
@@ -475,7 +475,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
         except Exception as error:  # noqa: BLE001 - told by the assertion below
             failed.append(error)
 
-    both = zip(sinks, (snapshots, elsewhere), strict=True)
+    both = zip(sinks, (snapshots, SnapshotStore.at(elsewhere)), strict=True)
     threads = [threading.Thread(target=run, args=pair) for pair in both]
     for thread in threads:
         thread.start()
@@ -583,7 +583,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
         reader.start()
     writer = store.open()
     for turn in range(30):
-        point(snapshots / CURRENT, list(names)[turn % 2])
+        snapshots.overwrite(CURRENT, list(names)[turn % 2])
         sync_sink(writer, snapshots, keep=2, back=True)
     stop.set()
     for reader in readers:
@@ -595,7 +595,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
 
 def test_a_file_that_was_altered_is_not_loaded(store, snapshots):
     version = publish(snapshots)
-    path = snapshots / f"v={version}" / "shard=02.arrow"
+    path = snapshots.version_folder(version) / "shard=02.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
@@ -834,7 +834,7 @@ def test_a_row_in_another_bucket_is_noticed(in_cassandra, snapshots):
 def test_a_swap_that_another_one_comes_before_is_judged_again(
     in_cassandra, snapshots, tmp_path
 ):
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     publish(older)
     second = publish(snapshots, day=1)
     slow = in_cassandra.open()

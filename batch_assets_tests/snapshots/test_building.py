@@ -18,9 +18,8 @@ from batch_assets.models.release import sha256_of
 from batch_assets.snapshots import build as building
 from batch_assets.snapshots import version as looking_up
 from batch_assets.snapshots.layout import Group, groups_of, packed
-from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest, version_folder
-from batch_assets.snapshots.pointers import current_version
-from batch_assets.snapshots.publish import equals_predictions
+from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest
+from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.publishing import (
@@ -71,8 +70,8 @@ def test_strings_are_served_even_where_their_hashes_collide(
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
     manifest = publish(ready).current
-    folder = version_folder(snapshots_of(ready), manifest.version)
-    path = folder / manifest.files[0].name
+    store = snapshots_of(ready).version_folder(manifest.version)
+    path = store.folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     (group,) = groups_of(table)
     changed_rows = packed(
@@ -85,7 +84,7 @@ def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> No
     entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     first = manifest.files[0].model_copy(update=entry)
     changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
-    (folder / MANIFEST).write_text(changed.dumps(), encoding="utf-8")
+    (store.folder / MANIFEST).write_text(changed.dumps(), encoding="utf-8")
 
     verdict = equals_predictions(ready, snapshots_of(ready), DAY)
 
@@ -186,7 +185,7 @@ def test_a_lookup_that_finds_another_row_is_not_served(
     with pytest.raises(SnapshotError, match=r"answers .* for 'risk' of .*, predicted"):
         publish(ready)
 
-    assert current_version(snapshots_of(ready)) is None
+    assert snapshots_of(ready).current() is None
 
 
 def test_another_release_with_the_same_outputs_links_every_file(
@@ -246,12 +245,12 @@ def test_a_version_that_lost_a_row_is_not_served(
     with pytest.raises(SnapshotError, match="holds .* rows, .* predictions hold"):
         publish(ready)
 
-    assert current_version(snapshots_of(ready)) is None
+    assert snapshots_of(ready).current() is None
 
 
 def test_a_version_whose_bytes_changed_since_is_found(ready: Lake) -> None:
     manifest = publish(ready).current
-    path = version_folder(snapshots_of(ready), manifest.version) / "shard=01.arrow"
+    path = snapshots_of(ready).version_folder(manifest.version) / "shard=01.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)
