@@ -113,6 +113,7 @@ def engine_on(
 ) -> RemoteEngine:
     return RemoteEngine(
         pool,
+        precision="float32",
         batch_rows="auto",
         compile=compile,
         chunk_rows=CHUNK_ROWS,

@@ -46,7 +46,7 @@ def prepared(lake: Lake, tmp_path: Path, *, day: str = DAY, **changes: Any) -> p
 
 
 def score(lake: Lake, release: Release, *, day: str = DAY, **changes: Any) -> Night:
-    arguments = {"chunk_rows": 200, "precision": "float32", "gates": GATES} | changes
+    arguments = {"chunk_rows": 200, "gates": GATES} | changes
     engine = LocalEngine(find_device("cpu"), workers=2)
     return score_rows(lake, release, day, engine, **arguments)
 

@@ -113,9 +113,7 @@ def publish_nights(
         copy_rows(lake, rows, day=day, contract=release.contract)
         validate(lake, day=day, contract=release.contract)
         engine = LocalEngine(find_device("cpu"), workers=1)
-        score_rows(
-            lake, release, day, engine, chunk_rows=100, precision="float32", gates=gates
-        )
+        score_rows(lake, release, day, engine, chunk_rows=100, gates=gates)
         run = DayRun(lake, day)
         publish_day(run, registry, store, gates=gates, serving=Serving())
     return store

@@ -55,6 +55,14 @@ class ToyRisk(torch.nn.Module):
         return torch.sigmoid(sum(terms, self.bias))
 
 
+class MatrixRisk(ToyRisk):
+    """The same by a matrix product, whose precision torch may lower."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        known = torch.nan_to_num(features, nan=0.0)
+        return torch.sigmoid(known @ self.weights + self.bias)
+
+
 def needs_cpu_with(precision: str) -> pytest.MarkDecorator:
     """Skips where the CPU has no instructions for a precision."""
     flags = CPU_INSTRUCTIONS[precision]

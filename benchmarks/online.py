@@ -34,6 +34,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
@@ -71,13 +72,10 @@ def publish(root: Path, rows: int, size: str) -> None:
     release = registry.resolve(size)
     registry.approve(size, release.digest, channel="online", why="benchmark")
     score_night(
-        lake,
+        DayRun(lake, DAY),
         release,
-        DAY,
         LocalEngine(find_device("cpu")),
-        chunk_rows=CHUNK_ROWS,
-        precision="float32",
-        gates=gates,
+        ScoringSettings(gates, CHUNK_ROWS),
     )
     run, store = DayRun(lake, DAY), SnapshotStore(root, PIPELINE)
     publish_day(run, registry, store, gates=gates, serving=Serving())

@@ -27,7 +27,7 @@ import torch
 
 from batch_assets import Snapshot
 from batch_assets.lake.day_run import DayRun
-from batch_assets.lake.raw import copy_day
+from batch_assets.lake.raw import RawLayout, copy_day
 from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake, digest_of
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
@@ -37,6 +37,7 @@ from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.retention import collect
@@ -95,22 +96,18 @@ def prepare(root: Path, rows: int) -> None:
     table = pa.table([keys, *features], schema=contract.raw_schema())
     pq.write_table(table, days / f"{DAY}.parquet")
     lake = Lake(root, NAME)
+    run = DayRun(lake, DAY)
     copy_day(
-        lake,
+        run,
         ParquetSource(kind="parquet", glob="days/*.parquet"),
         ReadContext(DAY, "UTC", "user_id", base=root, project=root),
-        newest=DAY,
-        schema=contract.raw_schema(),
+        RawLayout(contract.raw_schema(), SHARDS, 131_072),
         check=lambda schema: contract.check_schema(schema, "the source"),
-        shards=SHARDS,
-        row_group_rows=131_072,
+        newest=DAY,
     )
-    validate_day(lake, DAY, contract, row_group_rows=131_072)
+    validate_day(run, contract, row_group_rows=131_072)
     engine = LocalEngine(find_device("cpu"))
-    gates = Gates()
-    score_night(
-        lake, release, DAY, engine, chunk_rows=262_144, precision="float32", gates=gates
-    )
+    score_night(run, release, engine, ScoringSettings(Gates(), 262_144))
 
 
 def predictions(root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +125,6 @@ def store_of(name: str, folder: Path, root: Path) -> Store:
         kinds: list[Any] = [DuckDb, Sqlite, Lmdb, Redis]
         return next(kind(folder) for kind in kinds if kind.name == name)
     parts = Lake(root, NAME).predictions.parts(DAY)
-    facts = parts[0].receipt.facts
     plan = SnapshotManifest(
         pipeline=NAME,
         version=f"{DAY}-benchmark",
@@ -138,8 +134,8 @@ def store_of(name: str, folder: Path, root: Path) -> Store:
         key="user_id",
         key_dtype="int64",
         outputs=tuple(f"o{n:02d}" for n in range(OUTPUTS)),
-        model_name=facts["model"],
-        model_version=facts["release"],
+        model_name=parts[0].receipt.model,
+        model_version=parts[0].receipt.release,
         job=parts[0].receipt.job,
         predictions=digest_of(parts),
         files=(),

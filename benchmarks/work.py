@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import torch
 from deltalake import convert_to_deltalake
 
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.parts import Part
-from batch_assets.lake.raw import copy_day
+from batch_assets.lake.raw import RawLayout, copy_day
 from batch_assets.lake.sources import DeltaSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -132,18 +133,17 @@ def _validated(
     root: Path, day: str, source: str, shards: int, *, fingerprints: bool
 ) -> list[Part]:
     lake, contract = Lake(root, PIPELINE), make_contract()
+    day_run = DayRun(lake, day)
     copy_day(
-        lake,
+        day_run,
         DeltaSource(kind="delta", table=str(root / source), day_column=None),
         ReadContext(day, "UTC", contract.key.name, base=root, project=root),
-        newest=day,
-        schema=contract.raw_schema(),
+        RawLayout(contract.raw_schema(), shards, ROW_GROUP_ROWS),
         check=lambda schema: contract.check_schema(schema, "the source"),
-        shards=shards,
-        row_group_rows=ROW_GROUP_ROWS,
+        newest=day,
     )
     return validate_day(
-        lake, day, contract, row_group_rows=ROW_GROUP_ROWS, fingerprints=fingerprints
+        day_run, contract, row_group_rows=ROW_GROUP_ROWS, fingerprints=fingerprints
     ).parts
 
 

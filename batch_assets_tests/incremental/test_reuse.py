@@ -177,7 +177,10 @@ def test_the_books_count_carried_rows_by_name(lake, toy_release):
     assert verdict.numbers["carried_rows"] == ROWS - CHANGED
     assert verdict.numbers["rescored_rows"] == second.rescored_rows > 0
     assert lake.predictions.last_commit(SECOND).facts.carried == ROWS - CHANGED
-    assert total_of(p.carried for p in lake.predictions.parts(FIRST)) == ControlTotal()
+    assert (
+        total_of(p.receipt.carried_total for p in lake.predictions.parts(FIRST))
+        == ControlTotal()
+    )
 
 
 def test_each_nth_night_scores_every_row(lake, toy_release):

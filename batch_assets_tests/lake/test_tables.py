@@ -19,6 +19,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets_tests.parts_by_hand import (
     SCHEMA,
     commit,
+    facts_of,
     predictions_in,
     scored_by,
     write_part,
@@ -113,7 +114,7 @@ def test_the_same_parts_again_change_nothing(lake):
 
 def test_committed_rows_bear_their_day_and_shard_for_any_reader(lake):
     part = write_part(lake.predictions, [5], shard=3)
-    lake.predictions.commit_day(DAY, [part], SCHEMA, {})
+    lake.predictions.commit_day(DAY, [part], SCHEMA, scored_by("ab"))
 
     rows = pl.read_delta(str(lake.predictions.path)).to_dicts()
 
@@ -202,7 +203,7 @@ def test_a_guard_that_raises_leaves_the_table_as_it_was(lake):
     version = DeltaTable(lake.predictions.path).version()
 
     with pytest.raises(BatchAssetsError, match="the lock was lost"):
-        lake.predictions.commit_day(DAY, [part], wider, {}, guard=lost)
+        lake.predictions.commit_day(DAY, [part], wider, scored_by("ab"), guard=lost)
 
     assert DeltaTable(lake.predictions.path).version() == version
     assert keys_of(lake.predictions) == [1]
@@ -224,8 +225,8 @@ def test_emptying_an_empty_day_commits_nothing(lake):
     commit(lake.dead_letters, [1])
     version = DeltaTable(lake.dead_letters.path).version()
 
-    lake.dead_letters.commit_day(NEXT_DAY, [], SCHEMA, {})
-    lake.quarantined_rows.commit_day(DAY, [], SCHEMA, {})
+    lake.dead_letters.commit_day(NEXT_DAY, [], SCHEMA, scored_by("ab"))
+    lake.quarantined_rows.commit_day(DAY, [], SCHEMA, scored_by("ab"))
 
     assert DeltaTable(lake.dead_letters.path).version() == version
     assert not lake.quarantined_rows.path.exists()
@@ -261,7 +262,9 @@ def test_a_commit_that_lost_a_race_tries_again(lake):
         if keys is not None:
             commit(lake.predictions, keys, job="c" * 64, chunk=keys[0])
 
-    lake.predictions.commit_day(DAY, [part], SCHEMA, {}, guard=rival_comes_first)
+    lake.predictions.commit_day(
+        DAY, [part], SCHEMA, scored_by("ab"), guard=rival_comes_first
+    )
 
     assert keys_of(lake.predictions) == [2]
 
@@ -280,9 +283,11 @@ def test_two_jobs_that_commit_a_day_at_once_are_never_both_in_it(lake, before):
         if (keys := next(rivals, None)) is not None:
             part = write_part(lake.predictions, keys, job="c" * 64)
             there = lake.predictions.parts(DAY)
-            lake.predictions.commit_day(DAY, [*there, part], SCHEMA, {})
+            lake.predictions.commit_day(DAY, [*there, part], SCHEMA, scored_by("ab"))
 
-    lake.predictions.commit_day(DAY, [mine], SCHEMA, {}, guard=rival_adds_a_part)
+    lake.predictions.commit_day(
+        DAY, [mine], SCHEMA, scored_by("ab"), guard=rival_adds_a_part
+    )
 
     assert keys_of(lake.predictions) == [2]
 
@@ -293,7 +298,7 @@ def test_parts_are_added_to_a_day_in_one_commit_that_keeps_the_others(lake):
     there = lake.predictions.parts(DAY)
 
     more = [write_part(lake.predictions, [n], shard=n, chunk=1) for n in (3, 4)]
-    lake.predictions.commit_day(DAY, [*there, *more], SCHEMA, {})
+    lake.predictions.commit_day(DAY, [*there, *more], SCHEMA, scored_by("ab"))
 
     after = DeltaTable(lake.predictions.path)
     assert after.version() == before.version() + 1
@@ -320,7 +325,7 @@ def test_a_run_that_lost_its_right_while_it_waits_does_not_commit(lake):
         commit(lake.predictions, [3], job="c" * 64)
 
     with pytest.raises(BatchAssetsError, match="a newer run took over"):
-        lake.predictions.commit_day(DAY, [part], SCHEMA, {}, guard=guard)
+        lake.predictions.commit_day(DAY, [part], SCHEMA, scored_by("ab"), guard=guard)
 
     assert keys_of(lake.predictions) == [3]
 
@@ -370,7 +375,7 @@ def test_the_books_are_read_from_every_committed_receipt(lake):
         parts = [
             write_part(table, k, shard=s, schema=schema) for s, k in shards.items()
         ]
-        table.commit_day(DAY, parts, schema, {})
+        table.commit_day(DAY, parts, schema, facts_of(parts[0]))
 
     books = lake.books(DAY)
 
@@ -408,7 +413,7 @@ def test_two_sides_of_a_day_by_different_jobs_do_not_close(
     table = getattr(lake, side)
     keys = pq.read_table(part.path, partitioning=None)["user_id"].to_pylist()
     other = write_part(table, keys, shard=3, job="b" * 64, made_of="a" * 64)
-    table.commit_day(DAY, [other], SCHEMA, {})
+    table.commit_day(DAY, [other], SCHEMA, facts_of(other))
 
     books = lake.books(DAY)
     assert (books.open_after_validation(), books.open_after_scoring()) == open_shards
@@ -434,7 +439,7 @@ def test_sweeping_a_day_removes_what_is_half_written_and_nothing_else(lake):
 
 def test_a_shard_in_several_chunks_is_one_page(lake):
     parts = [write_part(lake.predictions, [n], chunk=n) for n in range(3)]
-    lake.predictions.commit_day(DAY, parts, SCHEMA, {})
+    lake.predictions.commit_day(DAY, parts, SCHEMA, scored_by("ab"))
 
     assert lake.books(DAY).pages[0].scored == ControlTotal.of(pa.array([0, 1, 2]))
 

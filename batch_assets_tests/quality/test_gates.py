@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from batch_assets.errors import GateError
-from batch_assets.lake.commits import ScoringCommit
+from batch_assets.lake.commits import BaselineDecision, ScoringCommit
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import OutputSummary, PredictionsReceipt
@@ -166,7 +166,7 @@ SHUT = {
 def test_a_shut_gate_names_the_field_of_the_yaml_that_moves_it(
     gate, lake, registry, toy_release
 ):
-    facts = {"grounds": {"refused": True}, "rescored": 3}
+    facts = {"decision": BaselineDecision(refused=True), "rescored": 3}
     parts = predict(lake, toy_release, risk=[7.0] * 300, facts=facts)
     judge, fields = SHUT[gate]
 

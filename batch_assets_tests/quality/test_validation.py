@@ -15,6 +15,7 @@ from batch_assets.errors import (
     LakeError,
     SourceError,
 )
+from batch_assets.lake.commits import RawCommit
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
@@ -480,7 +481,9 @@ def test_an_error_in_one_piece_leaves_nothing_half_written(lake, monkeypatch):
 def test_a_pinned_day_that_lost_a_shard_is_refused(lake):
     parts = pin_rows(lake, make_rows(300)).parts
     schema = pa.schema([("user_id", pa.int64())])
-    lake.raw_features.commit_day(DAY, [parts[0], *parts[2:]], schema, {})
+    lake.raw_features.commit_day(
+        DAY, [parts[0], *parts[2:]], schema, RawCommit("ab", {})
+    )
 
     with pytest.raises(LakeError, match=r"of the shards \[0, 2, 3\], expected 0 to 2"):
         validate(lake)

@@ -98,7 +98,7 @@ def planned(
     """The chunks of a day with one shard."""
     copy_rows(lake, rows, shards=1)
     validate(lake)
-    arguments: dict[str, Any] = {"chunk_rows": 10_000, "precision": "float32"}
+    arguments: dict[str, Any] = {"chunk_rows": 10_000}
     arguments["gates"] = Gates(max_dead_letter_share=1)
     return plan(lake, release, DAY, **(arguments | changes)).tasks
 
@@ -106,9 +106,7 @@ def planned(
 def planned_empty(lake: Lake, release: Release) -> list[ChunkTask]:
     copy_rows(lake, make_rows(0), shards=1, allow_empty=True)
     validate(lake)
-    return plan(
-        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
-    ).tasks
+    return plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
 
 
 def task_job(tasks: list[ChunkTask]) -> str:

@@ -32,6 +32,7 @@ from batch_assets_tests.nights import score_rows
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.toys import (
     DAY,
+    MatrixRisk,
     ToyRisk,
     copy_rows,
     expected_risk,
@@ -103,7 +104,9 @@ def test_cuda_scores_equal_those_of_the_cpu_within_the_golden_tolerance(
 def test_the_golden_tolerance_alone_decides_on_a_precision(
     tmp_path: Path, precision: str, tolerance: float, accepted: bool
 ) -> None:
-    release = write_toy_release(tmp_path / "release", tolerance={"cuda": tolerance})
+    release = write_toy_release(
+        tmp_path / "release", module=MatrixRisk(), tolerance={"cuda": tolerance}
+    )
     device = find_device("cuda", precision)
 
     if not accepted:

@@ -79,9 +79,7 @@ def ready(validated: Path, root: Path) -> Lake:
 
 
 def tasks_of(lake: Lake, release: Release) -> list[ChunkTask]:
-    return plan(
-        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
-    ).tasks
+    return plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
 
 
 def on_disk(tasks: list[ChunkTask]) -> int:

@@ -186,13 +186,13 @@ def test_workers_compile_a_release_once_and_score_as_one_machine_does(
     shutil.copytree(lake.folder, other.folder)
 
     with scoring_on(remote, tmp_path / "other", compile=True) as scorer:
-        score(other, toy_release, scorer, precision=scorer.device.computes_in)
+        score(other, toy_release, scorer)
 
     code = tmp_path / "other" / COMPILED
     assert len(list(code.rglob("*.pt2"))) == 1
     assert scorer.device.compiled == code
     with scoring_on(ENGINES["local"], tmp_path / "other", compile=True) as scorer:
-        score(lake, toy_release, scorer, precision=scorer.device.computes_in)
+        score(lake, toy_release, scorer)
     assert parts_on_disk(other) == parts_on_disk(lake)
     receipts = [part.receipt for part in other.predictions.parts(DAY)]
     assert {receipt.arithmetic for receipt in receipts} == {"cpu float32 compiled"}

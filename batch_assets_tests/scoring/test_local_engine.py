@@ -36,9 +36,7 @@ ROWS = 1_200
 def tasks(lake: Lake, toy_release: Release) -> list[ChunkTask]:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    return plan(
-        lake, toy_release, DAY, chunk_rows=100, precision="float32", gates=Gates()
-    ).tasks
+    return plan(lake, toy_release, DAY, chunk_rows=100, gates=Gates()).tasks
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -182,9 +180,7 @@ def test_a_model_that_hangs_does_not_hold_a_run_that_ends_early(
     )
     copy_rows(lake, rows)
     validate(lake)
-    tasks = plan(
-        lake, release, DAY, chunk_rows=100, precision="float32", gates=Gates()
-    ).tasks
+    tasks = plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
     engine = LocalEngine(find_device("cpu"), workers=2, grace_seconds=0.3)
     engine.load(release)
     run = engine.run(tasks)

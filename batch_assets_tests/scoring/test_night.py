@@ -179,7 +179,7 @@ def test_the_job_is_named_by_all_that_changes_the_output(
         case "chunk_rows":
             changes = {"chunk_rows": CHUNK_ROWS + 1}
         case "precision":
-            changes = {"precision": "bfloat16"}
+            changes = {"computes_in": "bfloat16"}
         case "gates":
             changes = {"gates": Gates(max_dead_letter_share=0.5)}
         case "input":

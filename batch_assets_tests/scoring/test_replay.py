@@ -86,7 +86,7 @@ def test_after_a_fix_only_the_dead_letters_are_scored_and_merged(scored, mendabl
     done = replay(scored, mendable, engine)
 
     assert engine.rows == dead.rows
-    assert (done.found, done.rescued, done.dead_letters.rows) == (dead, dead, 0)
+    assert (done.before, done.rescued, done.dead_letters.rows) == (dead, dead, 0)
     rows = make_rows(ROWS).sort_by("user_id")
     table = read_day(scored, "predictions")
     assert table["user_id"].equals(rows["user_id"])
@@ -125,7 +125,7 @@ def test_a_second_replay_changes_nothing(scored, mendable):
 
     assert second.rescued.rows == 0
     assert second.dead_letters == first.dead_letters
-    assert second.content == first.content
+    assert second.data_version == first.data_version
     assert state(scored) == before
 
 
@@ -164,7 +164,7 @@ def test_a_day_without_dead_letters_is_left_alone(lake, mendable):
 
     done = replay(lake, mendable, engine)
 
-    assert (done.found.rows, done.rescued.rows, engine.rows) == (0, 0, 0)
+    assert (done.before.rows, done.rescued.rows, engine.rows) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("mended", [1, 2])

@@ -19,6 +19,7 @@ from batch_assets.scoring.scorer import Scorer, Spent, out_of_memory
 from batch_assets_tests.models_that_fail import POISON, WRONG, Hungry
 from batch_assets_tests.releases_by_hand import altered, rehashed
 from batch_assets_tests.toys import (
+    MatrixRisk,
     ToyRisk,
     features_of,
     make_contract,
@@ -230,7 +231,9 @@ def test_one_golden_row_off_by_more_than_the_tolerance_is_enough(
 def test_the_golden_tolerance_alone_decides_on_a_precision(
     tmp_path: Path, precision: str, tolerance: float, accepted: bool
 ) -> None:
-    release = write_toy_release(tmp_path / "release", tolerance={"cpu": tolerance})
+    release = write_toy_release(
+        tmp_path / "release", module=MatrixRisk(), tolerance={"cpu": tolerance}
+    )
     device = find_device("cpu", precision)
 
     if not accepted:
@@ -248,7 +251,9 @@ def test_a_tolerance_for_a_precision_leaves_float32_as_strict_as_it_was(
     tmp_path: Path,
 ) -> None:
     release = write_toy_release(
-        tmp_path / "release", tolerance={"cpu": 1e-5, "cpu bfloat16": 5e-2}
+        tmp_path / "release",
+        module=MatrixRisk(),
+        tolerance={"cpu": 1e-5, "cpu bfloat16": 5e-2},
     )
     golden = load_file(release.folder / GOLDEN)["output.risk"]
     off = altered(release, tmp_path / "altered", risk=golden + 1e-3)
@@ -261,14 +266,18 @@ def test_a_tolerance_for_a_precision_leaves_float32_as_strict_as_it_was(
 
 @needs_cpu_with("bfloat16")
 def test_a_precision_that_is_refused_says_which_tolerance_would_allow_it(
-    toy_release: Release,
+    tmp_path: Path,
 ) -> None:
+    release = write_toy_release(tmp_path / "release", module=MatrixRisk())
+
     with pytest.raises(GoldenBatchError, match="tolerance for 'cpu bfloat16'"):
-        Scorer(toy_release, find_device("cpu", "bfloat16"))
+        Scorer(release, find_device("cpu", "bfloat16"))
 
 
 def test_a_device_without_a_tolerance_must_be_exact(tmp_path: Path) -> None:
-    release = write_toy_release(tmp_path / "release", tolerance={"cuda": 1.0})
+    release = write_toy_release(
+        tmp_path / "release", module=MatrixRisk(), tolerance={"cuda": 1.0}
+    )
     golden = load_file(release.folder / GOLDEN)["output.risk"]
 
     with pytest.raises(GoldenBatchError, match="expected at most 0"):

@@ -135,7 +135,7 @@ def test_a_query_that_is_wrong_is_told(made: Lake, query: str, said: str) -> Non
 
 def test_a_version_that_is_not_whole_is_not_copied(made: Lake, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(snapshots_of(made), folder)
+    shutil.copytree(snapshots_of(made).folder, folder)
     version = SnapshotStore.at(folder).versions()[-1].version
     here = SnapshotStore.at(folder).version_folder(version)
     (here / "audit.duckdb").unlink(missing_ok=True)

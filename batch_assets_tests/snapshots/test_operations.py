@@ -261,7 +261,7 @@ def test_a_mistake_changes_nothing(
 
 
 def test_where_nothing_is_served_there_is_nothing_to_take_back(tmp_path: Path) -> None:
-    with pytest.raises(NotServedError, match="no such store"):
+    with pytest.raises(NotServedError, match="no such folder"):
         rollback(SnapshotStore.at(tmp_path / "none"), why=WHY)
     with pytest.raises(NotServedError, match="nothing to take back"):
         rollback(SnapshotStore.at(tmp_path), why=WHY)

@@ -70,13 +70,16 @@ def test_the_next_day_replaces_it_and_remembers_its_parent(ready: Lake) -> None:
 
 def test_the_same_version_again_changes_nothing(ready: Lake) -> None:
     first = publish(ready)
-    before, at = served(ready), (snapshots_of(ready) / CURRENT).stat().st_mtime_ns
+    before, at = (
+        served(ready),
+        (snapshots_of(ready).folder / CURRENT).stat().st_mtime_ns,
+    )
 
     again = publish(ready)
 
     assert (again.swapped, again.version) == (False, first.version)
     assert served(ready) == before
-    assert (snapshots_of(ready) / CURRENT).stat().st_mtime_ns == at
+    assert (snapshots_of(ready).folder / CURRENT).stat().st_mtime_ns == at
 
 
 def test_the_same_day_by_another_release_replaces_it(

@@ -95,7 +95,7 @@ def test_publishers_at_once_end_in_one_valid_version_of_the_newest_day(
     snapshot.verify()
     assert snapshot.manifest.day == NEXT
     assert equals_predictions(ready, snapshots_of(ready), NEXT).passed
-    left = os.listdir(snapshots_of(ready))
+    left = os.listdir(snapshots_of(ready).folder)
     assert not [name for name in left if name.startswith(".building")]
 
 

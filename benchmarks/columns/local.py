@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 from batch_assets.incremental.reuse import Incremental
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
@@ -18,6 +19,7 @@ from batch_assets.scoring.engines.factory import open_pool
 from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.scoring.sweep import Sweeps
 from batch_assets.spec import Gates, Ray, Spark
 from benchmarks.column import Work, main
@@ -68,15 +70,10 @@ def score_day(
 ) -> Night:
     """A night without Dagster."""
     return score_night(
-        Lake(work.root, PIPELINE),
+        DayRun(Lake(work.root, PIPELINE), day),
         release,
-        day,
         engine,
-        chunk_rows=CHUNK_ROWS,
-        precision=engine.device.computes_in,
-        arithmetic=engine.device.arithmetic,
-        gates=Gates(),
-        incremental=incremental,
+        ScoringSettings(Gates(), CHUNK_ROWS, incremental=incremental),
     )
 
 

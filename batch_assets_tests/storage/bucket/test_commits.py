@@ -124,7 +124,9 @@ def test_a_claim_whose_machine_is_gone_runs_out_and_its_run_can_not_commit(
 
         mine()
         with pytest.raises(CommitError, match="taken over by run mine"):
-            lake.predictions.commit_day(DAY, [part], SCHEMA, {}, guard=lost)
+            lake.predictions.commit_day(
+                DAY, [part], SCHEMA, scored_by("ab"), guard=lost
+            )
         assert not lake.predictions.parts(DAY)
 
 
