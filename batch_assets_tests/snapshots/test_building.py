@@ -70,8 +70,8 @@ def test_strings_are_served_even_where_their_hashes_collide(
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
     manifest = publish(ready).current
-    store = snapshots_of(ready).version_folder(manifest.version)
-    path = store.folder / manifest.files[0].name
+    folder = snapshots_of(ready).version_folder(manifest.version)
+    path = folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     (group,) = groups_of(table)
     changed_rows = packed(
@@ -84,7 +84,7 @@ def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> No
     entry = {"size": path.stat().st_size, "sha256": sha256_of(path)}
     first = manifest.files[0].model_copy(update=entry)
     changed = manifest.model_copy(update={"files": (first, *manifest.files[1:])})
-    (store.folder / MANIFEST).write_text(changed.dumps(), encoding="utf-8")
+    (folder / MANIFEST).write_text(changed.dumps(), encoding="utf-8")
 
     verdict = equals_predictions(ready, snapshots_of(ready), DAY)
 

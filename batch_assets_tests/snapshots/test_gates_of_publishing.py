@@ -16,8 +16,8 @@ from batch_assets.errors import (
     LakeError,
     SnapshotError,
 )
-from batch_assets.lake import parts
 from batch_assets.lake.parts import open_part
+from batch_assets.lake.seal import seal_of
 from batch_assets.lake.shards import hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
@@ -239,7 +239,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(file)
+            digest, at = seal_of(file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]
