@@ -23,7 +23,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
-from batch_assets.snapshots.build import MAKE_ROOM, STAYS, build_version
+from batch_assets.snapshots.build import MAKE_ROOM, build_version
 from batch_assets.snapshots.fetch import must_be_whole
 from batch_assets.snapshots.history import new_entry
 from batch_assets.snapshots.manifest import (
@@ -32,6 +32,7 @@ from batch_assets.snapshots.manifest import (
     SnapshotManifest,
     day_of,
 )
+from batch_assets.snapshots.proof import STAYS
 from batch_assets.snapshots.retention import collect
 from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version

@@ -8,13 +8,9 @@ from batch_assets.lake.reconciliation import total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.parallel import Report, on_cores
 from batch_assets.quality.verdict import Verdict
-from batch_assets.snapshots.build import (
-    evidence_of,
-    expected_of,
-    rows_of,
-    shard_rows,
-)
+from batch_assets.snapshots.build import shard_rows
 from batch_assets.snapshots.manifest import day_of
+from batch_assets.snapshots.proof import evidence_of, expected_of, rows_of
 from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
 
