@@ -18,6 +18,7 @@ from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.sweep import Sweeps
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named, engine_names
 from batch_assets.storage import StoragePath, local, storage_path
 
@@ -41,8 +42,8 @@ class StorageResource(dg.ConfigurableResource):
     def registry(self) -> Registry:
         return Registry(self.path)
 
-    def snapshots(self, pipeline: str) -> StoragePath:
-        return self.path / "snapshots" / pipeline
+    def snapshots(self, pipeline: str) -> SnapshotStore:
+        return SnapshotStore(self.path, pipeline)
 
 
 class GpuResource(dg.ConfigurableResource):

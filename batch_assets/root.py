@@ -15,22 +15,22 @@ MARK = "dagster.yaml"
 
 
 def project_folder(start: Path | None = None) -> Path:
-    """The nearest folder from here upwards that is a Dagster project, or this one.
+    """Return the nearest folder upwards that is a Dagster project, or this very one.
 
     A project holds a dagster.yaml, or a pyproject.toml with a `[tool.dg]`.
     """
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
         settings = folder / "pyproject.toml"
         if (folder / MARK).is_file() or (
             settings.is_file() and "[tool.dg" in settings.read_text(encoding="utf-8")
         ):
             return folder
-    return here
+    return start
 
 
 def data_root() -> StoragePath:
-    """`<root>`: the lake, the models and the snapshots.
+    """Return `<root>`: the lake, the models and the snapshots.
 
     Raises:
         ConfigError: it is neither a directory nor in an object store that is known.

@@ -36,6 +36,7 @@ from deltalake.table import TableAlterer
 
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
@@ -43,6 +44,7 @@ from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
@@ -171,13 +173,11 @@ def run_night(
 def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
     """Publish a scored day, and keep as little as may be kept."""
     publish_day(
-        Lake(root, NAME),
+        DayRun(Lake(root, NAME), day, guard),
         Registry(root),
-        root / "snapshots" / NAME,
-        day,
+        SnapshotStore(root, NAME),
         gates=Gates(max_quarantine_share=1, max_dead_letter_share=1, min_coverage=0),
         serving=Serving(keep=2, keep_minutes=0),
-        guard=guard,
     )
 
 

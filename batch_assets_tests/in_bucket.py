@@ -13,7 +13,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night
 from batch_assets.snapshots.publish import Published
-from batch_assets.storage import ObjectPath, read_seen, replace
+from batch_assets.storage import ObjectPath, read_versioned, replace_if_unchanged
 from batch_assets_tests import publishing
 from batch_assets_tests.replays import GATES
 from batch_assets_tests.steps import score_rows
@@ -34,7 +34,7 @@ def flip(place: ObjectPath, at: int = 100) -> None:
     """Change one bit of an object."""
     data = bytearray(place.read_bytes())
     data[at] ^= 1
-    assert replace(place, bytes(data), seen=read_seen(place))
+    assert replace_if_unchanged(place, bytes(data), seen=read_versioned(place))
 
 
 def prepared(lake: Lake, tmp_path: Path, *, day: str = DAY, **changes: Any) -> pa.Table:

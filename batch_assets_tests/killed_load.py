@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import batch_assets.sinks.postgres as postgres_module
@@ -16,6 +15,7 @@ import batch_assets.sinks.redis as redis_module
 from batch_assets.sinks.postgres import PostgresSink
 from batch_assets.sinks.redis import RedisSink
 from batch_assets.sinks.sync import sync_sink
+from batch_assets.snapshots.store import SnapshotStore
 
 POINTS = ["first_rows", "third_shards_rows", "third_record", "finish", "swap"]
 SINKS: dict[str, Any] = {"redis": RedisSink, "postgres": PostgresSink}
@@ -64,7 +64,7 @@ def main(store: str, url: str, name: str, snapshots: str, point: str) -> None:
             sink.load = on_call(3, sink.load, die)
     else:
         setattr(sink, point, die)
-    sync_sink(sink, Path(snapshots), keep=2)
+    sync_sink(sink, SnapshotStore.at(snapshots), keep=2)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.store import SnapshotStore
 
 FIRST, SECOND, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
 FLIGHTS = Path(__file__).parents[1]
@@ -49,8 +49,8 @@ class Project:
     def registry(self) -> Registry:
         return Registry(self.root)
 
-    def snapshots(self, pipeline: str) -> Path:
-        return self.root / "snapshots" / pipeline
+    def snapshots(self, pipeline: str) -> SnapshotStore:
+        return SnapshotStore(self.root, pipeline)
 
     def run(
         self, pipeline: str, day: str, on: DagsterInstance, **arguments: Any
@@ -173,6 +173,6 @@ def state_of(project: Project) -> dict[str, object]:
     lake = project.lake("toy")
     tables = (lake.predictions, lake.dead_letters, lake.validated_features)
     return {
-        "served": current_version(project.snapshots("toy")),
+        "served": project.snapshots("toy").current(),
         **{table.name: table.rows_by_day() for table in tables},
     }

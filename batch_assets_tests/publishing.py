@@ -6,20 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.snapshots.manifest import version_folder
-from batch_assets.snapshots.pointers import (
-    BLOCKED,
-    CURRENT,
-    Block,
-    current_version,
-    point,
-)
+from batch_assets.snapshots.history import Block
 from batch_assets.snapshots.publish import Published, publish_day
+from batch_assets.snapshots.store import BLOCKED, CURRENT, SnapshotStore
 from batch_assets.spec import Gates, Serving
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
@@ -74,47 +69,51 @@ def root_of(lake: Lake) -> Path:
     return lake.folder.parent.parent
 
 
-def snapshots_of(lake: Lake) -> Path:
-    return root_of(lake) / "snapshots" / lake.pipeline
+def snapshots_of(lake: Lake) -> SnapshotStore:
+    return SnapshotStore(root_of(lake), lake.pipeline)
 
 
 def publish(lake: Lake, day: str = DAY, **changes: Any) -> Published:
     serving = Serving(keep=changes.pop("keep", 7), keep_minutes=0)
     arguments: dict[str, Any] = {"gates": OPEN, "serving": serving}
+    run = DayRun(lake, day, guard=changes.pop("guard", lambda: None))
     registry = Registry(root_of(lake))
-    return publish_day(lake, registry, snapshots_of(lake), day, **(arguments | changes))
+    return publish_day(run, registry, snapshots_of(lake), **(arguments | changes))
 
 
-def block(folder: Path) -> None:
+def block(store: SnapshotStore) -> None:
     """As a rollback does, for an hour."""
     at = datetime.now(UTC)
     until = at + timedelta(hours=1)
     new_block = Block(at=at, until=until, by="ada", why="odd scores", version=None)
-    point(folder / BLOCKED, new_block.model_dump_json())
+    store.overwrite(BLOCKED, new_block.model_dump_json())
 
 
 def served(lake: Lake) -> dict[str, bytes]:
     """CURRENT and every byte of the version that it names."""
-    folder = snapshots_of(lake)
-    version = current_version(folder)
+    store = snapshots_of(lake)
+    version = store.current()
     assert version is not None
-    paths = [folder / CURRENT, *version_folder(folder, version).iterdir()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    paths = [store.folder / CURRENT, *store.version_folder(version).iterdir()]
+    return {str(path.relative_to(store.folder)): path.read_bytes() for path in paths}
 
 
 def revoke(lake: Lake, release: Release, tmp_path: Path) -> None:
     Registry(root_of(lake)).revoke(NAME, release.digest, why="it was wrong", by="bob")
 
 
-def publish_nights(root: Path, release: Release, rows: pa.Table, *days: str) -> Path:
+def publish_nights(
+    root: Path, release: Release, rows: pa.Table, *days: str
+) -> SnapshotStore:
     """Approve a release; score and publish equal rows for some days."""
     lake, registry = Lake(root, NAME), Registry(root)
     approved(root, release)
-    gates, folder = Gates(), root / "snapshots" / NAME
+    gates, store = Gates(), SnapshotStore(root, NAME)
     for day in days:
         copy_rows(lake, rows, day=day, contract=release.contract)
         validate(lake, day=day, contract=release.contract)
         engine = LocalEngine(find_device("cpu"), workers=1)
         score_rows(lake, release, day, engine, chunk_rows=100, gates=gates)
-        publish_day(lake, registry, folder, day, gates=gates, serving=Serving())
-    return folder
+        run = DayRun(lake, day)
+        publish_day(run, registry, store, gates=gates, serving=Serving())
+    return store

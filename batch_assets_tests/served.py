@@ -19,9 +19,9 @@ from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, cut, hash_keys
 from batch_assets.snapshots.build import build_version
-from batch_assets.snapshots.manifest import SnapshotManifest, version_folder, versions
-from batch_assets.snapshots.pointers import CURRENT, current_version, lock_pointers
+from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import swap
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 
 FIRST = date(2026, 1, 1)
 OUTPUTS = ("number", "mixed")
@@ -69,7 +69,7 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
 
 
 def build(
-    snapshots: Path,
+    snapshots: SnapshotStore | Path,
     number: int,
     keys: Any,
     *,
@@ -80,14 +80,15 @@ def build(
     raw_rows: int | None = None,
 ) -> SnapshotManifest:
     """A version of the day `FIRST` plus `number`, whole on disk and not served."""
-    snapshots.mkdir(parents=True, exist_ok=True)
+    store = SnapshotStore.at(snapshots)
+    store.folder.mkdir(parents=True, exist_ok=True)
     day = (FIRST + timedelta(days=number)).isoformat()
     rows = table_of(number, keys, outputs)
-    version = _free(snapshots, f"{day}-{number:012x}")
-    parts = make_parts(snapshots / ".parts" / version, rows, shards, day)
-    building = snapshots / f".building-{version}"
+    version = _free(store, f"{day}-{number:012x}")
+    parts = make_parts(store.folder / ".parts" / version, rows, shards, day)
+    building = store.folder / f".building-{version}"
     plan = SnapshotManifest(
-        pipeline=snapshots.name,
+        pipeline=store.pipeline,
         version=version,
         day=day,
         created_at=datetime.now(UTC) - age,
@@ -100,33 +101,37 @@ def build(
         job="job",
         predictions=version,
         files=(),
-        parent=current_version(snapshots),
+        parent=store.current(),
     )
     each = {p.receipt.shard: p.receipt.total.rows for p in parts}
     if raw_rows is not None:
         each = {0: raw_rows}
-    earlier = [(version_folder(snapshots, m.version), m) for m in versions(snapshots)]
+    earlier = [(store.version_folder(m.version), m) for m in store.versions()]
     manifest = build_version(building, plan, parts, each, earlier[::-1])
-    building.rename(version_folder(snapshots, version))
+    building.rename(store.version_folder(version))
     return manifest
 
 
-def serve(snapshots: Path, number: int, keys: Any, **changes: Any) -> SnapshotManifest:
+def serve(
+    snapshots: SnapshotStore | Path, number: int, keys: Any, **changes: Any
+) -> SnapshotManifest:
     """A version, built and swapped in as a night's is, if nothing speaks against."""
-    manifest = build(snapshots, number, keys, **changes)
-    with lock_pointers(snapshots):
-        swap(snapshots, manifest.version, "the tests need it", lambda: None)
+    store = SnapshotStore.at(snapshots)
+    manifest = build(store, number, keys, **changes)
+    with store.lock():
+        swap(store, manifest.version, "the tests need it", lambda: None)
     return manifest
 
 
-def set_current(snapshots: Path, text: str) -> None:
+def set_current(snapshots: SnapshotStore | Path, text: str) -> None:
     """Write CURRENT by hand, whatever it says."""
-    beside = snapshots / "by-hand"
+    folder = SnapshotStore.at(snapshots).folder
+    beside = folder / "by-hand"
     beside.write_text(text, encoding="utf-8")
-    beside.replace(snapshots / CURRENT)
+    beside.replace(folder / CURRENT)
 
 
-def _free(snapshots: Path, name: str) -> str:
-    names: Sequence[str] = [m.version for m in versions(snapshots)]
+def _free(store: SnapshotStore, name: str) -> str:
+    names: Sequence[str] = [m.version for m in store.versions()]
     tries = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
     return next(free_name for free_name in tries if free_name not in names)

@@ -36,6 +36,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import score_night
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 from benchmarks.model import FEATURES, NAMES
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE, prepare
@@ -76,8 +77,8 @@ def publish(root: Path, rows: int, size: str) -> None:
         LocalEngine(find_device("cpu")),
         ScoringSettings(gates, CHUNK_ROWS),
     )
-    folder = root / "snapshots" / PIPELINE
-    publish_day(lake, registry, folder, DAY, gates=gates, serving=Serving())
+    run, store = DayRun(lake, DAY), SnapshotStore(root, PIPELINE)
+    publish_day(run, registry, store, gates=gates, serving=Serving())
 
 
 @contextmanager

@@ -42,6 +42,7 @@ from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.retention import collect
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 from benchmarks.stores import BatchAssets, DuckDb, Lmdb, Redis, Sqlite, Store, missing
 from benchmarks.tables import machine, print_tables, with_tables
@@ -194,10 +195,9 @@ def publish(root: Path, snapshots: Path) -> float:
     """Rows a second of a whole publish: gates, bytes, build, proof, gates, swap."""
     begin = time.perf_counter()
     published = publish_day(
-        Lake(root, NAME),
+        DayRun(Lake(root, NAME), DAY),
         Registry(root),
-        snapshots,
-        DAY,
+        SnapshotStore.at(snapshots),
         gates=Gates(),
         serving=Serving(),
     )
@@ -241,7 +241,7 @@ def republish(folder: Path, root: Path) -> None:
     while time.monotonic() < end:
         number += 1
         store.serve(f"{DAY}-benchmark-{number}")
-        collect(folder, keep=7, keep_for=timedelta(0))
+        collect(SnapshotStore.at(folder), keep=7, keep_for=timedelta(0))
 
 
 MODULE = [sys.executable, "-m", "benchmarks.serving"]

@@ -24,8 +24,8 @@ import redis
 
 from batch_assets import Snapshot
 from batch_assets.snapshots.build import build_version
-from batch_assets.snapshots.manifest import SnapshotManifest, version_folder
-from batch_assets.snapshots.pointers import CURRENT, point
+from batch_assets.snapshots.manifest import SnapshotManifest
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 
 Get = Callable[[int], Any]
 
@@ -74,8 +74,9 @@ class BatchAssets(Store):
         plan = self._plan.model_copy(update={"version": version})
         building = self.folder / f".building-{version}"
         build_version(building, plan, self._parts, {}, [])
-        building.rename(version_folder(self.folder, version))
-        point(self.folder / CURRENT, version)
+        store = SnapshotStore.at(self.folder)
+        building.rename(self.folder / f"v={version}")
+        store.overwrite(CURRENT, version)
 
     @contextmanager
     def opened(self) -> Iterator[Get]:

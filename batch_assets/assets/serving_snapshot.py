@@ -6,6 +6,7 @@ import dagster as dg
 
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, sole_run
+from batch_assets.lake.day_run import DayRun
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.declared import declare_sinks
 from batch_assets.snapshots.publish import publish_day
@@ -29,23 +30,21 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         is blocked, after a rollback, the version is built and not served.
         """
         day = day_of(context)
-        lake = storage.lake(spec.name)
+        lake, store = storage.lake(spec.name), storage.snapshots(spec.name)
         with sole_run(context, lake) as guard:
             published = publish_day(
-                lake,
+                DayRun(lake, day, guard),
                 storage.registry(),
-                storage.snapshots(spec.name),
-                day,
+                store,
                 gates=spec.gates,
                 serving=spec.serving,
                 why=f"run {context.run.run_id} of {day}",
-                guard=guard,
             )
-        declare_sinks(storage.snapshots(spec.name), spec.sinks)
+        declare_sinks(store, spec.sinks)
         said = context.log.info if published.swapped else context.log.warning
         said("%s: %s", day, published.why)
         metadata: dict[str, Any] = {
-            "dagster/uri": str(storage.snapshots(spec.name)),
+            "dagster/uri": str(store),
             "dagster/partition_row_count": lake.predictions.rows_by_day()[day],
             "version": published.version,
             "published": published.swapped,

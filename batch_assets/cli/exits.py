@@ -9,6 +9,7 @@ import click
 
 from batch_assets.errors import BatchAssetsError
 from batch_assets.root import data_root
+from batch_assets.storage import is_local, local
 
 # What a shell gives for a command that a signal has interrupted.
 INTERRUPTED = 130
@@ -56,9 +57,10 @@ def _of_this_machine(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}; make room, then run the same command again"
     root, filename = data_root(), error.filename
-    if not isinstance(root, Path) or not isinstance(filename, str):
+    if not is_local(root) or not isinstance(filename, str):
         return str(error)
     path = Path(filename).absolute()
-    if root.is_relative_to(path) or path.is_relative_to(root):
+    folder = local(root)
+    if folder.is_relative_to(path) or path.is_relative_to(folder):
         return f"{error}; <root> is {root}, set BATCH_ASSETS_ROOT to change it"
     return str(error)

@@ -4,21 +4,22 @@ from typing import TYPE_CHECKING
 
 from batch_assets.errors import PipelineError
 from batch_assets.root import data_root
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.storage import StoragePath
 
 if TYPE_CHECKING:
     from batch_assets.lake.tables import Lake
 
 
-def snapshots_of(pipeline: str) -> StoragePath:
-    """Return `<root>/snapshots/<pipeline>`.
+def snapshots_of(pipeline: str) -> SnapshotStore:
+    """Return the snapshots of a pipeline.
 
     Raises:
         PipelineError: there is nothing.
     """
-    folder = data_root() / "snapshots" / pipeline
-    _must_be_there(folder)
-    return folder
+    store = SnapshotStore(data_root(), pipeline)
+    _must_be_there(store.folder)
+    return store
 
 
 def lake_of(pipeline: str) -> "Lake":

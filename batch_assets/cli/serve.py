@@ -56,7 +56,8 @@ def serve(
         msg = f"{error.name} is not installed: pip install 'batch-assets[serve]'"
         raise ConfigError(msg) from error
     from batch_assets.online.metrics import Metrics
-    from batch_assets.online.pipelines import Limits, Served
+    from batch_assets.online.pipelines import Served
+    from batch_assets.online.scoring import Limits
     from batch_assets.scoring.device import find_device
 
     logging.basicConfig(

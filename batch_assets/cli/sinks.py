@@ -6,7 +6,7 @@ from batch_assets.cli.exits import exit_unless
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json, print_table, say, time_of
-from batch_assets.storage import StoragePath
+from batch_assets.snapshots.store import SnapshotStore
 
 
 @click.group()
@@ -20,11 +20,10 @@ def sinks() -> None:
 def sinks_list(pipeline: str, as_json: bool) -> None:
     """What each sink of PIPELINE holds and serves, and what is served here."""
     from batch_assets.sinks.operations import sink_statuses
-    from batch_assets.snapshots.pointers import served_version
 
-    folder = snapshots_of(pipeline)
-    served_here = served_version(folder)
-    statuses = sink_statuses(folder)
+    store = snapshots_of(pipeline)
+    served_here = store.served()
+    statuses = sink_statuses(store)
     copies = [copy for status in statuses for copy in status.copies]
     if as_json:
         print_json({"served_here": served_here, "sinks": copies})
@@ -78,18 +77,18 @@ def sinks_drop(pipeline: str, version: str) -> None:
         click.echo(f"{sink}: {version} is not there any more")
 
 
-def tell_sinks(snapshots: StoragePath, *, quiet: bool) -> None:
+def tell_sinks(store: SnapshotStore, *, quiet: bool) -> None:
     """Let the sinks serve what an operator wants served; print what came of each."""
     from batch_assets.sinks.operations import sync_sinks
 
     fine = True
-    for outcome in sync_sinks(snapshots):
+    for outcome in sync_sinks(store):
         if outcome.result:
             version, why = outcome.result.version, outcome.result.why
             say(f"{outcome.sink}: serves {version}, {why}", quiet)
         else:
             # What is served here is what was asked for; the sink can be told again.
             fine = False
-            again = f"try again with: batch-assets sinks follow {snapshots.name}"
+            again = f"try again with: batch-assets sinks follow {store.pipeline}"
             click.echo(f"{outcome.sink}: {outcome.error}; {again}", err=True)
     exit_unless(fine)

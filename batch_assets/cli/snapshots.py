@@ -82,9 +82,9 @@ def snapshot_rollback(
     """
     from batch_assets.snapshots.operations import rollback
 
-    folder = snapshots_of(pipeline)
-    _print_done(pipeline, rollback(folder, why=why, to=to, by=by, until=until), as_json)
-    tell_sinks(folder, quiet=as_json)
+    store = snapshots_of(pipeline)
+    _print_done(pipeline, rollback(store, why=why, to=to, by=by, until=until), as_json)
+    tell_sinks(store, quiet=as_json)
 
 
 @snapshot.command("pin")
@@ -98,9 +98,9 @@ def snapshot_pin(
     """Let readers of PIPELINE take VERSION, whatever is published, until it is unpinned."""
     from batch_assets.snapshots.operations import pin
 
-    folder = snapshots_of(pipeline)
-    _print_done(pipeline, pin(folder, version, why=why, by=by), as_json)
-    tell_sinks(folder, quiet=as_json)
+    store = snapshots_of(pipeline)
+    _print_done(pipeline, pin(store, version, why=why, by=by), as_json)
+    tell_sinks(store, quiet=as_json)
 
 
 @snapshot.command("unpin")
@@ -111,9 +111,9 @@ def snapshot_unpin(pipeline: str, why: str, by: str | None, as_json: bool) -> No
     """Let readers of PIPELINE take the current version again."""
     from batch_assets.snapshots.operations import unpin
 
-    folder = snapshots_of(pipeline)
-    _print_done(pipeline, unpin(folder, why=why, by=by), as_json)
-    tell_sinks(folder, quiet=as_json)
+    store = snapshots_of(pipeline)
+    _print_done(pipeline, unpin(store, why=why, by=by), as_json)
+    tell_sinks(store, quiet=as_json)
 
 
 @snapshot.command("unblock")
@@ -161,21 +161,20 @@ def snapshot_sql(
     """
     from batch_assets.lake.tables import Lake
     from batch_assets.snapshots.audit import ask, audit_copy
-    from batch_assets.snapshots.pointers import served_version
 
-    folder, lake = snapshots_of(pipeline), Lake(data_root(), pipeline)
-    chosen = version or served_version(folder)
+    store, lake = snapshots_of(pipeline), Lake(data_root(), pipeline)
+    chosen = version or store.served()
     if chosen is None:
         msg = f"nothing of {pipeline} is served; name one with --version"
         raise SnapshotError(msg)
     if query is None:
-        path = audit_copy(lake, folder, chosen)
+        path = audit_copy(lake, store, chosen)
         if as_json:
             print_json({"version": chosen, "path": str(path)})
         else:
             click.echo(path)
         return
-    columns, rows = ask(lake, folder, chosen, query)
+    columns, rows = ask(lake, store, chosen, query)
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
@@ -187,9 +186,7 @@ def snapshot_sql(
 @as_json
 def snapshot_history(pipeline: str, as_json: bool) -> None:
     """What was done to what PIPELINE serves: who, when and why, the newest last."""
-    from batch_assets.snapshots.history import entries_of
-
-    entries, unreadable = entries_of(snapshots_of(pipeline))
+    entries, unreadable = snapshots_of(pipeline).history()
     if as_json:
         print_json([entry.model_dump(mode="json") for entry in entries])
     else:
@@ -207,7 +204,7 @@ def snapshot_history(pipeline: str, as_json: bool) -> None:
 
 def _print_done(pipeline: str, done: "Done", as_json: bool) -> None:
     """Print what was done to what is served, and what follows from it."""
-    entry, block = done.act, done.block
+    entry, block = done.entry, done.block
     if as_json:
         print_json(
             {

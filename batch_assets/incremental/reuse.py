@@ -95,7 +95,8 @@ class PreviousPredictions:
         values = self.outputs[name]
         if not len(values):
             return np.zeros(len(positions), values.dtype)
-        return values[positions]
+        taken: np.ndarray = values[positions]
+        return taken
 
 
 @dataclass(frozen=True)

@@ -189,9 +189,10 @@ def _must_be_void(
 
 def _claim_in(content: Versioned) -> dict[str, Any] | None:
     try:
-        return json.loads(content.data or b"")
+        claim: dict[str, Any] = json.loads(content.data or b"")
     except ValueError:  # Given up; or torn by a power cut, it names nobody.
         return None
+    return claim
 
 
 def _dumps(path: StoragePath, claim: dict[str, Any]) -> bytes:

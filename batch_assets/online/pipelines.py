@@ -10,15 +10,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from batch_assets.errors import BatchAssetsError, ReleaseError
 from batch_assets.models.registry import Registry
 from batch_assets.online.batcher import Batch
-from batch_assets.online.scoring import LiveRelease
+from batch_assets.online.scoring import Limits, LiveRelease
 from batch_assets.scoring.device import Device
 from batch_assets.snapshots.manifest import ReleaseName
 from batch_assets.snapshots.reader import Snapshot
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets.storage import StoragePath
 
@@ -28,18 +28,6 @@ FOLLOW_SECONDS = 1.0
 RETRY_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How rows are scored: at most `max_batch_size` at once, after `max_wait_ms` at the
-    latest while the model is free, `max_queue` waiting; a batch gets `max_seconds`.
-    """
-
-    max_batch_size: int = 64
-    max_wait_ms: float = 5.0
-    max_queue: int = 1024
-    max_seconds: float = 10.0
 
 
 class Served:
@@ -55,6 +43,15 @@ class Served:
         limits: Limits,
         observe: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
+        """Nothing is opened.
+
+        Args:
+            root: `<root>`.
+            name: of the pipeline.
+            device: where the model runs.
+            limits: of batches and waiting.
+            observe: is told of each batch.
+        """
         self.name = name
         self.limits = limits
         self.snapshot: Snapshot | None = None
@@ -62,7 +59,7 @@ class Served:
         self.why_not_served = "its snapshot is not open yet"
         self.why_not_scored = "no release is loaded yet"
         self.settled = False
-        self._folder = root / "snapshots" / name
+        self._store = SnapshotStore(root, name)
         self._registry = Registry(root)
         self._device = device
         self._observe = observe
@@ -95,9 +92,9 @@ class Served:
         while self.snapshot is None:
             try:
                 # It hashes every file; from then on it follows in a thread of its own.
-                self.snapshot = await asyncio.to_thread(Snapshot, self._folder)
+                self.snapshot = await asyncio.to_thread(Snapshot, self._store)
             except (BatchAssetsError, OSError) as error:
-                self._say_once("why_not_served", str(error))
+                self._log_once("why_not_served", str(error))
                 await asyncio.sleep(FOLLOW_SECONDS)
 
     async def _follow_release(self) -> None:
@@ -106,7 +103,7 @@ class Served:
                 await self._load_release(self.snapshot.release)
             except (BatchAssetsError, OSError) as error:
                 # Who may score can't be read now: what was decided stays.
-                self._say_once("why_not_scored", str(error))
+                self._log_once("why_not_scored", str(error))
             self.settled = True
             await asyncio.sleep(FOLLOW_SECONDS)
 
@@ -135,7 +132,7 @@ class Served:
             await old.close()
 
     async def _forbids(self, name: str, digest: str) -> str | None:
-        """Why a release may not score, if it may not."""
+        """Return why a release may not score, if it may not."""
         try:
             await asyncio.to_thread(
                 self._registry.must_be_approved, name, digest, "online"
@@ -149,10 +146,7 @@ class Served:
         live = LiveRelease(
             release,
             self._device,
-            max_batch_size=self.limits.max_batch_size,
-            max_wait_ms=self.limits.max_wait_ms,
-            max_queue=self.limits.max_queue,
-            max_seconds=self.limits.max_seconds,
+            self.limits,
             observe=self._observe,
             is_over=self._over.is_set,
         )
@@ -160,12 +154,12 @@ class Served:
         return live
 
     async def _stop(self, why: str) -> None:
-        self._say_once("why_not_scored", why)
+        self._log_once("why_not_scored", why)
         live, self.live = self.live, None
         if live:
             await live.close()
 
-    def _say_once(self, what: str, why: str) -> None:
-        if getattr(self, what) != why:
-            setattr(self, what, why)
+    def _log_once(self, name: str, why: str) -> None:
+        if getattr(self, name) != why:
+            setattr(self, name, why)
             log.warning("%s: %s", self.name, why)

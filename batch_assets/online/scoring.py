@@ -90,6 +90,23 @@ class OutputError(FaultError):
     """An output of a row is not finite, or not in its declared range."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How rows are scored as they come.
+
+    Attributes:
+        max_batch_size: rows that the model gets at once.
+        max_wait_ms: how long a row waits for others while the model is free.
+        max_queue: rows that may wait.
+        max_seconds: how long the model may take over a batch before it is killed.
+    """
+
+    max_batch_size: int = 64
+    max_wait_ms: float = 5.0
+    max_queue: int = 1024
+    max_seconds: float = 10.0
+
+
 class LiveRelease:
     """A release with its process and its batcher."""
 
@@ -97,11 +114,8 @@ class LiveRelease:
         self,
         release: Release,
         device: Device,
+        limits: Limits,
         *,
-        max_batch_size: int,
-        max_wait_ms: float,
-        max_queue: int,
-        max_seconds: float,
         observe: Callable[[Batch], None] = lambda batch: None,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -110,10 +124,7 @@ class LiveRelease:
         Args:
             release: may be used here; who says so is not asked.
             device: where the model runs.
-            max_batch_size: rows that the model gets at once.
-            max_wait_ms: how long a row waits for others while the model is free.
-            max_queue: rows that may wait.
-            max_seconds: how long the model may take over a batch before it is killed.
+            limits: of batches and waiting.
             observe: is told of each batch.
             is_over: whether nobody waits any more, neither for answers nor for a start.
         """
@@ -123,14 +134,14 @@ class LiveRelease:
         self._nobody = pl.Series(
             self._contract.key.name, [], pl.DataFrame(self._table([])).dtypes[0]
         )
-        self._max_seconds = max_seconds
-        self._requests = _requests_of(self._contract, max_queue)
+        self._max_seconds = limits.max_seconds
+        self._requests = _requests_of(self._contract, limits.max_queue)
         self._process = ModelProcess(_Ordered(release, device, is_over), _spare_cores())
         self._batcher = Batcher(
             self.score,
-            max_batch_size=max_batch_size,
-            max_wait_ms=max_wait_ms,
-            max_queue=max_queue,
+            max_batch_size=limits.max_batch_size,
+            max_wait_ms=limits.max_wait_ms,
+            max_queue=limits.max_queue,
             # Only what the model says of rows is a row's fault.
             blames=FaultError,
             observe=observe,

@@ -18,7 +18,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import most_dead_letters
 from batch_assets.quality.validation import contract_of
-from batch_assets.scoring.chunk import ChunkTask
+from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.spec import CHUNK_SECONDS, Gates
 
 

@@ -9,30 +9,30 @@ variables, never what is in them.
 from pydantic import TypeAdapter, ValidationError
 
 from batch_assets.errors import SnapshotError
-from batch_assets.snapshots.pointers import point
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Target
-from batch_assets.storage import StoragePath, read_seen
+from batch_assets.storage import read_versioned
 
 SINKS = "sinks.json"
 _targets = TypeAdapter(list[Target])
 
 
-def declare_sinks(snapshots: StoragePath, targets: list[Target]) -> None:
+def declare_sinks(store: SnapshotStore, targets: list[Target]) -> None:
     """Write down what the YAML declares now, if it is not there already."""
     text = _targets.dump_json(targets).decode()
-    if read_seen(snapshots / SINKS).data != f"{text}\n".encode():
-        point(snapshots / SINKS, text)
+    if read_versioned(store.folder / SINKS).data != f"{text}\n".encode():
+        store.overwrite(SINKS, text)
 
 
-def declared_sinks(snapshots: StoragePath) -> list[Target]:
-    """The sinks that the last night knew of.
+def declared_sinks(store: SnapshotStore) -> list[Target]:
+    """Return the sinks that the last night knew of.
 
     Raises:
         SnapshotError: the file can't be read.
     """
-    data = read_seen(snapshots / SINKS).data
+    path = store.folder / SINKS
     try:
-        return _targets.validate_json(data or b"[]")
+        return _targets.validate_json(read_versioned(path).data or b"[]")
     except ValidationError as error:
-        msg = f"{snapshots / SINKS} can't be read: {error}. The next night writes it again"
+        msg = f"{path} can't be read: {error}. The next night writes it again"
         raise SnapshotError(msg) from error

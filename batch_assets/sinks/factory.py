@@ -29,4 +29,5 @@ def open_sink(target: Target, pipeline: str) -> Sink:
             f"pip install 'batch-assets[{target.kind}]'"
         )
         raise ConfigError(msg) from error
-    return module.open_sink(target, pipeline)
+    sink: Sink = module.open_sink(target, pipeline)
+    return sink

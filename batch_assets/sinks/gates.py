@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from batch_assets.quality.verdict import Gate, Verdict
 from batch_assets.sinks.factory import open_sink
 from batch_assets.sinks.sync import serves_the_same
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Target
-from batch_assets.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class SinkEvidence:
 
     target: Target
     pipeline: str
-    snapshots: StoragePath
+    store: SnapshotStore
 
 
 def _serves_the_snapshot(evidence: SinkEvidence) -> Verdict:
     with closing(open_sink(evidence.target, evidence.pipeline)) as sink:
-        return serves_the_same(sink, evidence.snapshots)
+        return serves_the_same(sink, evidence.store)
 
 
 def gate_of(sink: str) -> Gate[SinkEvidence]:

@@ -10,8 +10,8 @@ from batch_assets.sinks.base import Sink
 from batch_assets.sinks.declared import declared_sinks
 from batch_assets.sinks.factory import open_sink
 from batch_assets.sinks.sync import SyncResult, prove, sync_sink
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -43,57 +43,57 @@ class SyncOutcome:
     error: str | None = None
 
 
-def sink_statuses(snapshots: StoragePath) -> list[SinkStatus]:
+def sink_statuses(store: SnapshotStore) -> list[SinkStatus]:
     """Ask each sink of a pipeline what it holds and serves.
 
     Raises:
         ConfigError: a variable is not set, or a client library is not installed.
         SinkError: a store can't be reached.
     """
-    return [_status(name, sink) for name, sink in _opened(snapshots)]
+    return [_status(name, sink) for name, sink in _opened(store)]
 
 
-def sync_sinks(snapshots: StoragePath) -> Iterator[SyncOutcome]:
+def sync_sinks(store: SnapshotStore) -> Iterator[SyncOutcome]:
     """Let each sink serve what is served here, if it is older, too.
 
     One that fails stops no other: what is served here is what was asked for.
     """
-    for target in declared_sinks(snapshots):
+    for target in declared_sinks(store):
         try:
-            with closing(open_sink(target, snapshots.name)) as sink:
-                result = sync_sink(sink, snapshots, keep=target.keep, back=True)
+            with closing(open_sink(target, store.pipeline)) as sink:
+                result = sync_sink(sink, store, keep=target.keep, back=True)
         except BatchAssetsError as error:
             yield SyncOutcome(target.name, None, str(error))
         else:
             yield SyncOutcome(target.name, result)
 
 
-def prove_sinks(snapshots: StoragePath) -> Iterator[tuple[str, str]]:
+def prove_sinks(store: SnapshotStore) -> Iterator[tuple[str, str]]:
     """Read every row that the sinks serve back; yield each sink with its proved version.
 
     Raises:
         SinkError: a store can't be reached, or holds other rows than the files.
     """
-    version = Version.current(snapshots)
-    for name, sink in _opened(snapshots):
+    version = Version.current(store)
+    for name, sink in _opened(store):
         prove(sink, version)
         yield name, version.name
 
 
-def drop_from_sinks(snapshots: StoragePath, version: str) -> Iterator[str]:
+def drop_from_sinks(store: SnapshotStore, version: str) -> Iterator[str]:
     """Remove a version from each sink; yield the sinks.
 
     Raises:
         SinkError: a store can't be reached, or serves the version.
     """
-    for name, sink in _opened(snapshots):
+    for name, sink in _opened(store):
         sink.drop(version)
         yield name
 
 
-def _opened(snapshots: StoragePath) -> Iterator[tuple[str, Sink]]:
-    for target in declared_sinks(snapshots):
-        with closing(open_sink(target, snapshots.name)) as sink:
+def _opened(store: SnapshotStore) -> Iterator[tuple[str, Sink]]:
+    for target in declared_sinks(store):
+        with closing(open_sink(target, store.pipeline)) as sink:
             yield target.name, sink
 
 

@@ -1,4 +1,4 @@
-"""Make a remote store serve what is served here. It knows no store in particular.
+"""Make a sink, a remote store, serve what is served here. It knows none in particular.
 
 The snapshot on disk is the source: a version is loaded from its files, which are hashed
 before, shard by shard. Shards that an earlier load has recorded are not loaded again.
@@ -25,10 +25,9 @@ from batch_assets.sinks.base import (
     StoredVersion,
     must_be_newer,
 )
-from batch_assets.snapshots.history import withdrawn
-from batch_assets.snapshots.pointers import pinned_version, served_version
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import StoragePath, local
+from batch_assets.storage import local
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ GIVEN_UP = timedelta(days=1)
 
 @dataclass(frozen=True)
 class SyncResult:
-    """What a store serves now, and what was done for it."""
+    """What a sink serves now, and what was done for it."""
 
     version: str
     rows: int
@@ -53,51 +52,51 @@ class SyncResult:
 
 def sync_sink(
     sink: Sink,
-    snapshots: StoragePath,
+    store: SnapshotStore,
     *,
     keep: int,
     back: bool = False,
     guard: Callable[[], None] = lambda: None,
 ) -> SyncResult:
-    """Load the version that is served here into a store, prove it, and swap it in.
+    """Load the version that is served here into a sink, prove it, and swap it in.
 
     Args:
-        sink: the store.
-        snapshots: `<root>/snapshots/<pipeline>`.
-        keep: how many versions that were served stay in the store, at least 2.
+        sink: the remote store.
+        store: of the pipeline's versions.
+        keep: how many versions that were served stay in the sink, at least 2.
         back: an operator asks for it, so it may be an older version. One that was
             rolled back to, or pinned, may be older without that.
         guard: raises if this run may not publish any more.
 
     Raises:
         NotServedError: nothing is served here.
-        SinkError: the store can't be reached, holds other rows than the snapshot, or
+        SinkError: the sink can't be reached, holds other rows than the snapshot, or
             serves a newer version.
         SnapshotError: the version here can't be trusted.
     """
     began = time.monotonic()
-    locks = local(snapshots)
+    locks = local(store.folder)
     locks.mkdir(parents=True, exist_ok=True)
-    here = Version.current(snapshots)
-    about = SinkVersion.of(here)
-    held = _stored(sink)
-    there = held.get(sink.current() or "")
-    back = back or _taken_back(snapshots, about.name, there)
-    # The store asks again in the act of the swap; asked now, to load nothing in vain.
-    must_be_newer(about, there.about if there else None, back=back)
+    version = Version.current(store)
+    about = SinkVersion.of(version)
+    stored = _stored(sink)
+    remote = stored.get(sink.current() or "")
+    back = back or _taken_back(store, about.name, remote)
+    # The sink asks again in the act of the swap; asked now, to load nothing in vain.
+    must_be_newer(about, remote.about if remote else None, back=back)
     loaded = 0
-    if not _is_ready(held.get(about.name), about):
+    if not _is_ready(stored.get(about.name), about):
         # Two loads of one version at once do no harm, but twice the work. Not the lock
         # of the swap: whoever rolls back does not wait for a load.
         with filelock.FileLock(locks / ".sinks-load.lock"):
-            mine = _stored(sink).get(about.name)
-            if not _is_ready(mine, about):
-                loaded = _load(sink, here, about, mine)
+            copy = _stored(sink).get(about.name)
+            if not _is_ready(copy, about):
+                loaded = _load(sink, version, copy)
     # To look at what is served here and to swap is one act, or a slow load could undo
     # a rollback.
     with filelock.FileLock(locks / ".sinks-swap.lock"):
         guard()
-        if served_version(snapshots) != about.name:
+        if store.served() != about.name:
             msg = (
                 f"{about.name} is not served here any more, so {sink.address} was not "
                 f"swapped to it; {STAYS}. Start it again."
@@ -119,42 +118,40 @@ def sync_sink(
 
 
 def _taken_back(
-    snapshots: StoragePath, served: str, there: StoredVersion | None
+    store: SnapshotStore, served: str, remote: StoredVersion | None
 ) -> bool:
-    """Whether an operator took back what a store serves, or pinned what is served."""
-    if there is None or there.about.name == served:
+    """Tell whether an operator took back what a sink serves, or pinned what is served."""
+    if remote is None or remote.about.name == served:
         return False
-    return served == pinned_version(snapshots) or there.about.name in withdrawn(
-        snapshots
-    )
+    return served == store.pinned() or remote.about.name in store.withdrawn()
 
 
-def serves_the_same(sink: Sink, snapshots: StoragePath) -> Verdict:
-    """Judge whether a store serves the version that is served on disk."""
-    served, stored = served_version(snapshots), sink.current()
+def serves_the_same(sink: Sink, store: SnapshotStore) -> Verdict:
+    """Judge whether a sink serves the version that is served on disk."""
+    served, remote = store.served(), sink.current()
     return Verdict(
-        served == stored,
-        f"{sink.address} serves {stored or 'nothing'}, here {served or 'nothing'} is served",
-        facts={"served": served or "nothing", "served_there": stored or "nothing"},
+        served == remote,
+        f"{sink.address} serves {remote or 'nothing'}, here {served or 'nothing'} is served",
+        facts={"served": served or "nothing", "served_there": remote or "nothing"},
     )
 
 
-def prove(sink: Sink, here: Version) -> None:
-    """Read every row of a version back from a store, and compare with the files.
+def prove(sink: Sink, version: Version) -> None:
+    """Read every row of a version back from a sink, and compare with the files.
 
     Raises:
         SinkError: they differ; the shards are named.
     """
-    about = SinkVersion.of(here)
-    expected = [_expected(here, shard) for shard in range(about.shards)]
+    about = SinkVersion.of(version)
+    expected = [_expected(version, shard) for shard in range(about.shards)]
     if unlike := _unlike(sink, about, expected):
         raise SinkError(unlike)
 
 
 def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str:
-    """In what the rows in a store differ from those expected; empty if in nothing."""
-    found = sink.finish(about)
-    wrong = [n for n, one in enumerate(expected) if found.get(n, Evidence()) != one]
+    """Return in what a sink's rows differ from those expected; empty if in nothing."""
+    held = sink.finish(about)
+    wrong = [n for n, rows in enumerate(expected) if held.get(n, Evidence()) != rows]
     if not wrong:
         return ""
     return (
@@ -164,28 +161,27 @@ def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str
 
 
 def _stored(sink: Sink) -> dict[str, StoredVersion]:
-    return {one.about.name: one for one in sink.stored_versions()}
+    return {stored.about.name: stored for stored in sink.stored_versions()}
 
 
-def _is_ready(mine: StoredVersion | None, about: SinkVersion) -> bool:
-    """Whether a version was proved already: it was served before."""
-    return bool(mine and mine.served_at and mine.about.is_alike(about))
+def _is_ready(copy: StoredVersion | None, about: SinkVersion) -> bool:
+    """Tell whether a version was proved already: it was served before."""
+    return bool(copy and copy.served_at and copy.about.is_alike(about))
 
 
-def _load(
-    sink: Sink, here: Version, about: SinkVersion, mine: StoredVersion | None
-) -> int:
-    """Load the shards that are not recorded, and prove all: how many were loaded."""
-    if mine and not mine.about.is_alike(about):
+def _load(sink: Sink, version: Version, copy: StoredVersion | None) -> int:
+    """Load the shards that are not recorded, prove all; return how many were loaded."""
+    about = SinkVersion.of(version)
+    if copy and not copy.about.is_alike(about):
         log.warning("%s holds something else as %s", sink.address, about.name)
         sink.drop(about.name)
     records = sink.begin(about)
     expected, loaded = [], 0
     for shard in range(about.shards):
-        evidence = _expected(here, shard)
+        evidence = _expected(version, shard)
         expected.append(evidence)
         if records.get(shard) != evidence:
-            sink.load(about, shard, here.shard(shard).table, evidence)
+            sink.load(about, shard, version.shard(shard).table, evidence)
             loaded += 1
             log.info("%s: shard %d of %d", sink.address, shard + 1, about.shards)
     if unlike := _unlike(sink, about, expected):
@@ -196,32 +192,36 @@ def _load(
     return loaded
 
 
-def _expected(here: Version, shard: int) -> Evidence:
-    """What a shard's file holds; the file is hashed before its first use."""
-    hashed = here.shard(shard)
-    file = here.manifest.files[shard]
+def _expected(version: Version, shard: int) -> Evidence:
+    """Return what a shard's file holds; the file is hashed before its first use."""
+    hashed = version.shard(shard)
+    file = version.manifest.files[shard]
     if file.content is not None:
         return Evidence(ControlTotal(file.rows, file.keys), file.content)
-    keys = hashed.packed[here.manifest.key].combine_chunks()
+    keys = hashed.packed[version.manifest.key].combine_chunks()
     return Evidence.of(keys, list(hashed.columns.values()))
 
 
 def _collect(sink: Sink, about: SinkVersion, keep: int) -> list[str]:
-    """Drop all but the versions served last, and loads that were given up."""
-    now, held = datetime.now(UTC), sink.stored_versions()
+    """Drop all but the versions served last, and loads that were given up; their names."""
+    now, versions = datetime.now(UTC), sink.stored_versions()
     served = sorted(
-        ((one.served_at, one.about.name) for one in held if one.served_at),
+        (
+            (stored.served_at, stored.about.name)
+            for stored in versions
+            if stored.served_at
+        ),
         reverse=True,
     )
     # A version was read until the one that came after it was swapped in.
     after = zip(served[keep - 1 :], served[keep:], strict=False)
     old = [version for (until, _), (_, version) in after if now - until > READERS]
     old += [
-        one.about.name
-        for one in held
-        if one.served_at is None
-        and one.about.order < about.order
-        and now - one.began_at > GIVEN_UP
+        stored.about.name
+        for stored in versions
+        if stored.served_at is None
+        and stored.about.order < about.order
+        and now - stored.began_at > GIVEN_UP
     ]
     dropped = []
     for version in old:

@@ -16,30 +16,31 @@ import duckdb
 from batch_assets.errors import SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.snapshots.fetch import fetched
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import StoragePath, is_local, written_beside
+from batch_assets.storage import is_local, written_beside
 
 COPY = "audit.duckdb"
 
 
-def audit_copy(lake: Lake, snapshots: StoragePath, version: str) -> Path:
-    """The DuckDB file of a version, on this machine; made if it is not there.
+def audit_copy(lake: Lake, store: SnapshotStore, version: str) -> Path:
+    """Return the DuckDB file of a version, on this machine; it is made once.
 
     The view `predictions` shows the days that were committed when it was made, if the
     lake is in a directory.
 
     Args:
         lake: the pipeline's tables.
-        snapshots: `<root>/snapshots/<pipeline>`.
+        store: of the pipeline's versions.
         version: its name.
 
     Raises:
         SnapshotError: there is no such version, it is not whole, or there is no room.
     """
-    path = fetched(snapshots, version) / COPY
+    path = fetched(store, version) / COPY
     if path.exists():
         return path
-    opened = Version.open(snapshots, version)
+    opened = Version.open(store, version)
     opened.verify()
     try:
         with written_beside(path) as beside:
@@ -56,9 +57,9 @@ def audit_copy(lake: Lake, snapshots: StoragePath, version: str) -> Path:
 
 
 def ask(
-    lake: Lake, snapshots: StoragePath, version: str, query: str
+    lake: Lake, store: SnapshotStore, version: str, query: str
 ) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """The columns and rows that a query gives; it can change nothing.
+    """Return the columns and rows that a query gives; it can change nothing.
 
     It sees `snapshot` and `version`, and `predictions`: all days that are committed
     now, wherever the lake is.
@@ -66,7 +67,7 @@ def ask(
     Raises:
         SnapshotError: as `audit_copy`, or the query is wrong.
     """
-    path = audit_copy(lake, snapshots, version)
+    path = audit_copy(lake, store, version)
     with duckdb.connect() as connection:
         try:
             quoted = str(path).replace("'", "''")
@@ -75,12 +76,12 @@ def ask(
                 connection.execute(f"CREATE VIEW {name} AS FROM audit.{name}")
             if (history := lake.predictions.dataset()) is not None:
                 connection.register("predictions", history)
-            found = connection.execute(query)
-            return [column[0] for column in found.description], found.fetchall()
+            result = connection.execute(query)
+            return [column[0] for column in result.description], result.fetchall()
         except duckdb.Error as error:
             # Without the picture of where in the query, which spans lines of its own.
-            said = " ".join(str(error).split("\n\nLINE ")[0].split())
-            msg = f"the query can't be answered: {said}"
+            reason = " ".join(str(error).split("\n\nLINE ")[0].split())
+            msg = f"the query can't be answered: {reason}"
             raise SnapshotError(msg) from error
 
 

@@ -1,6 +1,6 @@
-"""A version as files of this machine: where it lies, or copied down from an object store.
+"""A version as files of this machine: where it lies, or copied down from a bucket.
 
-Of a store, what is copied is hashed before anybody maps it, and a file that an earlier
+Of a bucket, what is copied is hashed before anybody maps it, and a file that an earlier
 version has too is not copied again. It knows nothing of what the files hold.
 """
 
@@ -17,38 +17,36 @@ from batch_assets.snapshots.manifest import (
     ShardFile,
     SnapshotManifest,
     read_manifest,
-    version_folder,
-    versions,
 )
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.storage import StoragePath, fetch, is_local, local, open_bytes
 
 # A copy that nobody asked for in so long is removed; others may be at a younger one.
 SPARED_SECONDS = 3600
 
 
-def fetched(snapshots: StoragePath, version: str) -> Path:
-    """The folder of a version on this machine.
+def fetched(store: SnapshotStore, version: str) -> Path:
+    """Return the folder of a version on this machine.
 
     Raises:
-        SnapshotError: of an object store, the version is not whole there.
+        SnapshotError: of a bucket, the version is not whole there.
     """
-    folder = version_folder(snapshots, version)
+    folder = store.version_folder(version)
+    local_folder = local(folder)
     if is_local(folder):
-        return local(folder)
-    manifest = read_manifest(folder, version)
-    here = local(folder)
-    here.mkdir(parents=True, exist_ok=True)
-    os.utime(here)
-    copies = versions(here.parent)
+        return local_folder
+    manifest = store.manifest(version)
+    local_folder.mkdir(parents=True, exist_ok=True)
+    os.utime(local_folder)
+    copies = SnapshotStore.at(local_folder.parent).versions()
     for entry in manifest.files:
-        _fetch(folder, entry, here, copies)
-    path = here / MANIFEST
-    fetch(folder / MANIFEST, path)
-    if read_manifest(here, version) != manifest:
-        msg = f"{folder} was changed while it was copied to {here}"
+        _fetch(folder / entry.name, entry, local_folder, copies)
+    fetch(folder / MANIFEST, local_folder / MANIFEST)
+    if read_manifest(local_folder, version) != manifest:
+        msg = f"{folder} was changed while it was copied to {local_folder}"
         raise SnapshotError(msg)
-    _forget(here.parent, version)
-    return here
+    _forget(local_folder.parent, version)
+    return local_folder
 
 
 def must_be_whole(path: StoragePath, entry: ShardFile) -> None:
@@ -73,32 +71,36 @@ def must_be_whole(path: StoragePath, entry: ShardFile) -> None:
 
 
 def _fetch(
-    folder: StoragePath, entry: ShardFile, here: Path, copies: list[SnapshotManifest]
+    path: StoragePath,
+    entry: ShardFile,
+    local_folder: Path,
+    copies: list[SnapshotManifest],
 ) -> None:
-    """A file of a version, whole, from this machine if it is there already."""
-    path = here / entry.name
+    """Copy a file of a version, unless this machine has a whole one already."""
+    local_path = local_folder / entry.name
     for copy in reversed(copies):
         for other in copy.files:
-            if other.sha256 == entry.sha256 and not path.exists():
+            if other.sha256 == entry.sha256 and not local_path.exists():
                 with suppress(OSError):
-                    path.hardlink_to(here.parent / f"v={copy.version}" / other.name)
+                    copied = local_folder.parent / f"v={copy.version}" / other.name
+                    local_path.hardlink_to(copied)
     with suppress(OSError, SnapshotError):
-        must_be_whole(path, entry)
+        must_be_whole(local_path, entry)
         return
-    path.unlink(missing_ok=True)
+    local_path.unlink(missing_ok=True)
     try:
-        fetch(folder / entry.name, path)
-        must_be_whole(path, entry)
+        fetch(path, local_path)
+        must_be_whole(local_path, entry)
     except (OSError, SnapshotError) as error:
-        path.unlink(missing_ok=True)
-        msg = f"{folder / entry.name} was not copied whole: {error}"
+        local_path.unlink(missing_ok=True)
+        msg = f"{path} was not copied whole: {error}"
         raise SnapshotError(msg) from error
 
 
 def _forget(copies: Path, version: str) -> None:
     """Remove the copies of versions that nobody has asked for lately, but the last."""
-    there = sorted(copies.glob("v=*"), key=lambda folder: folder.stat().st_mtime)
-    for folder in there[:-2]:
+    folders = sorted(copies.glob("v=*"), key=lambda folder: folder.stat().st_mtime)
+    for folder in folders[:-2]:
         age = time.time() - folder.stat().st_mtime
         if folder.name != f"v={version}" and age > SPARED_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.verdict import Gate
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.verdicts import equals_predictions, is_served
-from batch_assets.storage import StoragePath
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class SnapshotEvidence:
     """A day of the lake, and what is served of it."""
 
     lake: Lake
-    snapshots: StoragePath
+    store: SnapshotStore
     day: str
 
 
@@ -21,7 +21,7 @@ SNAPSHOT_GATES: tuple[Gate[SnapshotEvidence], ...] = (
     Gate(
         name="snapshot_equals_predictions",
         asset="serving_snapshot",
-        judge=lambda at: equals_predictions(at.lake, at.snapshots, at.day),
+        judge=lambda at: equals_predictions(at.lake, at.store, at.day),
         description="Every row of the day's version is the row that was predicted, and no "
         "other.",
         moved_by="No field of the YAML moves it: run the day again",
@@ -29,7 +29,7 @@ SNAPSHOT_GATES: tuple[Gate[SnapshotEvidence], ...] = (
     Gate(
         name="snapshot_is_served",
         asset="serving_snapshot",
-        judge=lambda at: is_served(at.lake, at.snapshots, at.day),
+        judge=lambda at: is_served(at.lake, at.store, at.day),
         description="The day's version, or a newer one, is what readers get.",
         moved_by="No field of the YAML moves it",
         blocking=False,

@@ -1,35 +1,32 @@
-"""What was done to what is served: who, when, why. Append-only, one act a line.
+"""What was done to what is served: who, when, why. Append-only, an entry a line.
 
     <root>/snapshots/<pipeline>/history.jsonl
+    <root>/snapshots/<pipeline>/BLOCKED
 
-It decides nothing but which versions were taken back, and knows nothing of files of
-versions.
+It knows nothing of where they are kept.
 """
 
-import getpass
-import os
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime
 
 from batch_assets.errors import SnapshotError
-from batch_assets.storage import StoragePath, read_seen, replace
+from batch_assets.storage import this_user
+from batch_assets.strict import StrictModel
 
-HISTORY = "history.jsonl"
+Act = Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
 
 
-class HistoryEntry(BaseModel):
+class HistoryEntry(StrictModel):
     """One line: what was done.
 
     `version` is what it was done with, `before` what was served (of a pin, pinned)
     before it. A night that was not let publish is `held`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     at: AwareDatetime
-    act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
+    act: Act
     version: str | None = None
     before: str | None = None
     by: str
@@ -37,8 +34,24 @@ class HistoryEntry(BaseModel):
     until: AwareDatetime | None = None
 
 
+class Block(StrictModel):
+    """Why nothing is published for now: `version` was taken back."""
+
+    at: AwareDatetime
+    until: AwareDatetime
+    by: str
+    why: str
+    version: str | None
+
+    def __str__(self) -> str:
+        return (
+            f"publishing is blocked until {self.until:%Y-%m-%d %H:%M} UTC by {self.by}: "
+            f"{self.why}"
+        )
+
+
 def new_entry(
-    act: Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"],
+    act: Act,
     version: str | None,
     *,
     why: str,
@@ -46,7 +59,7 @@ def new_entry(
     before: str | None = None,
     until: datetime | None = None,
 ) -> HistoryEntry:
-    """An act of now, by this machine's user if nobody else is named.
+    """Return an entry of now, by this machine's user if nobody else is named.
 
     Raises:
         SnapshotError: it has no reason.
@@ -59,64 +72,20 @@ def new_entry(
         act=act,
         version=version,
         before=before,
-        by=by or _user(),
+        by=by or this_user(),
         why=why.strip(),
         until=until,
     )
 
 
-def record(snapshots: StoragePath, act: HistoryEntry) -> None:
-    """Add an act, before it is done; only for whoever holds the lock of `pointers`."""
-    place = snapshots / HISTORY
-    line = act.model_dump_json(exclude_none=True).encode() + b"\n"
-    while True:
-        seen = read_seen(place)
-        there = seen.data or b""
-        if there and not there.endswith(b"\n"):
-            there += b"\n"
-        # Replaced as a whole, so that no line is ever torn.
-        if replace(place, there + line, seen=seen):
-            return
-
-
-def entries_of(snapshots: StoragePath) -> tuple[list[HistoryEntry], list[int]]:
-    """Every act, oldest first, and the numbers of the lines that can't be read."""
-    acts, unreadable = [], []
-    lines = (read_seen(snapshots / HISTORY).data or b"").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            acts.append(HistoryEntry.model_validate_json(line))
-        except ValidationError:
-            unreadable.append(number)
-    return acts, unreadable
-
-
-def withdrawn(snapshots: StoragePath) -> dict[str, HistoryEntry]:
-    """The versions that were rolled back from since anybody last unblocked, and by whom.
-
-    Raises:
-        SnapshotError: a line can't be read, so that a rollback may be missing.
-    """
-    acts, unreadable = entries_of(snapshots)
-    if unreadable:
-        msg = (
-            f"{snapshots / HISTORY}: lines {unreadable} can't be read, so what was "
-            "rolled back is not certain, and nothing is published. Mend or remove them"
-        )
-        raise SnapshotError(msg)
-    found: dict[str, HistoryEntry] = {}
-    for act in acts:
-        if act.act == "rollback":
-            if act.before:
-                found[act.before] = act
-            found.pop(act.version or "", None)
-        elif act.act == "unblock":
-            found.clear()
-    return found
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # A container may know the number alone.
-        return f"uid {os.getuid()}"
+def withdrawn_in(entries: list[HistoryEntry]) -> dict[str, HistoryEntry]:
+    """Return which versions were rolled back from since the last unblock, and by whom."""
+    withdrawn: dict[str, HistoryEntry] = {}
+    for entry in entries:
+        if entry.act == "rollback":
+            if entry.before:
+                withdrawn[entry.before] = entry
+            withdrawn.pop(entry.version or "", None)
+        elif entry.act == "unblock":
+            withdrawn.clear()
+    return withdrawn

@@ -31,7 +31,7 @@ class Group(NamedTuple):
 
 
 def grouped(rows: pa.Table, outputs: Sequence[str]) -> list[Group]:
-    """Columns of outputs, row by row; (rows,) each become (rows, outputs)."""
+    """Group columns of outputs by type; (rows,) each become (rows, outputs)."""
     types: dict[np.dtype, list[str]] = {}
     for name in outputs:
         types.setdefault(np.dtype(rows[name].type.to_pandas_dtype()), []).append(name)
@@ -50,7 +50,7 @@ def grouped(rows: pa.Table, outputs: Sequence[str]) -> list[Group]:
 
 
 def packed(keys: Mapping[str, pa.Array], groups: Iterable[Group]) -> pa.Table:
-    """The rows as a file holds them."""
+    """Return the rows as a file holds them."""
     fields = [pa.field(name, column.type) for name, column in keys.items()]
     columns = list(keys.values())
     for names, values in groups:
@@ -63,7 +63,7 @@ def packed(keys: Mapping[str, pa.Array], groups: Iterable[Group]) -> pa.Table:
 
 
 def groups_of(rows: pa.Table) -> list[Group]:
-    """The outputs of a file's rows, without a copy."""
+    """Return the outputs of a file's rows, without a copy."""
     groups = []
     for field in rows.schema:
         if NAMES not in (field.metadata or {}):
@@ -78,7 +78,7 @@ def groups_of(rows: pa.Table) -> list[Group]:
 
 
 def columns_of(groups: Iterable[Group]) -> dict[str, np.ndarray]:
-    """Each output as (rows,), without a copy."""
+    """Return each output as (rows,), without a copy."""
     return {
         name: values[:, number]
         for names, values in groups
@@ -87,7 +87,7 @@ def columns_of(groups: Iterable[Group]) -> dict[str, np.ndarray]:
 
 
 def unpacked(rows: pa.Table, outputs: Sequence[str]) -> pa.Table:
-    """A file's rows as a table with a column for each output; those are copied."""
+    """Return a file's rows as a table with a column for each output; those are copied."""
     columns = columns_of(groups_of(rows))
     keys = [n for n in rows.column_names if NAMES not in (rows.field(n).metadata or {})]
     return pa.table(

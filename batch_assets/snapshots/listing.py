@@ -3,16 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from batch_assets.snapshots.manifest import SnapshotManifest, versions
-from batch_assets.snapshots.pointers import (
-    CURRENT,
-    PIN,
-    Block,
-    block_of,
-    current_version,
-    pinned_version,
-)
-from batch_assets.storage import StoragePath
+from batch_assets.snapshots.history import Block
+from batch_assets.snapshots.manifest import SnapshotManifest
+from batch_assets.snapshots.store import CURRENT, PIN, SnapshotStore
 
 
 @dataclass(frozen=True)
@@ -41,21 +34,21 @@ class Listing:
     block: Block | None
 
 
-def list_versions(snapshots: StoragePath) -> Listing:
-    """List what is on disk at `<root>/snapshots/<pipeline>`.
+def list_versions(store: SnapshotStore) -> Listing:
+    """List the versions of a store.
 
     Raises:
         SnapshotError: a pointer can't be read.
     """
-    pointers = {CURRENT: current_version(snapshots), PIN: pinned_version(snapshots)}
-    listed = [_listed(m, pointers[CURRENT], pointers[PIN]) for m in versions(snapshots)]
+    pointers = {CURRENT: store.current(), PIN: store.pinned()}
+    listed = [_listed(m, pointers[CURRENT], pointers[PIN]) for m in store.versions()]
     names = {version.version for version in listed}
     dangling = {
         pointer: version
         for pointer, version in pointers.items()
         if version and version not in names
     }
-    return Listing(listed, dangling, block_of(snapshots))
+    return Listing(listed, dangling, store.block())
 
 
 def _listed(

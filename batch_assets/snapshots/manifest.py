@@ -1,4 +1,4 @@
-"""What a version is, in the words of its manifest, and which versions there are.
+"""What a version is, in the words of its manifest.
 
     <root>/snapshots/<pipeline>/v=<version>/shard=NN.arrow    sorted, one batch each
     <root>/snapshots/<pipeline>/v=<version>/manifest.json     sizes, sha256, lineage
@@ -9,18 +9,20 @@ knows neither which version is served nor how a key is found in one.
 
 import hashlib
 import json
-import re
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from batch_assets.errors import SnapshotError
-from batch_assets.storage import StoragePath, each
+from batch_assets.storage import StoragePath
+from batch_assets.strict import StrictModel
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"
 FORMAT = 2
+# A version's name begins with its day and a digest of its predictions: 10 + 1 + 12.
+NAMED = 23
 
 
 class ReleaseName(NamedTuple):
@@ -33,7 +35,7 @@ class ReleaseName(NamedTuple):
         return f"{self.name} {self.digest[:12]}"
 
 
-class ShardFile(BaseModel):
+class ShardFile(StrictModel):
     """One file of a version.
 
     `size` in bytes; `keys` and `content` are checksums of its keys and of its rows
@@ -41,8 +43,6 @@ class ShardFile(BaseModel):
     `raw_rows` came in that night; `linked_from` is the version that the very file was
     built for, if it was not built for this one.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     size: int
@@ -59,15 +59,13 @@ class ShardFile(BaseModel):
         return self.rows / self.raw_rows if self.raw_rows else 1.0
 
 
-class SnapshotManifest(BaseModel):
+class SnapshotManifest(StrictModel):
     """What one version is: of which day, release and predictions, in which files.
 
     `predictions` is the digest of the very bytes that it was built from, and `parent`
     the version that was served when it was built. `forced_at` is when the day's rows were
     taken, if that was when the day was over, from a source that keeps no history.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[2] = 2
     pipeline: str
@@ -110,7 +108,7 @@ class SnapshotManifest(BaseModel):
         return self.rows / raw if raw else 1.0
 
     def dumps(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         # Left out of every other version, so that older readers can read those.
         out = None if self.forced_at else {"forced_at"}
         body = self.model_dump(mode="json", exclude=out)
@@ -127,24 +125,24 @@ class SnapshotManifest(BaseModel):
         if not isinstance(body, dict):
             msg = f"expected an object, got {type(body).__name__}"
             raise ValueError(msg)
-        found = body.pop(DIGEST, None)
+        digest = body.pop(DIGEST, None)
         if body.get("format") != FORMAT:
             msg = (
                 f"it is of format {body.get('format')}, this program reads {FORMAT}: "
                 "run its day again"
             )
             raise ValueError(msg)
-        if found != _digest(body):
+        if digest != _digest(body):
             msg = "its digest is not that of its content"
             raise ValueError(msg)
         return cls.model_validate(body)
 
 
 def read_manifest(folder: StoragePath, version: str) -> SnapshotManifest:
-    """The manifest of a version.
+    """Return the manifest of a version.
 
     Args:
-        folder: where the version lies.
+        folder: of the version.
         version: its name.
 
     Raises:
@@ -155,8 +153,8 @@ def read_manifest(folder: StoragePath, version: str) -> SnapshotManifest:
         manifest = SnapshotManifest.loads(path.read_bytes())
     # ValidationError and JSON's own errors are ValueErrors.
     except (OSError, ValueError) as error:
-        said = _first_line(error)
-        msg = f"version {version} has no readable {path}: {said}"
+        reason = _first_line(error)
+        msg = f"version {version} has no readable {path}: {reason}"
         raise SnapshotError(msg) from error
     if manifest.version != version:
         msg = f"{path} is the manifest of {manifest.version}, not of {version}"
@@ -164,44 +162,8 @@ def read_manifest(folder: StoragePath, version: str) -> SnapshotManifest:
     return manifest
 
 
-def versions(snapshots: StoragePath) -> list[SnapshotManifest]:
-    """The versions whose manifest is whole, oldest first.
-
-    Args:
-        snapshots: `<root>/snapshots/<pipeline>`.
-    """
-
-    def read(version: str) -> SnapshotManifest | None:
-        try:
-            # A copy under another name is somebody's backup, and no version.
-            return read_manifest(version_folder(snapshots, version), version)
-        except SnapshotError:
-            return None
-
-    found = [m for m in each(snapshots, read, version_names(snapshots)) if m]
-    return sorted(found, key=lambda manifest: manifest.created_at)
-
-
-def version_names(snapshots: StoragePath) -> list[str]:
-    """The names of all versions that there are, whole or not."""
-    there = snapshots.iterdir() if snapshots.is_dir() else ()
-    return sorted(folder.name[2:] for folder in there if folder.name[:2] == "v=")
-
-
-def version_folder(snapshots: StoragePath, version: str) -> StoragePath:
-    """Where a version lies.
-
-    Raises:
-        SnapshotError: no version can have that name.
-    """
-    if not re.fullmatch(r"[\w.-]+", version, re.ASCII) or version.startswith("."):
-        msg = f"{version!r} is not the name of a version"
-        raise SnapshotError(msg)
-    return snapshots / f"v={version}"
-
-
 def day_of(version: str) -> str:
-    """The day that a version is of; its name begins with it."""
+    """Return the day that a version is of; its name begins with it."""
     return version[:10]
 
 

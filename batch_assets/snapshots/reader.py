@@ -4,10 +4,9 @@
         answer = snapshot.get(12345)
 
 A version is admitted only when every file of it has been hashed; until then, and
-whenever one is refused, lookups come from the last good one. From an object store it is
-copied down first. A swap is one assignment,
-so that no lookup waits for another, and none sees two versions. It imports neither
-Dagster nor torch.
+whenever one is refused, lookups come from the last good one. From a bucket it is copied
+down first. A swap is one assignment, so that no lookup waits for another, and none sees
+two versions. It imports neither Dagster nor torch.
 """
 
 import contextlib
@@ -21,11 +20,11 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
-from batch_assets.errors import BatchAssetsError, NotServedError, SnapshotError
+from batch_assets.errors import BatchAssetsError, SnapshotError
 from batch_assets.snapshots.manifest import ReleaseName, SnapshotManifest
-from batch_assets.snapshots.pointers import CURRENT, served_version
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Answer, Version, age_of
-from batch_assets.storage import StoragePath, storage_path
+from batch_assets.storage import StoragePath
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,10 @@ class Snapshot:
     """
 
     def __init__(
-        self, snapshots: str | StoragePath, *, poll_seconds: float = 1.0
+        self,
+        snapshots: SnapshotStore | StoragePath | str,
+        *,
+        poll_seconds: float = 1.0,
     ) -> None:
         """Open what is served, every file hashed, and follow it from then on.
 
@@ -54,9 +56,7 @@ class Snapshot:
             SnapshotError: the version can't be trusted. There is no last good one yet,
                 and another one than the operator's is not taken silently.
         """
-        if isinstance(snapshots, str):
-            snapshots = storage_path(snapshots)
-        self.place = snapshots
+        self.store = SnapshotStore.at(snapshots)
         self.poll_seconds = poll_seconds
         self._problem: str | None = None
         self._refused: tuple[str | None, float, float] | None = None
@@ -66,7 +66,7 @@ class Snapshot:
         _following.add(self)
 
     def get(self, key: int | str) -> Answer | None:
-        """The outputs of a key, or None if the night has no prediction for it.
+        """Return the outputs of a key, or None if the night has no prediction for it.
 
         Raises:
             SnapshotError: the key is of the wrong type.
@@ -74,7 +74,7 @@ class Snapshot:
         return self._opened.get(key)
 
     def get_many(self, keys: Iterable[int | str]) -> list[Answer | None]:
-        """The same for many keys, in their order, all from one version."""
+        """Do the same for many keys, in their order, all from one version."""
         return self._opened.get_many(keys)
 
     @property
@@ -123,7 +123,7 @@ class Snapshot:
         return self._problem
 
     def refresh(self) -> bool:
-        """Look what is served, now, and take it; whether lookups come from it.
+        """Look what is served now, and take it; return whether lookups come from it.
 
         The background does this every `poll_seconds`. What can't be trusted is
         refused, and `problem` says why.
@@ -131,13 +131,13 @@ class Snapshot:
         version = None
         with self._turn:
             try:
-                version = served_version(self.place)
+                version = self.store.served()
                 if version is None:
-                    msg = f"{self.place} has no {CURRENT} any more"
+                    msg = f"{self.store} has no {CURRENT} any more"
                     raise SnapshotError(msg)
                 if version != self._opened.name and not self._is_left_alone(version):
                     self._opened = self._admit(version)
-                    log.info("%s: %s is served", self.place, version)
+                    log.info("%s: %s is served", self.store, version)
             except (BatchAssetsError, OSError) as error:
                 self._refuse(version, str(error))
             else:
@@ -164,20 +164,17 @@ class Snapshot:
         self.close()
 
     def _admit_served(self) -> Version:
-        """What is served; what was a moment ago may be gone before it is hashed."""
+        """Open what is served; what was a moment ago may be gone before it is hashed."""
         while True:
-            version = served_version(self.place)
-            if version is None:
-                msg = f"nothing is served at {self.place}: no {CURRENT}. Run a night first"
-                raise NotServedError(msg)
+            version = self.store.must_serve()
             try:
                 return self._admit(version)
             except SnapshotError:
-                if served_version(self.place) == version:
+                if self.store.served() == version:
                     raise
 
     def _admit(self, version: str) -> Version:
-        opened = Version.open(self.place, version)
+        opened = Version.open(self.store, version)
         opened.verify()
         return opened
 
@@ -194,7 +191,7 @@ class Snapshot:
         self._refused = (version, time.monotonic() + waits, waits)
 
     def _is_left_alone(self, version: str) -> bool:
-        """Whether it was refused a moment ago: to hash it costs more than to ask."""
+        """Tell whether it was refused a moment ago: to hash it costs more than to ask."""
         refused = self._refused
         return (
             refused is not None

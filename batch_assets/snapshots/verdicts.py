@@ -3,64 +3,62 @@
 Each is read from the files anew; it knows nothing of how a version is built or swapped.
 """
 
+from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.reconciliation import total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.parallel import Report, on_cores
 from batch_assets.quality.verdict import Verdict
-from batch_assets.snapshots.build import evidence_of, expected_of, rows_of, shard_rows
+from batch_assets.snapshots.build import shard_rows
 from batch_assets.snapshots.manifest import day_of
-from batch_assets.snapshots.pointers import pinned_version
-from batch_assets.snapshots.publish import built_versions, kept_back, readable_current
+from batch_assets.snapshots.proof import evidence_of, expected_of, rows_of
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import StoragePath
 
 
-def is_served(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
-    """Judge whether readers get a day's version, or a newer one, and what keeps it back.
+def is_served(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
+    """Judge whether readers get a day's version, or a newer one, and why not.
 
     It warns and does not block: a person wanted it so, and the night is well.
     """
-    current, pinned = readable_current(snapshots), pinned_version(snapshots)
-    name, again = snapshots.name, "then run the day again"
+    current, pinned = store.pointer(CURRENT).version_or_none(), store.pinned()
     newer = current is not None and day_of(current) > day
-    passed = not pinned and (newer or current in built_versions(lake, snapshots, day))
+    passed = not pinned and (newer or current in _built(lake, store, day))
     why = f"{current or 'nothing'} is served"
     if pinned:
         why = (
             f"readers are pinned to {pinned}, whatever is published. To end it: "
-            f"batch-assets snapshot unpin {name} --why …"
+            f"batch-assets snapshot unpin {store.pipeline} --why …"
         )
     elif not passed:
-        reason = kept_back(snapshots, day)
-        unblock = f"batch-assets snapshot unblock {name} --why …"
         why += f", and not {day}. "
-        why += (
-            f"{reason}. To end it: {unblock}, {again}"
-            if reason
-            else "Run the day again"
-        )
+        if reason := store.held_back(day):
+            unblock = f"batch-assets snapshot unblock {store.pipeline} --why …"
+            why += f"{reason}. To end it: {unblock}, then run the day again"
+        else:
+            why += "Run the day again"
     facts = {"current": current or "nothing", "pinned": pinned or "nothing"}
     return Verdict(passed, why, facts=facts)
 
 
-def equals_predictions(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
-    """Judge whether every row of a day's version is the row that was predicted."""
+def equals_predictions(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
+    """Judge whether a day's version holds every row that was predicted, and no other."""
     parts = lake.predictions.parts(day)
-    served, built = readable_current(snapshots), built_versions(lake, snapshots, day)
+    served = store.pointer(CURRENT).version_or_none()
+    built = _built(lake, store, day)
     if not built:
         newer = served is not None and day_of(served) > day
         why = f"{served or 'nothing'} is served, and no version of {day} is on disk"
         return Verdict(newer, why, facts={"served": served or "nothing"})
-    version = served if served in built else built[-1]
-    snapshot = Version.open(snapshots, version)
+    snapshot = Version.open(store, served if served in built else built[-1])
     manifest = snapshot.manifest
 
     def is_alike(number: int, _: Report) -> bool:
         rows = snapshot.shard(number).packed
-        of_shard = [part for part in parts if part.receipt.shard == number]
-        expected = expected_of(of_shard)
+        its_parts = [part for part in parts if part.receipt.shard == number]
+        expected = expected_of(its_parts)
         if expected[1] is None:  # The rows themselves are left to compare.
-            return rows.equals(shard_rows(rows_of(of_shard, manifest), manifest))
+            again = shard_rows(rows_of(its_parts, manifest), manifest)
+            return bool(rows.equals(again))
         return evidence_of(rows, manifest) == expected
 
     alike = on_cores(is_alike, range(len(manifest.files)))
@@ -77,3 +75,9 @@ def equals_predictions(lake: Lake, snapshots: StoragePath, day: str) -> Verdict:
         },
         {"version": manifest.version, "served": served or "nothing"},
     )
+
+
+def _built(lake: Lake, store: SnapshotStore, day: str) -> list[str]:
+    """Return the versions of the predictions that a day has now, the newest last."""
+    parts = lake.predictions.parts(day)
+    return store.versions_of(digest_of(parts)) if parts else []

@@ -5,7 +5,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.projects import (
     FIRST,
@@ -211,7 +210,7 @@ def test_a_model_that_gives_no_numbers_is_not_served(served, instance, tmp_path)
     said = errors_of(result)
     assert "of 1,000 rows are dead letters already" in said
     assert "times: output 'risk' is nan" in said
-    assert current_version(served.snapshots("toy")) == before
+    assert served.snapshots("toy").current() == before
     assert SECOND not in served.lake("toy").predictions.rows_by_day()
 
 

@@ -5,9 +5,8 @@ import json
 import dagster as dg
 import pytest
 
-from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock
-from batch_assets.snapshots.pointers import BLOCKED, current_version
+from batch_assets.snapshots.store import BLOCKED
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.projects import (
     FIRST,
@@ -96,13 +95,13 @@ def test_a_night_run_again_changes_nothing(served, instance):
     lake = served.lake("toy")
     tables = (lake.raw_features, lake.validated_features, lake.predictions)
     before = [table.last_commit(FIRST) for table in tables]
-    version = current_version(served.snapshots("toy"))
+    version = served.snapshots("toy").current()
     result = served.run("toy", FIRST, instance)
     assert result.success
     assert metadata_of(result, "predictions")["unchanged"] is True
     assert metadata_of(result, "serving_snapshot")["published"] is False
     assert [table.last_commit(FIRST) for table in tables] == before
-    assert current_version(served.snapshots("toy")) == version
+    assert served.snapshots("toy").current() == version
 
 
 def test_a_day_without_rows_is_served_where_that_is_allowed(
@@ -149,23 +148,23 @@ def test_an_older_day_is_scored_but_not_served_over_a_newer_one(project, instanc
 
 def test_a_night_after_a_rollback_is_built_and_held_and_does_not_fail(served, instance):
     folder = served.snapshots("toy")
-    first = current_version(folder)
+    first = folder.current()
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
     assert served.run("toy", SECOND, instance).success
-    taken_back = current_version(folder)
+    taken_back = folder.current()
     rollback(folder, why="odd scores", by="ada")
 
     write_source(served.folder, make_rows(1_000, seed=3), day=THIRD)
     result = served.run("toy", THIRD, instance)
 
     assert result.success
-    assert current_version(folder) == first
+    assert folder.current() == first
     metadata = metadata_of(result, "serving_snapshot")
     assert metadata["published"] is False
     assert metadata["served_version"] == first
     assert "publishing is blocked until " in metadata["why"]
     assert "by ada: odd scores" in metadata["why"]
-    assert metadata["version"] in {m.version for m in versions(folder)}
+    assert metadata["version"] in {m.version for m in folder.versions()}
     (check,) = failed_checks(result)
     assert (check.check_name, check.severity.name) == ("snapshot_is_served", "WARN")
     assert "by ada: odd scores" in check.description
@@ -178,12 +177,12 @@ def test_a_night_after_a_rollback_is_built_and_held_and_does_not_fail(served, in
     assert again.success
     assert not failed_checks(again)
     # What was built and proved is served as it is.
-    assert current_version(folder) == metadata["version"] != taken_back
+    assert folder.current() == metadata["version"] != taken_back
 
 
 def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instance):
     folder = served.snapshots("toy")
-    first = current_version(folder)
+    first = folder.current()
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
     served.run("toy", SECOND, instance)
     rollback(folder, why="odd scores", by="ada")
@@ -192,7 +191,7 @@ def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instan
     result = served.run("toy", SECOND, instance)
 
     assert result.success
-    assert current_version(folder) == first
+    assert folder.current() == first
     (check,) = failed_checks(result)
     assert "was rolled back by ada at " in check.description
 
@@ -201,14 +200,14 @@ def test_a_night_under_a_pin_is_published_and_says_that_nobody_reads_it(
     served, instance
 ):
     folder = served.snapshots("toy")
-    first = current_version(folder)
+    first = folder.current()
     pin(folder, first, why="an experiment runs", by="ada")
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
 
     result = served.run("toy", SECOND, instance)
 
     assert result.success
-    assert current_version(folder) != first
+    assert folder.current() != first
     (check,) = failed_checks(result)
     assert f"readers are pinned to {first}" in check.description
 

@@ -12,7 +12,7 @@ import pytest
 from dagster import AssetCheckKey, DagsterInstance
 
 from batch_assets.lake.tables import Lake
-from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets_tests.commands import BIN
 from batch_assets_tests.projects import FLIGHTS, attributes, make_project, write_project
 from batch_assets_tests.toys import make_rows, write_source
@@ -96,7 +96,7 @@ def test_a_run_for_a_range_makes_each_day_as_a_run_of_its_own_does(project):
     assert lake.predictions.rows_by_day() == dict(
         zip(DAYS, (300, 301, 302), strict=True)
     )
-    assert current_version(project.snapshots("toy")).startswith(DAYS[-1])
+    assert project.snapshots("toy").current().startswith(DAYS[-1])
     # Nothing is left to do for a run of one day, and all that a check asks for is there.
     for result in alone:
         assert result.success
@@ -122,7 +122,7 @@ def test_a_gate_that_is_shut_on_one_day_of_a_range_lets_nothing_be_served(projec
     assert not result.success
     assert share == {day: day != bad for day in DAYS}
     assert project.lake("toy").predictions.rows_by_day() == {}
-    assert current_version(project.snapshots("toy")) is None
+    assert project.snapshots("toy").current() is None
 
 
 def test_a_day_of_a_range_that_fails_is_named_and_nothing_is_served(project):
@@ -132,7 +132,7 @@ def test_a_day_of_a_range_that_fails_is_named_and_nothing_is_served(project):
         (failed,) = [e for e in result.all_node_events if e.is_step_failure]
     assert not result.success
     assert f"This was {DAYS[1]}" in str(failed.step_failure_data.error)
-    assert current_version(project.snapshots("toy")) is None
+    assert project.snapshots("toy").current() is None
 
 
 def test_a_backfill_elsewhere_is_a_run_for_each_day(project):
@@ -184,13 +184,13 @@ def test_dg_launch_runs_a_range(home, target):
     assert found.returncode == 0, found.stdout[-3_000:] + found.stderr[-3_000:]
     root = home.parent / "root"
     assert set(Lake(root, "toy").predictions.rows_by_day()) == set(DAYS)
-    assert current_version(root / "snapshots" / "toy").startswith(DAYS[-1])
+    assert SnapshotStore(root, "toy").current().startswith(DAYS[-1])
 
     break_rows(home, DAYS[1])
     again = dagster(home, *launch)
     assert again.returncode == 1
     assert f"{DAYS[1]}: " in again.stdout + again.stderr
-    assert current_version(root / "snapshots" / "toy").startswith(DAYS[-1])
+    assert SnapshotStore(root, "toy").current().startswith(DAYS[-1])
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_dagster_job_backfill_runs_each_day(home, server):
                 os.killpg(process.pid, signal.SIGKILL)
     assert ended == {good: "SUCCESS", bad: "FAILURE"}
     assert set(Lake(root, "toy").predictions.rows_by_day()) == {good}
-    assert current_version(root / "snapshots" / "toy").startswith(good)
+    assert SnapshotStore(root, "toy").current().startswith(good)
 
 
 def states(instance: DagsterInstance, days: int) -> dict[str, str] | None:

@@ -18,7 +18,7 @@ from dagster._time import get_current_timestamp
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
-from batch_assets.snapshots.manifest import versions
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.projects import FLIGHTS
 
@@ -112,9 +112,9 @@ def test_a_backfill_commits_nine_days_and_serves_the_newest_good_one(root):
         assert not books.open_after_scoring()
         assert books.total.scored.rows > 0
 
-    served = Version.current(root / "snapshots" / "flights")
+    served = Version.current(SnapshotStore(root, "flights"))
     assert served.manifest.day == max(good)
-    on_disk = versions(root / "snapshots" / "flights")
+    on_disk = SnapshotStore(root, "flights").versions()
     assert BAD not in {manifest.day for manifest in on_disk}
     made = [manifest.day for manifest in on_disk]
     assert made == sorted(made), "a version was published over a newer one"

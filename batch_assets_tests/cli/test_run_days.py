@@ -18,9 +18,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.launch.days import days_between, run_days
 from batch_assets.launch.runner import PipelineRunner
 from batch_assets.models.registry import Registry
-from batch_assets.snapshots.history import entries_of
-from batch_assets.snapshots.manifest import versions
-from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets_tests.commands import chunks_on_disk, finish, started
 from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import Project, attributes, make_project, write_project
@@ -62,7 +60,7 @@ def test_a_day_that_fails_stops_no_other_and_what_is_done_is_not_done_again(
     others = [day.state for day in again if day.report.day != BAD]
     assert others == ["unchanged"] * 4
     assert again[2].state == "done"
-    assert current_version(project.snapshots("toy")).startswith(DAYS[-1])
+    assert project.snapshots("toy").current().startswith(DAYS[-1])
 
 
 @pytest.mark.parametrize(
@@ -176,8 +174,8 @@ RANGE = ("run", "toy", "--from", FOUR[0], "--to", FOUR[-1])
 def test_days_at_a_time_leave_what_days_in_order_leave(home, tmp_path):
     """The first day is scored last; served are the days in their order all the same."""
     failed = finish(home, *RANGE, "--parallel", "3", "--json", code=1, SLOW_SECONDS="2")
-    served = versions(home / "root" / "snapshots" / "toy")
-    acts, _ = entries_of(home / "root" / "snapshots" / "toy")
+    served = SnapshotStore(home / "root", "toy").versions()
+    acts, _ = SnapshotStore(home / "root", "toy").history()
     write_source(home / "p", make_rows(400, seed=2), day=BAD)
     again = json.loads(finish(home, *RANGE, "--parallel", "3", "--json"))
 
@@ -233,7 +231,7 @@ def test_an_interrupted_range_ends_cleanly_and_goes_on(home, parallel, number):
     assert alive == []
     # A shorter day beside it may have been scored by then; none is served.
     assert DAYS[0] not in Lake(home / "root", "toy").predictions.rows_by_day()
-    assert current_version(home / "root" / "snapshots" / "toy") is None
+    assert SnapshotStore(home / "root", "toy").current() is None
 
     write_source(home / "p", make_rows(400, seed=2), day=BAD)
     found = json.loads(finish(home, *command, "--json"))

@@ -14,7 +14,7 @@ from batch_assets.lake.sources import DeltaSource, ParquetSource, SqlSource
 from batch_assets.launch.reports import NightReport
 from batch_assets.launch.runner import PipelineRunner
 from batch_assets.schedules import newest_day
-from batch_assets.snapshots.manifest import SnapshotManifest, versions
+from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets_tests.commands import batch_assets
 from batch_assets_tests.projects import attributes, make_project
 from batch_assets_tests.toys import (
@@ -184,5 +184,5 @@ def test_a_forced_day_is_marked_in_the_books_and_the_manifest(
     assert "forced: its rows were taken at" in books(old)
     assert "forced:" not in books(newest)
     told = json.loads(books(old, "--json"))["forced_at"]
-    marks = {m.day: m.forced_at for m in versions(project.snapshots("toy"))}
+    marks = {m.day: m.forced_at for m in project.snapshots("toy").versions()}
     assert marks == {old: datetime.fromisoformat(told), newest: None}

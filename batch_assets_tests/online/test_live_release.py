@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.online.http import Online
 from batch_assets.online.metrics import Metrics
-from batch_assets.online.pipelines import Limits, Served
-from batch_assets.online.scoring import LiveRelease
+from batch_assets.online.pipelines import Served
+from batch_assets.online.scoring import Limits, LiveRelease
 from batch_assets.scoring.device import find_device
 from batch_assets_tests.publishing import NEXT
 from batch_assets_tests.services import (
@@ -128,7 +127,7 @@ def test_a_row_that_meets_the_very_moment_of_a_change_is_scored_by_the_new_relea
         return answer
 
     leaving, coming = (
-        kind(toy_release, device, **asdict(limits)) for kind in (Leaving, LiveRelease)
+        kind(toy_release, device, limits) for kind in (Leaving, LiveRelease)
     )
     served.live = leaving
     answer = asyncio.run(main())

@@ -1,6 +1,7 @@
 """Rows that come online are judged and scored as the night does, each for itself."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from batch_assets.models.release import Release, open_release
 from batch_assets.online.scoring import (
     BadRequestError,
     BadRowError,
+    Limits,
     LiveRelease,
     OutputError,
     TooLongError,
@@ -70,14 +72,9 @@ class Halved(Risk):
 
 @contextmanager
 def live_of(release: Release, **changes: Any) -> Iterator[LiveRelease]:
-    arguments = {
-        "max_batch_size": 64,
-        "max_wait_ms": 5.0,
-        "max_queue": 100,
-        "max_seconds": 30.0,
-    }
+    limits = dataclasses.replace(Limits(max_queue=100, max_seconds=30.0), **changes)
     there = children()
-    live = LiveRelease(release, find_device("cpu"), **(arguments | changes))
+    live = LiveRelease(release, find_device("cpu"), limits)
     try:
         yield live
     finally:

@@ -32,6 +32,7 @@ from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 
 
@@ -80,7 +81,8 @@ def score():
 
 
 def publish():
-    publish_day(lake, registry, root / "snapshots", day, gates=Gates(), serving=Serving())
+    run, store = DayRun(lake, day), SnapshotStore(root, "toy")
+    publish_day(run, registry, store, gates=Gates(), serving=Serving())
 
 
 root, day, shards = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

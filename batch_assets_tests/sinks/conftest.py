@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets_tests.stores import Store, open_store
 
 
@@ -20,8 +21,8 @@ def server_store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 @pytest.fixture
-def snapshots(tmp_path: Path) -> Path:
-    return tmp_path / "snapshots" / "toy"
+def snapshots(tmp_path: Path) -> SnapshotStore:
+    return SnapshotStore(tmp_path, "toy")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from batch_assets.errors import SinkError
 from batch_assets.sinks import cassandra as cassandra_module
 from batch_assets.sinks.cassandra import BATCH_BYTES, PARTITION_ROWS
 from batch_assets.sinks.sync import prove, sync_sink
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.stores import (
     SHARDS,
@@ -80,7 +81,7 @@ def test_a_row_in_another_bucket_is_noticed(in_cassandra, snapshots):
 def test_a_swap_that_another_one_comes_before_is_judged_again(
     in_cassandra, snapshots, tmp_path
 ):
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     publish(older)
     second = publish(snapshots, day=1)
     slow = in_cassandra.open()

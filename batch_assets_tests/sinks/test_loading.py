@@ -12,6 +12,7 @@ import pytest
 
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.sinks.sync import prove, serves_the_same, sync_sink
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.killed_load import POINTS
 from batch_assets_tests.stores import (
@@ -112,11 +113,11 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
 ):
     publish(snapshots)
     elsewhere = tmp_path / "elsewhere" / "toy"
-    shutil.copytree(snapshots, elsewhere)
+    shutil.copytree(snapshots.folder, elsewhere)
     sinks, ready = [server_store.open(), server_store.open()], threading.Barrier(2)
     failed: list[Exception] = []
 
-    def run(sink: Any, folder: Path) -> None:
+    def run(sink: Any, folder: SnapshotStore) -> None:
         begin = sink.begin
 
         def together(about: Any) -> Any:
@@ -130,7 +131,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
         except Exception as error:  # noqa: BLE001 - told by the assertion below
             failed.append(error)
 
-    both = zip(sinks, (snapshots, elsewhere), strict=True)
+    both = zip(sinks, (snapshots, SnapshotStore.at(elsewhere)), strict=True)
     threads = [threading.Thread(target=run, args=pair) for pair in both]
     for thread in threads:
         thread.start()
@@ -144,7 +145,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
 
 def test_a_file_that_was_altered_is_not_loaded(store, snapshots):
     version = publish(snapshots)
-    path = snapshots / f"v={version}" / "shard=02.arrow"
+    path = snapshots.version_folder(version) / "shard=02.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))

@@ -14,7 +14,7 @@ from batch_assets.errors import ConfigError, SnapshotError
 from batch_assets.sinks.declared import SINKS, declare_sinks, declared_sinks
 from batch_assets.sinks.factory import open_sink
 from batch_assets.sinks.redis import RedisSink
-from batch_assets.snapshots.pointers import served_version
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import CassandraTarget, PostgresTarget, RedisTarget
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.servers import PASSWORD, free_port
@@ -62,7 +62,7 @@ def test_a_night_ends_in_every_sink_and_a_rollback_takes_all_back(project, on):
     assert result.success
 
     snapshots = project.snapshots("toy")
-    served = served_version(snapshots)
+    served = snapshots.served()
     for sink in ("redis", "postgres"):
         facts = metadata_of(result, f"{sink}_snapshot")
         assert (facts["served_version"], facts["served_rows"]) == (served, 500)
@@ -71,11 +71,11 @@ def test_a_night_ends_in_every_sink_and_a_rollback_takes_all_back(project, on):
     checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
     assert checks["redis_serves_the_snapshot"]
     assert checks["postgres_serves_the_snapshot"]
-    assert PASSWORD not in (snapshots / SINKS).read_text("utf-8")
+    assert PASSWORD not in (snapshots.folder / SINKS).read_text("utf-8")
 
     cli("sinks", "verify", "toy")
     out = cli("snapshot", "rollback", "toy", "--why", "the second is wrong")
-    first = served_version(snapshots)
+    first = snapshots.served()
     assert first != served
     assert f"redis: serves {first}, swapped in" in out
     assert f"postgres: serves {first}, swapped in" in out
@@ -93,7 +93,7 @@ def test_a_night_ends_in_every_sink_and_a_rollback_takes_all_back(project, on):
 
     # The next night does not undo it.
     assert project.run("toy", SECOND, on).success
-    assert served_version(snapshots) == first
+    assert snapshots.served() == first
     cli("sinks", "list", "toy")
 
 
@@ -105,7 +105,7 @@ def test_a_sink_that_is_down_fails_alone_and_catches_up(project, on, monkeypatch
         result = project.run("toy", SECOND, on)
     assert not result.success
 
-    served = served_version(project.snapshots("toy"))
+    served = project.snapshots("toy").served()
     assert served.startswith(SECOND)
     assert metadata_of(result, "postgres_snapshot")["served_version"] == served
     cli("sinks", "list", "toy", code=1)
@@ -158,13 +158,13 @@ def test_a_cassandra_that_is_not_there_is_one_clear_error(monkeypatch):
 
 
 def test_a_list_of_sinks_that_is_torn_is_one_clear_error(tmp_path):
-    assert declared_sinks(tmp_path) == []
-    declare_sinks(tmp_path, [RedisTarget(kind="redis")])
-    assert declared_sinks(tmp_path) == [RedisTarget(kind="redis")]
+    assert declared_sinks(SnapshotStore.at(tmp_path)) == []
+    declare_sinks(SnapshotStore.at(tmp_path), [RedisTarget(kind="redis")])
+    assert declared_sinks(SnapshotStore.at(tmp_path)) == [RedisTarget(kind="redis")]
     (tmp_path / SINKS).write_text("[{", encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="The next night writes it again"):
-        declared_sinks(tmp_path)
+        declared_sinks(SnapshotStore.at(tmp_path))
 
 
 def test_the_sink_of_the_yaml_is_the_one_that_is_opened(redis_here, monkeypatch):

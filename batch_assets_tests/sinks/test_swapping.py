@@ -12,7 +12,7 @@ from batch_assets.sinks import sync as following
 from batch_assets.sinks.base import SinkVersion
 from batch_assets.sinks.sync import prove, sync_sink
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin
-from batch_assets.snapshots.pointers import CURRENT, point
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.stores import ROWS, SHARDS, must_be_equal, publish
 
@@ -62,7 +62,7 @@ def test_a_rollback_takes_the_stores_back_without_a_load(store, snapshots):
     assert (done.version, done.swapped, done.loaded_shards) == (first, True, 0)
     must_be_equal(sink, snapshots)
     unblock(snapshots, why="it was right", by="ada")
-    point(snapshots / CURRENT, second)
+    snapshots.overwrite(CURRENT, second)
     assert sync_sink(store.open(), snapshots, keep=2).loaded_shards == 0
     assert sink.get(1000).version == second
 
@@ -83,7 +83,7 @@ def test_a_pin_goes_back_and_an_unpin_forward(store, snapshots):
 
 def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
     """Another root, which has never heard of the newer version, loads into the store."""
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     first = publish(older)
     second = publish(snapshots, day=1)
     sync_sink(sink := store.open(), snapshots, keep=2)
@@ -101,7 +101,7 @@ def test_a_store_never_goes_back_by_itself(store, snapshots, tmp_path):
 def test_of_two_loaders_the_slow_one_does_not_undo_the_other(
     store, snapshots, tmp_path
 ):
-    older = tmp_path / "elsewhere" / "toy"
+    older = SnapshotStore.at(tmp_path / "elsewhere" / "toy")
     publish(older)
     second = publish(snapshots, day=1)
     slow, finish = store.open(), None
@@ -217,7 +217,7 @@ def test_an_answer_is_of_one_version_while_they_are_swapped(store, snapshots):
         reader.start()
     writer = store.open()
     for turn in range(30):
-        point(snapshots / CURRENT, list(names)[turn % 2])
+        snapshots.overwrite(CURRENT, list(names)[turn % 2])
         sync_sink(writer, snapshots, keep=2, back=True)
     stop.set()
     for reader in readers:

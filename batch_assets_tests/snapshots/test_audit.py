@@ -10,7 +10,7 @@ from batch_assets.errors import SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots.audit import ask, audit_copy
-from batch_assets.snapshots.manifest import version_folder, versions
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets_tests.publishing import (
     BEFORE,
     approved,
@@ -49,7 +49,7 @@ def made(
 
 
 def test_a_version_is_a_table_of_what_was_predicted(made: Lake) -> None:
-    for manifest in versions(snapshots_of(made)):
+    for manifest in snapshots_of(made).versions():
         columns, rows = ask(
             made,
             snapshots_of(made),
@@ -69,7 +69,7 @@ def test_a_version_is_a_table_of_what_was_predicted(made: Lake) -> None:
 
 
 def test_it_is_joined_with_the_history_of_the_predictions(made: Lake) -> None:
-    first, second = versions(snapshots_of(made))
+    first, second = snapshots_of(made).versions()
     for manifest in (first, second):
         _, rows = ask(made, snapshots_of(made), manifest.version, JOIN)
         assert rows == [(manifest.rows, 1, True)]
@@ -83,7 +83,7 @@ def test_it_is_joined_with_the_history_of_the_predictions(made: Lake) -> None:
 
 
 def test_it_says_what_the_version_is(made: Lake) -> None:
-    manifest = versions(snapshots_of(made))[-1]
+    manifest = snapshots_of(made).versions()[-1]
 
     columns, (row,) = ask(
         made, snapshots_of(made), manifest.version, "SELECT * FROM version"
@@ -96,9 +96,9 @@ def test_it_says_what_the_version_is(made: Lake) -> None:
 
 
 def test_any_client_opens_the_file(made: Lake) -> None:
-    version = versions(snapshots_of(made))[-1].version
+    version = snapshots_of(made).versions()[-1].version
     path = audit_copy(made, snapshots_of(made), version)
-    assert path == version_folder(snapshots_of(made), version) / "audit.duckdb"
+    assert path == snapshots_of(made).version_folder(version) / "audit.duckdb"
 
     with duckdb.connect(str(path), read_only=True) as connection:
         rows = connection.execute(JOIN).fetchall()
@@ -107,7 +107,7 @@ def test_any_client_opens_the_file(made: Lake) -> None:
 
 
 def test_it_is_made_once_and_leaves_nothing_beside_it(made: Lake) -> None:
-    version = versions(snapshots_of(made))[-1].version
+    version = snapshots_of(made).versions()[-1].version
     path = audit_copy(made, snapshots_of(made), version)
     at = path.stat().st_mtime_ns
 
@@ -128,16 +128,16 @@ def test_it_is_made_once_and_leaves_nothing_beside_it(made: Lake) -> None:
     ],
 )
 def test_a_query_that_is_wrong_is_told(made: Lake, query: str, said: str) -> None:
-    version = versions(snapshots_of(made))[-1].version
+    version = snapshots_of(made).versions()[-1].version
     with pytest.raises(SnapshotError, match=said):
         ask(made, snapshots_of(made), version, query)
 
 
 def test_a_version_that_is_not_whole_is_not_copied(made: Lake, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
-    shutil.copytree(snapshots_of(made), folder)
-    version = versions(folder)[-1].version
-    here = version_folder(folder, version)
+    shutil.copytree(snapshots_of(made).folder, folder)
+    version = SnapshotStore.at(folder).versions()[-1].version
+    here = SnapshotStore.at(folder).version_folder(version)
     (here / "audit.duckdb").unlink(missing_ok=True)
     path = here / "shard=01.arrow"
     data = bytearray(path.read_bytes())
@@ -146,8 +146,8 @@ def test_a_version_that_is_not_whole_is_not_copied(made: Lake, tmp_path: Path) -
     path.write_bytes(data)
 
     with pytest.raises(SnapshotError, match="hashes to"):
-        audit_copy(made, folder, version)
+        audit_copy(made, SnapshotStore.at(folder), version)
 
     assert not (here / "audit.duckdb").exists()
     with pytest.raises(SnapshotError, match="has no readable"):
-        audit_copy(made, folder, "2026-01-09-x")
+        audit_copy(made, SnapshotStore.at(folder), "2026-01-09-x")

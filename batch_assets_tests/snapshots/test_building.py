@@ -16,10 +16,10 @@ from batch_assets.lake.shards import hash_key
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import sha256_of
 from batch_assets.snapshots import build as building
+from batch_assets.snapshots import proof
 from batch_assets.snapshots import version as looking_up
 from batch_assets.snapshots.layout import Group, groups_of, packed
-from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest, version_folder
-from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest
 from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.parts_by_hand import rewritten
@@ -50,7 +50,7 @@ def test_strings_are_served_even_where_their_hashes_collide(
         monkeypatch.setattr(
             shards, "_hash_strings", lambda keys: hash_strings(keys) % np.uint64(few)
         )
-        for module in (looking_up, building):
+        for module in (looking_up, proof):
             monkeypatch.setattr(module, "hash_key", lambda key: hash_key(key) % few)
     lake, release = Lake(root, NAME), narrow(tmp_path / "release", key_dtype="string")
     approved(root, release)
@@ -71,7 +71,7 @@ def test_strings_are_served_even_where_their_hashes_collide(
 
 def test_a_version_that_differs_from_the_predictions_is_found(ready: Lake) -> None:
     manifest = publish(ready).current
-    folder = version_folder(snapshots_of(ready), manifest.version)
+    folder = snapshots_of(ready).version_folder(manifest.version)
     path = folder / manifest.files[0].name
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     (group,) = groups_of(table)
@@ -97,7 +97,7 @@ def test_the_check_takes_the_word_of_receipts_and_reads_no_predictions(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(ready)
-    monkeypatch.setattr(building, "_read", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(proof, "_read", lambda *_: pytest.fail("rows were read"))
 
     assert equals_predictions(ready, snapshots_of(ready), DAY).passed
 
@@ -117,7 +117,7 @@ def test_rows_are_compared_where_a_receipt_is_of_before_there_were_contents(
     if differ:
         with monkeypatch.context() as patch:
             patch.setattr(building, "shard_rows", swapping(building.shard_rows))
-            patch.setattr(building, "_prove_lookups", lambda *_: None)
+            patch.setattr(building, "prove_lookups", lambda *_: None)
             publish(ready)
     else:
         publish(ready)
@@ -166,27 +166,27 @@ def test_a_string_that_is_there_twice_is_found() -> None:
     texts = pa.chunked_array([pa.array(["b", "a", "c", "d"], pa.large_string())])
     hashes = pa.array([1, 5, 5, 9], pa.uint64())
     rows = pa.table({"user_id": texts, "key_hash": hashes})
-    assert building._is_sorted(rows, plan)
+    assert proof._is_sorted(rows, plan)
 
     twice = pa.chunked_array([pa.array(["b", "a", "a", "d"], pa.large_string())])
-    assert not building._is_sorted(rows.set_column(0, "user_id", twice), plan)
+    assert not proof._is_sorted(rows.set_column(0, "user_id", twice), plan)
 
 
 def test_a_lookup_that_finds_another_row_is_not_served(
     ready: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files are all right, and would be read wrongly: a sample of keys tells."""
-    find = building.Shard.find
+    find = proof.Shard.find
 
     def off_by_one(shard: Any, key: Any, hashed: int) -> int | None:
         row = find(shard, key, hashed)
         return None if row is None else max(row - 1, 0)
 
-    monkeypatch.setattr(building.Shard, "find", off_by_one)
+    monkeypatch.setattr(proof.Shard, "find", off_by_one)
     with pytest.raises(SnapshotError, match=r"answers .* for 'risk' of .*, predicted"):
         publish(ready)
 
-    assert current_version(snapshots_of(ready)) is None
+    assert snapshots_of(ready).current() is None
 
 
 def test_another_release_with_the_same_outputs_links_every_file(
@@ -246,12 +246,12 @@ def test_a_version_that_lost_a_row_is_not_served(
     with pytest.raises(SnapshotError, match="holds .* rows, .* predictions hold"):
         publish(ready)
 
-    assert current_version(snapshots_of(ready)) is None
+    assert snapshots_of(ready).current() is None
 
 
 def test_a_version_whose_bytes_changed_since_is_found(ready: Lake) -> None:
     manifest = publish(ready).current
-    path = version_folder(snapshots_of(ready), manifest.version) / "shard=01.arrow"
+    path = snapshots_of(ready).version_folder(manifest.version) / "shard=01.arrow"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)

@@ -16,13 +16,12 @@ from batch_assets.errors import (
     LakeError,
     SnapshotError,
 )
-from batch_assets.lake import parts
 from batch_assets.lake.parts import open_part
+from batch_assets.lake.seal import seal_of
 from batch_assets.lake.shards import hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
-from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.publishing import (
@@ -213,7 +212,7 @@ def test_a_shard_that_is_missing_is_refused_even_if_it_had_no_rows(
     with pytest.raises(SnapshotError, match="shards"):
         publish(lake)
 
-    assert current_version(snapshots_of(lake)) is None
+    assert snapshots_of(lake).current() is None
 
 
 def test_a_rewritten_predictions_file_is_not_taken_for_what_was_committed(
@@ -240,7 +239,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     change_unseen(path, rows)
     if sealed_again:
         with path.open("r+b") as file:
-            digest, at = parts._digest_of(file)
+            digest, at = seal_of(file)
             file.seek(at)
             file.write(digest.encode())
     found = open_part(path)[0]
@@ -249,7 +248,7 @@ def test_bytes_that_no_reader_would_miss_are_missed_by_the_publisher(
     with pytest.raises(CorruptPartError, match=said):
         publish(ready)
 
-    assert current_version(snapshots_of(ready)) is None
+    assert snapshots_of(ready).current() is None
 
 
 def change_unseen(path: Path, rows: pa.Table) -> None:

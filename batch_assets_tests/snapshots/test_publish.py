@@ -4,9 +4,8 @@ from pathlib import Path
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import unblock
-from batch_assets.snapshots.pointers import CURRENT, current_version
+from batch_assets.snapshots.store import CURRENT
 from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
@@ -66,18 +65,21 @@ def test_the_next_day_replaces_it_and_remembers_its_parent(ready: Lake) -> None:
 
     assert second.swapped
     assert second.current.parent == first.version
-    assert current_version(snapshots_of(ready)) == second.version
+    assert snapshots_of(ready).current() == second.version
 
 
 def test_the_same_version_again_changes_nothing(ready: Lake) -> None:
     first = publish(ready)
-    before, at = served(ready), (snapshots_of(ready) / CURRENT).stat().st_mtime_ns
+    before, at = (
+        served(ready),
+        (snapshots_of(ready).folder / CURRENT).stat().st_mtime_ns,
+    )
 
     again = publish(ready)
 
     assert (again.swapped, again.version) == (False, first.version)
     assert served(ready) == before
-    assert (snapshots_of(ready) / CURRENT).stat().st_mtime_ns == at
+    assert (snapshots_of(ready).folder / CURRENT).stat().st_mtime_ns == at
 
 
 def test_the_same_day_by_another_release_replaces_it(
@@ -107,10 +109,10 @@ def test_collection_keeps_the_newest_and_never_the_served_or_its_parent(
         score(ready, approved(root_of(ready), other), DAY)
         found.append(publish(ready, keep=2).version)
 
-    left = [manifest.version for manifest in versions(snapshots_of(ready))]
+    left = [manifest.version for manifest in snapshots_of(ready).versions()]
 
     assert left == found[-2:]
-    assert current_version(snapshots_of(ready)) == found[-1]
+    assert snapshots_of(ready).current() == found[-1]
     Version.open(snapshots_of(ready), found[-2]).verify()
 
 
@@ -118,46 +120,46 @@ def test_collection_spares_a_parent_that_is_older_than_what_is_kept(
     ready: Lake, tmp_path: Path
 ) -> None:
     served_version = publish(ready, DAY).version
-    folder = snapshots_of(ready)
-    block(folder)
+    store = snapshots_of(ready)
+    block(store)
     for number in range(3):  # Built and proved, and held.
         other = narrow(tmp_path / str(number), about={"number": number})
         score(ready, approved(root_of(ready), other), NEXT)
         assert not publish(ready, NEXT).swapped
-    assert len(versions(folder)) == 4
-    unblock(folder, why="the test goes on")
+    assert len(store.versions()) == 4
+    unblock(store, why="the test goes on")
     last = narrow(tmp_path / "last", about={"number": "last"})
     score(ready, approved(root_of(ready), last), NEXT)
 
     published = publish(ready, NEXT, keep=2)
 
-    left = {manifest.version for manifest in versions(folder)}
+    left = {manifest.version for manifest in store.versions()}
     assert {served_version, published.version} <= left
     assert len(left) == 3
 
 
 def test_what_a_killed_publisher_left_is_cleaned_away(ready: Lake) -> None:
-    folder = snapshots_of(ready)
+    store = snapshots_of(ready)
     for name in (".building-2026-01-01-0123", ".building-half"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "shard=00.arrow").write_bytes(b"half of it")
+        (store.folder / name).mkdir(parents=True)
+        (store.folder / name / "shard=00.arrow").write_bytes(b"half of it")
 
     publish(ready)
 
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [
-        f"v={current_version(folder)}"
+    assert sorted(p.name for p in store.folder.iterdir() if p.is_dir()) == [
+        f"v={store.current()}"
     ]
 
 
 def test_a_version_left_without_a_swap_is_built_anew(ready: Lake) -> None:
     version = publish(ready).version
-    folder = snapshots_of(ready)
-    (folder / CURRENT).unlink()
-    broken = version_folder(folder, version) / "shard=00.arrow"
+    store = snapshots_of(ready)
+    (store.folder / CURRENT).unlink()
+    broken = store.version_folder(version) / "shard=00.arrow"
     broken.unlink()
 
     again = publish(ready)
 
     # Under a name of its own: a reader may still hold the other.
     assert (again.swapped, again.version) == (True, f"{version}-2")
-    Version.current(folder).verify()
+    Version.current(store).verify()

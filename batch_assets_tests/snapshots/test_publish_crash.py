@@ -18,10 +18,7 @@ import pytest
 from batch_assets import Snapshot
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.snapshots.history import entries_of
-from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback
-from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.crash import Ended, Zygote, publish
@@ -79,16 +76,18 @@ class Stage:
 
     def must_end_well(self, lake: Lake) -> None:
         """The next publisher serves the day, and leaves nothing half made."""
-        folder = snapshots_of(lake)
+        store = snapshots_of(lake)
         publish(lake.folder.parent.parent, NEXT, guard=lambda: None)
-        with Snapshot(folder) as reader:
+        with Snapshot(store) as reader:
             assert self.answers_of(reader) == NEXT
-        assert equals_predictions(lake, folder, NEXT).passed
-        assert not [p.name for p in folder.iterdir() if p.name.startswith((".b", ".r"))]
-        there = [manifest.version for manifest in versions(folder)]
-        assert sorted(p.name[2:] for p in folder.glob("v=*")) == sorted(there)
+        assert equals_predictions(lake, store, NEXT).passed
+        assert not [
+            p.name for p in store.folder.iterdir() if p.name.startswith((".b", ".r"))
+        ]
+        there = [manifest.version for manifest in store.versions()]
+        assert sorted(p.name[2:] for p in store.folder.glob("v=*")) == sorted(there)
         for version in there:
-            Version.open(folder, version).verify()
+            Version.open(store, version).verify()
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +118,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         lake = stage.lake()
         stage.undisturbed = stage.publish(lake)
         assert stage.undisturbed.well, stage.undisturbed
-        newest = versions(snapshots_of(lake))[-1]
+        newest = snapshots_of(lake).versions()[-1]
         stage.built = max(f.size for f in newest.files if not f.linked_from)
         yield stage
 
@@ -142,25 +141,25 @@ def test_an_undisturbed_publisher_links_builds_swaps_and_collects(stage: Stage) 
 
 def kill(stage: Stage, die_at: int | str) -> str:
     lake = stage.lake()
-    folder = snapshots_of(lake)
-    with Snapshot(folder, poll_seconds=0.01) as reader:
+    store = snapshots_of(lake)
+    with Snapshot(store, poll_seconds=0.01) as reader:
         assert stage.answers_of(reader) == DAY
         ended = stage.publish(lake, die_at=die_at)
         assert ended.killed == signal.SIGKILL, ended
-        with Snapshot(folder) as fresh:
+        with Snapshot(store) as fresh:
             day = stage.answers_of(fresh)
         assert day in (DAY, NEXT)
         assert reader.refresh(), reader.problem
         assert stage.answers_of(reader) == day
-        acts, unreadable = entries_of(folder)
+        acts, unreadable = store.history()
         assert not unreadable
         if day == NEXT:
             assert acts[-1].act in ("publish", "collect")
         # An operator gets through whatever was left.
         if day == NEXT:
-            assert rollback(folder, why="it was killed").served
-            shutil.rmtree(folder)
-            shutil.copytree(stage.start / "snapshots" / NAME, folder)
+            assert rollback(store, why="it was killed").served
+            shutil.rmtree(store.folder)
+            shutil.copytree(stage.start / "snapshots" / NAME, store.folder)
         stage.must_end_well(lake)
         assert reader.refresh()
         assert stage.answers_of(reader) == NEXT
@@ -194,13 +193,13 @@ def test_killed_at_every_step_a_publisher_leaves_the_old_or_the_new(
 @pytest.mark.slow
 def test_a_full_disk_keeps_what_is_served_and_says_what_to_do(stage: Stage) -> None:
     lake = stage.lake()
-    folder = snapshots_of(lake)
+    store = snapshots_of(lake)
     for limit in (100, stage.built // 2, stage.built - 8):
         ended = stage.publish(lake, file_limit=limit)
         assert (ended.error, ended.known) == ("SnapshotError", True), ended
         assert "Make room, or give the permission" in ended.message
         assert "what was served is still served" in ended.message
-        with Snapshot(folder) as reader:
+        with Snapshot(store) as reader:
             assert stage.answers_of(reader) == DAY
 
     stage.must_end_well(lake)
@@ -216,22 +215,22 @@ def test_two_publishers_at_once_end_in_one_whole_version(stage: Stage) -> None:
 
     assert all(one.well for one in ended), ended
     stage.must_end_well(lake)
-    assert sum(a.act == "publish" for a in entries_of(snapshots_of(lake))[0]) == 3
+    assert sum(a.act == "publish" for a in snapshots_of(lake).history()[0]) == 3
 
 
 @pytest.mark.slow
 def test_a_clock_that_went_back_keeps_what_is_served(stage: Stage) -> None:
     """A day ago by its clock, the new version is older than all others."""
     lake = stage.lake()
-    folder = snapshots_of(lake)
+    store = snapshots_of(lake)
 
     ended = stage.publish(lake, clock=-86_400.0)
 
     assert ended.well, ended
-    with Snapshot(folder) as reader:
+    with Snapshot(store) as reader:
         assert stage.answers_of(reader) == NEXT
-    current = current_version(folder)
+    current = store.current()
     assert current is not None
-    assert version_folder(folder, current).is_dir()
-    assert len(versions(folder)[0].files) == SHARDS
+    assert store.version_folder(current).is_dir()
+    assert len(store.versions()[0].files) == SHARDS
     stage.must_end_well(lake)

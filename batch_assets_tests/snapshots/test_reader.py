@@ -19,14 +19,9 @@ import pytest
 
 from batch_assets import Snapshot
 from batch_assets.errors import NotServedError, SnapshotError
-from batch_assets.snapshots.manifest import (
-    MANIFEST,
-    SnapshotManifest,
-    read_manifest,
-    version_folder,
-)
+from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest
 from batch_assets.snapshots.operations import pin, rollback, unpin
-from batch_assets.snapshots.pointers import CURRENT, PIN
+from batch_assets.snapshots.store import CURRENT, PIN, SnapshotStore
 from batch_assets_tests.served import build, mixed, serve, set_current
 from batch_assets_tests.waiting import until
 
@@ -36,16 +31,17 @@ WHY = "the tests need it"
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def store(tmp_path: Path) -> SnapshotStore:
     """Two versions, the second served."""
-    serve(tmp_path / "toy", 1, KEYS)
-    serve(tmp_path / "toy", 2, KEYS)
-    return tmp_path / "toy"
+    store = SnapshotStore(tmp_path, "toy")
+    serve(store, 1, KEYS)
+    serve(store, 2, KEYS)
+    return store
 
 
 @pytest.fixture
-def reader(folder: Path) -> Iterator[Snapshot]:
-    with Snapshot(folder, poll_seconds=SOON) as snapshot:
+def reader(store: SnapshotStore) -> Iterator[Snapshot]:
+    with Snapshot(store, poll_seconds=SOON) as snapshot:
         yield snapshot
 
 
@@ -83,35 +79,37 @@ def test_staleness_and_coverage_are_those_of_the_version(tmp_path: Path) -> None
     assert json.loads(json.dumps(answer.to_dict()))["age"] >= 7200
 
 
-def test_it_follows_what_is_published(folder: Path, reader: Snapshot) -> None:
+def test_it_follows_what_is_published(store: SnapshotStore, reader: Snapshot) -> None:
     assert number_of(reader) == 2
 
-    serve(folder, 3, KEYS)
+    serve(store, 3, KEYS)
 
     until(lambda: number_of(reader) == 3)
     assert reader.problem is None
 
 
 def test_it_follows_a_rollback_and_a_pin_beats_it(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
-    third = serve(folder, 3, KEYS).version
+    third = serve(store, 3, KEYS).version
     until(lambda: number_of(reader) == 3)
 
-    rollback(folder, why=WHY)
+    rollback(store, why=WHY)
     until(lambda: number_of(reader) == 2)
 
-    pin(folder, third, why=WHY)
+    pin(store, third, why=WHY)
     until(lambda: number_of(reader) == 3)
 
-    unpin(folder, why=WHY)
+    unpin(store, why=WHY)
     until(lambda: number_of(reader) == 2)
 
 
-def test_what_was_taken_from_it_stays_as_it_is(folder: Path, reader: Snapshot) -> None:
+def test_what_was_taken_from_it_stays_as_it_is(
+    store: SnapshotStore, reader: Snapshot
+) -> None:
     before = reader.opened
 
-    serve(folder, 3, KEYS)
+    serve(store, 3, KEYS)
     until(lambda: number_of(reader) == 3)
 
     answer = before.get(7)
@@ -149,13 +147,13 @@ def swap_two(folder: Path, manifest: SnapshotManifest) -> None:
 
 
 def take_a_file_of_another(folder: Path, manifest: SnapshotManifest) -> None:
-    other = version_folder(folder.parent, str(manifest.parent))
+    other = SnapshotStore.at(folder.parent).version_folder(str(manifest.parent))
     (folder / manifest.files[0].name).unlink()
     shutil.copy(other / manifest.files[0].name, folder)
 
 
 def take_the_manifest_of_another(folder: Path, manifest: SnapshotManifest) -> None:
-    other = version_folder(folder.parent, str(manifest.parent))
+    other = SnapshotStore.at(folder.parent).version_folder(str(manifest.parent))
     (folder / MANIFEST).unlink()
     shutil.copy(other / MANIFEST, folder)
 
@@ -185,17 +183,17 @@ HARMS = [
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
-    folder: Path,
+    store: SnapshotStore,
     reader: Snapshot,
     caplog: pytest.LogCaptureFixture,
     harm: Callable[[Path, SnapshotManifest], None],
 ) -> None:
     good = reader.version
-    bad = build(folder, 3, KEYS)
-    harm(version_folder(folder, bad.version), bad)
+    bad = build(store, 3, KEYS)
+    harm(store.version_folder(bad.version), bad)
 
     with caplog.at_level(logging.ERROR):
-        set_current(folder, bad.version + "\n")
+        set_current(store, bad.version + "\n")
         until(lambda: reader.problem)
         for _ in range(3):
             time.sleep(SOON)
@@ -205,8 +203,8 @@ def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
     assert f"Lookups come from {good}, as before" in str(reader.problem)
     assert len(caplog.records) == 1
     with pytest.raises(SnapshotError):
-        Snapshot(folder)
-    serve(folder, 4, KEYS)
+        Snapshot(store)
+    serve(store, 4, KEYS)
     until(lambda: number_of(reader) == 4)
     assert reader.problem is None
 
@@ -217,54 +215,54 @@ def test_a_version_that_is_not_whole_is_refused_and_the_last_good_one_answers(
     [b"", b"\n", b"2026-01-09-0123456789ab\n", b"../toy\n", b"\xff\xfe\x00", b"v\n"],
 )
 def test_a_pointer_that_names_nothing_is_refused(
-    folder: Path, reader: Snapshot, name: str, data: bytes
+    store: SnapshotStore, reader: Snapshot, name: str, data: bytes
 ) -> None:
-    (folder / "by-hand").write_bytes(data)
-    (folder / "by-hand").replace(folder / name)
+    (store.folder / "by-hand").write_bytes(data)
+    (store.folder / "by-hand").replace(store.folder / name)
 
     until(lambda: reader.problem)
 
     assert number_of(reader) == 2
     with pytest.raises(SnapshotError):
-        Snapshot(folder)
+        Snapshot(store)
 
 
 def test_current_that_is_gone_is_a_problem_and_no_end(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
-    (folder / CURRENT).unlink()
+    (store.folder / CURRENT).unlink()
 
     until(lambda: reader.problem)
 
     assert number_of(reader) == 2
     with pytest.raises(NotServedError, match="nothing is served"):
-        Snapshot(folder)
+        Snapshot(store)
 
 
 def test_a_pinned_version_that_is_gone_is_not_replaced_silently(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
-    first = read_manifest(version_folder(folder, reader.version), reader.version).parent
-    pin(folder, str(first), why=WHY)
+    first = store.manifest(reader.version).parent
+    pin(store, str(first), why=WHY)
     until(lambda: number_of(reader) == 1)
-    shutil.rmtree(version_folder(folder, str(first)))
-    serve(folder, 3, KEYS)
+    shutil.rmtree(store.version_folder(str(first)))
+    serve(store, 3, KEYS)
     time.sleep(3 * SOON)
 
     # What is mapped outlives its file.
     assert number_of(reader) == 1
     with pytest.raises(SnapshotError, match=f"version {first} has no readable"):
-        Snapshot(folder)
+        Snapshot(store)
 
 
 def test_a_refused_version_that_is_mended_is_taken(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
-    bad = build(folder, 3, KEYS)
-    path = version_folder(folder, bad.version) / bad.files[0].name
+    bad = build(store, 3, KEYS)
+    path = store.version_folder(bad.version) / bad.files[0].name
     whole = path.read_bytes()
     overwrite(path, 0.5)
-    set_current(folder, bad.version)
+    set_current(store, bad.version)
     until(lambda: reader.problem)
 
     path.write_bytes(whole)
@@ -274,7 +272,7 @@ def test_a_refused_version_that_is_mended_is_taken(
 
 
 def test_a_refused_version_is_not_hashed_at_each_look(
-    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+    store: SnapshotStore, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
     admit = reader._admit
@@ -284,21 +282,21 @@ def test_a_refused_version_is_not_hashed_at_each_look(
         return admit(version)
 
     monkeypatch.setattr(reader, "_admit", counted)
-    set_current(folder, "2026-01-09-0123456789ab")
+    set_current(store, "2026-01-09-0123456789ab")
     time.sleep(30 * SOON)
 
     assert 1 <= len(tries) <= 8
 
 
 def test_an_error_of_any_kind_does_not_end_the_following(
-    folder: Path, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
+    store: SnapshotStore, reader: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(version: str) -> Any:
         raise MemoryError
 
     with monkeypatch.context() as patch:
         patch.setattr(reader, "_admit", broken)
-        serve(folder, 3, KEYS)
+        serve(store, 3, KEYS)
         until(lambda: reader.problem)
         assert "MemoryError" in str(reader.problem)
         assert number_of(reader) == 2
@@ -307,34 +305,34 @@ def test_an_error_of_any_kind_does_not_end_the_following(
 
 
 def test_a_version_that_is_removed_under_it_still_answers(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
-    shutil.rmtree(version_folder(folder, reader.version))
+    shutil.rmtree(store.version_folder(reader.version))
 
     assert [number_of(reader, key) for key in KEYS] == [2] * len(KEYS)
 
 
 def test_a_version_that_is_gone_before_it_was_opened_is_no_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a night publishes, and collects, while a reader starts."""
     admit, tries = Snapshot._admit, []
 
     def late(snapshot: Snapshot, version: str) -> Any:
         if not tries:
-            serve(folder, 3, KEYS)
-            shutil.rmtree(version_folder(folder, version))
+            serve(store, 3, KEYS)
+            shutil.rmtree(store.version_folder(version))
         tries.append(version)
         return admit(snapshot, version)
 
     monkeypatch.setattr(Snapshot, "_admit", late)
-    with Snapshot(folder) as snapshot:
+    with Snapshot(store) as snapshot:
         assert number_of(snapshot) == 3
     assert len(tries) == 2
 
 
 def test_many_keys_come_from_one_version_in_their_order(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
     asked = [7, 10**6, 400, 7, -1, 1, 2**70, "12", np.int64(3)]
 
@@ -377,7 +375,7 @@ def test_shards_may_be_empty(tmp_path: Path, keys: np.ndarray) -> None:
 
 
 def test_threads_never_see_two_versions_in_one_answer(
-    folder: Path, reader: Snapshot
+    store: SnapshotStore, reader: Snapshot
 ) -> None:
     over, wrong, seen = threading.Event(), [], set()
 
@@ -394,7 +392,7 @@ def test_threads_never_see_two_versions_in_one_answer(
     for thread in threads:
         thread.start()
     for number in range(3, 9):
-        serve(folder, number, KEYS)
+        serve(store, number, KEYS)
         until(lambda number=number: number_of(reader) == number)
     over.set()
     for thread in threads:
@@ -404,12 +402,14 @@ def test_threads_never_see_two_versions_in_one_answer(
     assert len(seen) > 1
 
 
-def test_a_closed_reader_follows_no_more_and_leaves_no_thread(folder: Path) -> None:
-    snapshot = Snapshot(folder, poll_seconds=SOON)
+def test_a_closed_reader_follows_no_more_and_leaves_no_thread(
+    store: SnapshotStore,
+) -> None:
+    snapshot = Snapshot(store, poll_seconds=SOON)
     snapshot.close()
     snapshot.close()
 
-    serve(folder, 3, KEYS)
+    serve(store, 3, KEYS)
     time.sleep(3 * SOON)
 
     assert number_of(snapshot) == 2
@@ -418,8 +418,10 @@ def test_a_closed_reader_follows_no_more_and_leaves_no_thread(folder: Path) -> N
     assert number_of(snapshot) == 3
 
 
-def test_a_reader_that_nobody_holds_is_not_kept_by_its_thread(folder: Path) -> None:
-    Snapshot(folder, poll_seconds=SOON)
+def test_a_reader_that_nobody_holds_is_not_kept_by_its_thread(
+    store: SnapshotStore,
+) -> None:
+    Snapshot(store, poll_seconds=SOON)
 
     until(lambda: "snapshot" not in [t.name for t in threading.enumerate()])
 
@@ -444,9 +446,9 @@ if pid:
 """
 
 
-def test_a_forked_process_goes_on_following(folder: Path) -> None:
+def test_a_forked_process_goes_on_following(store: SnapshotStore) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", FORKED, str(folder)],
+        [sys.executable, "-W", "error", "-c", FORKED, str(store)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -454,7 +456,7 @@ def test_a_forked_process_goes_on_following(folder: Path) -> None:
     began = {process.stdout.readline() for _ in range(2)}
     assert {line.split()[0] for line in began} == {"child", "parent"}
 
-    version = serve(folder, 3, KEYS).version
+    version = serve(store, 3, KEYS).version
     rest, _ = process.communicate(timeout=60)
 
     assert sorted(rest.splitlines()) == [f"child {version}", f"parent {version}"]
@@ -473,9 +475,9 @@ print(sorted(heavy & set(sys.modules)))
 """
 
 
-def test_it_loads_neither_torch_nor_dagster(folder: Path) -> None:
+def test_it_loads_neither_torch_nor_dagster(store: SnapshotStore) -> None:
     found = subprocess.run(
-        [sys.executable, "-W", "error", "-c", READER, str(folder)],
+        [sys.executable, "-W", "error", "-c", READER, str(store)],
         capture_output=True,
         text=True,
         check=False,
@@ -485,9 +487,9 @@ def test_it_loads_neither_torch_nor_dagster(folder: Path) -> None:
     assert (found.stdout, found.stderr) == ("[]\n", "")
 
 
-def test_every_shard_is_a_map_of_its_file_and_not_a_copy(folder: Path) -> None:
+def test_every_shard_is_a_map_of_its_file_and_not_a_copy(store: SnapshotStore) -> None:
     before = pa.total_allocated_bytes()
 
-    with Snapshot(folder) as snapshot:
+    with Snapshot(store) as snapshot:
         assert snapshot.get(7) is not None
         assert pa.total_allocated_bytes() - before == 0

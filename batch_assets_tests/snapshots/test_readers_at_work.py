@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import rollback, unblock
 from batch_assets.snapshots.retention import collect
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets_tests.served import serve
 
 KEYS = np.arange(1, 20_001)
@@ -54,9 +54,9 @@ with Snapshot(folder, poll_seconds=0.02) as snapshot:
 def test_over_a_million_lookups_none_is_mixed_and_none_is_wrong(
     tmp_path: Path, kind: str
 ) -> None:
-    folder, stop = tmp_path / "toy", tmp_path / "stop"
-    serve(folder, 1, KEYS)
-    command = [sys.executable, "-c", READER, str(folder), str(stop)]
+    store, stop = SnapshotStore(tmp_path, "toy"), tmp_path / "stop"
+    serve(store, 1, KEYS)
+    command = [sys.executable, "-c", READER, str(store), str(stop)]
     logs = [tmp_path / f"reader-{number}" for number in range(READERS)]
     readers = []
     for log in logs:
@@ -75,11 +75,11 @@ def test_over_a_million_lookups_none_is_mixed_and_none_is_wrong(
             Path(f"{log}-errors").read_text("utf-8") for log in logs
         ]
         number += 1
-        serve(folder, number, KEYS)
+        serve(store, number, KEYS)
         if kind != "published":
-            rollback(folder, why="the tests need it")
-            unblock(folder, why="the tests need it")
-        removed += len(collect(folder, keep=2, keep_for=timedelta(seconds=2)))
+            rollback(store, why="the tests need it")
+            unblock(store, why="the tests need it")
+        removed += len(collect(store, keep=2, keep_for=timedelta(seconds=2)))
         told = [told_of(log) for log in logs]
     stop.touch()
 
@@ -88,7 +88,7 @@ def test_over_a_million_lookups_none_is_mixed_and_none_is_wrong(
     assert ends == [0] * READERS, [
         Path(f"{log}-errors").read_text("utf-8") for log in logs
     ]
-    assert len(versions(folder)) == number - removed
+    assert len(store.versions()) == number - removed
 
 
 def told_of(log: Path) -> tuple[int, int]:

@@ -14,9 +14,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots import publish as publishing
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
-from batch_assets.snapshots.manifest import version_folder, versions
 from batch_assets.snapshots.operations import rollback, unblock
-from batch_assets.snapshots.pointers import current_version
 from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
@@ -57,17 +55,19 @@ def test_a_guard_that_refuses_leaves_current_as_it_was(ready: Lake) -> None:
 PUBLISHER = """
 import sys
 from pathlib import Path
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.publish import publish_day
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import Gates, Serving
 
 serving = Serving(keep=2, keep_minutes=0)
 root, gates = Path(sys.argv[1]), Gates.model_validate_json(sys.argv[2])
-lake, folder = Lake(root, "toy"), root / "snapshots" / "toy"
+lake, store = Lake(root, "toy"), SnapshotStore(root, "toy")
 sys.stdin.readline()
 for day in sys.argv[3:]:
-    publish_day(lake, Registry(root), folder, day, gates=gates, serving=serving)
+    publish_day(DayRun(lake, day), Registry(root), store, gates=gates, serving=serving)
 """
 
 
@@ -96,7 +96,7 @@ def test_publishers_at_once_end_in_one_valid_version_of_the_newest_day(
     snapshot.verify()
     assert snapshot.manifest.day == NEXT
     assert equals_predictions(ready, snapshots_of(ready), NEXT).passed
-    left = os.listdir(snapshots_of(ready))
+    left = os.listdir(snapshots_of(ready).folder)
     assert not [name for name in left if name.startswith(".building")]
 
 
@@ -139,7 +139,7 @@ def test_what_changed_while_it_was_built_is_seen_before_the_swap(
         publish(ready)
 
     assert served(ready) == before
-    assert len(versions(snapshots_of(ready))) == 1
+    assert len(snapshots_of(ready).versions()) == 1
 
 
 def test_a_day_that_is_scored_again_while_it_is_built_is_not_served(
@@ -167,22 +167,22 @@ def test_a_rollback_while_a_night_builds_holds_against_it(
 ) -> None:
     first = publish(ready, BEFORE).version
     publish(ready, DAY)
-    folder, build = snapshots_of(ready), publishing._build
+    store, build = snapshots_of(ready), publishing._build
 
     def meanwhile(*args: Any) -> Any:
         built = build(*args)
-        rollback(folder, why="odd scores", by="ada")
+        rollback(store, why="odd scores", by="ada")
         return built
 
     monkeypatch.setattr(publishing, "_build", meanwhile)
     published = publish(ready, NEXT)
 
-    assert (published.swapped, current_version(folder)) == (False, first)
+    assert (published.swapped, store.current()) == (False, first)
     assert "blocked until" in published.why
     assert published.current is not None
     assert published.current.version == first
     verdicts = {
-        gate.name: gate.verdict(SnapshotEvidence(ready, folder, NEXT))
+        gate.name: gate.verdict(SnapshotEvidence(ready, store, NEXT))
         for gate in SNAPSHOT_GATES
     }
     verdict = verdicts["snapshot_is_served"]
@@ -192,12 +192,12 @@ def test_a_rollback_while_a_night_builds_holds_against_it(
 
 def test_what_was_built_and_held_is_served_as_it_is(ready: Lake) -> None:
     publish(ready, BEFORE)
-    folder = snapshots_of(ready)
-    block(folder)
+    store = snapshots_of(ready)
+    block(store)
     held = publish(ready)
-    path = version_folder(folder, held.version) / "shard=00.arrow"
+    path = store.version_folder(held.version) / "shard=00.arrow"
     built = path.stat().st_ino
-    unblock(folder, why="it was fine")
+    unblock(store, why="it was fine")
 
     published = publish(ready)
 

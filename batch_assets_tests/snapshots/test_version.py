@@ -16,8 +16,8 @@ import pytest
 from batch_assets.errors import NotServedError, SnapshotError
 from batch_assets.lake.shards import hash_key
 from batch_assets.models.release import Release
-from batch_assets.snapshots.manifest import MANIFEST, version_folder, versions
-from batch_assets.snapshots.pointers import CURRENT, current_version
+from batch_assets.snapshots.manifest import MANIFEST
+from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import NEXT, publish_nights
 from batch_assets_tests.toys import DAY, NAME, SHARDS, expected_risk, make_rows
@@ -35,29 +35,32 @@ def rows_of(keys: list[Any]) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def integers(tmp_path_factory: pytest.TempPathFactory, toy_release: Release) -> Path:
+def integers(
+    tmp_path_factory: pytest.TempPathFactory, toy_release: Release
+) -> SnapshotStore:
     """Two days of integer keys; never change it: copy it."""
     root = tmp_path_factory.mktemp("integers")
     return publish_nights(root, toy_release, rows_of(KEYS), DAY, NEXT)
 
 
 @pytest.fixture(scope="module")
-def strings(tmp_path_factory: pytest.TempPathFactory, string_release: Release) -> Path:
+def strings(
+    tmp_path_factory: pytest.TempPathFactory, string_release: Release
+) -> SnapshotStore:
     """Two days of string keys; never change it: copy it."""
     root = tmp_path_factory.mktemp("strings")
     return publish_nights(root, string_release, rows_of(WORDS), DAY, NEXT)
 
 
 @pytest.fixture(params=["integers", "strings"])
-def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+def copied(request: pytest.FixtureRequest, tmp_path: Path) -> SnapshotStore:
     """A copy of each, to harm."""
-    shutil.copytree(request.getfixturevalue(request.param), tmp_path / "copy")
-    return tmp_path / "copy"
+    shutil.copytree(request.getfixturevalue(request.param).folder, tmp_path / "copy")
+    return SnapshotStore.at(tmp_path / "copy")
 
 
-def shard_path(folder: Path, number: int, version: str | None = None) -> Path:
-    version = version or str(current_version(folder))
-    return version_folder(folder, version) / f"shard={number:02d}.arrow"
+def shard_path(store: SnapshotStore, number: int) -> Path:
+    return store.version_folder(str(store.current())) / f"shard={number:02d}.arrow"
 
 
 def overwrite(path: Path, data: bytes) -> None:
@@ -81,21 +84,23 @@ def test_every_key_is_found_with_its_own_score(
 
 
 def test_an_answer_says_of_which_day_release_and_version_it_is(
-    integers: Path, toy_release: Release
+    integers: SnapshotStore, toy_release: Release
 ) -> None:
     answer = Version.current(integers).get(1)
 
     assert answer is not None
     assert (answer.day, answer.release.name) == (NEXT, NAME)
     assert answer.release.digest == toy_release.digest
-    assert answer.version == current_version(integers)
+    assert answer.version == integers.current()
     assert answer.version.startswith(NEXT)
     assert timedelta(0) < answer.age < timedelta(minutes=10)
     assert type(answer.outputs["risk"]) is float
 
 
 @pytest.mark.parametrize("key", [10, "10", "010", "0" * 5_000 + "10", np.int64(10)])
-def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None:
+def test_an_integer_key_may_be_written_as_text(
+    integers: SnapshotStore, key: Any
+) -> None:
     answer = Version.current(integers).get(key)
 
     assert answer is not None
@@ -106,16 +111,22 @@ def test_an_integer_key_may_be_written_as_text(integers: Path, key: Any) -> None
     "key",
     [2, -3, 11, 2**62, 2**62 + 3, 2**53, 2**63 - 2, 2**63, -(2**63) - 1, 2**64 + 1],
 )
-def test_an_integer_that_was_not_scored_is_not_there(integers: Path, key: int) -> None:
+def test_an_integer_that_was_not_scored_is_not_there(
+    integers: SnapshotStore, key: int
+) -> None:
     assert Version.current(integers).get(key) is None
 
 
 @pytest.mark.parametrize("key", ["A", "b", "user-", "user-200", "user-1 "])
-def test_a_string_that_was_not_scored_is_not_there(strings: Path, key: Any) -> None:
+def test_a_string_that_was_not_scored_is_not_there(
+    strings: SnapshotStore, key: Any
+) -> None:
     assert Version.current(strings).get(key) is None
 
 
-def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) -> None:
+def test_an_integer_among_strings_is_an_error_and_no_silent_miss(
+    strings: SnapshotStore,
+) -> None:
     with pytest.raises(SnapshotError, match="'user_id' is a string, got 5"):
         Version.current(strings).get(5)  # type: ignore[arg-type]
 
@@ -139,7 +150,7 @@ def test_an_integer_among_strings_is_an_error_and_no_silent_miss(strings: Path) 
     ]
     + ["0x10", "-", "9223372036854775808", "-9223372036854775809", "9" * 5_000],
 )
-def test_a_key_of_another_type_is_an_error(integers: Path, key: Any) -> None:
+def test_a_key_of_another_type_is_an_error(integers: SnapshotStore, key: Any) -> None:
     with pytest.raises(SnapshotError, match="'user_id' is an integer"):
         Version.current(integers).get(key)
 
@@ -167,7 +178,7 @@ def flipped(at: float) -> Callable[[bytes], bytes]:
     ],
 )
 def test_a_shard_that_is_not_what_was_published_answers_nothing(
-    copied: Path, harm: Callable[[bytes], bytes]
+    copied: SnapshotStore, harm: Callable[[bytes], bytes]
 ) -> None:
     path = shard_path(copied, 1)
     overwrite(path, harm(path.read_bytes()))
@@ -183,14 +194,14 @@ def test_a_shard_that_is_not_what_was_published_answers_nothing(
         snapshot.get(asked)
 
 
-def test_a_shard_that_is_gone_answers_nothing(copied: Path) -> None:
+def test_a_shard_that_is_gone_answers_nothing(copied: SnapshotStore) -> None:
     shard_path(copied, 1).unlink()
 
     with pytest.raises(SnapshotError, match=r"shard=01\.arrow can't be read"):
         Version.current(copied).verify()
 
 
-def test_shards_that_were_swapped_are_found(copied: Path) -> None:
+def test_shards_that_were_swapped_are_found(copied: SnapshotStore) -> None:
     one, two = shard_path(copied, 1), shard_path(copied, 2)
     data = one.read_bytes(), two.read_bytes()
     overwrite(one, data[1])
@@ -200,8 +211,8 @@ def test_shards_that_were_swapped_are_found(copied: Path) -> None:
         Version.current(copied).verify()
 
 
-def test_the_manifest_of_another_version_is_refused(copied: Path) -> None:
-    first, second = (version_folder(copied, m.version) for m in versions(copied))
+def test_the_manifest_of_another_version_is_refused(copied: SnapshotStore) -> None:
+    first, second = (copied.version_folder(m.version) for m in copied.versions())
     shutil.copy(first / MANIFEST, second / MANIFEST)
 
     with pytest.raises(SnapshotError, match=f"is the manifest of {DAY}"):
@@ -211,8 +222,10 @@ def test_the_manifest_of_another_version_is_refused(copied: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", "not json", '{"format": 2}'], ids=["empty", "{}", "text", "2"]
 )
-def test_a_manifest_that_is_not_whole_is_refused(copied: Path, text: str) -> None:
-    folder = version_folder(copied, str(current_version(copied)))
+def test_a_manifest_that_is_not_whole_is_refused(
+    copied: SnapshotStore, text: str
+) -> None:
+    folder = copied.version_folder(str(copied.current()))
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="has no readable"):
@@ -220,8 +233,10 @@ def test_a_manifest_that_is_not_whole_is_refused(copied: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("change", ["format", "extra"])
-def test_a_manifest_of_a_later_format_is_refused(copied: Path, change: str) -> None:
-    path = version_folder(copied, str(current_version(copied))) / MANIFEST
+def test_a_manifest_of_a_later_format_is_refused(
+    copied: SnapshotStore, change: str
+) -> None:
+    path = copied.version_folder(str(copied.current())) / MANIFEST
     manifest = json.loads(path.read_bytes())
     changed = manifest | ({"format": 3} if change == "format" else {"new": True})
     path.write_text(json.dumps(changed), encoding="utf-8")
@@ -231,15 +246,17 @@ def test_a_manifest_of_a_later_format_is_refused(copied: Path, change: str) -> N
 
 
 def test_where_nothing_is_published_nothing_is_served(tmp_path: Path) -> None:
-    assert current_version(tmp_path) is None
-    assert versions(tmp_path) == []
+    assert SnapshotStore.at(tmp_path).current() is None
+    assert SnapshotStore.at(tmp_path).versions() == []
     with pytest.raises(NotServedError, match="nothing is served"):
         Version.current(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "\n", "  \n"])
-def test_an_empty_current_is_an_error_and_not_nothing(copied: Path, text: str) -> None:
-    (copied / CURRENT).write_text(text, encoding="utf-8")
+def test_an_empty_current_is_an_error_and_not_nothing(
+    copied: SnapshotStore, text: str
+) -> None:
+    (copied.folder / CURRENT).write_text(text, encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="is empty") as caught:
         Version.current(copied)
@@ -247,14 +264,14 @@ def test_an_empty_current_is_an_error_and_not_nothing(copied: Path, text: str) -
     assert not isinstance(caught.value, NotServedError)
 
 
-def test_a_current_that_names_no_version_is_an_error(copied: Path) -> None:
-    (copied / CURRENT).write_text("2026-01-07-0123456789ab\n", encoding="utf-8")
+def test_a_current_that_names_no_version_is_an_error(copied: SnapshotStore) -> None:
+    (copied.folder / CURRENT).write_text("2026-01-07-0123456789ab\n", encoding="utf-8")
 
     with pytest.raises(SnapshotError, match="version 2026-01-07-0123456789ab has no"):
         Version.current(copied)
 
 
-def test_an_open_version_outlives_its_removal(copied: Path) -> None:
+def test_an_open_version_outlives_its_removal(copied: SnapshotStore) -> None:
     snapshot = Version.current(copied)
     snapshot.verify()
     key = snapshot.shard(0).table["user_id"][0].as_py()
@@ -268,7 +285,7 @@ def test_an_open_version_outlives_its_removal(copied: Path) -> None:
     assert after.outputs == before.outputs
 
 
-def test_every_shard_is_a_map_of_its_file_and_not_a_copy(copied: Path) -> None:
+def test_every_shard_is_a_map_of_its_file_and_not_a_copy(copied: SnapshotStore) -> None:
     before = pa.total_allocated_bytes()
 
     snapshot = Version.current(copied)
@@ -290,7 +307,7 @@ print(sorted(heavy & set(sys.modules)))
 """
 
 
-def test_a_reader_loads_neither_torch_nor_dagster(integers: Path) -> None:
+def test_a_reader_loads_neither_torch_nor_dagster(integers: SnapshotStore) -> None:
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", READER, str(integers)],
         capture_output=True,

@@ -33,7 +33,9 @@ def column_spans(
     return spans
 
 
-def query(part: Part[PredictionsReceipt], columns: list[str], sql: str) -> list[tuple]:
+def query(
+    part: Part[PredictionsReceipt], columns: list[str], sql: str
+) -> list[tuple[Any, ...]]:
     """Run a query over some columns of a part, as the view `rows`.
 
     Raises:

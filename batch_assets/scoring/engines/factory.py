@@ -31,7 +31,10 @@ def open_pool(
         ConfigError: the device can't be had so.
     """
     module = import_module(f"{__package__}.{engine.kind}")
-    return module.open_pool(engine, folder, device=device, grace_seconds=grace_seconds)
+    pool: AbstractContextManager[WorkerPool] = module.open_pool(
+        engine, folder, device=device, grace_seconds=grace_seconds
+    )
+    return pool
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 from batch_assets.errors import ClaimedError, CommitError
 from batch_assets.lake import claims
 from batch_assets.lake.claims import claimed
-from batch_assets.storage import read_seen, replace, storage_path
+from batch_assets.storage import read_versioned, replace_if_unchanged, storage_path
 from batch_assets_tests.in_bucket import NEXT_DAY
 from batch_assets_tests.parts_by_hand import (
     SCHEMA,
@@ -167,7 +167,9 @@ def test_of_two_machines_that_claim_a_day_at_once_one_gets_it(root, machine):
     place, got = root / "claim", []
 
     def take(name: str) -> None:
-        if replace(place, name.encode(), seen=read_seen(root / "nothing")):
+        if replace_if_unchanged(
+            place, name.encode(), seen=read_versioned(root / "nothing")
+        ):
             got.append(name)
 
     with ThreadPoolExecutor(8) as pool:

@@ -14,7 +14,13 @@ from batch_assets.lake.parts import open_part, read_columns, read_open, sealed_p
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.version import Version
-from batch_assets.storage import ObjectPath, Ranges, local, read_seen, replace
+from batch_assets.storage import (
+    ObjectPath,
+    Ranges,
+    local,
+    read_versioned,
+    replace_if_unchanged,
+)
 from batch_assets_tests.commands import batch_assets
 from batch_assets_tests.in_bucket import (
     NEXT_DAY,
@@ -189,7 +195,7 @@ def test_a_killed_night_goes_on_where_it_was(root, lake, registry, tmp_path):
 
 
 def empty(place: ObjectPath) -> None:
-    assert replace(place, b"", seen=read_seen(place))
+    assert replace_if_unchanged(place, b"", seen=read_versioned(place))
 
 
 @pytest.mark.parametrize(

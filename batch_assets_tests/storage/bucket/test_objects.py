@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-from batch_assets.storage import fetch, put_new, read_seen, replace
+from batch_assets.storage import (
+    ObjectPath,
+    fetch,
+    has_folder,
+    hide_tree,
+    open_bytes,
+    put_folder,
+    put_new,
+    read_versioned,
+    remove_tree,
+    replace_if_unchanged,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +68,34 @@ def test_a_new_object_takes_no_name_that_another_has(root, tmp_path):
 
 def test_a_replacement_holds_only_over_what_was_seen(root):
     place = root / "thing"
-    nothing = read_seen(place)
-    first = replace(place, b"1", seen=nothing)
+    nothing = read_versioned(place)
+    first = replace_if_unchanged(place, b"1", seen=nothing)
     assert first
-    assert replace(place, b"2", seen=nothing) is None
-    second = replace(place, b"2", seen=first)
-    assert replace(place, b"3", seen=first) is None
-    assert read_seen(place) == second
+    assert replace_if_unchanged(place, b"2", seen=nothing) is None
+    second = replace_if_unchanged(place, b"2", seen=first)
+    assert replace_if_unchanged(place, b"3", seen=first) is None
+    assert read_versioned(place) == second
     assert place.read_bytes() == b"2"
+
+
+def test_a_folder_counts_from_its_last_file_to_its_first_removal(root, tmp_path):
+    (folder := tmp_path / "folder").mkdir()
+    for name in ("a", "b", "last"):
+        (folder / name).write_text(name, "utf-8")
+    proved = []
+
+    def prove(path: ObjectPath) -> None:
+        assert not has_folder(root / "there", last="last")
+        with open_bytes(path) as file:
+            assert file.read() == path.name.encode()
+        proved.append(path.name)
+
+    put_folder(folder, root / "there", last="last", prove=prove)
+
+    assert sorted(proved) == ["a", "b"]
+    assert not folder.exists()
+    assert has_folder(root / "there", last="last")
+    hidden = hide_tree(root / "there", first="last")
+    assert not has_folder(root / "there", last="last")
+    remove_tree(hidden)
+    assert not (root / "there").is_dir()

@@ -7,10 +7,8 @@ import pytest
 from batch_assets import Snapshot
 from batch_assets.errors import CommitError, SnapshotError
 from batch_assets.models.registry import Registry
-from batch_assets.snapshots.history import entries_of
-from batch_assets.snapshots.manifest import versions
 from batch_assets.snapshots.operations import pin, rollback, unblock, unpin, verify
-from batch_assets.snapshots.pointers import current_version
+from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets.storage import ObjectPath, fetch, local
 from batch_assets.storage.bucket import BucketStore
@@ -30,7 +28,7 @@ def test_a_slow_publisher_can_not_undo_a_newer_one(root, ready, machine):
 
     assert not slow.swapped
     assert "is of a newer day" in slow.why
-    assert current_version(root / "snapshots" / NAME)[:10] == NEXT_DAY
+    assert SnapshotStore(root, NAME).current()[:10] == NEXT_DAY
 
 
 def test_a_newer_publisher_is_not_stopped_by_an_older_one(root, ready, machine):
@@ -44,7 +42,7 @@ def test_a_newer_publisher_is_not_stopped_by_an_older_one(root, ready, machine):
 
     assert publish(root, day=NEXT_DAY, guard=an_older_one).swapped
     assert len(calls) == 2  # It asks again whether it may, before it tries again.
-    assert current_version(root / "snapshots" / NAME)[:10] == NEXT_DAY
+    assert SnapshotStore(root, NAME).current()[:10] == NEXT_DAY
 
 
 def test_a_run_that_lost_its_day_can_not_publish(root, ready):
@@ -54,7 +52,7 @@ def test_a_run_that_lost_its_day_can_not_publish(root, ready):
 
     with pytest.raises(CommitError):
         publish(root, guard=lost)
-    assert current_version(root / "snapshots" / NAME) is None
+    assert SnapshotStore(root, NAME).current() is None
 
 
 def test_a_version_is_looked_up_on_a_machine_that_has_never_seen_it(
@@ -62,7 +60,7 @@ def test_a_version_is_looked_up_on_a_machine_that_has_never_seen_it(
 ):
     version = publish(root).version
     machine("second")
-    snapshot = Version.current(root / "snapshots" / NAME)
+    snapshot = Version.current(SnapshotStore(root, NAME))
     assert snapshot.name == version
     rows = read_day(ready, "predictions")
     for key, risk in zip(
@@ -74,11 +72,11 @@ def test_a_version_is_looked_up_on_a_machine_that_has_never_seen_it(
 
 def test_an_altered_version_is_refused(root, ready, machine):
     version = publish(root).version
-    snapshots = root / "snapshots" / NAME
-    flip(snapshots / f"v={version}" / "shard=00.arrow")
+    store = SnapshotStore(root, NAME)
+    flip(store.folder / f"v={version}" / "shard=00.arrow")
     machine("second")
     with pytest.raises(SnapshotError, match="its manifest says"):
-        Version.current(snapshots).verify()
+        Version.current(store).verify()
 
 
 def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkeypatch):
@@ -92,7 +90,7 @@ def test_a_version_that_was_altered_on_its_way_is_not_served(root, ready, monkey
     monkeypatch.setattr(BucketStore, "put_file", put_and_flip)
     with pytest.raises(SnapshotError, match="shard=02.arrow"):
         publish(root)
-    assert current_version(root / "snapshots" / NAME) is None
+    assert SnapshotStore(root, NAME).current() is None
 
 
 def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
@@ -109,12 +107,12 @@ def test_a_version_that_was_half_put_is_not_there_and_is_put_whole(
         patched.setattr(BucketStore, "put_file", broken_off)
         with pytest.raises(KeyboardInterrupt):
             publish(root)
-    snapshots = root / "snapshots" / NAME
-    assert (snapshots / "v=x").parent.is_dir()
-    assert current_version(snapshots) is None
+    store = SnapshotStore(root, NAME)
+    assert (store.folder / "v=x").parent.is_dir()
+    assert store.current() is None
 
     assert publish(root).swapped
-    Version.current(snapshots).verify()
+    Version.current(store).verify()
 
 
 def test_old_versions_are_collected(root, ready):
@@ -123,7 +121,7 @@ def test_old_versions_are_collected(root, ready):
     rows = prepared(ready, Path(local(root)), day="2026-01-07", seed=7)
     score(ready, Registry(root).resolve(NAME), day="2026-01-07")
     newest = publish(root, day="2026-01-07", keep=2).version
-    left = {p.name for p in (root / "snapshots" / NAME).iterdir() if p.is_dir()}
+    left = {p.name for p in SnapshotStore(root, NAME).folder.iterdir() if p.is_dir()}
     assert len(rows) == ROWS
     assert left == {f"v={newer}", f"v={newest}"}
 
@@ -132,29 +130,29 @@ def test_a_reader_follows_what_is_served_from_a_store(root, ready, machine):
     """Published by one machine, rolled back by another, read by a third."""
     first = publish(root).version
     machine("reader")
-    folder = root / "snapshots" / NAME
-    with Snapshot(str(folder), poll_seconds=0.05) as reader:
+    store = SnapshotStore(root, NAME)
+    with Snapshot(str(store), poll_seconds=0.05) as reader:
         assert reader.version == first
         machine("first")
         second = publish(root, day=NEXT_DAY).version
         until(lambda: reader.version == second)
         machine("operator")
-        rollback(folder, why="odd scores", by="ada")
+        rollback(store, why="odd scores", by="ada")
         until(lambda: reader.version == first)
-        pin(folder, second, why="no, look at it", by="ada")
+        pin(store, second, why="no, look at it", by="ada")
         until(lambda: reader.version == second)
-        unpin(folder, why="odd indeed", by="ada")
+        unpin(store, why="odd indeed", by="ada")
         until(lambda: reader.version == first)
         machine("first")
         assert not publish(root, day=NEXT_DAY).swapped
-        unblock(folder, why="it was fine", by="ada")
+        unblock(store, why="it was fine", by="ada")
         assert publish(root, day=NEXT_DAY).swapped
         until(lambda: reader.version == second)
         assert reader.problem is None
         risk = read_day(ready, "predictions", NEXT_DAY)
         answers = reader.get_many(risk["user_id"].to_pylist())
     assert [a.outputs["risk"] for a in answers] == risk["risk"].to_pylist()
-    assert [(a.act, a.by) for a in entries_of(folder)[0]][2:5] == [
+    assert [(a.act, a.by) for a in store.history()[0]][2:5] == [
         ("rollback", "ada"),
         ("pin", "ada"),
         ("unpin", "ada"),
@@ -166,39 +164,39 @@ def test_a_reader_of_a_store_refuses_what_was_altered_and_takes_what_is_mended(
     root, ready, machine, name
 ):
     first = publish(root).version
-    folder = root / "snapshots" / NAME
+    store = SnapshotStore(root, NAME)
     machine("reader")
-    with Snapshot(folder, poll_seconds=0.05) as reader:
+    with Snapshot(store, poll_seconds=0.05) as reader:
         machine("first")
         second = publish(root, day=NEXT_DAY).version
         until(lambda: reader.version == second)
         machine("second reader")
-        place = folder / f"v={second}" / name
+        place = store.folder / f"v={second}" / name
         flip(place)
         with pytest.raises(SnapshotError, match=name):
-            Snapshot(folder)
-        assert name in str({v.version: v.problem for v in verify(folder)}[second])
-        rollback(folder, why="torn")
-        with Snapshot(folder) as other:
+            Snapshot(store)
+        assert name in str({v.version: v.problem for v in verify(store)}[second])
+        rollback(store, why="torn")
+        with Snapshot(store) as other:
             assert other.version == first
         flip(place)
-        rollback(folder, why="not torn any more", to=second)
-        with Snapshot(folder) as other:
+        rollback(store, why="not torn any more", to=second)
+        with Snapshot(store) as other:
             assert other.version == second
-        assert [one.problem for one in verify(folder)] == [None, None]
+        assert [one.problem for one in verify(store)] == [None, None]
 
 
 def test_a_copy_that_was_altered_on_this_machine_is_copied_again(root, ready):
     version = publish(root).version
-    folder = root / "snapshots" / NAME
-    Snapshot(folder).close()
-    here = local(folder) / f"v={version}" / "shard=01.arrow"
+    store = SnapshotStore(root, NAME)
+    Snapshot(store).close()
+    here = local(store.folder) / f"v={version}" / "shard=01.arrow"
     data = bytearray(here.read_bytes())
     data[100] ^= 1
     here.chmod(0o644)
     here.write_bytes(data)
 
-    with Snapshot(folder) as reader:
+    with Snapshot(store) as reader:
         assert None not in reader.get_many(
             read_day(ready, "predictions")["user_id"].to_pylist()
         )
@@ -209,8 +207,8 @@ def test_a_file_that_an_earlier_version_has_too_is_not_copied_again(
     root, ready, tmp_path, monkeypatch
 ):
     first = publish(root).version
-    folder = root / "snapshots" / NAME
-    Snapshot(folder).close()
+    store = SnapshotStore(root, NAME)
+    Snapshot(store).close()
     other = write_toy_release(tmp_path / "other", about={"author": "else"})
     Registry(root).add(other.folder)
     Registry(root).approve(NAME, other.digest, why="the tests need it", by="ada")
@@ -223,8 +221,8 @@ def test_a_file_that_an_earlier_version_has_too_is_not_copied_again(
         fetch(place, here)
 
     monkeypatch.setattr("batch_assets.snapshots.fetch.fetch", watched)
-    with Snapshot(folder) as reader:
+    with Snapshot(store) as reader:
         assert reader.version == second != first
         assert reader.release.digest == other.digest
     assert copied == ["manifest.json"]
-    assert len(versions(folder)) == 2
+    assert len(store.versions()) == 2

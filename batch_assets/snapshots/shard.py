@@ -1,0 +1,130 @@
+"""One file of a version, mapped and searched in place.
+
+It is hashed before it is first used, because Arrow serves a flipped bit without a word.
+It knows nothing of other files.
+"""
+
+import struct
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from batch_assets.errors import SnapshotError
+from batch_assets.snapshots.fetch import must_be_whole
+from batch_assets.snapshots.layout import (
+    KEY_HASH,
+    Group,
+    columns_of,
+    groups_of,
+    unpacked,
+)
+from batch_assets.snapshots.manifest import ShardFile, SnapshotManifest
+
+# As one batch, on this thread: a worker of Arrow's would not outlive a fork.
+READING = pa.ipc.IpcReadOptions(use_threads=False)
+
+
+class Shard:
+    """One mapped file, as arrays over the map, without a copy.
+
+    `index` is what it is sorted by, (rows,); `columns` each output, (rows,).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entry: ShardFile,
+        manifest: SnapshotManifest,
+        *,
+        hashed: bool = False,
+    ) -> None:
+        """Map a file; it is hashed first, unless it was by whoever asks."""
+        path = folder / entry.name
+        try:
+            if not hashed:
+                must_be_whole(path, entry)
+            self.packed = map_shard(path)
+            self._strings = manifest.key_dtype == "string"
+            index = KEY_HASH if self._strings else manifest.key
+            self.index = self.packed[index].to_numpy()
+            self._keys = _Texts(self.packed[manifest.key]) if self._strings else None
+            groups = groups_of(self.packed)
+            columns = columns_of(groups)
+            self.columns = {name: columns[name] for name in manifest.outputs}
+        except (OSError, KeyError, pa.ArrowException) as error:
+            msg = f"{path} can't be read: {error}. Nothing was answered from it"
+            raise SnapshotError(msg) from error
+        self._outputs = manifest.outputs
+        # A search that compares whole integers, never floats, and Python's own numbers
+        # as the outputs, many at once.
+        self._sorted = memoryview(self.index)
+        self._groups = [
+            (
+                group.names,
+                struct.Struct(_code(group)),
+                group.values.data.cast("B"),
+            )
+            for group in groups
+            if len(group.values)
+        ]
+
+    @property
+    def table(self) -> pa.Table:
+        """The rows with a column for each output, which are copied."""
+        return unpacked(self.packed, self._outputs)
+
+    def find(self, key: int | str, hashed: int) -> int | None:
+        """Return the row of a key."""
+        sought = hashed if self._strings else key
+        return self.match(key, sought, bisect_left(self._sorted, sought))
+
+    def match(self, key: int | str, sought: int | str, row: int) -> int | None:
+        """Return the row of a key, of those from `row` on that have what is sought."""
+        keys, index = self._keys, self._sorted
+        while row < len(index) and index[row] == sought:
+            # Two strings may share a hash: the key itself decides.
+            if keys is None or keys.is_at(row, key):
+                return row
+            row += 1
+        return None
+
+    def row(self, row: int) -> dict[str, Any]:
+        """Return the outputs of one row."""
+        if len(self._groups) == 1:  # As most have one type, in fewer steps.
+            names, packing, values = self._groups[0]
+            return dict(zip(names, packing.unpack_from(values, row * packing.size)))  # noqa: B905
+        outputs: dict[str, Any] = {}
+        for names, packing, values in self._groups:
+            at = row * packing.size
+            outputs.update(zip(names, packing.unpack_from(values, at), strict=True))
+        return outputs
+
+
+def _code(group: Group) -> str:
+    """Return how `struct` calls a row of a group."""
+    return f"={len(group.names)}{group.values.dtype.char.replace('l', 'q')}"
+
+
+class _Texts:
+    """A column of strings, compared in place."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._data, self._offsets = memoryview(b""), memoryview(b"")
+        if len(column):
+            _, offsets, data = column.chunk(0).buffers()
+            self._offsets = memoryview(offsets).cast("q")
+            # Arrow's bytes are signed: above 127 they would equal none of Python's.
+            self._data = memoryview(data or b"").cast("B")
+
+    def is_at(self, row: int, text: int | str) -> bool:
+        value = self._data[self._offsets[row] : self._offsets[row + 1]]
+        return value == str(text).encode()
+
+
+def map_shard(path: Path) -> pa.Table:
+    """Return the rows of a file, in place; who answers from them hashes it before."""
+    mapped = pa.memory_map(str(path))
+    table = pa.ipc.open_file(mapped, options=READING).read_all()
+    return table.combine_chunks() if table.num_columns and len(table) else table
