@@ -89,7 +89,7 @@ class Scorer:
             else load_module(release, device.torch)
         )
         if device.kind == "cuda":
-            # What loading began on its stream is there before a cuda_stream's stream reads it.
+            # What loading began on its stream is there before another stream reads it.
             torch.cuda.synchronize(device.torch)
         self.batch_rows = device.batch_rows
         self._shrinking = threading.Lock()
@@ -235,7 +235,7 @@ class Scorer:
         )
 
     def _cuda_stream(self) -> CudaStream | None:
-        """The cuda_stream of the thread that asks; a CPU has none."""
+        """The stream of the thread that asks, with its buffers; a CPU has none."""
         if self.usage and self._own.cuda_stream is None:
             outputs = self.release.contract.outputs
             types = {o.name: TENSOR_TYPES[o.dtype] for o in outputs}
