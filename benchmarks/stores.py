@@ -70,7 +70,7 @@ class BatchAssets(Store):
         self.serve(self._plan.version)
 
     def serve(self, version: str) -> None:
-        """Build the rows as a version of this name, prove them, and let readers sync_sink."""
+        """Build the rows as a version of this name, prove them, and let readers follow."""
         plan = self._plan.model_copy(update={"version": version})
         building = self.folder / f".building-{version}"
         build_version(building, plan, self._parts, {}, [])

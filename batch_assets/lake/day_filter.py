@@ -74,5 +74,5 @@ def is_text(dtype: pa.DataType) -> bool:
 def _midnight(day: date, dtype: pa.TimestampType, timezone: str) -> datetime:
     if dtype.tz is None:
         return datetime.combine(day, time())
-    # ReusedRows to UTC here: where no midnight was, this is the moment that the clocks went on.
+    # Taken to UTC here: where no midnight was, this is the moment that the clocks went on.
     return datetime.combine(day, time(), ZoneInfo(timezone)).astimezone(UTC)

@@ -73,7 +73,7 @@ def compiled_module(release: Release, device: Device, folder: Path) -> NativeMod
         raise ConfigError(msg)
     path = _path(folder, release, device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # StoredVersion while it is loaded: what is loaded is what was hashed.
+    # Held while it is loaded: what is loaded is what was hashed.
     with FileLock(path.with_suffix(".lock")):
         if not _whole(path):
             _compile(release, device, path)

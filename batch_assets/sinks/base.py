@@ -238,7 +238,7 @@ def must_be_newer(
     if served and served.order > about.order and not back:
         msg = (
             f"{served.name} is served, which is newer than {about.name}; {STAYS}. To go "
-            f"back on purpose: batch-assets sinks sync_sink {about.manifest.pipeline}"
+            f"back on purpose: batch-assets sinks follow {about.manifest.pipeline}"
         )
         raise SinkError(msg)
 

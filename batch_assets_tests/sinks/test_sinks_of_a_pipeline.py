@@ -117,7 +117,7 @@ def test_a_sink_that_is_down_fails_alone_and_catches_up(project, on, monkeypatch
         patch.setenv("TOY_REDIS", nowhere)
         out = cli("snapshot", "rollback", "toy", "--why", "wrong", code=1)
     assert f"postgres: serves {FIRST}" in out
-    assert "try again with: batch-assets sinks sync_sink toy" in out
+    assert "try again with: batch-assets sinks follow toy" in out
 
     # And the next night does it, without anybody's doing.
     result = project.materialize("toy", ["redis_snapshot"], SECOND, on)

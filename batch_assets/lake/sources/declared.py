@@ -35,7 +35,7 @@ DAY = re.compile(r"\{\{\s*day\s*\}\}")
 HISTORY = Field(
     default=None,
     description="`none` where the source tells only what holds now, so that nothing but "
-    "the newest day can be read; `days` where it tells of every day. ReusedRows from the "
+    "the newest day can be read; `days` where it tells of every day. Taken from the "
     "source if left out.",
 )
 History = Literal["days", "none"]
