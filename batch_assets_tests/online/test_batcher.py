@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def occupied(batcher: Batcher, gate: Gate, item: int = 0) -> asyncio.Task[Any]:
+async def hold(batcher: Batcher, gate: Gate, item: int = 0) -> asyncio.Task[Any]:
     """An item that is being scored, so that all others wait."""
     task = asyncio.create_task(batcher.submit([item]))
     await until(gate.entered.is_set)
@@ -113,7 +113,7 @@ def test_what_comes_while_a_batch_is_scored_is_the_next_batch() -> None:
 
     async def main() -> None:
         batcher = make(gate, max_wait_ms=0)
-        first = await occupied(batcher, gate)
+        first = await hold(batcher, gate)
         later = [asyncio.create_task(batcher.submit([n])) for n in (1, 2, 3)]
         await until(lambda: batcher.waiting == 3)
         gate.open.set()
@@ -129,7 +129,7 @@ def test_batches_are_first_come_first_served() -> None:
 
     async def main() -> None:
         batcher = make(gate)
-        tasks = [await occupied(batcher, gate)]
+        tasks = [await hold(batcher, gate)]
         for n in range(1, 12):
             tasks.append(asyncio.create_task(batcher.submit([n])))
             await asyncio.sleep(0)
@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused_whole_and_told_when_to_come_back() -> None
         await batcher.submit([0])
         gate.open.clear()
         gate.entered.clear()
-        tasks = [await occupied(batcher, gate)]
+        tasks = [await hold(batcher, gate)]
         tasks += [asyncio.create_task(batcher.submit([n])) for n in (1, 2, 3)]
         await until(lambda: batcher.waiting == 3)
         with pytest.raises(FullError, match="3 rows wait already and 3 came") as full:
@@ -323,7 +323,7 @@ def test_whoever_leaves_is_not_scored_and_takes_no_room_and_nobody_else_notices(
 
     async def main() -> None:
         batcher = make(gate, max_queue=4)
-        first = await occupied(batcher, gate)
+        first = await hold(batcher, gate)
         stay, leave = (asyncio.create_task(batcher.submit(i)) for i in ([1, 2], [3, 4]))
         await until(lambda: batcher.waiting == 4)
         leave.cancel()
@@ -362,7 +362,7 @@ def test_everybody_leaving_leaves_a_batcher_that_works() -> None:
 
     async def main() -> None:
         batcher = make(gate)
-        tasks = [await occupied(batcher, gate)]
+        tasks = [await hold(batcher, gate)]
         tasks += [asyncio.create_task(batcher.submit([n])) for n in range(50)]
         await until(lambda: batcher.waiting == 50)
         for task in tasks:
@@ -429,7 +429,7 @@ def test_if_scoring_is_over_everybody_is_told() -> None:
 
     async def main() -> list[Any]:
         batcher = make(gate)
-        tasks = [await occupied(batcher, gate)]
+        tasks = [await hold(batcher, gate)]
         tasks += [asyncio.create_task(batcher.submit([n])) for n in range(9)]
         await until(lambda: batcher.waiting == 9)
         gate.open.set()
