@@ -89,19 +89,12 @@ def sync_sink(
         # Two loads of one version at once do no harm, but twice the work. Not the lock
         # of the swap: whoever rolls back does not wait for a load.
         with filelock.FileLock(locks / ".sinks-load.lock"):
-            copy = _stored(sink).get(about.name)
-            if not _is_ready(copy, about):
-                loaded = _load(sink, version, copy)
+            loaded = _load(sink, version)
     # To look at what is served here and to swap is one act, or a slow load could undo
     # a rollback.
     with filelock.FileLock(locks / ".sinks-swap.lock"):
         guard()
-        if store.served() != about.name:
-            msg = (
-                f"{about.name} is not served here any more, so {sink.address} was not "
-                f"swapped to it; {STAYS}. Start it again."
-            )
-            raise SinkError(msg)
+        _must_still_be_served(store, about, sink)
         swapped = sink.current() != about.name
         if swapped:
             sink.swap(about, back=back)
@@ -115,6 +108,15 @@ def sync_sink(
         seconds=time.monotonic() - began,
         dropped=dropped,
     )
+
+
+def _must_still_be_served(store: SnapshotStore, about: SinkVersion, sink: Sink) -> None:
+    if store.served() != about.name:
+        msg = (
+            f"{about.name} is not served here any more, so {sink.address} was not "
+            f"swapped to it; {STAYS}. Start it again."
+        )
+        raise SinkError(msg)
 
 
 def _taken_back(
@@ -169,9 +171,12 @@ def _is_ready(copy: StoredVersion | None, about: SinkVersion) -> bool:
     return bool(copy and copy.served_at and copy.about.is_alike(about))
 
 
-def _load(sink: Sink, version: Version, copy: StoredVersion | None) -> int:
+def _load(sink: Sink, version: Version) -> int:
     """Load the shards that are not recorded, prove all; return how many were loaded."""
     about = SinkVersion.of(version)
+    copy = _stored(sink).get(about.name)
+    if _is_ready(copy, about):
+        return 0
     if copy and not copy.about.is_alike(about):
         log.warning("%s holds something else as %s", sink.address, about.name)
         sink.drop(about.name)
