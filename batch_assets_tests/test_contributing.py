@@ -26,7 +26,8 @@ HANDED_ON = PACKAGE / "spec" / "__init__.py"
 # Where the word is said, and is no name of a kind.
 OTHER_MEANINGS = {
     "sql": {"component.py", "cli"},  # The starter is a query; `snapshot sql`.
-    "local": {"sinks", "scoring"},  # A host that is this machine.
+    # A host that is this machine, and what lies on it.
+    "local": {"sinks", "scoring", "storage"},
 }
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.lake.claims import claimed
+from batch_assets_tests.parts_by_hand import facts_of
 from batch_assets_tests.projects import FIRST, SECOND, errors_of, state_of
 from batch_assets_tests.toys import make_rows, read_day, write_source
 
@@ -156,9 +157,7 @@ def test_a_run_that_died_between_two_commits_is_mended_by_the_next(served, insta
     source = write_source(served.folder, rows, day=SECOND)
     os.utime(source, ns=(time, time))
     assert served.run("toy", SECOND, instance).success
-    lake.quarantined_rows.commit_day(
-        SECOND, stale, schema, {"job": stale[0].receipt.job}
-    )
+    lake.quarantined_rows.commit_day(SECOND, stale, schema, facts_of(stale[0]))
     assert lake.books(SECOND).open_after_validation()
     assert served.run("toy", SECOND, instance).success
     assert not lake.books(SECOND).open_after_validation()
