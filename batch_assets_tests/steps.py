@@ -8,7 +8,7 @@ import pyarrow as pa
 from batch_assets.incremental.baseline import Baseline
 from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.day_run import DayRun
-from batch_assets.lake.raw import Copied, RawLayout, copy_day
+from batch_assets.lake.raw import Copied, RawSettings, copy_day
 from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -39,14 +39,15 @@ def take(
     schema: pa.Schema,
     shards: int,
     row_group_rows: int,
+    allow_empty: bool = False,
     guard: Guard = nothing,
     progress: Progress = unseen,
     **changes: Any,
 ) -> Copied:
     """Copy or pin a day of a source; `changes` go to `copy_day`."""
     run = DayRun(lake, context.day, guard, progress)
-    layout = RawLayout(schema, shards, row_group_rows)
-    return copy_day(run, source, context, layout, **changes)
+    settings = RawSettings(schema, shards, row_group_rows, allow_empty)
+    return copy_day(run, source, context, settings, **changes)
 
 
 def validate_rows(

@@ -28,7 +28,7 @@ import torch
 from batch_assets import Snapshot
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
-from batch_assets.lake.raw import RawLayout, copy_day
+from batch_assets.lake.raw import RawSettings, copy_day
 from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
@@ -102,7 +102,7 @@ def prepare(root: Path, rows: int) -> None:
         run,
         ParquetSource(kind="parquet", glob="days/*.parquet"),
         ReadContext(DAY, "UTC", "user_id", base=root, project=root),
-        RawLayout(contract.raw_schema(), SHARDS, 131_072),
+        RawSettings(contract.raw_schema(), SHARDS, 131_072),
         check=lambda schema: contract.check_schema(schema, "the source"),
         newest=DAY,
     )

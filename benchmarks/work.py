@@ -16,7 +16,7 @@ from deltalake import convert_to_deltalake
 
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.parts import Part
-from batch_assets.lake.raw import RawLayout, copy_day
+from batch_assets.lake.raw import RawSettings, copy_day
 from batch_assets.lake.sources import DeltaSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -138,7 +138,7 @@ def _validated(
         day_run,
         DeltaSource(kind="delta", table=str(root / source), day_column=None),
         ReadContext(day, "UTC", contract.key.name, base=root, project=root),
-        RawLayout(contract.raw_schema(), shards, ROW_GROUP_ROWS),
+        RawSettings(contract.raw_schema(), shards, ROW_GROUP_ROWS),
         check=lambda schema: contract.check_schema(schema, "the source"),
         newest=day,
     )

@@ -13,7 +13,7 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
-from batch_assets.lake.raw import RawLayout, copy_day, pin_of
+from batch_assets.lake.raw import RawSettings, copy_day, pin_of
 from batch_assets.lake.sources import ReadContext
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
@@ -61,12 +61,16 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                     base=pipeline.base,
                     project=pipeline.project,
                 ),
-                RawLayout(contract.raw_schema(), spec.shards, spec.row_group_rows),
+                RawSettings(
+                    contract.raw_schema(),
+                    spec.shards,
+                    spec.row_group_rows,
+                    allow_empty=spec.allow_empty,
+                ),
                 check=lambda schema: contract.check_schema(
                     schema, f"the source of {spec.name}"
                 ),
                 newest=newest_day(spec, datetime.now(UTC)),
-                allow_empty=spec.allow_empty,
                 force=config.force,
             )
         if at := copied.forced_at:

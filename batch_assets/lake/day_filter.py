@@ -65,7 +65,7 @@ def of_no_day(name: str) -> pc.Expression:
 
 def is_text(dtype: pa.DataType) -> bool:
     """Return whether a type is one of Arrow's for text."""
-    return (
+    return bool(
         pa.types.is_string(dtype)
         or pa.types.is_large_string(dtype)
         or pa.types.is_string_view(dtype)

@@ -162,7 +162,7 @@ def _spans(footer: pq.FileMetaData, groups: Sequence[int]) -> Iterator[tuple[int
 
 def _start(column: pq.ColumnChunkMetaData) -> int:
     dictionary = column.dictionary_page_offset
-    return column.data_page_offset if dictionary is None else dictionary
+    return int(column.data_page_offset if dictionary is None else dictionary)
 
 
 def sealed_part(path: StoragePath) -> Part[Receipt]:

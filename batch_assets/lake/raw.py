@@ -31,15 +31,19 @@ from batch_assets.lake.tables import Lake
 
 
 @dataclass(frozen=True)
-class RawLayout:
-    """How raw rows lie: their columns in order, the shards, the rows of a row group."""
+class RawSettings:
+    """How raw rows are taken: their columns in order, and how they lie.
+
+    With `allow_empty`, a day without rows is no error.
+    """
 
     schema: pa.Schema
     shards: int
     row_group_rows: int
+    allow_empty: bool = False
 
     @property
-    def settings(self) -> list[Any]:
+    def inputs(self) -> list[Any]:
         """What of it changes the job."""
         return [self.shards, self.row_group_rows, self.schema]
 
@@ -66,11 +70,10 @@ def copy_day(
     run: DayRun,
     source: Source,
     context: ReadContext,
-    layout: RawLayout,
+    settings: RawSettings,
     *,
     check: Callable[[pa.Schema], None],
     newest: str,
-    allow_empty: bool = False,
     force: bool = False,
 ) -> Copied:
     """Copy a day of a source into the lake, or pin it.
@@ -82,10 +85,9 @@ def copy_day(
         run: the day to make.
         source: where the rows come from.
         context: for which day, and from where, the source is read.
-        layout: of the rows; of a pinned source, the key alone is written.
+        settings: of the rows; of a pinned source, the key alone is written.
         check: judges the source's columns before a row is read; raises to stop.
         newest: the day that ended last.
-        allow_empty: a day without rows is no error.
         force: take what the source holds now, though the day be an older one.
 
     Raises:
@@ -97,39 +99,39 @@ def copy_day(
     table = lake.raw_features
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
-        return _as_it_was_taken(lake, context, newest, layout)
+        return _as_it_was_taken(lake, context, newest, settings)
     pinned = source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
-    job = job_of(day, identity, *layout.settings)
+    job = job_of(day, identity, *settings.inputs)
     if (done := table.done(day, job, context.key)) is not None:
         return Copied(job, done, unchanged=True, forced_at=lake.forced_at(day))
     with ExitStack() as stack:
         if pinned:
             check(pinned.schema)
-            layout = replace(
-                layout, schema=pa.schema([layout.schema.field(context.key)])
+            settings = replace(
+                settings, schema=pa.schema([settings.schema.field(context.key)])
             )
-            batches = pinned.batches(layout.schema.names)
+            batches = pinned.batches(settings.schema.names)
         else:
             reader = stack.enter_context(source.read(context))
             check(reader.schema)
             batches = _unbroken(reader, day)
-        writer = _RawWriter(stack, run, context.key, job, layout)
+        writer = _RawWriter(stack, run, context.key, job, settings)
         for batch in batches:
             writer.write(batch)
             run.progress(len(batch))
-        parts = writer.finish(pinned, allow_empty=allow_empty)
+        parts = writer.finish(pinned, allow_empty=settings.allow_empty)
     if source.signature(context) != before:
         msg = f"the source of {day} changed while it was read. Run the day again."
         raise SourceError(msg)
     facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
-    table.commit_day(day, parts, layout.schema, facts, guard=run.guard)
+    table.commit_day(day, parts, settings.schema, facts, guard=run.guard)
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
 
 
 def _as_it_was_taken(
-    lake: Lake, context: ReadContext, newest: str, layout: RawLayout
+    lake: Lake, context: ReadContext, newest: str, settings: RawSettings
 ) -> Copied:
     """The committed day, if nothing but the source could be another by now.
 
@@ -139,7 +141,7 @@ def _as_it_was_taken(
     day, table = context.day, lake.raw_features
     commit = table.last_commit(day)
     if commit and commit.facts.job == job_of(
-        day, commit.facts.source, *layout.settings
+        day, commit.facts.source, *settings.inputs
     ):
         done = table.done(day, commit.facts.job, context.key)
         if done is not None:
@@ -164,22 +166,22 @@ class _RawWriter:
     """Cuts batches into the parts of a day, one for each shard."""
 
     def __init__(
-        self, stack: ExitStack, run: DayRun, key: str, job: str, layout: RawLayout
+        self, stack: ExitStack, run: DayRun, key: str, job: str, settings: RawSettings
     ) -> None:
         self._day, self._key, self._job = run.day, key, job
-        self._schema = layout.schema
-        self._totals = [ControlTotal()] * layout.shards
+        self._schema = settings.schema
+        self._totals = [ControlTotal()] * settings.shards
         self._writers = [
             stack.enter_context(
                 PartWriter(
                     run.lake.raw_features.part_path(run.day, shard, job, 0),
-                    layout.schema,
-                    row_group_rows=layout.row_group_rows,
+                    settings.schema,
+                    row_group_rows=settings.row_group_rows,
                     numbers=True,
                     compression=FEATURES,
                 )
             )
-            for shard in range(layout.shards)
+            for shard in range(settings.shards)
         ]
 
     def write(self, batch: pa.RecordBatch) -> None:

@@ -177,7 +177,7 @@ def plain(dtype: pa.DataType) -> pa.DataType:
 
 
 def _is_text(dtype: pa.DataType) -> bool:
-    return plain(dtype) == pa.string()
+    return bool(plain(dtype) == pa.string())
 
 
 def _name(path: Path, project: Path) -> str:

@@ -81,7 +81,7 @@ def fits(got: pa.DataType, expected: pa.DataType) -> bool:
         return True
     if types.is_integer(got) and name in MOST_DIGITS:
         signed = types.is_signed_integer(got)
-        return got.bit_width < expected.bit_width + int(signed)
+        return bool(got.bit_width < expected.bit_width + int(signed))
     if types.is_integer(got) and name in WHOLE_BITS:
         return bool(got.bit_width < WHOLE_BITS[name])
     if types.is_floating(got) and name in WHOLE_BITS:

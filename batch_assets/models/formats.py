@@ -8,6 +8,7 @@ archive is first loaded with `weights_only`, and an archive that needs more is r
 import importlib
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,13 @@ def _from_weights(release: Release, path: Path) -> torch.nn.Module:
         msg = "safetensors hold weights alone, and no import_path names their class"
         raise ReleaseError(msg)
     module_name, _, attribute = spec.import_path.partition(":")
-    built = getattr(importlib.import_module(module_name), attribute)(**spec.arguments)
+    model_class = getattr(importlib.import_module(module_name), attribute)
+    built: torch.nn.Module = model_class(**spec.arguments)
     built.load_state_dict(load_file(path))
     return built
 
 
-def _checked(release: Release, load: Any) -> torch.nn.Module:
+def _checked(release: Release, load: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     try:
         return load()
     # torch, zipfile and a user's own class can raise anything here.

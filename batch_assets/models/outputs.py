@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from batch_assets.errors import ReleaseError, ScoringError
-from batch_assets.models.contract import Contract, Output, quoted
+from batch_assets.models.columns import quoted
+from batch_assets.models.contract import Contract, Output
 
 OUTPUT_TYPES = {
     "float32": torch.float32,

@@ -139,7 +139,7 @@ def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
 
 def add_counts(counts: Sequence[Sequence[int]]) -> list[int]:
     """Add up the counts of several chunks."""
-    return np.sum(np.asarray(counts, dtype=np.int64), axis=0).tolist()
+    return [int(count) for count in np.sum(np.asarray(counts, dtype=np.int64), axis=0)]
 
 
 def psi(reference: Sequence[int], counts: Sequence[int]) -> float:
@@ -169,4 +169,5 @@ def ks(reference: Sequence[int], counts: Sequence[int]) -> float:
 
 def _shares(counts: Sequence[int]) -> np.ndarray:
     filled = np.maximum(np.asarray(counts, dtype=np.float64), EMPTY_BIN)
-    return filled / filled.sum()
+    shares: np.ndarray = filled / filled.sum()
+    return shares

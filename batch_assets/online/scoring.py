@@ -168,9 +168,10 @@ class LiveRelease:
             TooLongError: there are more rows than may wait.
         """
         try:
-            return self._requests.validate_json(body)["rows"]
+            rows: list[Row] = self._requests.validate_json(body)["rows"]
         except ValidationError as error:
             raise refused(error, "rows", self._expected) from None
+        return rows
 
     async def submit(self, rows: Sequence[Row]) -> Answers:
         """The outputs of each row, or why there are none: `BadRowError`, `FaultError`.

@@ -219,4 +219,5 @@ def duplicated_keys(part: StoragePath, key: str) -> pl.Series:
     )
     with duckdb.connect() as connection:
         connection.register("rows", pa.table({key: keys}))
-        return connection.sql(query).pl()[key]
+        repeated: pl.DataFrame = connection.sql(query).pl()
+    return repeated[key]

@@ -330,7 +330,7 @@ class CassandraSink:
         self, statements: Iterable[tuple[Any, Sequence[Any]]]
     ) -> Iterator[Any]:
         """Yield results in order, with no more than so many statements on their way."""
-        return execute_concurrent(
+        yield from execute_concurrent(
             self._session, statements, concurrency=IN_FLIGHT, results_generator=True
         )
 

@@ -74,6 +74,10 @@ INSERT INTO {schema}.pointer DEFAULT VALUES ON CONFLICT DO NOTHING;
 """
 
 
+# No other transaction moves the pointer before the one that read it ends.
+LOCKED: LiteralString = " FOR UPDATE"
+
+
 def open_sink(target: PostgresTarget, pipeline: str) -> "PostgresSink":
     """Open a pipeline's PostgreSQL.
 
@@ -208,9 +212,7 @@ class PostgresSink:
 
     def current(self) -> str | None:
         with self._store_errors():
-            if not self._is_there():
-                return None
-            return self._do("SELECT version FROM {schema}.pointer").fetchall()[0][0]
+            return self._pointer() if self._is_there() else None
 
     def stored_versions(self) -> list[StoredVersion]:
         with self._store_errors():
@@ -227,7 +229,7 @@ class PostgresSink:
     def drop(self, version: str) -> None:
         with self._store_errors(), self._connection.transaction():
             self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-            must_not_be_served(version, self._pointer())
+            must_not_be_served(version, self._pointer(LOCKED))
             self._do("DELETE FROM {schema}.versions WHERE version = %s", version)
             self._do("DROP TABLE IF EXISTS {schema}.{rows}", rows=_rows(version))
 
@@ -281,10 +283,11 @@ class PostgresSink:
         )
         return bool(tables.fetchall())
 
-    def _pointer(self) -> str | None:
-        """Return what is served, which nobody can change before this transaction ends."""
-        rows = self._do("SELECT version FROM {schema}.pointer FOR UPDATE")
-        return rows.fetchall()[0][0]
+    def _pointer(self, lock: LiteralString = "") -> str | None:
+        """Return what is served; `lock` is a clause as FOR UPDATE."""
+        rows = self._do("SELECT version FROM {schema}.pointer" + lock)
+        version: str | None = rows.fetchall()[0][0]
+        return version
 
     def _about(self, version: str | None = None) -> SinkVersion:
         """Return what a version is of, or the one that is served."""
@@ -315,7 +318,7 @@ class PostgresSink:
 
     def _swap(self, about: SinkVersion, *, back: bool) -> None:
         self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
-        served = self._pointer()
+        served = self._pointer(LOCKED)
         records = self._do(
             "SELECT count(*) FROM {schema}.loaded WHERE version = %s", about.name
         )

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import dataclass
 
 from batch_assets.lake.receipts import OutputSummary
-from batch_assets.models.contract import quoted
+from batch_assets.models.columns import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
