@@ -1,6 +1,7 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -13,8 +14,10 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
-from batch_assets.lake.raw import RawSettings, copy_day, pin_of
+from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.sources import ReadContext
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
 
@@ -73,24 +76,33 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest_day(spec, datetime.now(UTC)),
                 force=config.force,
             )
-        if at := copied.forced_at:
+        if copied.forced_at:
             context.log.warning(
-                "%s has rows that were taken at %s, when the day was over", day, at
+                "%s has rows that were taken at %s, when the day was over",
+                day,
+                copied.forced_at,
             )
-        schema, pin = contract.raw_schema(), pin_of(copied.parts)
-        if pin:
-            schema = pa.schema([schema.field(contract.key.name)])
         return dg.MaterializeResult(
-            metadata={
-                **table_metadata(lake.raw_features.path, schema, copied.total.rows),
-                **total_metadata("raw", copied.total),
-                "shards": len(copied.parts),
-                "job": copied.job,
-                "unchanged": copied.unchanged,
-                **({"forced_at": dg.MetadataValue.timestamp(at)} if at else {}),
-                **({"pinned": pin.table, "pinned_version": pin.version} if pin else {}),
-            },
+            metadata=_metadata(lake, contract, copied),
             data_version=dg.DataVersion(copied.job),
         )
 
     return raw_features
+
+
+def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
+    schema, pin = contract.raw_schema(), pin_of(copied.parts)
+    if pin:
+        schema = pa.schema([schema.field(contract.key.name)])
+    metadata = {
+        **table_metadata(lake.raw_features.path, schema, copied.total.rows),
+        **total_metadata("raw", copied.total),
+        "shards": len(copied.parts),
+        "job": copied.job,
+        "unchanged": copied.unchanged,
+    }
+    if copied.forced_at:
+        metadata["forced_at"] = dg.MetadataValue.timestamp(copied.forced_at)
+    if pin:
+        metadata |= {"pinned": pin.table, "pinned_version": pin.version}
+    return metadata

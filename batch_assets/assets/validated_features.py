@@ -12,8 +12,10 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
+from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
 from batch_assets.quality.pieces import quarantine_schema, validated_schema
-from batch_assets.quality.validation import validate_day
+from batch_assets.quality.validation import Validated, validate_day
 from batch_assets.resources import EngineResource, StorageResource
 
 VALIDATED = (
@@ -60,39 +62,44 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
             )
-        facts: dict[str, Any] = {
-            "engine": engines.of(spec).kind,
-            "job": done.job,
-            "unchanged": done.unchanged,
-        }
-        quarantined = quarantine_schema(contract)
-        yield dg.MaterializeResult(
-            asset_key=pipeline.key("quarantined_rows"),
-            metadata={
-                **table_metadata(
-                    lake.quarantined_rows.path, quarantined, done.quarantine.rows
-                ),
-                **total_metadata("quarantined", done.quarantine),
-                "rules": dg.MetadataValue.json(done.rules),
-                **facts,
-            },
-            data_version=dg.DataVersion(done.job),
-        )
-        yield dg.MaterializeResult(
-            asset_key=pipeline.key("validated_features"),
-            metadata={
-                **table_metadata(
-                    lake.validated_features.path,
-                    validated_schema(contract, fingerprints=spec.incremental),
-                    done.total.rows,
-                ),
-                **total_metadata("raw", done.raw),
-                **total_metadata("validated", done.total),
-                "quarantined_rows": done.quarantine.rows,
-                "contract": contract.digest,
-                **facts,
-            },
-            data_version=dg.DataVersion(done.job),
-        )
+        yield from _results(pipeline, lake, contract, done, engines.of(spec).kind)
 
     return validated_features
+
+
+def _results(
+    pipeline: Pipeline, lake: Lake, contract: Contract, done: Validated, engine: str
+) -> Iterator[dg.MaterializeResult]:
+    spec = pipeline.spec
+    of_both: dict[str, Any] = {
+        "engine": engine,
+        "job": done.job,
+        "unchanged": done.unchanged,
+    }
+    version = dg.DataVersion(done.job)
+    quarantined = quarantine_schema(contract)
+    yield dg.MaterializeResult(
+        asset_key=pipeline.key("quarantined_rows"),
+        metadata={
+            **table_metadata(
+                lake.quarantined_rows.path, quarantined, done.quarantine.rows
+            ),
+            **total_metadata("quarantined", done.quarantine),
+            "rules": dg.MetadataValue.json(done.rules),
+            **of_both,
+        },
+        data_version=version,
+    )
+    validated = validated_schema(contract, fingerprints=spec.incremental)
+    yield dg.MaterializeResult(
+        asset_key=pipeline.key("validated_features"),
+        metadata={
+            **table_metadata(lake.validated_features.path, validated, done.total.rows),
+            **total_metadata("raw", done.raw),
+            **total_metadata("validated", done.total),
+            "quarantined_rows": done.quarantine.rows,
+            "contract": contract.digest,
+            **of_both,
+        },
+        data_version=version,
+    )

@@ -184,12 +184,7 @@ class Table(Generic[R, C]):
             if not parts:
                 return
             self._create(schema)
-        # What is committed is what lies there, not what was meant to be written.
-        there = each(self.path, _opened, [part.path for part in parts])
-        for part, found in zip(parts, there, strict=True):
-            if found != part:
-                msg = f"part {part.path} was changed while its day was made"
-                raise CorruptPartError(msg)
+        self._must_be_as_written(parts)
         recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts)}
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
@@ -217,6 +212,14 @@ class Table(Generic[R, C]):
             "writers were faster each time. The table is as it was; run the day again."
         )
         raise CommitError(msg)
+
+    def _must_be_as_written(self, parts: Sequence[Part[R]]) -> None:
+        """Refuse to commit what was meant to be written but does not lie there."""
+        stored = each(self.path, _opened, [part.path for part in parts])
+        for part, opened in zip(parts, stored, strict=True):
+            if opened != part:
+                msg = f"part {part.path} was changed while its day was made"
+                raise CorruptPartError(msg)
 
     def _changes(
         self, table: DeltaTable, day: str, parts: Sequence[Part[R]]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -46,6 +46,10 @@ class RawSettings:
     def inputs(self) -> list[Any]:
         """What of it changes the job."""
         return [self.shards, self.row_group_rows, self.schema]
+
+    def of_the_key(self, key: str) -> Self:
+        """Return them for the key alone: the other columns stay where they are pinned."""
+        return replace(self, schema=pa.schema([self.schema.field(key)]))
 
 
 @dataclass(frozen=True)
@@ -109,10 +113,8 @@ def copy_day(
     with ExitStack() as stack:
         if pinned:
             check(pinned.schema)
-            settings = replace(
-                settings, schema=pa.schema([settings.schema.field(context.key)])
-            )
-            batches = pinned.batches(settings.schema.names)
+            settings = settings.of_the_key(context.key)
+            batches = pinned.batches([context.key])
         else:
             reader = stack.enter_context(source.read(context))
             check(reader.schema)

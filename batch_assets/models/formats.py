@@ -49,8 +49,8 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
 
 def save_module(
     module: torch.nn.Module, example: torch.Tensor, folder: Path, model_format: str
-) -> str:
-    """Write a module into a folder; give the file's name.
+) -> None:
+    """Write a module into a folder, under its format's name in `FILES`.
 
     The name is fixed: a `.pt2` archive holds its own, and the digest with it. Of a tensor
     that is a piece of another, only its own values are written.
@@ -70,7 +70,6 @@ def save_module(
     except Exception as error:
         msg = f"the model can't be stored as {model_format}: {type(error).__name__}: {error}"
         raise ReleaseError(msg) from error
-    return path.name
 
 
 def _save_program(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:

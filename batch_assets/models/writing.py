@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from batch_assets.errors import ReleaseError
 from batch_assets.models.columns import quoted
 from batch_assets.models.contract import Contract
-from batch_assets.models.formats import load_module, save_module
+from batch_assets.models.formats import FILES, load_module, save_module
 from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
@@ -29,6 +29,11 @@ from batch_assets.models.release import (
     sha256_of,
 )
 from batch_assets.models.row_independence import Outputs, ask, must_stand_alone
+
+# How far the golden outputs may be off, absolutely and relatively, per kind of device.
+TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
+# Of a file that is listed before it is written.
+NOT_YET = FileEntry(size=0, sha256="")
 
 
 def write_release(
@@ -80,46 +85,52 @@ def write_release(
         msg = f"{folder} is not empty and holds no release: nothing was written there"
         raise ReleaseError(msg)
     rows = _golden_rows(golden_inputs, contract)
-    golden = Golden(rows=len(rows), tolerance=tolerance or {"cpu": 1e-5, "cuda": 1e-3})
-    known = _references(reference or {}, reference_days, contract)
+    manifest = Manifest(
+        name=name,
+        model=ModelSpec(
+            format=model_format,
+            file=FILES[model_format],
+            torch=torch.__version__.split("+")[0],
+            import_path=import_path,
+            arguments=arguments or {},
+        ),
+        contract=contract,
+        golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
+        reference=_references(reference or {}, reference_days, contract),
+        files=dict.fromkeys((FILES[model_format], GOLDEN), NOT_YET),
+        about=about or {},
+    )
+    with _nothing_written(name):
+        _write(folder, module, rows, manifest)
+    return open_release(folder)
+
+
+def _write(
+    folder: Path, module: torch.nn.Module, rows: torch.Tensor, manifest: Manifest
+) -> None:
+    """Write all files beside the folder, prove what they say, and put them in its place."""
+    contract, within = manifest.contract, manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp,
-        _nothing_written(name),
-    ):
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
         made = Path(tmp) / folder.name
         made.mkdir()
         with _evaluating(module):
             outputs = _golden_outputs(module, rows, contract)
-            must_stand_alone(module, rows, contract, outputs, golden.within("cpu"))
-            file = save_module(module, rows, made, model_format)
+            must_stand_alone(module, rows, contract, outputs, within)
+            save_module(module, rows, made, manifest.model.format)
         _write_golden(made / GOLDEN, rows, outputs)
-        manifest = Manifest(
-            name=name,
-            model=ModelSpec(
-                format=model_format,
-                file=file,
-                torch=torch.__version__.split("+")[0],
-                import_path=import_path,
-                arguments=arguments or {},
-            ),
-            contract=contract,
-            golden=golden,
-            reference=known,
-            files={
-                p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
-                for p in sorted(made.iterdir())
-            },
-            about=about or {},
-        )
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
+        files = {
+            p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
+            for p in sorted(made.iterdir())
+        }
+        shown = manifest.model_copy(update={"files": files}).model_dump(mode="json")
+        text = json.dumps(shown, indent=2, sort_keys=True)
         (made / MANIFEST).write_text(text + "\n", encoding="utf-8")
         written = load_module(open_release(made), torch.device("cpu"))
-        must_stand_alone(written, rows, contract, outputs, golden.within("cpu"))
+        must_stand_alone(written, rows, contract, outputs, within)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
-    return open_release(folder)
 
 
 def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:

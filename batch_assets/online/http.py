@@ -14,44 +14,38 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
-from urllib.parse import unquote
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from batch_assets.online.batcher import ClosedError, FullError
 from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Served
-from batch_assets.online.scoring import (
-    Answers,
-    BadRequestError,
-    BadRowError,
-    TooLongError,
-    keys_of,
-    refused,
+from batch_assets.online.requests import Timed, is_utf8, read_body, unless_gone
+from batch_assets.online.responses import (
+    HANDLERS,
+    Json,
+    RefusedError,
+    outcome_of,
+    queue_is_full,
+    source_of,
+    status_of,
+    unavailable,
 )
-from batch_assets.scoring.faults import FaultError
-from batch_assets.snapshots.version import SHOWN, Version, age_of, integer_of
-
-Answer = TypeVar("Answer")
+from batch_assets.online.scoring import keys_of, refused
+from batch_assets.snapshots.version import SHOWN, Version, integer_of
 
 log = logging.getLogger(__name__)
 
 MAX_KEYS = 1_000
-# To read a body holds the event loop: 10 ms for one of this size.
-MAX_BODY = 1 << 20
 # What nginx calls a request whose client has left; nobody reads the answer.
 CLIENT_LEFT = 499
 
@@ -69,25 +63,6 @@ class AnyText(Convertor[str]):
 
 
 register_url_convertor("any", AnyText())
-
-
-class RefusedError(Exception):
-    """What is answered instead: a status, a body that says why, and headers."""
-
-    def __init__(self, status: int, body: str | dict[str, Any], **headers: str) -> None:
-        super().__init__(status, body)
-        self.status = status
-        self.body = body if isinstance(body, dict) else {"error": body}
-        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
-
-
-class Json(Response):
-    """An answer as JSON; a number that JSON does not know becomes null."""
-
-    media_type = "application/json"
-
-    def render(self, content: Any) -> bytes:
-        return to_json(content, inf_nan_mode="null")
 
 
 class Online:
@@ -113,13 +88,8 @@ class Online:
             Route("/readyz", self.readyz),
             Route("/metrics", self.show_metrics),
         ]
-        handlers: Mapping[Any, Any] = {
-            RefusedError: _refuse,
-            HTTPException: _refuse_route,
-            BadRequestError: _refuse_body,
-        }
         app = Starlette(
-            routes=routes, lifespan=self._lifespan, exception_handlers=handlers
+            routes=routes, lifespan=self._lifespan, exception_handlers=HANDLERS
         )
         return Timed(app, self.metrics)
 
@@ -154,7 +124,7 @@ class Online:
         version = self._opened(request)
         text = request.path_params["key"]
         key = integer_of(text) if version.manifest.key_dtype == "int64" else text
-        if key is None or not _is_utf8(request):
+        if key is None or not is_utf8(request):
             name, dtype = version.manifest.key, version.manifest.key_dtype
             kind = "an int64" if dtype == "int64" else "a string in UTF-8"
             raise RefusedError(422, f"the key '{name}' is {kind}, got '{text[:SHOWN]}'")
@@ -164,12 +134,12 @@ class Online:
         if found is None:
             raise RefusedError(404, self._missing(text, served, version))
         return Json(
-            _source(version) | {"key": found.key, "outputs": found.outputs},
+            source_of(version) | {"key": found.key, "outputs": found.outputs},
         )
 
     async def lookup(self, request: Request) -> Response:
         version = self._opened(request)
-        body = await _body(request)
+        body = await read_body(request)
         dtype = version.manifest.key_dtype
         try:
             keys = self._keys[dtype].validate_json(body)["keys"]
@@ -183,16 +153,16 @@ class Online:
         there = len(keys) - found.count(None)
         self._count_keys(self._served(request), found=there, asked=len(keys))
         return Json(
-            _source(version) | {"missing": len(keys) - there, "answers": answers}
+            source_of(version) | {"missing": len(keys) - there, "answers": answers}
         )
 
     async def score(self, request: Request) -> Response:
         served = self._served(request)
-        body = await _body(request)
+        body = await read_body(request)
         while True:
             live = served.live
             if live is None:
-                raise _unavailable(
+                raise unavailable(
                     f"{served.name} scores nothing: {served.why_not_scored}"
                 )
             rows = live.rows(body)
@@ -200,11 +170,11 @@ class Online:
                 answers = await unless_gone(request, live.submit(rows))
             except ClosedError:
                 if served.live is live:
-                    raise _unavailable(f"{served.name} can't score any more") from None
+                    raise unavailable(f"{served.name} can't score any more") from None
                 continue  # Another release has taken over, or none.
-            except FullError as full:
+            except FullError as error:
                 self.metrics.rows.labels(served.name, "refused").inc(len(rows))
-                raise _full(full) from None
+                raise queue_is_full(error) from None
             except ClientDisconnect:
                 self.metrics.rows.labels(served.name, "gone").inc(len(rows))
                 return Response(status_code=CLIENT_LEFT)
@@ -221,7 +191,7 @@ class Online:
                 "failed": sum("error" in one for one in shown),
                 "answers": shown,
             },
-            status_code=_status(answers),
+            status_code=status_of(answers),
         )
 
     async def about(self, request: Request) -> Response:
@@ -240,7 +210,7 @@ class Online:
         return Json(
             {
                 "pipeline": served.name,
-                "snapshot": _source(version)
+                "snapshot": source_of(version)
                 | {
                     "keys": version.manifest.rows,
                     "coverage": version.manifest.coverage,
@@ -264,9 +234,9 @@ class Online:
             if not served.settled
         }
         if self.closing:
-            raise _unavailable("it is shutting down")
+            raise unavailable("it is shutting down")
         if waits:
-            raise _unavailable("; ".join(f"{n}: {why}" for n, why in waits.items()))
+            raise unavailable("; ".join(f"{n}: {why}" for n, why in waits.items()))
         return Json({"status": "ready"})
 
     async def show_metrics(self, _: Request) -> Response:
@@ -287,12 +257,12 @@ class Online:
     def _opened(self, request: Request) -> Version:
         served = self._served(request)
         if (version := served.opened) is None:
-            raise _unavailable(f"{served.name} is not served: {served.why_not_served}")
+            raise unavailable(f"{served.name} is not served: {served.why_not_served}")
         return version
 
     def _missing(self, key: str, served: Served, version: Version) -> dict[str, Any]:
         manifest = version.manifest
-        return _source(version) | {
+        return source_of(version) | {
             "error": f"'{key}' is not in version {version.name} of {served.name}, "
             f"which has {manifest.rows:,} keys of {manifest.day}",
             "hint": f"POST its features to /v1/{served.name}/score"
@@ -306,7 +276,7 @@ class Online:
                 self.metrics.keys.labels(served.name, label).inc(number)
 
     def _shown(self, served: Served, answer: Any) -> dict[str, Any]:
-        outcome = _outcome(answer)
+        outcome = outcome_of(answer)
         self.metrics.rows.labels(served.name, outcome).inc()
         if outcome == "scored":
             return {"outputs": answer}
@@ -329,129 +299,6 @@ class Online:
                 self.metrics.snapshot_stale.labels(name).set(snapshot.is_stale)
                 problem = snapshot.problem is not None
                 self.metrics.snapshot_problem.labels(name).set(problem)
-
-
-class Timed:
-    """Measures each request, from its arrival here to the head of its answer."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin = time.perf_counter()
-
-        async def timed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                seconds = time.perf_counter() - begin
-                route = getattr(scope.get("endpoint"), "__name__", "unknown")
-                status = str(message["status"])
-                self._metrics.requests.labels(route, status).inc()
-                self._metrics.request_seconds.labels(route).observe(seconds)
-                text = f"app;dur={1e3 * seconds:.3f}"
-                message["headers"].append((b"server-timing", text.encode()))
-            await send(message)
-
-        await self._app(scope, receive, timed)
-
-
-async def unless_gone(request: Request, work: Awaitable[Answer]) -> Answer:
-    """What `work` gives, or a cancelled `work` if the client leaves before.
-
-    Raises:
-        ClientDisconnect: it has left.
-    """
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        task.cancel()
-        await asyncio.wait({task})
-        raise ClientDisconnect
-    finally:
-        leaving.cancel()
-        task.cancel()
-
-
-def _source(version: Version) -> dict[str, Any]:
-    manifest = version.manifest
-    age, release = age_of(manifest), manifest.release
-    return {
-        "source": "snapshot",
-        "version": version.name,
-        "day": manifest.day,
-        "release": {"name": release.name, "digest": release.digest},
-        "age_seconds": round(age.total_seconds(), 3),
-        "is_stale": age > manifest.stale_after,
-    }
-
-
-def _is_utf8(request: Request) -> bool:
-    """Whether the path is text; a server puts a sign of its own where it is not."""
-    try:
-        unquote(request.scope["raw_path"], errors="strict")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-async def _body(request: Request) -> bytes:
-    """The body, if it is of a size that is read."""
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY:
-            raise RefusedError(
-                413, f"a body has {MAX_BODY:,} bytes at most; send fewer at once"
-            )
-    return bytes(body)
-
-
-def _outcome(answer: Any) -> str:
-    if isinstance(answer, BadRowError):
-        return "bad"
-    if isinstance(answer, FaultError):
-        return "faulty"
-    return "failed" if isinstance(answer, BaseException) else "scored"
-
-
-def _status(answers: Answers) -> int:
-    """200 if a row was scored; else why the first was not: its own fault, or not."""
-    outcomes = [_outcome(answer) for answer in answers]
-    if "scored" in outcomes:
-        return 200
-    return 503 if outcomes[0] == "failed" else 422
-
-
-def _unavailable(why: str) -> RefusedError:
-    return RefusedError(503, why, retry_after="1")
-
-
-def _full(full: FullError) -> RefusedError:
-    seconds = max(math.ceil(full.retry_after), 1)
-    return RefusedError(
-        429, f"{full}; come back in {seconds} s", retry_after=str(seconds)
-    )
-
-
-async def _refuse(_: Request, error: RefusedError) -> Response:
-    return Json(error.body, status_code=error.status, headers=error.headers)
-
-
-async def _refuse_route(request: Request, error: HTTPException) -> Response:
-    text = f"{request.method} {request.url.path}: {error.detail}"
-    return Json({"error": text}, status_code=error.status_code, headers=error.headers)
-
-
-async def _refuse_body(_: Request, error: BadRequestError) -> Response:
-    status = 413 if isinstance(error, TooLongError) else 422 if error.problems else 400
-    shown = {"error": str(error), "problems": [asdict(p) for p in error.problems]}
-    return Json(shown, status_code=status)
 
 
 def _say_why(following: asyncio.Task[None]) -> None:

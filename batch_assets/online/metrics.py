@@ -26,70 +26,60 @@ class Metrics:
     """The metrics of one service, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._registry = on = CollectorRegistry()
-        ProcessCollector(registry=on)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=on)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=on)
-
-        def histogram(
-            name: str, text: str, buckets: tuple[float, ...], *labels: str
-        ) -> Histogram:
-            return Histogram(PREFIX + name, text, labels, buckets=buckets, registry=on)
-
-        self.requests = counter(
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self.requests = self._counter(
             "requests", "Requests, by route and status.", "route", "status"
         )
-        self.request_seconds = histogram(
+        self.request_seconds = self._histogram(
             "request_seconds",
             "From a request's arrival in the app to the head of its answer.",
             SECONDS,
             "route",
         )
-        self.keys = counter(
+        self.keys = self._counter(
             "keys", "Keys that were looked up: found, or missing.", "pipeline", "found"
         )
-        self.rows = counter(
+        self.rows = self._counter(
             "rows",
             "Rows sent to be scored: scored, bad (against a rule), faulty (the model has "
             "no answer), failed (no row's fault), refused (no room), gone (the client).",
             "pipeline",
             "outcome",
         )
-        self.batch_rows = histogram(
+        self.batch_rows = self._histogram(
             "batch_rows", "Rows of a batch of the model.", ROWS, "pipeline"
         )
-        self.batch_seconds = histogram(
+        self.batch_seconds = self._histogram(
             "batch_seconds", "From a batch to its answers.", SECONDS, "pipeline"
         )
-        self.wait_seconds = histogram(
+        self.wait_seconds = self._histogram(
             "wait_seconds",
             "How long the first row of a batch waited.",
             SECONDS,
             "pipeline",
         )
-        self.waiting_rows = gauge("waiting_rows", "Rows that wait now.", "pipeline")
-        self.scores = gauge(
+        self.waiting_rows = self._gauge(
+            "waiting_rows", "Rows that wait now.", "pipeline"
+        )
+        self.scores = self._gauge(
             "scores",
             "1 if a release scores rows, 0 if none may.",
             "pipeline",
             "release",
         )
-        self.snapshot = gauge(
+        self.snapshot = self._gauge(
             "snapshot_info", "1 for what is served.", "pipeline", "version", "release"
         )
-        self.snapshot_age = gauge(
+        self.snapshot_age = self._gauge(
             "snapshot_age_seconds", "Since the version was made.", "pipeline"
         )
-        self.snapshot_stale = gauge(
+        self.snapshot_stale = self._gauge(
             "snapshot_is_stale",
             "1 if the version is older than it should be.",
             "pipeline",
         )
-        self.snapshot_problem = gauge(
+        self.snapshot_problem = self._gauge(
             "snapshot_has_problem",
             "1 if another version should be served, and can't be trusted.",
             "pipeline",
@@ -108,3 +98,16 @@ class Metrics:
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""
         return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, text, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            PREFIX + name, text, labels, registry=self._registry, buckets=buckets
+        )

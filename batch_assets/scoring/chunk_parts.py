@@ -55,11 +55,7 @@ def write_predictions(
     """
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
-    if faults:
-        kept = np.ones(len(keys), dtype=bool)
-        kept[list(faults)] = False
-        keys = keys.filter(pa.array(kept))
-        outputs = {name: values[kept] for name, values in outputs.items()}
+    keys, outputs = _without(faults, keys, outputs)
     rows = pa.table(
         [
             keys,
@@ -134,6 +130,19 @@ def write_dead_letters(
     with PartWriter(task.dead_letters, schema, row_group_rows=len(at)) as writer:
         writer.write(rows)
         return writer.finish(receipt)
+
+
+def _without(
+    faults: dict[int, str], keys: pa.Array, outputs: dict[str, np.ndarray]
+) -> tuple[pa.Array, dict[str, np.ndarray]]:
+    if not faults:
+        return keys, outputs
+    kept = np.ones(len(keys), dtype=bool)
+    kept[list(faults)] = False
+    return (
+        keys.filter(pa.array(kept)),
+        {name: values[kept] for name, values in outputs.items()},
+    )
 
 
 def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary:

@@ -81,17 +81,7 @@ def plan_night(
         LakeError: the day has no validated features.
         ContractError: it was validated under another contract than the release's.
     """
-    if not validated:
-        msg = f"validated_features has no {day}: materialise it first"
-        raise LakeError(msg)
-    validated_under = contract_of(validated)
-    if validated_under != release.contract.digest:
-        msg = (
-            f"{day} was validated under contract {validated_under[:12]}, but release "
-            f"{release.name} {release.short} has {release.contract.digest[:12]}. "
-            "Materialise raw_features and validated_features of that day again."
-        )
-        raise ContractError(msg)
+    _must_be_validated_for(release, day, validated)
     inputs = [[part.path.name, part.size] for part in validated]
     built_on = baseline.inputs if baseline else []
     job = job_of(
@@ -121,6 +111,22 @@ def plan_night(
         for number in [next(numbers[part.shard])]
     ]
     return Plan(day, job, release, validated, tasks, max_dead)
+
+
+def _must_be_validated_for(
+    release: Release, day: str, validated: Sequence[Part[ValidatedReceipt]]
+) -> None:
+    if not validated:
+        msg = f"validated_features has no {day}: materialise it first"
+        raise LakeError(msg)
+    validated_under = contract_of(validated)
+    if validated_under != release.contract.digest:
+        msg = (
+            f"{day} was validated under contract {validated_under[:12]}, but release "
+            f"{release.name} {release.short} has {release.contract.digest[:12]}. "
+            "Materialise raw_features and validated_features of that day again."
+        )
+        raise ContractError(msg)
 
 
 def _chunks(

@@ -118,40 +118,12 @@ def sweep(
     largest = max_rows or MAX_ROWS[device.kind]
     if device.compiled:
         largest = min(largest, MOST_ROWS)
-    calls: dict[int, int] = {}
-    memory: dict[int, float | None] = {}
-    rates: dict[int, list[float]] = {}
-    edge, rows = f"no batch of more than {largest:,} rows was tried", 1
     with trial:
-        while rows <= largest:
-            if needed := _needed(memory.get(rows // 2), device):
-                edge = f"{rows:,} rows would need {needed:,.0f} MiB or more"
-                break
-            try:
-                memory[rows] = trial.memory(rows)
-                calls[rows], rate = trial.calibrated(rows, run_seconds)
-            except (MemoryError, RuntimeError) as error:
-                if not rates or not out_of_memory(error):
-                    raise
-                memory.pop(rows, None)
-                edge = f"out of memory at {rows:,} rows"
-                break
-            rates[rows] = [rate]
-            tried(Point(rows, rate, memory[rows]))
-            took = workers * rows / rate
-            best = max(found[0] for found in rates.values())
-            if device.kind == "cpu" and took > SLOW_SECONDS and rate < best:
-                edge = f"{rows:,} rows take {took:.1f} s and are no faster than fewer"
-                break
-            rows *= 2
+        sizes, edge = _double(trial, largest, run_seconds, tried)
         # Again in turns: a machine that slows down does so for every size.
         for _ in range(repeats - 1):
-            for rows, found in rates.items():
-                found.append(trial.rate(rows, calls[rows]))
-    points = [
-        Point(rows, statistics.median(found), memory[rows])
-        for rows, found in rates.items()
-    ]
+            for size in sizes:
+                size.rates.append(trial.rate(size.rows, size.calls))
     return Sweep(
         model=release.name,
         digest=release.digest,
@@ -161,15 +133,58 @@ def sweep(
         torch=torch.__version__,
         at=time.time(),
         edge=edge,
-        points=tuple(points),
+        points=tuple(size.point for size in sizes),
     )
+
+
+@dataclass
+class _Size:
+    """A batch size on trial: batches of a run, MiB, and rows per second of each run."""
+
+    rows: int
+    calls: int
+    memory: float | None
+    rates: list[float]
+
+    @property
+    def point(self) -> Point:
+        return Point(self.rows, statistics.median(self.rates), self.memory)
+
+
+def _double(
+    trial: "_Trial", largest: int, run_seconds: float, tried: Callable[[Point], None]
+) -> tuple[list[_Size], str]:
+    """Try 1, 2, 4, … rows once each; say why it ended."""
+    sizes: list[_Size] = []
+    workers, device = trial.workers, trial.device
+    rows = 1
+    while rows <= largest:
+        needed = _needed(sizes[-1].memory, device) if sizes else None
+        if needed:
+            return sizes, f"{rows:,} rows would need {needed:,.0f} MiB or more"
+        try:
+            memory = trial.memory(rows)
+            calls, rate = trial.calibrated(rows, run_seconds)
+        except (MemoryError, RuntimeError) as error:
+            if not sizes or not out_of_memory(error):
+                raise
+            return sizes, f"out of memory at {rows:,} rows"
+        sizes.append(_Size(rows, calls, memory, [rate]))
+        tried(sizes[-1].point)
+        seconds, best = workers * rows / rate, max(size.rates[0] for size in sizes)
+        if device.kind == "cpu" and seconds > SLOW_SECONDS and rate < best:
+            edge = f"{rows:,} rows take {seconds:.1f} s and are no faster than fewer"
+            return sizes, edge
+        rows *= 2
+    return sizes, f"no batch of more than {largest:,} rows was tried"
 
 
 class _Trial:
     """All workers at once, on batches made of the golden rows."""
 
     def __init__(self, scorer: Scorer, workers: int) -> None:
-        self._scorer, self._workers = scorer, workers
+        self.device, self.workers = scorer.device, workers
+        self._scorer = scorer
         self._golden = np.ascontiguousarray(golden_batch(scorer.release)[0].numpy().T)
         self._pool = ThreadPoolExecutor(
             workers, "sweep", initializer=torch.set_num_threads, initargs=(1,)
@@ -179,7 +194,7 @@ class _Trial:
     def memory(self, rows: int) -> float | None:
         """MiB that a batch takes on all workers; it also warms them up."""
         self._batch(rows)
-        memory = _Memory(self._scorer.device)
+        memory = _Memory(self.device)
         self._seconds(1)
         return memory.taken()
 
@@ -189,19 +204,19 @@ class _Trial:
         calls = 1
         while (took := self._seconds(calls)) < seconds:
             calls = max(calls + 1, int(calls * min(1.2 * seconds / took, 16)))
-        return calls, self._workers * calls * rows / took
+        return calls, self.workers * calls * rows / took
 
     def rate(self, rows: int, calls: int) -> float:
         """Rows per second of so many batches; the first one is not counted."""
         self._batch(rows)
         self._seconds(1)
-        return self._workers * calls * rows / self._seconds(calls)
+        return self.workers * calls * rows / self._seconds(calls)
 
     def _batch(self, rows: int) -> None:
         if not self._batches or self._batches[0].shape[1] != rows:
             self._batches = []  # Before the next are made, not after.
             at = np.arange(rows) % self._golden.shape[1]
-            self._batches = [self._golden[:, at] for _ in range(self._workers)]
+            self._batches = [self._golden[:, at] for _ in range(self.workers)]
 
     def _seconds(self, calls: int) -> float:
         def work(batch: np.ndarray) -> None:
@@ -218,7 +233,7 @@ class _Trial:
 
     def __exit__(self, *raised: object) -> None:
         self._pool.shutdown()
-        if self._scorer.device.kind == "cuda":
+        if self.device.kind == "cuda":
             torch.cuda.empty_cache()
 
 
@@ -265,8 +280,8 @@ def _forget_peak() -> bool:
 
 def _resident(name: str) -> float:
     text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
+    line = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(line[1]) / 1024 if line else 0.0
 
 
 class Sweeps:
@@ -276,12 +291,12 @@ class Sweeps:
         # A machine's own: of an object store, they lie here.
         self._folder = local(root) / SWEEPS
 
-    def keep(self, found: Sweep) -> Path:
+    def keep(self, curve: Sweep) -> Path:
         """Write a sweep, in one step, in place of an older one."""
-        path = self._path(found.model, found.digest, found.device, found.precision)
+        path = self._path(curve.model, curve.digest, curve.device, curve.precision)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        beside.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(asdict(curve), indent=1) + "\n", encoding="utf-8")
         beside.replace(path)
         return path
 
@@ -291,10 +306,10 @@ class Sweeps:
             release.name, release.digest, device.label, device.computes_in
         )
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            points = tuple(Point(**point) for point in said.pop("points"))
-            found = Sweep(**said, points=points)
-            return found if found.knee.batch_rows > 0 else None
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            points = tuple(Point(**point) for point in fields.pop("points"))
+            curve = Sweep(**fields, points=points)
+            return curve if curve.knee.batch_rows > 0 else None
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -306,11 +321,11 @@ class Sweeps:
         """The device with the knee of its sweep, unless a size was set by hand."""
         if device.batch_rows_from != "default":
             return device
-        found = self.find(release, device)
-        if found is None:
+        curve = self.find(release, device)
+        if curve is None:
             return device
         return replace(
-            device, batch_rows=found.knee.batch_rows, batch_rows_from="sweep"
+            device, batch_rows=curve.knee.batch_rows, batch_rows_from="sweep"
         )
 
     def _path(self, model: str, digest: str, device: str, precision: str) -> Path:
