@@ -181,17 +181,17 @@ def test_a_night_after_a_rollback_is_built_and_held_and_does_not_fail(served, in
 
 
 def test_a_retry_of_a_night_that_was_taken_back_does_not_serve_it(served, instance):
-    folder = served.snapshots("toy")
-    first = folder.current()
+    store = served.snapshots("toy")
+    first = store.current()
     write_source(served.folder, make_rows(1_000, seed=2), day=SECOND)
     served.run("toy", SECOND, instance)
-    rollback(folder, why="odd scores", by="ada")
-    (folder / BLOCKED).unlink()  # As if its time were over.
+    rollback(store, why="odd scores", by="ada")
+    (store.folder / BLOCKED).unlink()  # As if its time were over.
 
     result = served.run("toy", SECOND, instance)
 
     assert result.success
-    assert folder.current() == first
+    assert store.current() == first
     (check,) = failed_checks(result)
     assert "was rolled back by ada at " in check.description
 
