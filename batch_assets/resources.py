@@ -14,6 +14,7 @@ from batch_assets.parallel import ParallelMap
 from batch_assets.root import data_root
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
@@ -113,12 +114,12 @@ class EngineResource(dg.ConfigurableResource):
         release: Release,
         storage: StorageResource,
         gpu: GpuResource,
-    ) -> Iterator[LocalEngine | RemoteEngine]:
+    ) -> Iterator[Engine]:
         """What scores the chunks of a day, with its device."""
         engine, grace = self.of(spec), spec.grace_seconds
         if not engine.remote:
-            with gpu.reserve(storage.path) as found:
-                tuned = Sweeps(storage.path).tuned(release, found)
+            with gpu.reserve(storage.path) as device:
+                tuned = Sweeps(storage.path).tuned(release, device)
                 device = tuned.for_chunks(spec.chunk_rows)
                 yield LocalEngine(device, grace_seconds=grace)
             return

@@ -31,7 +31,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
         digest = released_digest(context.instance, pipeline)
         release = storage.registry().require(spec.model.name, digest)
         with gpu.reserve(storage.path) as device:
-            found = sweep(
+            curve = sweep(
                 release,
                 device,
                 LocalEngine(device).workers,
@@ -40,8 +40,8 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
                     f"{point.rows_per_second:,.0f} rows/s"
                 ),
             )
-        path = Sweeps(storage.path).keep(found)
-        picture = base64.b64encode(draw(found)).decode()
+        path = Sweeps(storage.path).keep(curve)
+        picture = base64.b64encode(draw(curve)).decode()
         return dg.MaterializeResult(
             metadata={
                 "dagster/uri": str(path),
@@ -49,16 +49,16 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
                     f"![rows per second over the rows of a batch]"
                     f"(data:image/png;base64,{picture})"
                 ),
-                "knee_rows": found.knee.batch_rows,
-                "rows_per_second": found.knee.rows_per_second,
-                "best_rows": found.best.batch_rows,
-                "best_rows_per_second": found.best.rows_per_second,
-                "edge": found.edge,
+                "knee_rows": curve.knee.batch_rows,
+                "rows_per_second": curve.knee.rows_per_second,
+                "best_rows": curve.best.batch_rows,
+                "best_rows_per_second": curve.best.rows_per_second,
+                "edge": curve.edge,
                 "model": release.name,
                 "digest": release.digest,
-                "device": found.device,
-                "precision": found.precision,
-                "workers": found.workers,
+                "device": curve.device,
+                "precision": curve.precision,
+                "workers": curve.workers,
             }
         )
 

@@ -68,17 +68,17 @@ def _range(
             versions.setdefault(result.asset_key, []).append(
                 version.value if version else day
             )
-    for key, found in versions.items():
+    for key, of_key in versions.items():
         # Dagster takes one version of the data for all days of a run.
-        digest = hashlib.sha256(" ".join(found).encode()).hexdigest()
+        digest = hashlib.sha256(" ".join(of_key).encode()).hexdigest()
         yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(digest))
 
 
 def _one(day: str, make: Callable[[], Any]) -> list[dg.MaterializeResult]:
     token = _of_a_range.set(day)
     try:
-        found = make()
-        return list(found) if isinstance(found, Iterator) else [found]
+        results = make()
+        return list(results) if isinstance(results, Iterator) else [results]
     except Exception as error:
         error.add_note(f"This was {day}, one day of the range that the run is for.")
         raise

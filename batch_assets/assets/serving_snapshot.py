@@ -41,8 +41,8 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
                 why=f"run {context.run.run_id} of {day}",
             )
         declare_sinks(store, spec.sinks)
-        said = context.log.info if published.swapped else context.log.warning
-        said("%s: %s", day, published.why)
+        log = context.log.info if published.swapped else context.log.warning
+        log("%s: %s", day, published.why)
         metadata: dict[str, Any] = {
             "dagster/uri": str(store),
             "dagster/partition_row_count": lake.predictions.rows_by_day()[day],

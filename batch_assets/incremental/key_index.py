@@ -41,19 +41,19 @@ class KeyIndex:
 
         Of two keys with one hash, if that ever happens, one is not found.
         """
-        found = np.full(len(hashes), -1)
+        positions = np.full(len(hashes), -1)
         rest = np.arange(len(hashes))
         for number, table in enumerate(self._tables):
             asked = hashes[rest]
             at = table[self._slots(asked, number, len(table).bit_length() - 1)]
             hit = (at >= 0) & (self._hashes[at] == asked)
-            found[rest[hit]] = at[hit]
+            positions[rest[hit]] = at[hit]
             rest = rest[~hit]
         if len(self._hashes):
-            there = self._keys.take(pa.array(np.maximum(found, 0)))
-            same = pc.equal(there, keys).to_numpy(zero_copy_only=False)
-            found[~same] = -1
-        return found
+            candidates = self._keys.take(pa.array(np.maximum(positions, 0)))
+            same = pc.equal(candidates, keys).to_numpy(zero_copy_only=False)
+            positions[~same] = -1
+        return positions
 
     @staticmethod
     def _slots(hashes: np.ndarray, number: int, bits: int) -> np.ndarray:

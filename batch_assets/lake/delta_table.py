@@ -225,15 +225,18 @@ class Table(Generic[R, C]):
         self, table: DeltaTable, day: str, parts: Sequence[Part[R]]
     ) -> Iterator[list[AddAction | RemoveAction]]:
         """The transactions that make a day consist of these parts: none, one or two."""
-        there = dict(self._files(day, table))
+        committed = dict(self._files(day, table))
         wanted = {part.path: part for part in parts}
-        stale = [path for path in there if path not in wanted]
+        stale = [path for path in committed if path not in wanted]
         # A damaged day is made again under its own names, and Delta can't remove and
         # add a name in one commit: no day first, then the whole day.
-        if any(path in there and there[path] != p.size for path, p in wanted.items()):
-            yield [self._remove(day, path) for path in there]
-            stale, there = [], {}
-        new = [part for path, part in wanted.items() if path not in there]
+        if any(
+            path in committed and committed[path] != p.size
+            for path, p in wanted.items()
+        ):
+            yield [self._remove(day, path) for path in committed]
+            stale, committed = [], {}
+        new = [part for path, part in wanted.items() if path not in committed]
         if new or stale:
             yield [
                 *(self._remove(day, path) for path in stale),
@@ -322,11 +325,11 @@ class Table(Generic[R, C]):
 
     def _add_columns(self, table: DeltaTable, schema: pa.Schema) -> None:
         """Let the table grow by new columns; refuse a column that changes its type."""
-        there = {f.name: f.type for f in pa.schema(table.schema().to_arrow())}
+        types = {f.name: f.type for f in pa.schema(table.schema().to_arrow())}
         retyped = [
-            f"'{f.name}', got: {f.type}, expected: {there[f.name]}"
+            f"'{f.name}', got: {f.type}, expected: {types[f.name]}"
             for f in schema
-            if f.name in there and not _same(there[f.name], f.type)
+            if f.name in types and not _same(types[f.name], f.type)
         ]
         if retyped:
             msg = (
@@ -335,7 +338,7 @@ class Table(Generic[R, C]):
                 "score it in a pipeline of its own."
             )
             raise LakeError(msg)
-        new = [f for f in schema if f.name not in there]
+        new = [f for f in schema if f.name not in types]
         if new:
             fields = pa.schema([f.with_nullable(True) for f in new])
             table.alter.add_columns(list(Schema.from_arrow(fields).fields))

@@ -123,13 +123,13 @@ def fingerprint(columns: Sequence[np.ndarray]) -> np.ndarray:
         (rows,) as uint64.
     """
     rows = len(columns[0])
-    found = np.empty(rows, dtype=np.uint64)
+    hashes = np.empty(rows, dtype=np.uint64)
     # Blocks that stay in a core's cache: 195 ns a row of 64 features.
     pair = np.empty((FINGERPRINT_ROWS, 2), dtype="<u4")
     spare = np.empty(FINGERPRINT_ROWS, dtype=np.uint64)
     bits = [column.view("<u4") for column in columns]
     for start in range(0, rows, FINGERPRINT_ROWS):
-        h = found[start : start + FINGERPRINT_ROWS]
+        h = hashes[start : start + FINGERPRINT_ROWS]
         halves, work = pair[: len(h)], spare[: len(h)]
         words = halves.view("<u8").reshape(-1)
         h[:] = np.uint64(4 * len(bits)) + np.uint64(GOLDEN_RATIO)
@@ -142,7 +142,7 @@ def fingerprint(columns: Sequence[np.ndarray]) -> np.ndarray:
             _mix_in_place(h, work)
             h += np.uint64(GOLDEN_RATIO)
         _mix_in_place(h, work)
-    return found
+    return hashes
 
 
 def _mix_in_place(z: np.ndarray, work: np.ndarray) -> None:

@@ -68,10 +68,10 @@ class Lake:
             self.dead_letters,
         ):
             # In a store nothing is half written: what is, lies on the machine of its run.
-            here = local(table.path)
-            for path in here.glob(f"day={day}/*/*{BESIDE}"):
+            directory = local(table.path)
+            for path in directory.glob(f"day={day}/*/*{BESIDE}"):
                 path.unlink(missing_ok=True)
-            for folder in here.glob(f"{BEFORE}{day}-*"):
+            for folder in directory.glob(f"{BEFORE}{day}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
         with suppress(FileNotFoundError):  # Mostly it is not there.
             remove_tree(self.exchange_folder(day))

@@ -44,12 +44,12 @@ def check_columns(got: pa.Schema, expected: pa.Schema, what: str) -> None:
         ContractError: a column is missing, extra or retyped; all are listed.
     """
     wanted = {field.name: field.type for field in expected}
-    there = {field.name: field.type for field in got}
-    missing = [name for name in wanted if name not in there]
-    extra = [name for name in there if name not in wanted]
+    columns = {field.name: field.type for field in got}
+    missing = [name for name in wanted if name not in columns]
+    extra = [name for name in columns if name not in wanted]
     retyped = [
         name
-        for name, dtype in there.items()
+        for name, dtype in columns.items()
         if name in wanted and not fits(dtype, wanted[name])
     ]
     twice = sorted(name for name, times in Counter(got.names).items() if times > 1)
@@ -63,11 +63,11 @@ def check_columns(got: pa.Schema, expected: pa.Schema, what: str) -> None:
     if twice:
         lines.append(f"- {len(twice)} there twice: {quoted(twice)}")
     lines += [
-        f"- retyped: '{name}', got: {word(there[name])}, expected: {word(wanted[name])}"
+        f"- retyped: '{name}', got: {word(columns[name])}, expected: {word(wanted[name])}"
         for name in retyped
     ]
     if (extra or retyped) and not twice:
-        lines += _mending(there, wanted)
+        lines += _mending(columns, wanted)
     lines.append(
         "Mend the source, or approve a release whose contract has these columns."
     )
@@ -116,20 +116,20 @@ def quoted(names: list[str]) -> str:
 
 
 def _mending(
-    there: dict[str, pa.DataType], wanted: dict[str, pa.DataType]
+    columns: dict[str, pa.DataType], wanted: dict[str, pa.DataType]
 ) -> list[str]:
     """The query that turns what is there into what is wanted, as far as SQL can."""
     columns = {
-        name: _turned(f'"{name}"', there[name], dtype)
+        name: _turned(f'"{name}"', columns[name], dtype)
         for name, dtype in wanted.items()
-        if name in there
+        if name in columns
     }
     hopeless = [name for name, sql in columns.items() if sql is None]
     left_out = [name for name in wanted if columns.get(name) is None]
     if len(left_out) == len(wanted):
         return []
     lines = [
-        f"- SQL has no cast from {word(there[name])} to {word(wanted[name])} for "
+        f"- SQL has no cast from {word(columns[name])} to {word(wanted[name])} for "
         f"'{name}': compute it"
         for name in hopeless
     ]

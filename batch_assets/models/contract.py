@@ -157,12 +157,14 @@ class Contract(StrictModel):
             # Delta and SQL don't tell capitals from small letters.
             names = [name.casefold() for name in (self.key.name, *side)]
             twice = sorted(n for n, times in Counter(names).items() if times > 1)
-            taken = sorted(RESERVED.intersection(names))
+            reserved = sorted(RESERVED.intersection(names))
             if twice:
                 msg = f"columns named twice: {quoted(twice)}"
                 raise ValueError(msg)
-            if taken:
-                msg = f"columns with a name that the lake uses itself: {quoted(taken)}"
+            if reserved:
+                msg = (
+                    f"columns with a name that the lake uses itself: {quoted(reserved)}"
+                )
                 raise ValueError(msg)
         return self
 

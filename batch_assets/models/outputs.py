@@ -97,21 +97,21 @@ def _shape(result: Any) -> str:
 
 def _check_type(column: torch.Tensor, output: Output) -> None:
     """Refuse what is not of the declared type whatever its values are."""
-    declared, found = OUTPUT_TYPES[output.dtype], column.dtype
-    if found.is_floating_point:
+    declared, given = OUTPUT_TYPES[output.dtype], column.dtype
+    if given.is_floating_point:
         fits = (
-            found in FLOATS
+            given in FLOATS
             and declared.is_floating_point
-            and found.itemsize <= declared.itemsize
+            and given.itemsize <= declared.itemsize
         )
     else:
-        fits = found == torch.bool or _is_whole(found)
+        fits = given == torch.bool or _is_whole(given)
     plain = column.layout == torch.strided and not (
         column.is_meta or column.is_quantized
     )
     if fits and plain:
         return
-    kind = str(found).removeprefix("torch.")
+    kind = str(given).removeprefix("torch.")
     if not plain:
         kind += f", {column.layout}, on '{column.device}'"
     msg = (

@@ -40,8 +40,8 @@ def must_prove(release: Release) -> None:
     # A project's own classes are found in its folder, as its nights find them.
     path = list(dict.fromkeys([*sys.path, str(project_folder())]))
     with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "said"
-        order = [str(release.folder), release.digest, str(said)]
+        answer_file = Path(folder) / "said"
+        order = [str(release.folder), release.digest, str(answer_file)]
         try:
             done = subprocess.run(
                 [sys.executable, "-P", "-c", BOOT, *order, *path],
@@ -52,8 +52,8 @@ def must_prove(release: Release) -> None:
             )
         except subprocess.TimeoutExpired:
             raise _refused(release, f"it took more than {SECONDS:.0f} s") from None
-        if said.exists():
-            kind, _, why = said.read_text(encoding="utf-8").partition(": ")
+        if answer_file.exists():
+            kind, _, why = answer_file.read_text(encoding="utf-8").partition(": ")
             raise _refused(release, why, golden=kind == GoldenBatchError.__name__)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
@@ -66,7 +66,7 @@ def must_prove(release: Release) -> None:
     _proved.add(release.digest)
 
 
-def answer(folder: str, digest: str, said: str) -> None:
+def answer(folder: str, digest: str, answer_file: str) -> None:
     """Be the process: prove a release, and write down why not, if not."""
     code = 0
     try:
@@ -75,7 +75,9 @@ def answer(folder: str, digest: str, said: str) -> None:
     except Exception as error:  # noqa: BLE001
         own = isinstance(error, BatchAssetsError)
         text = str(error) if own else f"{type(error).__name__}: {error}"
-        Path(said).write_text(f"{type(error).__name__}: {text}", encoding="utf-8")
+        Path(answer_file).write_text(
+            f"{type(error).__name__}: {text}", encoding="utf-8"
+        )
         code = 1
     # A user's class may have left threads behind, which nobody waits for.
     sys.stderr.flush()
@@ -92,16 +94,16 @@ def _prove(release: Release) -> None:
     rows, outputs = golden_batch(release)
     recorded = {name: column.numpy() for name, column in outputs.items()}
     tolerance = release.manifest.golden.within("cpu")
-    found = ask(module, rows, release.contract)
-    if off := first_off(found, recorded, tolerance):
+    replayed = ask(module, rows, release.contract)
+    if off := first_off(replayed, recorded, tolerance):
         name, at = off
         msg = (
             f"it does not reproduce its golden batch: output '{name}' of row {at} is "
-            f"{found[name][at]:.8g}, recorded is {recorded[name][at]:.8g}, and "
+            f"{replayed[name][at]:.8g}, recorded is {recorded[name][at]:.8g}, and "
             f"{tolerance:g} is allowed. Write it again with write_release"
         )
         raise GoldenBatchError(msg)
-    must_stand_alone(module, rows, release.contract, found, tolerance)
+    must_stand_alone(module, rows, release.contract, replayed, tolerance)
 
 
 def _refused(release: Release, why: str, *, golden: bool = False) -> ReleaseError:

@@ -30,8 +30,8 @@ def ask(module: torch.nn.Module, rows: torch.Tensor, contract: Contract) -> Outp
     given = rows.T.clone(memory_format=torch.contiguous_format).T
     try:
         with torch.inference_mode():
-            found = columns_of(module(given), contract, len(rows))
-            return {name: column.cpu().numpy() for name, column in found.items()}
+            columns = columns_of(module(given), contract, len(rows))
+            return {name: column.cpu().numpy() for name, column in columns.items()}
     # The module is a user's own, and can raise anything.
     except Exception as error:
         if isinstance(error, ReleaseError):
@@ -67,25 +67,25 @@ def must_stand_alone(
     within = max(tolerance, LAST_BITS)
     for way, places in _ways(len(rows)):
         try:
-            found = ask(module, rows[places], contract)
+            outputs = ask(module, rows[places], contract)
         except ReleaseError as error:
             msg = f"it gave the golden rows together, but not {way}: {error}. {_ADVICE}"
             raise ReleaseError(msg) from error
         want = {name: values[places] for name, values in expected.items()}
-        if off := first_off(found, want, within):
+        if off := first_off(outputs, want, within):
             name, at = off
             msg = (
                 f"its answer to a row depends on more than the row: output '{name}' of "
                 f"golden row {places[at]} is {want[name][at]:.8g} together with the "
-                f"others, and {found[name][at]:.8g} {way}; {within:g} is allowed. "
+                f"others, and {outputs[name][at]:.8g} {way}; {within:g} is allowed. "
                 f"{_ADVICE}"
             )
             raise ReleaseError(msg)
 
 
-def first_off(found: Outputs, want: Outputs, within: float) -> tuple[str, int] | None:
+def first_off(outputs: Outputs, want: Outputs, within: float) -> tuple[str, int] | None:
     """The first output and row that are further apart than allowed, if any are."""
-    for name, values in found.items():
+    for name, values in outputs.items():
         close = np.isclose(values, want[name], rtol=within, atol=within, equal_nan=True)
         if not close.all():
             return name, int(np.flatnonzero(~close)[0])

@@ -116,23 +116,25 @@ class Batcher(Generic[Item, Answer]):
         """
         if self._closed:
             raise ClosedError
-        there = len(self._waiting)
-        if there + len(items) > self._max_queue:
-            batches = math.ceil(there / self._max_batch_size)
-            raise FullError(there, len(items), self._max_queue, self._seconds * batches)
+        waiting = len(self._waiting)
+        if waiting + len(items) > self._max_queue:
+            batches = math.ceil(waiting / self._max_batch_size)
+            raise FullError(
+                waiting, len(items), self._max_queue, self._seconds * batches
+            )
         loop = asyncio.get_running_loop()
-        mine = [_Waiting[Item, Answer](i, loop.create_future()) for i in items]
-        self._waiting.update((one, None) for one in mine)
+        entries = [_Waiting[Item, Answer](i, loop.create_future()) for i in items]
+        self._waiting.update((one, None) for one in entries)
         if self._runner is None:
             self._runner = asyncio.create_task(self._run())
-        if not there or len(self._waiting) >= self._max_batch_size:
+        if not waiting or len(self._waiting) >= self._max_batch_size:
             self._changed.set()
         try:
             return await asyncio.gather(
-                *(one.answer for one in mine), return_exceptions=True
+                *(one.answer for one in entries), return_exceptions=True
             )
         finally:
-            for one in mine:
+            for one in entries:
                 self._waiting.pop(one, None)
 
     async def close(self) -> None:

@@ -128,13 +128,13 @@ class Online:
             name, dtype = version.manifest.key, version.manifest.key_dtype
             kind = "an int64" if dtype == "int64" else "a string in UTF-8"
             raise RefusedError(422, f"the key '{name}' is {kind}, got '{text[:SHOWN]}'")
-        found = version.get(key)
+        answer = version.get(key)
         served = self._served(request)
-        self._count_keys(served, found=int(found is not None), asked=1)
-        if found is None:
+        self._count_keys(served, found=int(answer is not None), asked=1)
+        if answer is None:
             raise RefusedError(404, self._missing(text, served, version))
         return Json(
-            source_of(version) | {"key": found.key, "outputs": found.outputs},
+            source_of(version) | {"key": answer.key, "outputs": answer.outputs},
         )
 
     async def lookup(self, request: Request) -> Response:
@@ -146,15 +146,15 @@ class Online:
         except ValidationError as error:
             raise refused(error, "keys", lambda _: dtype) from None
         found = version.get_many(keys)
-        answers = [
-            {"key": key, "outputs": one and one.outputs}
-            for key, one in zip(keys, found, strict=True)
-        ]
-        there = len(keys) - found.count(None)
-        self._count_keys(self._served(request), found=there, asked=len(keys))
-        return Json(
-            source_of(version) | {"missing": len(keys) - there, "answers": answers}
+        missing = found.count(None)
+        self._count_keys(
+            self._served(request), found=len(keys) - missing, asked=len(keys)
         )
+        answers = [
+            {"key": key, "outputs": answer and answer.outputs}
+            for key, answer in zip(keys, found, strict=True)
+        ]
+        return Json(source_of(version) | {"missing": missing, "answers": answers})
 
     async def score(self, request: Request) -> Response:
         served = self._served(request)
@@ -250,8 +250,8 @@ class Online:
     def _served(self, request: Request) -> Served:
         name = request.path_params["pipeline"]
         if name not in self.pipelines:
-            there = ", ".join(sorted(self.pipelines))
-            raise RefusedError(404, f"'{name}' is not served here; there: {there}")
+            names = ", ".join(sorted(self.pipelines))
+            raise RefusedError(404, f"'{name}' is not served here; there: {names}")
         return self.pipelines[name]
 
     def _opened(self, request: Request) -> Version:

@@ -297,15 +297,15 @@ def refused(
         what: the list that the request holds, `rows` or `keys`.
         expected: the type that is expected of a column, `nothing` for an unknown one.
     """
-    found = error.errors(include_url=False, include_context=True)
-    first = found[0]
+    errors = error.errors(include_url=False, include_context=True)
+    first = errors[0]
     if first["type"] == "json_invalid":
         return BadRequestError(f"the body is no JSON: {first['ctx']['error']}")
     if first["type"] == "too_long":
         most = first["ctx"]["max_length"]
         return TooLongError(f"a request may have {most:,} {what} at most")
     problems, shape = [], False
-    for one in found:
+    for one in errors:
         place, column = one["loc"][1:2], one["loc"][2:3]
         if one["loc"][:1] != (what,) or not place or (what == "rows" and not column):
             shape = True

@@ -30,6 +30,7 @@ from batch_assets.scoring.native import (
     NativeModule,
     must_be_written_for,
 )
+from batch_assets.storage import write_whole
 
 # Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
 # compiling processes would outlive the compiling. A release never changes, so on a CPU
@@ -123,15 +124,15 @@ def _whole(path: Path) -> bool:
         return False
     record = _record(path)
     text = record.read_text(encoding="utf-8") if record.exists() else ""
-    found, said = sha256_of(path), text.partition(" ")[0]
-    if found != said:
+    actual, expected = sha256_of(path), text.partition(" ")[0]
+    if actual != expected:
         log.warning(
             "%s hashes to %s, %s was recorded: it was not loaded, and is made again",
             path,
-            found,
-            said or "nothing",
+            actual,
+            expected or "nothing",
         )
-    return found == said
+    return actual == expected
 
 
 def _compile(release: Release, device: Device, path: Path) -> None:
@@ -163,10 +164,9 @@ def _compile(release: Release, device: Device, path: Path) -> None:
                 package_path=str(beside),
                 inductor_configs=_options(device),
             )
-        record = beside.with_suffix(".tmp")
-        record.write_text(f"{sha256_of(beside)}  {path.name}\n", encoding="utf-8")
+        record = f"{sha256_of(beside)}  {path.name}\n"
         # The digest first: a run that dies between the two leaves a mismatch.
-        record.replace(_record(path))
+        write_whole(_record(path), record.encode())
         beside.replace(path)
     # torch, Triton and the compiler can raise anything here.
     except Exception as error:

@@ -1,6 +1,6 @@
-"""A worker's own lane on a CUDA device: a stream, and buffers that are allocated once.
+"""A worker's own stream on a CUDA device, with buffers that are allocated once.
 
-A lane takes a batch to the device, through a model, and back. It belongs to one thread
+It takes a batch to the device, through a model, and back. It belongs to one thread
 and knows neither release nor chunk.
 """
 
@@ -61,7 +61,7 @@ class CudaStream:
         Args:
             features: float32 (features, rows).
             bucket: how many rows the model sees; no less than there are.
-            model: what gives the outputs; it is called with the lane's stream current.
+            model: what gives the outputs; it is called with the stream current.
         """
         rows = features.shape[1]
         with torch.cuda.stream(self.stream):
@@ -100,7 +100,7 @@ class CudaStream:
 class _Buffers:
     """What a batch of one size needs: pinned, on the device, and pinned again.
 
-    Made with the lane's stream current, to which torch's allocator ties the memory on
+    Made with the stream current, to which torch's allocator ties the memory on
     the device: what another batch gets of it is ordered after this one.
     """
 

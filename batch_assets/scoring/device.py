@@ -180,8 +180,8 @@ def must_compute(precision: str, name: str, capabilities: Mapping[str, Any]) -> 
 
 
 def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "cpu" or (device == "auto" and not there):
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "cpu" or (device == "auto" and not devices):
         return "cpu", 0
     if device in ("auto", "cuda"):
         index = 0
@@ -190,10 +190,10 @@ def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:
     else:
         msg = f"device is 'auto', 'cpu', 'cuda' or 'cuda:N', got '{device}'"
         raise ConfigError(msg)
-    if index >= there:
+    if index >= devices:
         msg = (
             f"device '{device}' was asked for, but torch {torch.__version__} sees "
-            f"{there} CUDA devices here. Nothing was scored. Set device to 'cpu' or "
+            f"{devices} CUDA devices here. Nothing was scored. Set device to 'cpu' or "
             "'auto', or run where the device is."
         )
         raise DeviceError(msg)

@@ -165,16 +165,16 @@ class _Running:
 
     @classmethod
     def start(cls) -> Self:
-        here, there = Pipe()
-        with there:
+        parent_end, child_end = Pipe()
+        with child_end:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BOOT, str(there.fileno()), *sys.path],
+                [sys.executable, "-P", "-c", BOOT, str(child_end.fileno()), *sys.path],
                 stdin=subprocess.PIPE,
-                pass_fds=[there.fileno()],
+                pass_fds=[child_end.fileno()],
                 # A Ctrl-C is for the parent to answer: here it would look like a crash.
                 start_new_session=True,
             )
-        return cls(process, here)
+        return cls(process, parent_end)
 
     def last_words(self) -> str:
         """How a process that closed its connection ended."""

@@ -128,11 +128,11 @@ class NativeModule:
         # The code takes over what it is given, and gives away what it makes.
         aoti = torch._C._aoti
         (given,) = aoti.unsafe_alloc_void_ptrs_from_tensors([packed])
-        taken, made = _Input(_pointer_of(given, None)), self._outputs()
+        borrowed, made = _Input(_pointer_of(given, None)), self._outputs()
         self._call(
             "AOTInductorModelContainerRun",
             self._container,
-            taken,
+            borrowed,
             ctypes.c_size_t(1),
             made,
             ctypes.c_size_t(len(made)),
@@ -150,9 +150,9 @@ class NativeModule:
     def _call(self, name: str, *arguments: object) -> None:
         if not getattr(self._library, name)(*arguments):
             return
-        said = ctypes.c_char_p()
-        self._library.AOTInductorGetLastError(ctypes.byref(said))
-        why = (said.value or b"").decode(errors="replace")
+        message = ctypes.c_char_p()
+        self._library.AOTInductorGetLastError(ctypes.byref(message))
+        why = (message.value or b"").decode(errors="replace")
         if FAILED_IN_TORCH in why:
             # Such as memory that ran out; the code itself only knows the call.
             why = f"{_what_torch_said()} ({why})"

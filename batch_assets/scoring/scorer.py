@@ -257,15 +257,15 @@ class Scorer:
     def _replay_golden_batch(self) -> None:
         inputs, expected = golden_batch(self.release)
         # As any other rows: in the batches, and padded to the buckets, of the night.
-        found, _ = self.score(np.ascontiguousarray(inputs.numpy().T))
+        outputs, _ = self.score(np.ascontiguousarray(inputs.numpy().T))
         tolerance = self.tolerance
         for name, column in expected.items():
             want = column.numpy()
             close = np.isclose(
-                found[name], want, rtol=tolerance, atol=tolerance, equal_nan=True
+                outputs[name], want, rtol=tolerance, atol=tolerance, equal_nan=True
             )
             if not close.all():
-                gap = float(np.abs(found[name][~close] - want[~close]).max())
+                gap = float(np.abs(outputs[name][~close] - want[~close]).max())
                 msg = (
                     f"release {self.release.name} {self.release.short} does not "
                     f"reproduce its golden batch on {self.device.name} in "

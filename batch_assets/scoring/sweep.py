@@ -12,7 +12,6 @@ import os
 import re
 import statistics
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.native import MOST_ROWS
 from batch_assets.scoring.scorer import Scorer, out_of_memory
-from batch_assets.storage import StoragePath, local
+from batch_assets.storage import StoragePath, local, write_whole
 
 # The smallest batch whose rate is at most this share below the best is the knee.
 NEAR_BEST = 0.03
@@ -295,9 +294,7 @@ class Sweeps:
         """Write a sweep, in one step, in place of an older one."""
         path = self._path(curve.model, curve.digest, curve.device, curve.precision)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-        beside.write_text(json.dumps(asdict(curve), indent=1) + "\n", encoding="utf-8")
-        beside.replace(path)
+        write_whole(path, json.dumps(asdict(curve), indent=1).encode() + b"\n")
         return path
 
     def find(self, release: Release, device: Device) -> Sweep | None:

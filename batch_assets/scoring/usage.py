@@ -13,11 +13,11 @@ MEBI = 1 << 20
 
 
 class Usage:
-    """What the lanes of one scorer used, from when it was made.
+    """What the streams of one scorer used, from when it was made.
 
-    The device computes while any lane is between the two events around its model: the
-    union over the lanes, which their sum is not when they overlap. Gaps in which a lane
-    waits for the host to launch a kernel count as computing.
+    The device computes while any stream is between the two events around its model:
+    the union over the streams, which their sum is not when they overlap. Gaps in which
+    a stream waits for the host to launch a kernel count as computing.
     """
 
     def __init__(self, device: torch.device) -> None:

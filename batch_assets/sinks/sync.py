@@ -152,8 +152,8 @@ def prove(sink: Sink, version: Version) -> None:
 
 def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str:
     """Return in what a sink's rows differ from those expected; empty if in nothing."""
-    held = sink.finish(about)
-    wrong = [n for n, rows in enumerate(expected) if held.get(n, Evidence()) != rows]
+    loaded = sink.finish(about)
+    wrong = [n for n, rows in enumerate(expected) if loaded.get(n, Evidence()) != rows]
     if not wrong:
         return ""
     return (

@@ -287,8 +287,8 @@ def _whole_version(store: SnapshotStore, predictions: str) -> str | None:
 def _free_name(store: SnapshotStore, evidence: _Evidence) -> str:
     """Return a name that no version ever had: readers may still hold a damaged one."""
     name = f"{evidence.day}-{evidence.digest}"[:NAMED]
-    taken = store.pointer(CURRENT).version_or_none()
+    current = store.pointer(CURRENT).version_or_none()
     version, number = name, 2
-    while version == taken or store.version_folder(version).is_dir():
+    while version == current or store.version_folder(version).is_dir():
         version, number = f"{name}-{number}", number + 1
     return version

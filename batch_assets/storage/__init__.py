@@ -5,10 +5,6 @@ this project asks for, so that most code need not know which of the two it has; 
 two do differently, the functions here do. They know nothing of what lies where.
 """
 
-import io
-from pathlib import Path
-from typing import TypeAlias
-
 from batch_assets.storage.access import (
     StoragePath,
     advice,
@@ -90,16 +86,3 @@ __all__ = [
     "write_whole",
     "written_beside",
 ]
-
-# Names of before, until nobody imports them any more.
-Seen: TypeAlias = Versioned
-read_seen, replace = read_versioned, replace_if_unchanged
-Readable = Path | io.BufferedIOBase
-
-
-def source(path: StoragePath, *, whole: bool = False) -> Readable:
-    return readable(path, whole=whole).file
-
-
-def size_of(data: Readable) -> int:
-    return data.stat().st_size if isinstance(data, Path) else data.seek(0, io.SEEK_END)

@@ -235,7 +235,7 @@ def test_buffers_are_allocated_once_for_a_worker_and_a_bucket(
         scorer.score(packed(seed, 2_000 + seed))
 
     assert lane_of(scorer)._buffers is buffers
-    # Pinned memory is asked for by the lanes alone.
+    # Pinned memory is asked for by the streams alone.
     assert torch.cuda.host_memory_stats()["active_requests.allocated"] == before
     assert buffers.sent.is_pinned()
     assert all(back.is_pinned() for back in buffers.back.values())

@@ -28,8 +28,8 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines import workers
 from batch_assets.scoring.engines.workers import (
     Attempt,
-    Order,
     ScoreChunk,
+    ScorerConfig,
     outcome_of,
     parallel_map,
     score_attempt,
@@ -242,8 +242,8 @@ def test_an_attempt_that_fails_leaves_nothing(
     assert litter(lake) == []
 
 
-def order_of(release: Release, root: Path) -> Order:
-    return Order(
+def config_of(release: Release, root: Path) -> ScorerConfig:
+    return ScorerConfig(
         release.folder,
         release.name,
         release.digest,
@@ -264,7 +264,7 @@ def test_what_goes_to_a_worker_and_comes_back_has_no_rows_in_it(
         copy_rows(lake, make_rows(rows))
         validate(lake, row_group_rows=10_000)
         task = plan(lake, narrow, DAY, chunk_rows=10_000, gates=Gates()).tasks[0]
-        work, attempt = ScoreChunk(order_of(narrow, root)), Attempt(task)
+        work, attempt = ScoreChunk(config_of(narrow, root)), Attempt(task)
         outcome = outcome_of(work, 0, attempt)
         assert outcome.error is None
         assert outcome.rows == task.rows
@@ -294,7 +294,7 @@ def test_a_release_is_hashed_again_where_it_is_loaded(
     release = write_toy_release(tmp_path / "release", about={"author": "else"})
     harm(release, tmp_path)
 
-    outcome = outcome_of(ScoreChunk(order_of(release, root)), 0, Attempt(task))
+    outcome = outcome_of(ScoreChunk(config_of(release, root)), 0, Attempt(task))
 
     assert isinstance(outcome.error, TamperedReleaseError)
     assert not task.predictions.exists()
@@ -303,9 +303,9 @@ def test_a_release_is_hashed_again_where_it_is_loaded(
 def test_another_torch_than_the_drivers_scores_nothing(
     task: ChunkTask, narrow: Release, root: Path
 ) -> None:
-    order = dataclasses.replace(order_of(narrow, root), torch_version="1.0.0")
+    config = dataclasses.replace(config_of(narrow, root), torch_version="1.0.0")
 
-    outcome = outcome_of(ScoreChunk(order), 0, Attempt(task))
+    outcome = outcome_of(ScoreChunk(config), 0, Attempt(task))
 
     assert isinstance(outcome.error, EngineError)
     assert "the driver 1.0.0" in str(outcome.error)

@@ -237,11 +237,11 @@ class RayPool:
         room = 0
         for node in self._ray.nodes():
             if node["Alive"]:
-                there = node["Resources"]
-                workers = there.get("CPU", 0) // self._threads
+                resources = node["Resources"]
+                workers = resources.get("CPU", 0) // self._threads
                 if self._gpus:
                     # Rounded: 0.1 is no binary fraction.
-                    gpus = math.floor(round(there.get("GPU", 0) / self._gpus, 6))
+                    gpus = math.floor(round(resources.get("GPU", 0) / self._gpus, 6))
                     workers = min(workers, gpus)
                 room += int(workers)
         if not room:
@@ -258,11 +258,11 @@ class RayPool:
         return f"{self._threads} CPUs{gpus}"
 
     def _has(self) -> str:
-        there = self._ray.cluster_resources()
-        return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+        resources = self._ray.cluster_resources()
+        return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
 
-def _gpus_per_worker(asked: float | None, device: str, there: float) -> float:
+def _gpus_per_worker(asked: float | None, device: str, gpus: float) -> float:
     if device.startswith("cuda:"):
         msg = (
             f"device '{device}' names a GPU of this machine, but on Ray it is Ray that "
@@ -276,7 +276,7 @@ def _gpus_per_worker(asked: float | None, device: str, there: float) -> float:
         return 0
     if device == "cuda" or asked:
         return asked or 1
-    return 1 if there else 0
+    return 1 if gpus else 0
 
 
 def _ray() -> Any:

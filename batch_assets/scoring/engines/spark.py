@@ -2,9 +2,9 @@
 
 The one file that knows Spark. A job's tasks get descriptors; what came of each is posted
 in a folder beside the tables, because Spark hands results over only when the last one is
-there. A posted outcome is believed only with the mark of the job's own key. When the
-folder's door is shut, tasks that have not begun do nothing: those of a killed driver too,
-as soon as the next run of the day sweeps the folder away.
+there. A posted outcome is believed only with the mark of the job's own key. Once the
+file `open` is gone, tasks that have not begun do nothing: those of a killed driver too, as
+soon as the next run of the day removes the folder.
 """
 
 import gc
@@ -35,7 +35,13 @@ from batch_assets.scoring.engines.workers import (
     own_signals,
 )
 from batch_assets.spec import Spark
-from batch_assets.storage import Seen, StoragePath, read_seen, remove_tree, replace
+from batch_assets.storage import (
+    StoragePath,
+    Versioned,
+    read_versioned,
+    remove_tree,
+    replace_if_unchanged,
+)
 
 JAVA = 17
 # Where a Spark Connect server listens if its address does not say.
@@ -51,7 +57,7 @@ DEFAULTS = {
 # What says that somebody has set Spark up on this machine.
 SET_UP = ("SPARK_HOME", "SPARK_CONF_DIR", "PYSPARK_GATEWAY_PORT")
 GPUS = "spark.task.resource.gpu.amount"
-DOOR, POSTED = "open", ".outcome"
+OPEN, POSTED = "open", ".outcome"
 MARK_BYTES = 32
 TICK_SECONDS = 0.2
 # What a cancelled job gets to end in.
@@ -108,7 +114,7 @@ class SparkPool:
         # With the usual permissions: executors may be another user's.
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir(parents=True)
-        replace(folder / DOOR, b"", seen=Seen(None))
+        replace_if_unchanged(folder / OPEN, b"", seen=Versioned(None))
         key = secrets.token_bytes(MARK_BYTES)
         job = _Job(self._session, _task(work, items, folder, key), len(items))
         seen: set[int] = set()
@@ -123,7 +129,7 @@ class SparkPool:
             if missing := len(items) - len(seen):
                 raise _incomplete(job, missing, folder) from job.error
         finally:
-            (folder / DOOR).unlink(missing_ok=True)
+            (folder / OPEN).unlink(missing_ok=True)
             try:
                 job.wait(self._grace_seconds)
             finally:
@@ -201,7 +207,7 @@ def _task(
     def do(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch["id"].to_pylist():
-                if (folder / DOOR).exists():
+                if (folder / OPEN).exists():
                     outcome = outcome_of(_on_its_gpu(work), number, items[number])
                     _post(folder, outcome, key)
             yield batch
@@ -226,7 +232,7 @@ def _on_its_gpu(work: Callable[[Any, Report], Any]) -> Callable[[Any, Report], A
 
     context = TaskContext.get()
     gpus = context.resources().get("gpu") if context else None
-    if gpus and isinstance(work, ScoreChunk) and work.order.device == "cuda":
+    if gpus and isinstance(work, ScoreChunk) and work.config.device == "cuda":
         return work.on(f"cuda:{gpus.addresses[0]}")
     return work
 
@@ -236,7 +242,8 @@ def _post(folder: StoragePath, outcome: Outcome, key: bytes) -> None:
     place = folder / f"{outcome.number}{POSTED}"
     # A folder that is gone is a driver that is.
     with suppress(FileNotFoundError):
-        replace(place, hmac.digest(key, data, "sha256") + data, seen=read_seen(place))
+        signed = hmac.digest(key, data, "sha256") + data
+        replace_if_unchanged(place, signed, seen=read_versioned(place))
 
 
 def _collected(folder: StoragePath, key: bytes) -> Iterator[Outcome]:
@@ -300,13 +307,13 @@ def _session(builder_of: Any, settings: Spark) -> Any:
 def _must_have_java() -> None:
     home = os.environ.get("JAVA_HOME")
     java = f"{home}/bin/java" if home else shutil.which("java")
-    said = ""
+    output = ""
     with suppress(OSError):
         if java:
-            said = subprocess.run(
+            output = subprocess.run(
                 [java, "-version"], capture_output=True, text=True, check=False
             ).stderr
-    version = re.search(r'version "(\d+)', said)
+    version = re.search(r'version "(\d+)', output)
     if version and int(version[1]) >= JAVA:
         return
     found = f"Java {version[1]} at {java}" if version else f"none at {java or 'PATH'}"

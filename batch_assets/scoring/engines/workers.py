@@ -102,8 +102,8 @@ class RemoteEngine:
         self._pool = pool
         self._seen: set[str] = set()
         self._release: Release | None = None
-        self._order = partial(
-            Order,
+        self._config = partial(
+            ScorerConfig,
             device=pool.device,
             precision=precision,
             batch_rows=batch_rows,
@@ -144,12 +144,12 @@ class RemoteEngine:
             msg = "an engine loads a release before it runs"
             raise RuntimeError(msg)
         release = self._release
-        order = self._order(release.folder, release.name, release.digest)
+        config = self._config(release.folder, release.name, release.digest)
         devices: list[Device] = []
         attempts = [
             Attempt(task, _sealed_at(task.predictions)) for task in in_turn(tasks)
         ]
-        with closing(_results(self._pool, ScoreChunk(order), attempts)) as outcomes:
+        with closing(_results(self._pool, ScoreChunk(config), attempts)) as outcomes:
             for outcome in outcomes:
                 self._seen.add(outcome.worker)
                 scored, device = outcome.result
@@ -169,18 +169,18 @@ def parallel_map(
     Raises:
         EngineError: the pool came back without some of them.
     """
-    found: dict[int, Result] = {}
+    results: dict[int, Result] = {}
     with closing(_results(pool, work, items)) as outcomes:
         for outcome in outcomes:
-            found[outcome.number] = outcome.result
+            results[outcome.number] = outcome.result
             progress(outcome.rows)
-    if missing := len(items) - len(found):
+    if missing := len(items) - len(results):
         msg = (
             f"{missing} of {len(items)} pieces are missing, though the engine reported "
             "success. Nothing was committed; run the day again."
         )
         raise EngineError(msg)
-    return [found[number] for number in range(len(items))]
+    return [results[number] for number in range(len(items))]
 
 
 def _results(
@@ -203,7 +203,7 @@ def _version_of(module: ModuleType) -> str:
 
 
 @dataclass(frozen=True)
-class Order:
+class ScorerConfig:
     """What it takes to become a scorer, wherever the release can be read."""
 
     folder: Path
@@ -224,9 +224,9 @@ class Order:
             EngineError: torch here is not the driver's.
             ReleaseError: the release is not what was registered.
         """
-        if (here := _version_of(torch)) != self.torch_version:
+        if (version := _version_of(torch)) != self.torch_version:
             msg = (
-                f"a worker on {socket.gethostname()} has torch {here}, the driver "
+                f"a worker on {socket.gethostname()} has torch {version}, the driver "
                 f"{self.torch_version}: another version may give another output. Nothing was "
                 "committed; let every node have the same."
             )
@@ -236,8 +236,8 @@ class Order:
         else:  # The driver's folder is a copy, of the driver's machine.
             release = Registry(self.root).verify(self.name, self.digest)
         compiled = local(self.root) / COMPILED if self.compile else None
-        found = find_device(self.device, self.precision, self.batch_rows, compiled)
-        tuned = Sweeps(self.root).tuned(release, found)
+        device = find_device(self.device, self.precision, self.batch_rows, compiled)
+        tuned = Sweeps(self.root).tuned(release, device)
         return Scorer(release, tuned.for_chunks(self.chunk_rows))
 
 
@@ -256,16 +256,16 @@ class Attempt:
 class ScoreChunk:
     """The work of scoring: a chunk becomes what it left, and the device it ran on."""
 
-    order: Order
+    config: ScorerConfig
 
     def on(self, device: str) -> "ScoreChunk":
-        """The same, on another device than was ordered."""
-        return ScoreChunk(replace(self.order, device=device))
+        """The same, on another device than was asked for."""
+        return ScoreChunk(replace(self.config, device=device))
 
     def __call__(self, attempt: Attempt, report: Report) -> tuple[Scored, Device]:
         # Counted per thread, and each thread of a worker is one core's.
         torch.set_num_threads(1)
-        scorer = _scorer(self.order)
+        scorer = _scorer(self.config)
         scored = score_attempt(attempt, scorer)
         report(attempt.task.rows)
         return scored, replace(scorer.device, batch_rows=scorer.batch_rows)
@@ -274,16 +274,16 @@ class ScoreChunk:
 _loading = threading.Lock()
 
 
-def _scorer(order: Order) -> Scorer:
+def _scorer(config: ScorerConfig) -> Scorer:
     """This process's scorer; loaded once, however many threads ask."""
     with _loading:
-        return _loaded(order)
+        return _loaded(config)
 
 
 # A worker may outlive a night, and Spark may give it another GPU with each task.
 @functools.lru_cache(maxsize=8)
-def _loaded(order: Order) -> Scorer:
-    return order.scorer()
+def _loaded(config: ScorerConfig) -> Scorer:
+    return config.scorer()
 
 
 def score_attempt(attempt: Attempt, scorer: Scorer) -> Scored:
