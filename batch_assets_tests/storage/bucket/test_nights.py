@@ -149,20 +149,21 @@ KILLED_NIGHT = """
 import os, signal, sys
 from itertools import count
 
-from batch_assets.lake import parts
+from batch_assets.lake import part_writer
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.storage import storage_path
 from batch_assets_tests.in_bucket import score
 
-root, left, put, numbers = storage_path(sys.argv[1]), 3, parts.put_file, count()
+root, left, numbers = storage_path(sys.argv[1]), 3, count()
+put = part_writer.put_file
 
 def put_some(here, place):
     if next(numbers) == left:
         os.kill(os.getpid(), signal.SIGKILL)
     put(here, place)
 
-parts.put_file = put_some
+part_writer.put_file = put_some
 lake, registry = Lake(root, "toy"), Registry(root)
 score(lake, registry.resolve("toy"))
 """
