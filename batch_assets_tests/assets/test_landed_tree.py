@@ -119,3 +119,7 @@ def test_the_next_night_builds_on_it(
     assert scored["built_on"] == SECOND
     # Of 30 rows that were set to the plan "pro", 13 had another.
     assert scored["carried_rows"] == 385
+    commit = landed.lake("toy").predictions.last_commit(THIRD)
+    assert commit is not None
+    # The first night built on none, and the second says so in its commit.
+    assert commit.facts.decision.nights_since_full == 2

@@ -55,7 +55,7 @@ def written(folder: Path, kind: type[torch.nn.Module], **changes: Any) -> Releas
     return write_toy_release(folder / "release", **(arguments | changes))
 
 
-def companions() -> list[threading.Thread]:
+def model_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("model of")]
 
 
@@ -103,31 +103,33 @@ def test_an_answer_in_time_is_the_scorers_to_the_bit_and_needs_no_process(
     assert seconds.model > 0
 
 
-def test_one_companion_serves_all_spans_and_chunks_of_a_worker(scorer: Scorer) -> None:
-    before = set(companions())
+def test_one_model_thread_serves_all_spans_and_chunks_of_a_worker(
+    scorer: Scorer,
+) -> None:
+    before = set(model_threads())
     seen = set()
     for _ in range(3):
         with TimedScorer(scorer, 60, 10) as timed:
             for _ in range(3):
                 timed.score(packed(10))
-                seen |= set(companions()) - before
+                seen |= set(model_threads()) - before
 
     assert len(seen) == 1
 
 
-def test_a_companion_ends_with_its_worker(scorer: Scorer) -> None:
+def test_a_model_thread_ends_with_its_worker(scorer: Scorer) -> None:
     worker = threading.Thread(
         target=lambda: TimedScorer(scorer, 60, 10).score(packed(10)), name="short-lived"
     )
     worker.start()
     worker.join()
 
-    for thread in companions():
+    for thread in model_threads():
         if "short-lived" in thread.name:
             assert ended(thread)
 
 
-def test_a_companion_has_as_many_threads_of_torch_as_its_worker(
+def test_a_model_thread_has_as_many_threads_of_torch_as_its_worker(
     tmp_path: Path,
 ) -> None:
     def set_elsewhere(threads: int) -> None:
@@ -191,9 +193,9 @@ def test_a_limit_under_the_floor_is_the_floor(scorer: Scorer) -> None:
 def test_a_loop_is_interrupted_asked_again_in_a_process_and_killed(
     scorer: Scorer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = set(companions())
+    before = set(model_threads())
     TimedScorer(scorer, 60, 4).score(packed(4))
-    (thread,) = set(companions()) - before
+    (thread,) = set(model_threads()) - before
 
     with TimedScorer(scorer, LIMIT, 4) as timed:
         with pytest.raises(
@@ -246,7 +248,7 @@ def test_a_thread_that_can_not_be_interrupted_is_left_behind_and_said_so(
         isolation._in_model_thread(scorer, packed(4, STUBBORN), LIMIT)
 
     assert "a thread is stuck in the model" in caplog.text
-    assert all(thread.daemon for thread in companions())
+    assert all(thread.daemon for thread in model_threads())
     # Its answer comes in the end, and reaches nobody.
     features = packed(4)
     for _ in range(3):

@@ -60,7 +60,7 @@ def scorers() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("scorer")]
 
 
-def companions() -> list[threading.Thread]:
+def model_threads() -> list[threading.Thread]:
     """The threads in which the model answers the workers."""
     return [t for t in threading.enumerate() if t.name.startswith("model of scorer")]
 
@@ -151,15 +151,15 @@ def test_an_engine_runs_again_with_what_it_loaded(
     assert sorted(first) == sorted(again)
 
 
-def test_companions_end_with_their_workers(
+def test_model_threads_end_with_their_workers(
     engine: LocalEngine, tasks: list[ChunkTask]
 ) -> None:
-    during = {thread for _ in engine.run(tasks) for thread in companions()}
+    during = {thread for _ in engine.run(tasks) for thread in model_threads()}
 
     assert 1 <= len(during) <= engine.workers
     for thread in during:
         thread.join(5)
-    assert companions() == []
+    assert model_threads() == []
 
 
 def test_a_model_that_hangs_does_not_hold_a_run_that_ends_early(
@@ -194,7 +194,7 @@ def test_a_model_that_hangs_does_not_hold_a_run_that_ends_early(
     while scorers() and time.monotonic() - before < 10:
         time.sleep(0.01)
     assert scorers() == []
-    assert companions() == []
+    assert model_threads() == []
 
 
 def test_no_chunks_are_no_work(engine: LocalEngine) -> None:
