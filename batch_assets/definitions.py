@@ -8,7 +8,7 @@ from batch_assets.resources import EngineResource, GpuResource, StorageResource
 
 
 def project_defs(folder: Path, gpu: GpuResource | None = None) -> dg.Definitions:
-    """Every pipeline under a package's defs/, and what their assets are given.
+    """Load every pipeline under a package's defs/, and what their assets are given.
 
     Args:
         folder: of the package.
@@ -30,5 +30,5 @@ def project_defs(folder: Path, gpu: GpuResource | None = None) -> dg.Definitions
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """This project's own."""
+    """Load this project's own."""
     return project_defs(Path(__file__).parent)

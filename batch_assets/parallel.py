@@ -32,7 +32,7 @@ def on_cores(
     items: Sequence[Item],
     progress: Report = lambda rows: None,
 ) -> list[Result]:
-    """The results of the items, in their order; one thread for each core.
+    """Do work for each item, a thread for each core; return the results in their order.
 
     The first error, or an interrupt, ends it: pieces in flight stop at their next
     report, and when this raises no thread is left.

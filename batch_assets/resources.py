@@ -77,7 +77,7 @@ class GpuResource(dg.ConfigurableResource):
 
     @contextmanager
     def reserve(self, root: StoragePath) -> Iterator[Device]:
-        """The device, alone: one process at a time scores on a CUDA device.
+        """Hold the device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
 
@@ -103,7 +103,7 @@ class EngineResource(dg.ConfigurableResource):
     )
 
     def of(self, spec: PipelineSpec) -> EngineSpec:
-        """The engine of a pipeline, with its settings if it is the one in the YAML."""
+        """Return a pipeline's engine, with its settings if it is the one in the YAML."""
         return engine_named(self.name, spec.engine) if self.name else spec.engine
 
     @contextmanager
@@ -115,7 +115,7 @@ class EngineResource(dg.ConfigurableResource):
         storage: StorageResource,
         gpu: GpuResource,
     ) -> Iterator[Engine]:
-        """What scores the chunks of a day, with its device."""
+        """Open what scores the chunks of a day, with its device."""
         engine, grace = self.of(spec), spec.grace_seconds
         if not engine.remote:
             with gpu.reserve(storage.path) as device:
@@ -137,7 +137,7 @@ class EngineResource(dg.ConfigurableResource):
     def mapping(
         self, spec: PipelineSpec, day: str, storage: StorageResource
     ) -> AbstractContextManager[ParallelMap]:
-        """What does the pieces of a day that need no model."""
+        """Open what does the pieces of a day that need no model."""
         folder = storage.lake(spec.name).exchange_folder(day)
         return open_parallel_map(
             self.of(spec), folder, grace_seconds=spec.grace_seconds

@@ -13,7 +13,7 @@ IN_ORDER = "batch_assets/in_order"
 
 
 def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
-    """A partition for each day that can be scored."""
+    """Return a partition for each day that can be scored."""
     end = spec.end_day
     return dg.DailyPartitionsDefinition(
         start_date=datetime.combine(spec.start_day, time()),
@@ -24,7 +24,7 @@ def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
 
 
 def newest_day(spec: PipelineSpec, now: datetime) -> str:
-    """The day that ended last in the pipeline's time zone.
+    """Return the day that ended last in the pipeline's time zone.
 
     Args:
         spec: the pipeline.
@@ -34,7 +34,7 @@ def newest_day(spec: PipelineSpec, now: datetime) -> str:
 
 
 def nightly(spec: PipelineSpec) -> dg.Definitions:
-    """The job that does one day's night, its schedule, and the job of a replay.
+    """Build the job that does one day's night, its schedule, and the job of a replay.
 
     The jobs run in one process, because a killed worker must not leave a child on the
     device. The schedule is stopped until somebody starts it.

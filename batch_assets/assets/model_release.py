@@ -45,7 +45,7 @@ def build_model_release(pipeline: Pipeline) -> dg.AssetsDefinition:
 
 
 def released_digest(instance: dg.DagsterInstance, pipeline: Pipeline) -> str:
-    """The digest that `model_release` was last materialised with.
+    """Return the digest that `model_release` was last materialised with.
 
     Raises:
         UnapprovedError: it never was.

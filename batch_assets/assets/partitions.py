@@ -18,7 +18,7 @@ _of_a_range: ContextVar[str | None] = ContextVar("day", default=None)
 
 
 def backfill_policy() -> dg.BackfillPolicy | None:
-    """A run for each day; one for all where the command line runs a range by itself.
+    """Return a run for each day, or one for all where the command line runs a range.
 
     There Dagster refuses whatever is not declared for it. Everywhere else a range is a
     backfill of one run a day, because a day whose gate is shut then stops no other, and
@@ -30,12 +30,12 @@ def backfill_policy() -> dg.BackfillPolicy | None:
 
 
 def day_of(context: dg.AssetExecutionContext) -> str:
-    """The day that is being made."""
+    """Return the day that is being made."""
     return _of_a_range.get() or context.partition_key
 
 
 def for_each_day(make: Callable[..., Any]) -> Callable[..., Any]:
-    """An asset's function, which makes `day_of(context)`, called for each day of the run.
+    """Call an asset's function, which makes `day_of(context)`, for each day of the run.
 
     Of a range, each day's metadata goes to the day. The first day that fails ends the
     run: what was committed stays, and nothing that follows from any of the days is begun.

@@ -57,15 +57,15 @@ class Pipeline:
         )
 
     def key(self, name: str) -> dg.AssetKey:
-        """The key of one of the pipeline's assets."""
+        """Return the key of one of the pipeline's assets."""
         return dg.AssetKey([self.spec.name, name])
 
     def needs(self, *resources: str) -> set[str]:
-        """The resources of an asset that runs on the engine, with that of its cluster."""
+        """Return the resources of an asset that runs on the engine, its cluster too."""
         return {*resources, *self.spec.engine.needs}
 
     def look(self, name: str, *kinds: str, partitioned: bool = True) -> dict[str, Any]:
-        """The arguments that every asset of the pipeline is declared with."""
+        """Return the arguments that every asset of the pipeline is declared with."""
         return {
             "key": self.key(name),
             "group_name": self.spec.name,
@@ -129,7 +129,7 @@ def sole_run(
 
 
 def table_metadata(path: StoragePath, schema: pa.Schema, rows: int) -> dict[str, Any]:
-    """What the catalog shows of a table's day."""
+    """Return what the catalog shows of a table's day."""
     return {
         "dagster/uri": str(path),
         "dagster/partition_row_count": rows,
@@ -138,7 +138,7 @@ def table_metadata(path: StoragePath, schema: pa.Schema, rows: int) -> dict[str,
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """An Arrow schema as the catalog shows it."""
+    """Return an Arrow schema as the catalog shows it."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -152,5 +152,5 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def total_metadata(name: str, total: ControlTotal) -> dict[str, Any]:
-    """A total: its rows as a number to plot, its checksum as text to compare."""
+    """Return a total: its rows as a number to plot, its checksum as text to compare."""
     return {f"{name}_rows": total.rows, f"{name}_keys": f"{total.keys:016x}"}

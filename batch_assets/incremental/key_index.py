@@ -37,7 +37,7 @@ class KeyIndex:
             rest = rest[table[slots] != rest]
 
     def find(self, keys: pa.Array, hashes: np.ndarray) -> np.ndarray:
-        """The place of each key, int64 (rows,); -1 where it is not among them.
+        """Return the place of each key, int64 (rows,); -1 where it is not among them.
 
         Of two keys with one hash, if that ever happens, one is not found.
         """

@@ -51,7 +51,7 @@ class PreviousDay:
     def find(
         self, shard: int, hashes: np.ndarray, fingerprints: np.ndarray
     ) -> tuple[np.ndarray, set[str]]:
-        """Whether each row was there, bool (rows,), and in which parts they were.
+        """Return whether each row was there, bool (rows,), and in which parts.
 
         Args:
             shard: that the rows are of.

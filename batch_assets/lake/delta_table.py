@@ -78,7 +78,7 @@ class Table(Generic[R, C]):
         self._receipts, self._commits = receipts, commits
 
     def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
-        """Where a part lies: its name holds its job, so no two jobs share a file."""
+        """Return a part's path; its name holds its job, so no two jobs share a file."""
         name = f"{job[:16]}-{chunk:05d}.parquet"
         return self.path / f"day={day}" / f"shard={shard}" / name
 
@@ -91,7 +91,7 @@ class Table(Generic[R, C]):
         return self._own(day, _opened(self.part_path(day, shard, job, chunk)))
 
     def parts(self, day: str) -> list[Part[R]]:
-        """The committed parts of a day, by shard and chunk; none if not committed.
+        """Return the committed parts of a day, by shard and chunk; there may be none.
 
         Raises:
             CorruptPartError: a part is not what was committed.
@@ -105,7 +105,7 @@ class Table(Generic[R, C]):
         return [self._own(day, part) for part in parts]
 
     def done(self, day: str, job: str, key: str) -> list[Part[R]] | None:
-        """The parts of a day if this job has committed it and every one is whole."""
+        """Return the parts of a day if this job has committed it and all are whole."""
         try:
             parts = self.parts(day)
             if {part.receipt.job for part in parts} != {job}:
@@ -121,22 +121,22 @@ class Table(Generic[R, C]):
             return None
 
     def paths(self, day: str) -> list[StoragePath]:
-        """The files of a day's committed parts, by shard and chunk."""
+        """Return the files of a day's committed parts, by shard and chunk."""
         return [path for path, _ in self._files(day, self._open())]
 
     def all_paths(self) -> list[StoragePath]:
-        """The files of every day's committed parts, by day."""
+        """Return the files of every day's committed parts, by day."""
         actions = _actions(self._open(), "path", "partition.day")
         ordered = sorted(actions, key=lambda action: action["partition.day"])
         return [self.path / unquote(action["path"]) for action in ordered]
 
     def dataset(self) -> ds.Dataset | None:
-        """All that is committed, with its day and shard, read as it is asked for."""
+        """Open all that is committed, with its day and shard, read as it is asked for."""
         table = self._open()
         return table and table.to_pyarrow_dataset()
 
     def rows_by_day(self) -> dict[str, int]:
-        """The committed row count of each day, from the log alone."""
+        """Return the committed row count of each day, from the log alone."""
         rows: dict[str, int] = {}
         for action in _actions(self._open(), "partition.day", "num_records"):
             day = action["partition.day"]
@@ -144,7 +144,7 @@ class Table(Generic[R, C]):
         return rows
 
     def last_commit(self, day: str) -> DayCommit[C] | None:
-        """The newest commit of a day, from the log."""
+        """Return the newest commit of a day, from the log."""
         table = self._open()
         if table is None:
             return None

@@ -91,7 +91,7 @@ def read_batches(
     columns: list[str] | None = None,
     data: ReadableFile | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a part, a batch at a time.
+    """Yield the rows of a part, a batch at a time.
 
     Raises:
         CorruptPartError: as `open_part`, a page's checksum is wrong, or rows are gone.
@@ -135,7 +135,7 @@ def read_open(
     columns: list[str] | None,
     groups: Sequence[int] | None = None,
 ) -> pa.Table:
-    """The same, of a part that is open."""
+    """Yield the same, of a part that is open."""
     wanted = range(len(part.groups)) if groups is None else groups
     expected = sum(part.groups[group] for group in wanted)
     try:
@@ -166,7 +166,7 @@ def _start(column: pq.ColumnChunkMetaData) -> int:
 
 
 def sealed_part(path: StoragePath) -> Part[Receipt]:
-    """A part whose bytes, all of them, are those that were sealed.
+    """Return a part whose bytes, all of them, are those that were sealed.
 
     Raises:
         CorruptPartError: they are not.
@@ -176,7 +176,7 @@ def sealed_part(path: StoragePath) -> Part[Receipt]:
 
 
 def verified_part(path: StoragePath, key: str) -> Part[Receipt]:
-    """A part whose bytes are those that were sealed, and its keys those of its receipt.
+    """Return a part whose bytes are as sealed, and its keys those of its receipt.
 
     Raises:
         CorruptPartError: it is not whole.

@@ -235,7 +235,7 @@ def pin_of(parts: Sequence[Part[RawReceipt]]) -> Pin | None:
 
 
 def job_of(day: str, *inputs: Any) -> str:
-    """The id of a job: a hash of the day and of everything that changes its output."""
+    """Return the id of a job: a hash of the day and of all that changes its output."""
     text = json.dumps([day, *inputs], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

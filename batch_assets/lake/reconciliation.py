@@ -25,12 +25,12 @@ class ControlTotal:
 
     @classmethod
     def of(cls, keys: pa.Array | pa.ChunkedArray) -> Self:
-        """The total of a key column."""
+        """Return the total of a key column."""
         return cls.of_hashes(hash_keys(keys))
 
     @classmethod
     def of_hashes(cls, hashes: np.ndarray) -> Self:
-        """The total of keys that are hashed already."""
+        """Return the total of keys that are hashed already."""
         return cls(len(hashes), checksum(hashes))
 
     def __add__(self, other: "ControlTotal") -> "ControlTotal":
@@ -48,7 +48,7 @@ class ControlTotal:
 
 
 def total_of(totals: Iterable[ControlTotal]) -> ControlTotal:
-    """The sum of totals."""
+    """Return the sum of totals."""
     return sum(totals, ControlTotal())
 
 
@@ -113,7 +113,7 @@ class Books:
         )
 
     def open_after_validation(self) -> list[int]:
-        """The shards in which raw is not validated plus quarantined."""
+        """Return the shards in which raw is not validated plus quarantined."""
         return [
             shard
             for shard, page in self.pages.items()
@@ -121,7 +121,7 @@ class Books:
         ]
 
     def open_after_scoring(self) -> list[int]:
-        """The shards in which validated is not scored plus carried plus dead."""
+        """Return the shards in which validated is not scored plus carried plus dead."""
         return [
             shard
             for shard, page in self.pages.items()

@@ -36,7 +36,7 @@ FINGERPRINT_ROWS = 4_096
 
 
 def hash_keys(keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """The 64-bit hashes of a key column.
+    """Return the 64-bit hashes of a key column.
 
     Args:
         keys: n keys, integers or strings; nulls are allowed.
@@ -64,7 +64,7 @@ def hash_keys(keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def hash_key(key: int | str) -> int:
-    """The hash of one key: the same number as `hash_keys` gives, without an array."""
+    """Hash one key: the same number as `hash_keys` gives, without an array."""
     if isinstance(key, str):
         data = key.encode()
         h = _mix_int(len(data) + GOLDEN_RATIO)
@@ -76,14 +76,14 @@ def hash_key(key: int | str) -> int:
 
 
 def shard_of(hashes: np.ndarray, shards: int) -> np.ndarray:
-    """The shard of each hash, as int32."""
+    """Return the shard of each hash, as int32."""
     return (hashes % np.uint64(shards)).astype(np.int32)
 
 
 def cut(
     rows: pa.Table, hashes: np.ndarray, shards: int
 ) -> Iterator[tuple[int, pa.Table, np.ndarray]]:
-    """Rows by their shard: each shard that has any, its rows in their order, and hashes.
+    """Yield rows by shard: each shard that has any, its rows in order, and hashes.
 
     Sorted once and sliced: to filter for each shard costs twice as much.
 
@@ -106,12 +106,12 @@ def cut(
 
 
 def checksum(hashes: np.ndarray) -> int:
-    """The order-independent checksum of a set of keys, in 0 .. 2**64-1."""
+    """Return the order-independent checksum of a set of keys, in 0 .. 2**64-1."""
     return int(np.add.reduce(hashes, dtype=np.uint64)) if len(hashes) else 0
 
 
 def fingerprint(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """The fingerprint of each row's features, over their exact bytes.
+    """Return the fingerprint of each row's features, over their exact bytes.
 
     Two rows that differ have the same one with a chance of 2**-64: over a year of 230
     million rows a night, that is one row in two hundred million years.
@@ -155,7 +155,7 @@ def _mix_in_place(z: np.ndarray, work: np.ndarray) -> None:
 
 
 def content(hashes: np.ndarray, outputs: Sequence[np.ndarray]) -> int:
-    """The order-independent checksum of whole rows: which key has which outputs.
+    """Return the order-independent checksum of whole rows: which key has which outputs.
 
     Args:
         hashes: of the n keys, uint64 (n,).

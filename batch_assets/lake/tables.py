@@ -52,7 +52,7 @@ class Lake:
         )
 
     def exchange_folder(self, day: str) -> StoragePath:
-        """Where workers elsewhere post what came of their work on a day."""
+        """Return where workers elsewhere post what came of their work on a day."""
         return self.folder / f".spread-{day}"
 
     def remove_leftovers(self, day: str) -> None:
@@ -77,7 +77,7 @@ class Lake:
             remove_tree(self.exchange_folder(day))
 
     def forced_at(self, day: str) -> datetime | None:
-        """When a day's raw rows were taken though the source tells no past day."""
+        """Return when a day's rows were taken though the source tells no past day."""
         commit = self.raw_features.last_commit(day)
         return commit.facts.forced_at if commit else None
 
@@ -88,7 +88,7 @@ class Lake:
         scoring: bool = True,
         validated: Sequence[Part[ValidatedReceipt]] | None = None,
     ) -> Books:
-        """The books of a day, from the receipts of every committed part.
+        """Return the books of a day, from the receipts of every committed part.
 
         Args:
             day: the day.

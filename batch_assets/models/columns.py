@@ -75,7 +75,7 @@ def check_columns(got: pa.Schema, expected: pa.Schema, what: str) -> None:
 
 
 def fits(got: pa.DataType, expected: pa.DataType) -> bool:
-    """Whether each value of one type is the same value in the other."""
+    """Return whether each value of one type is the same value in the other."""
     got, name = plain_type(got), word(expected)
     if got == expected or types.is_null(got):
         return True
@@ -94,7 +94,7 @@ def fits(got: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def word(dtype: pa.DataType) -> str:
-    """The name of a type as contracts and SQL have it, not as Arrow prints it."""
+    """Return a type's name as contracts and SQL have it, not as Arrow prints it."""
     dtype = plain_type(dtype)
     if types.is_decimal(dtype):
         return f"decimal({dtype.precision}, {dtype.scale})"
@@ -102,7 +102,7 @@ def word(dtype: pa.DataType) -> str:
 
 
 def plain_type(dtype: pa.DataType) -> pa.DataType:
-    """The type without its encoding: every kind of string column is a string."""
+    """Return the type without its encoding: every kind of string column is a string."""
     if types.is_dictionary(dtype):
         return plain_type(dtype.value_type)
     if types.is_large_string(dtype) or types.is_string_view(dtype):

@@ -27,7 +27,7 @@ FILES = {
 
 
 def load_module(release: Release, device: torch.device) -> torch.nn.Module:
-    """The release's module on a device, in evaluation mode.
+    """Load the release's module on a device, in evaluation mode.
 
     Raises:
         TamperedReleaseError: the archive holds a pickle that is more than tensors.
@@ -137,7 +137,7 @@ class _OnACopy(torch.nn.Module):
 
 
 def golden_batch(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The golden inputs, float32 (rows, features), and each output's column."""
+    """Read the golden inputs, float32 (rows, features), and each output's column."""
     tensors = load_file(release.folder / release.manifest.golden.file)
     outputs = {
         name: tensors[f"output.{name}"] for name in release.contract.output_names

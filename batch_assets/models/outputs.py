@@ -24,7 +24,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Tensor]:
-    """A module's result as one column per declared output, each (n,) and as declared.
+    """Return a module's result as a column per output, each (n,) and as declared.
 
     A module gives a tensor (n, outputs), a tensor (n,) for a single output, or a tuple
     of columns, (n,) or (n, 1), in the order of the contract.
@@ -42,7 +42,7 @@ def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Te
 
 
 def given_columns(result: Any, contract: Contract, rows: int) -> list[torch.Tensor]:
-    """The same, each column in the type in which the module gave it.
+    """Return the same, each column in the type in which the module gave it.
 
     Raises:
         ReleaseError: the result has another shape, or a type that does not fit.

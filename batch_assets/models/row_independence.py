@@ -22,7 +22,7 @@ Outputs = dict[str, np.ndarray]
 
 
 def ask(module: torch.nn.Module, rows: torch.Tensor, contract: Contract) -> Outputs:
-    """Each output for some rows, which the model can't change; laid out as at night.
+    """Ask a model for rows that it can't change, laid out as at night: each output.
 
     Raises:
         ReleaseError: the model raised, or its result does not fit the contract.
@@ -84,7 +84,7 @@ def must_stand_alone(
 
 
 def first_off(outputs: Outputs, want: Outputs, within: float) -> tuple[str, int] | None:
-    """The first output and row that are further apart than allowed, if any are."""
+    """Return the first output and row that are further apart than allowed, if any."""
     for name, values in outputs.items():
         close = np.isclose(values, want[name], rtol=within, atol=within, equal_nan=True)
         if not close.all():

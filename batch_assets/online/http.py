@@ -78,7 +78,7 @@ class Online:
         }
 
     def app(self) -> ASGIApp:
-        """The ASGI application."""
+        """Return the ASGI application."""
         routes = [
             Route("/v1/{pipeline}", self.about),
             Route("/v1/{pipeline}/keys/{key:any}", self.key),

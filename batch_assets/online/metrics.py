@@ -86,7 +86,7 @@ class Metrics:
         )
 
     def batches_of(self, pipeline: str) -> Callable[[Batch], None]:
-        """What is to be told of each batch of a pipeline."""
+        """Return what is to be called with each batch of a pipeline."""
 
         def observe(batch: Batch) -> None:
             self.batch_rows.labels(pipeline).observe(batch.items)
@@ -96,7 +96,7 @@ class Metrics:
         return observe
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """Return all of them, as Prometheus reads them."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

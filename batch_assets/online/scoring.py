@@ -161,7 +161,7 @@ class LiveRelease:
         self._process.start()
 
     def rows(self, body: bytes) -> list[Row]:
-        """The rows of a request: `{"rows": [{...}, ...]}`, each column as in the source.
+        """Read a request's rows, `{"rows": [{...}, ...]}`, with the source's columns.
 
         Raises:
             BadRequestError: a column is missing, extra or of another type; all are listed.
@@ -174,7 +174,7 @@ class LiveRelease:
         return rows
 
     async def submit(self, rows: Sequence[Row]) -> Answers:
-        """The outputs of each row, or why there are none: `BadRowError`, `FaultError`.
+        """Score rows: outputs, or why there are none (`BadRowError`, `FaultError`).
 
         Raises:
             FullError: there is no room for them now.
@@ -183,7 +183,7 @@ class LiveRelease:
         return await self._batcher.submit(rows)
 
     def score(self, rows: Sequence[Row]) -> list[Outputs | Exception]:
-        """A batch of rows: their outputs, or what is wrong with them. It blocks.
+        """Score a batch of rows: their outputs, or what is wrong with them. It blocks.
 
         Raises:
             FaultError: the model raised, was late or crashed; one of the rows is at fault.
@@ -263,7 +263,7 @@ class _Ordered:
 
 
 def keys_of(dtype: str, max_keys: int) -> TypeAdapter[Any]:
-    """What reads `{"keys": [...]}`, for keys of a type."""
+    """Return what reads `{"keys": [...]}`, for keys of a type."""
     keys = conlist(JSON_TYPES[dtype], min_length=1, max_length=max_keys)
     return TypeAdapter(_strict("Request", {"keys": keys}))
 
@@ -290,7 +290,7 @@ def _strict(name: str, fields: dict[str, Any]) -> Any:
 def refused(
     error: ValidationError, what: str, expected: Callable[[str], str]
 ) -> BadRequestError:
-    """What pydantic found in a request, in the words of a contract.
+    """Return the refusal of a request: what pydantic found, in the words of a contract.
 
     Args:
         error: what it raised.

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening address, before anything is loaded; port 0 takes a free one.
+    """Open a listening address, before anything is loaded; port 0 takes a free one.
 
     Raises:
         ConfigError: the address is taken, or is none of this machine's.

@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 def compiled_module(release: Release, device: Device, folder: Path) -> NativeModule:
-    """The release's module as compiled code for a device, compiled if need be.
+    """Load the release's module as compiled code for a device, compiled if need be.
 
     One file serves batches of all sizes: a batch that is halved when memory runs out
     must not wait for a compiler, and a process that goes on in a scorer's place has to

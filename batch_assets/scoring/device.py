@@ -71,7 +71,7 @@ class Device:
         return torch.device("cuda", self.index)
 
     def bucket(self, rows: int, size: int) -> int:
-        """How many rows the model sees of a batch of at most `size` that has `rows`."""
+        """Return the rows that the model sees of a batch that has `rows` of `size`."""
         if self.padded:
             return size
         if self.compiled:
@@ -131,7 +131,7 @@ def asked_for(
     batch_rows: str,
     compiled: Path | None,
 ) -> Device:
-    """A device as far as settings tell, on a machine that nobody has asked yet.
+    """Return a device as far as settings tell, on a machine that nobody has asked yet.
 
     Raises:
         ConfigError: a setting is not one of those of `find_device`.

@@ -92,7 +92,7 @@ class TimedScorer:
             raise ScoringError(msg) from error
 
     def limit(self, rows: int) -> float:
-        """How many seconds the model has for so many rows."""
+        """Return how many seconds the model has for so many rows."""
         share = self._max_seconds * rows / max(self._rows, 1)
         return max(share, min(self._max_seconds, FLOOR_SECONDS))
 

@@ -57,7 +57,7 @@ class Loads(Protocol):
 
 
 def waits(scorer: Loads, limit: float) -> Iterator[float]:
-    """A wait in short pieces, so that the end of the run ends it too."""
+    """Wait in short pieces, so that the end of the run ends it too."""
     until = time.monotonic() + limit
     while (left := until - time.monotonic()) > 0:
         if scorer.abandoned:

@@ -298,7 +298,7 @@ class Sweeps:
         return path
 
     def find(self, release: Release, device: Device) -> Sweep | None:
-        """The sweep of a release on a device, if there is one that can be read."""
+        """Read the sweep of a release on a device, if there is one that can be read."""
         path = self._path(
             release.name, release.digest, device.label, device.computes_in
         )
@@ -315,7 +315,7 @@ class Sweeps:
             return None
 
     def tuned(self, release: Release, device: Device) -> Device:
-        """The device with the knee of its sweep, unless a size was set by hand."""
+        """Give a device the knee of its sweep, unless a size was set by hand."""
         if device.batch_rows_from != "default":
             return device
         curve = self.find(release, device)

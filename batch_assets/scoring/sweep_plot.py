@@ -10,7 +10,7 @@ from batch_assets.scoring.sweep import Sweep
 
 
 def draw(sweep: Sweep) -> bytes:
-    """A PNG: rows per second and memory over the rows of a batch, the knee marked."""
+    """Draw a PNG: rows per second and memory by rows of a batch, the knee marked."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     rate = figure.add_subplot()

@@ -63,7 +63,7 @@ class Usage:
 
 
 def covered(begins: np.ndarray, ends: np.ndarray) -> float:
-    """How much of a line intervals cover, where they overlap but once."""
+    """Return how much of a line intervals cover, where they overlap but once."""
     if not len(begins):
         return 0.0
     order = np.argsort(begins)

@@ -95,7 +95,7 @@ CONTRACT = Contract(
 
 
 def read_days(first: date, last: date, data: Path) -> pl.DataFrame:
-    """Every row that keeps the contract, with its `day` and, if known, `late`."""
+    """Read every row that keeps the contract, with its `day` and, if known, `late`."""
     import duckdb
     import polars as pl
 
@@ -127,7 +127,7 @@ def read_days(first: date, last: date, data: Path) -> pl.DataFrame:
 
 
 def inputs_of(rows: pl.DataFrame) -> torch.Tensor:
-    """What the scorer gives the model: positions of categories, and NaN for null."""
+    """Return what the model is given: positions of categories, and NaN for null."""
     import polars as pl
     import torch
 
@@ -142,7 +142,7 @@ def inputs_of(rows: pl.DataFrame) -> torch.Tensor:
 
 
 def build(inputs: torch.Tensor) -> torch.nn.Module:
-    """An untrained network that knows the mean, spread and gaps of its inputs."""
+    """Build an untrained network that knows the mean, spread and gaps of its inputs."""
     import torch
     from torch import nn
 
@@ -179,7 +179,7 @@ def build(inputs: torch.Tensor) -> torch.nn.Module:
 
 
 def train(inputs: torch.Tensor, late: torch.Tensor) -> torch.nn.Module:
-    """The same inputs give the same weights on the same machine and torch."""
+    """Train; the same inputs give the same weights on the same machine and torch."""
     import torch
 
     torch.manual_seed(0)

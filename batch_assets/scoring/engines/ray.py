@@ -51,7 +51,7 @@ class _Worker:
 def ray_pool(
     settings: Ray, *, device: str, grace_seconds: float
 ) -> Iterator["RayPool"]:
-    """A pool on the cluster of the settings, or on a Ray of its own on this machine.
+    """Open a pool on the cluster of the settings, or on a Ray of its own here.
 
     A Ray that this process is connected to already is used, and left connected.
 
@@ -108,7 +108,7 @@ class RayPool:
     def do(
         self, work: Callable[[Any, Report], Any], items: Sequence[Any]
     ) -> Generator[Outcome, None, None]:
-        """What came of each item, as it is done, in any order."""
+        """Yield what came of each item, as it is done, in any order."""
         ray = self._ray
         shared = ray.put(work)
         waiting = deque(range(len(items)))

@@ -68,7 +68,7 @@ CANCEL_SECONDS = 10.0
 def spark_pool(
     settings: Spark, folder: StoragePath, *, device: str, grace_seconds: float
 ) -> Iterator["SparkPool"]:
-    """A pool on the Spark of the settings, or on one of its own on this machine.
+    """Open a pool on the Spark of the settings, or on one of its own on this machine.
 
     A session that is active already is used, and left running.
 
@@ -108,7 +108,7 @@ class SparkPool:
     def do(
         self, work: Callable[[Any, Report], Any], items: Sequence[Any]
     ) -> Generator[Outcome, None, None]:
-        """What came of each item, as it is posted, in any order."""
+        """Yield what came of each item, as it is posted, in any order."""
         if not items:
             return
         # With the usual permissions: executors may be another user's.

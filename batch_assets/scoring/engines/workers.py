@@ -164,7 +164,7 @@ def parallel_map(
     items: Sequence[Item],
     progress: Report = lambda rows: None,
 ) -> list[Result]:
-    """The results of the items, in their order: `on_cores`, done by a pool.
+    """Do work for each item by a pool; return the results in order, as `on_cores`.
 
     Raises:
         EngineError: the pool came back without some of them.
@@ -259,7 +259,7 @@ class ScoreChunk:
     config: ScorerConfig
 
     def on(self, device: str) -> "ScoreChunk":
-        """The same, on another device than was asked for."""
+        """Return the same, on another device than was asked for."""
         return ScoreChunk(replace(self.config, device=device))
 
     def __call__(self, attempt: Attempt, report: Report) -> tuple[Scored, Device]:
