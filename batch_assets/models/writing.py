@@ -30,6 +30,7 @@ from batch_assets.models.release import (
 )
 from batch_assets.models.row_independence import Outputs, ask, must_stand_alone
 
+Format = Literal["pt2", "safetensors", "torchscript"]
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 # Of a file that is listed before it is written.
@@ -46,7 +47,7 @@ def write_release(
     reference: dict[str, np.ndarray] | None = None,
     reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
-    model_format: Literal["pt2", "safetensors", "torchscript"] = "pt2",
+    model_format: Format = "pt2",
     import_path: str | None = None,
     arguments: dict[str, Any] | None = None,
     tolerance: dict[str, float] | None = None,
@@ -81,19 +82,11 @@ def write_release(
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
-        msg = f"{folder} is not empty and holds no release: nothing was written there"
-        raise ReleaseError(msg)
+    _must_be_free(folder)
     rows = _golden_rows(golden_inputs, contract)
     manifest = Manifest(
         name=name,
-        model=ModelSpec(
-            format=model_format,
-            file=FILES[model_format],
-            torch=torch.__version__.split("+")[0],
-            import_path=import_path,
-            arguments=arguments or {},
-        ),
+        model=_model(model_format, import_path, arguments or {}),
         contract=contract,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
@@ -103,6 +96,24 @@ def write_release(
     with _nothing_written(name):
         _write(folder, module, rows, manifest)
     return open_release(folder)
+
+
+def _must_be_free(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        msg = f"{folder} is not empty and holds no release: nothing was written there"
+        raise ReleaseError(msg)
+
+
+def _model(
+    model_format: Format, import_path: str | None, arguments: dict[str, Any]
+) -> ModelSpec:
+    return ModelSpec(
+        format=model_format,
+        file=FILES[model_format],
+        torch=torch.__version__.split("+")[0],
+        import_path=import_path,
+        arguments=arguments,
+    )
 
 
 def _write(
