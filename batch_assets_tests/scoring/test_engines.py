@@ -44,7 +44,7 @@ from batch_assets_tests.toys import (
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
 NEXT_DAY = "2026-01-06"
-BUILDING = {"incremental": Incremental(), "arithmetic": "cpu float32"}
+BUILDING = {"incremental": Incremental()}
 
 
 @pytest.fixture(scope="module", autouse=True)
