@@ -13,7 +13,7 @@ import dagster as dg
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.scoring_metadata import REPLAYED
 from batch_assets.quality.evidence import DayEvidence
-from batch_assets.quality.gates import GATES
+from batch_assets.quality.gates import BEFORE_SCORING, GATES
 from batch_assets.quality.verdict import Gate, Verdict
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.gates import SinkEvidence, gate_of
@@ -23,8 +23,8 @@ from batch_assets.spec import Target
 # How many materializations of a day may be replays before its lineage is lost.
 LOOK_BACK = 100
 
-Evidence = TypeVar("Evidence")
-Reader = Callable[[dg.AssetCheckExecutionContext, StorageResource, str], Evidence]
+EvidenceT = TypeVar("EvidenceT")
+Reader = Callable[[dg.AssetCheckExecutionContext, StorageResource, str], EvidenceT]
 
 
 def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
@@ -48,7 +48,7 @@ def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
 
 
 def _day_evidence(pipeline: Pipeline, gate: Gate[DayEvidence]) -> Reader[DayEvidence]:
-    spec, scoring = pipeline.spec, gate.asset == "predictions"
+    spec, scoring = pipeline.spec, gate.asset not in BEFORE_SCORING
 
     def read(
         context: dg.AssetCheckExecutionContext, storage: StorageResource, day: str
@@ -97,7 +97,7 @@ def graph_digest(
 
 
 def _build_check(
-    pipeline: Pipeline, gate: Gate[Evidence], read: Reader[Evidence]
+    pipeline: Pipeline, gate: Gate[EvidenceT], read: Reader[EvidenceT]
 ) -> dg.AssetChecksDefinition:
     """Build the check of a gate, on the partitions of its asset."""
     with warnings.catch_warnings():

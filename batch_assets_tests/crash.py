@@ -45,7 +45,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
@@ -165,7 +165,7 @@ def run_night(
         DAY,
         LocalEngine(find_device("cpu"), workers=2),
         chunk_rows=chunk_rows,
-        gates=Gates(max_quarantine_share=1, max_dead_letter_share=0.5),
+        gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
         guard=guard,
     )
 
@@ -176,7 +176,9 @@ def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
         DayRun(Lake(root, NAME), day, guard),
         Registry(root),
         SnapshotStore(root, NAME),
-        gates=Gates(max_quarantine_share=1, max_dead_letter_share=1, min_coverage=0),
+        gates=GateLimits(
+            max_quarantine_share=1, max_dead_letter_share=1, min_coverage=0
+        ),
         serving=Serving(keep=2, keep_minutes=0),
     )
 

@@ -14,7 +14,7 @@ from batch_assets.models.reference import histogram
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import Verdict
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.toys import DAY, NAME, expected_risk, make_contract, make_rows
 
 
@@ -24,9 +24,9 @@ def verdict_of(gate: str, evidence: DayEvidence) -> Verdict:
     return judging.verdict(evidence)
 
 
-def of_books(books: Books, limits: Gates | None = None) -> DayEvidence:
+def of_books(books: Books, limits: GateLimits | None = None) -> DayEvidence:
     """Evidence that is nothing but books."""
-    return DayEvidence(DAY, limits or Gates(), books=lambda: books)
+    return DayEvidence(DAY, limits or GateLimits(), books=lambda: books)
 
 
 def books_of(raw: int, quarantined: int = 0, scored: int = 0, dead: int = 0) -> Books:
@@ -57,7 +57,7 @@ def predict(
     facts: dict | None = None,
     told: dict | None = None,
 ) -> list[Part]:
-    """Commit a day of predictions of one shard, as they should be but for `changes`.
+    """Commit a day of predictions of one shard, as they should be but for what is given.
 
     `told` replaces what the receipt says of the output.
     """

@@ -23,7 +23,7 @@ from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine, WorkerPool
 from batch_assets.scoring.night import Night
-from batch_assets.spec import EngineSpec, Gates, Local, Ray, Spark
+from batch_assets.spec import EngineSpec, GateLimits, Local, Ray, Spark
 from batch_assets.storage import StoragePath, local
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import DAY, NAME
@@ -33,7 +33,7 @@ ENGINES: dict[str, EngineSpec] = {
     "ray": Ray(kind="ray", workers=2),
     "spark": Spark(kind="spark", settings={"spark.master": "local[2,3]"}),
 }
-OPEN = Gates(max_quarantine_share=1, max_dead_letter_share=1)
+OPEN = GateLimits(max_quarantine_share=1, max_dead_letter_share=1)
 GRACE_SECONDS = 20.0
 CHUNK_ROWS = 100
 
@@ -144,7 +144,7 @@ def mapping_on(engine: EngineSpec, root: StoragePath) -> Iterator[ParallelMap]:
 def score(
     lake: Lake, release: Release, engine: Any, day: str = DAY, **changes: Any
 ) -> Night:
-    """Score a day in chunks of a row group; `changes` go to `score_night`."""
+    """Score a day in chunks of a row group; `changes` go to `score_day`."""
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
         "gates": OPEN,

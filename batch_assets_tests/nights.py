@@ -9,7 +9,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.night import Night
 from batch_assets.scoring.plan import Plan
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.counting import Counting
 from batch_assets_tests.steps import plan_day, score_rows
 from batch_assets_tests.toys import (
@@ -23,7 +23,7 @@ from batch_assets_tests.toys import (
 
 ROWS = 1_200
 CHUNK_ROWS = 2 * ROW_GROUP_ROWS
-OPEN = Gates(max_dead_letter_share=1)
+OPEN = GateLimits(max_dead_letter_share=1)
 
 
 class Altering(Counting):
@@ -53,7 +53,7 @@ class Stopping(Counting):
 def plan(lake: Lake, release: Release, day: str = DAY, **changes: Any) -> Plan:
     arguments: dict[str, Any] = {
         "chunk_rows": CHUNK_ROWS,
-        "gates": Gates(),
+        "gates": GateLimits(),
     }
     return plan_day(lake, release, day, **(arguments | changes))
 
@@ -92,7 +92,7 @@ def narrow(folder: Path, high: float = 0.9) -> Release:
     return write_toy_release(folder, contract=make_contract(outputs=outputs))
 
 
-def dead_share(above: float) -> tuple[int, Gates]:
+def dead_share(above: float) -> tuple[int, GateLimits]:
     """How many rows the narrow release can't score, and the limit at a multiple."""
     dead = int((expected_risk(make_rows(ROWS)) > 0.9).sum())
-    return dead, Gates(max_dead_letter_share=above * dead / ROWS)
+    return dead, GateLimits(max_dead_letter_share=above * dead / ROWS)

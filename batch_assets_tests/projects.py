@@ -13,6 +13,9 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
+from batch_assets.quality.gates import GATES
+from batch_assets.quality.verdict import every_pipeline
+from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.snapshots.store import SnapshotStore
 
 FIRST, SECOND, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
@@ -81,6 +84,15 @@ def metadata_of(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
         if event.materialization.asset_key.path[-1] == asset
     ]
     return {name: value.value for name, value in metadata.items()}
+
+
+def checks_of(*assets: str) -> set[str]:
+    """The checks of a pipeline that is not incremental: of some assets, or of all."""
+    return {
+        gate.name
+        for gate in (*GATES, *SNAPSHOT_GATES)
+        if gate.when is every_pipeline and (not assets or gate.asset in assets)
+    }
 
 
 def attributes(name: str = "toy", **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.history import Block
 from batch_assets.snapshots.publish import Published, publish_day
 from batch_assets.snapshots.store import BLOCKED, CURRENT, SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
@@ -30,7 +30,7 @@ from batch_assets_tests.toys import (
 ROWS = 400
 BEFORE, NEXT = "2026-01-04", "2026-01-06"
 HIGH = 0.85
-OPEN = Gates(max_quarantine_share=0.1, max_dead_letter_share=0.3, min_coverage=0.6)
+OPEN = GateLimits(max_quarantine_share=0.1, max_dead_letter_share=0.3, min_coverage=0.6)
 
 
 def narrow(folder: Path, **changes: Any) -> Release:
@@ -108,7 +108,7 @@ def publish_nights(
     """Approve a release; score and publish equal rows for some days."""
     lake, registry = Lake(root, NAME), Registry(root)
     approved(root, release)
-    gates, store = Gates(), SnapshotStore(root, NAME)
+    gates, store = GateLimits(), SnapshotStore(root, NAME)
     for day in days:
         copy_rows(lake, rows, day=day, contract=release.contract)
         validate(lake, day=day, contract=release.contract)

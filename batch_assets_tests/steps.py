@@ -14,10 +14,10 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
 from batch_assets.quality.validation import Validated, validate_day
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.plan import Plan, ScoringSettings, plan_night
 from batch_assets.scoring.replay import Replayed, replay_day
-from batch_assets.spec import CHUNK_SECONDS, Gates
+from batch_assets.spec import CHUNK_SECONDS, GateLimits
 
 Guard = Callable[[], None]
 Progress = Callable[[int], None]
@@ -69,7 +69,7 @@ def plan_day(
     day: str,
     *,
     chunk_rows: int,
-    gates: Gates,
+    gates: GateLimits,
     chunk_seconds: float = CHUNK_SECONDS,
     computes_in: str = "float32",
     baseline: Baseline | None = None,
@@ -95,7 +95,7 @@ def score_rows(
     engine: Any,
     *,
     chunk_rows: int,
-    gates: Gates,
+    gates: GateLimits,
     chunk_seconds: float = CHUNK_SECONDS,
     incremental: Incremental | None = None,
     guard: Guard = nothing,
@@ -103,7 +103,7 @@ def score_rows(
 ) -> Night:
     """Score a day that is validated."""
     settings = ScoringSettings(gates, chunk_rows, chunk_seconds, incremental)
-    return score_night(DayRun(lake, day, guard, progress), release, engine, settings)
+    return score_day(DayRun(lake, day, guard, progress), release, engine, settings)
 
 
 def replay_letters(
@@ -118,5 +118,5 @@ def replay_letters(
     progress: Progress = unseen,
 ) -> Replayed:
     """Score the dead letters of a day again."""
-    settings = ScoringSettings(Gates(), chunk_rows, chunk_seconds)
+    settings = ScoringSettings(GateLimits(), chunk_rows, chunk_seconds)
     return replay_day(DayRun(lake, day, guard, progress), release, engine, settings)

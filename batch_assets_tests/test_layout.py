@@ -11,7 +11,7 @@ from batch_assets.cli.main import main
 from batch_assets.component import starter_attributes
 from batch_assets.lake.shards import hash_key
 from batch_assets.online.metrics import PREFIX, Metrics
-from batch_assets.spec import ENGINES, SINKS, SOURCES, Gates, PipelineSpec, Serving
+from batch_assets.spec import ENGINES, SINKS, SOURCES, GateLimits, PipelineSpec, Serving
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.served import serve
 from batch_assets_tests.toys import make_spec
@@ -50,9 +50,11 @@ def test_every_make_target_of_the_readme_exists():
 
 
 def test_the_guide_has_every_field_of_the_yaml():
-    models = (PipelineSpec, Gates, Serving, *SOURCES.values())
+    models = (PipelineSpec, GateLimits, Serving, *SOURCES.values())
     for field in {name for model in models for name in model.model_fields}:
         assert f"`{field}" in PIPELINE or f"{field}:" in PIPELINE, field
+    for kind in SOURCES:
+        assert f"| `{kind}` |" in PIPELINE, kind
 
 
 def test_the_guide_of_engines_has_every_setting():

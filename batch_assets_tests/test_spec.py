@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from batch_assets.errors import ConfigError
-from batch_assets.spec import ENGINES, SINKS, SOURCES, Gates, engine_named
+from batch_assets.spec import ENGINES, SINKS, SOURCES, GateLimits, engine_named
 from batch_assets_tests.toys import make_spec
 
 CASSANDRA = {
@@ -20,7 +20,7 @@ def test_a_spec_says_little_and_knows_the_rest():
 
     assert (spec.timezone, spec.schedule) == ("UTC", "30 0 * * *")
     assert (spec.engine.kind, spec.allow_empty, spec.end_day) == ("local", False, None)
-    assert (spec.serving.keep, spec.gates) == (7, Gates())
+    assert (spec.serving.keep, spec.gates) == (7, GateLimits())
 
 
 @pytest.mark.parametrize(

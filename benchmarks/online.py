@@ -33,11 +33,11 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
+from batch_assets.scoring.night import score_day
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 from benchmarks.model import FEATURES, NAMES
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE, prepare
 
@@ -68,10 +68,10 @@ class Scoring:
 def publish(root: Path, rows: int, size: str) -> None:
     """A night of a size of model, published, and its release approved for online."""
     prepare(root, rows)
-    lake, registry, gates = Lake(root, PIPELINE), Registry(root), Gates()
+    lake, registry, gates = Lake(root, PIPELINE), Registry(root), GateLimits()
     release = registry.resolve(size)
     registry.approve(size, release.digest, channel="online", why="benchmark")
-    score_night(
+    score_day(
         DayRun(lake, DAY),
         release,
         LocalEngine(find_device("cpu")),

@@ -37,13 +37,13 @@ from batch_assets.models.writing import write_release
 from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.night import score_night
+from batch_assets.scoring.night import score_day
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.retention import collect
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 from benchmarks.stores import BatchAssets, DuckDb, Lmdb, Redis, Sqlite, Store, missing
 from benchmarks.tables import machine, print_tables, with_tables
 
@@ -108,7 +108,7 @@ def prepare(root: Path, rows: int) -> None:
     )
     validate_day(run, contract, row_group_rows=131_072)
     engine = LocalEngine(find_device("cpu"))
-    score_night(run, release, engine, ScoringSettings(Gates(), 262_144))
+    score_day(run, release, engine, ScoringSettings(GateLimits(), 262_144))
 
 
 def predictions(root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +198,7 @@ def publish(root: Path, snapshots: Path) -> float:
         DayRun(Lake(root, NAME), DAY),
         Registry(root),
         SnapshotStore.at(snapshots),
-        gates=Gates(),
+        gates=GateLimits(),
         serving=Serving(),
     )
     assert published.current is not None

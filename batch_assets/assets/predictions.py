@@ -14,7 +14,7 @@ from batch_assets.assets.scoring_metadata import (
     run_metadata,
 )
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
@@ -71,7 +71,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             done: Night | Replayed = (
                 replay_day(run, release, engine, settings)
                 if replay
-                else score_night(run, release, engine, settings)
+                else score_day(run, release, engine, settings)
             )
             # What is known of the device is known while the engine is there.
             about = predictions_metadata(lake, release, done, engine)

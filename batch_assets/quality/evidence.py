@@ -13,7 +13,7 @@ from batch_assets.lake.reconciliation import Books
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest, Release
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 
 
 def _not_given(*_: str) -> Any:
@@ -38,7 +38,7 @@ class DayEvidence:
     """
 
     day: str
-    limits: Gates
+    limits: GateLimits
     books: Callable[[], Books] = _not_given
     rows_by_day: Callable[[], dict[str, int]] = _not_given
     parts: Callable[[], list[Part[PredictionsReceipt]]] = _not_given
@@ -53,7 +53,7 @@ class DayEvidence:
         lake: Lake,
         registry: Registry,
         day: str,
-        limits: Gates,
+        limits: GateLimits,
         *,
         scoring: bool = True,
     ) -> Self:

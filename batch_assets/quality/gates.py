@@ -25,11 +25,13 @@ from batch_assets.quality.judges.shares import (
 )
 from batch_assets.quality.judges.volume import volume
 from batch_assets.quality.verdict import Gate, Verdict
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 
 __all__ = ["GATES", "after_scoring", "after_validation", "most_dead_letters"]
 
 NO_FIELD = "No field of the YAML moves it"
+# Whose gates can be judged before a row is scored.
+BEFORE_SCORING = ("raw_features", "validated_features", "quarantined_rows")
 LIMIT = "The limit is gates.{} in the pipeline's YAML"
 
 # In the order in which they are judged.
@@ -120,23 +122,29 @@ GATES: tuple[Gate[DayEvidence], ...] = (
 )
 
 
-def after_validation(books: Books, gates: Gates) -> list[Verdict]:
-    """Judge what must hold of a day before it is scored.
+def after_validation(lake: Lake, books: Books, limits: GateLimits) -> list[Verdict]:
+    """Judge what must hold of a day before it is scored: all that may stop it.
 
     Args:
-        books: of the day.
-        gates: the limits.
+        lake: the pipeline's tables.
+        books: of the day, up to its validation.
+        limits: of the pipeline.
     """
-    evidence = DayEvidence(books.day, gates, books=lambda: books)
+    evidence = DayEvidence(
+        books.day,
+        limits,
+        books=lambda: books,
+        rows_by_day=lake.raw_features.rows_by_day,
+    )
     return [
         gate.verdict(evidence)
         for gate in GATES
-        if gate.blocking and gate.asset == "validated_features"
+        if gate.blocking and gate.asset in BEFORE_SCORING
     ]
 
 
 def after_scoring(
-    lake: Lake, registry: Registry, manifest: Manifest, day: str, gates: Gates
+    lake: Lake, registry: Registry, manifest: Manifest, day: str, limits: GateLimits
 ) -> list[Verdict]:
     """Judge what must hold of a day before it is served: all that may stop it.
 
@@ -145,8 +153,8 @@ def after_scoring(
         registry: the models.
         manifest: of the release that scored the day, its bytes verified.
         day: the day.
-        gates: the limits.
+        limits: of the pipeline.
     """
-    evidence = DayEvidence.of_day(lake, registry, day, gates)
+    evidence = DayEvidence.of_day(lake, registry, day, limits)
     evidence = replace(evidence, manifest=lambda: manifest)
     return [gate.verdict(evidence) for gate in GATES if gate.blocking]

@@ -7,7 +7,12 @@ from typing import Generic, TypeVar
 from batch_assets.errors import GateError
 from batch_assets.spec import PipelineSpec
 
-Evidence = TypeVar("Evidence")
+EvidenceT = TypeVar("EvidenceT")
+
+
+def every_pipeline(_: PipelineSpec) -> bool:
+    """Return True: a gate is every pipeline's unless it says otherwise."""
+    return True
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Gate(Generic[Evidence]):
+class Gate(Generic[EvidenceT]):
     """One thing that must hold of a day.
 
     Attributes:
@@ -51,12 +56,18 @@ class Gate(Generic[Evidence]):
 
     name: str
     asset: str
-    judge: Callable[[Evidence], Verdict]
+    judge: Callable[[EvidenceT], Verdict]
     description: str
     moved_by: str
     blocking: bool = True
     may_only_warn: bool = False
-    when: Callable[[PipelineSpec], bool] = lambda _: True
+    when: Callable[[PipelineSpec], bool] = every_pipeline
+
+    def __post_init__(self) -> None:
+        """Refuse what scorer and publisher, who ask every gate that blocks, can't hold."""
+        if self.blocking and self.when is not every_pipeline:
+            msg = f"gate '{self.name}' blocks, and is not every pipeline's: let it warn"
+            raise ValueError(msg)
 
     @property
     def effect(self) -> str:
@@ -65,7 +76,7 @@ class Gate(Generic[Evidence]):
             return "blocks or warns"
         return "blocks" if self.blocking else "warns"
 
-    def verdict(self, evidence: Evidence) -> Verdict:
+    def verdict(self, evidence: EvidenceT) -> Verdict:
         """Judge the evidence."""
         verdict = self.judge(evidence)
         return replace(

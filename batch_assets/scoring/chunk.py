@@ -55,6 +55,7 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     if reused is None:
         keys = table[contract.key.name].combine_chunks()
     else:
+        # From here on of all rows of the chunk, and not of those alone that were scored.
         keys = reused.keys
         outputs, faults = reused.merged(outputs, faults, scorer.tolerance)
     part = write_predictions(task, scorer, keys, outputs, faults, dead, reused)

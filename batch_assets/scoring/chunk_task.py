@@ -20,7 +20,7 @@ class ChunkTask:
     `row_groups` counts from the first to one past the last. More than `max_faults`
     rows on which the model raises, or takes longer than its share of `max_seconds`, stop
     the chunk. In a replay `validated` is a part of dead letters, and `replay_of` names
-    the validated part that they are of. With `carry`, rows that have not changed take
+    the validated part that they are of. With `reuse`, rows that have not changed take
     over their prediction.
     """
 

@@ -115,7 +115,7 @@ def _loaded_for_good() -> Iterator[None]:
 
 
 @_loaded_for_good()
-def score_night(
+def score_day(
     run: DayRun, release: Release, engine: Engine, settings: ScoringSettings
 ) -> Night:
     """Score a day and commit it.
@@ -135,7 +135,7 @@ def score_night(
     lake, day, device = run.lake, run.day, engine.device
     validated = lake.validated_features.parts(day)
     books = lake.books(day, scoring=False, validated=validated)
-    verdicts = after_validation(books, settings.gates)
+    verdicts = after_validation(lake, books, settings.gates)
     must_be_open(day, verdicts, then="nothing was scored or committed")
     baseline, decision = None, BaselineDecision()
     if settings.incremental:

@@ -19,7 +19,7 @@ from batch_assets.models.release import Release
 from batch_assets.quality.gates import most_dead_letters
 from batch_assets.quality.validation import contract_of
 from batch_assets.scoring.chunk_task import ChunkTask
-from batch_assets.spec import CHUNK_SECONDS, Gates
+from batch_assets.spec import CHUNK_SECONDS, GateLimits
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ScoringSettings:
         incremental: how nights build on each other; each stands alone if left out.
     """
 
-    gates: Gates
+    gates: GateLimits
     chunk_rows: int
     chunk_seconds: float = CHUNK_SECONDS
     incremental: Incremental | None = None

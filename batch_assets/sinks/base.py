@@ -117,7 +117,7 @@ class SinkVersion(StrictModel):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class RowChecksums:
     """What some rows add up to: the total of their keys, and `shards.content`."""
 
     total: ControlTotal = ControlTotal()
@@ -129,9 +129,9 @@ class Evidence:
         hashes = hash_keys(keys)
         return cls(ControlTotal.of_hashes(hashes), content(hashes, outputs))
 
-    def __add__(self, other: "Evidence") -> "Evidence":
+    def __add__(self, other: "RowChecksums") -> "RowChecksums":
         whole = (self.content + other.content) & WORD_MASK
-        return Evidence(self.total + other.total, whole)
+        return RowChecksums(self.total + other.total, whole)
 
     def __str__(self) -> str:
         return f"{self.total.rows} {self.total.keys} {self.content}"
@@ -145,7 +145,7 @@ class Evidence:
 
 def evidence_by_shard(
     keys: pa.Array, outputs: list[np.ndarray], shards: int
-) -> dict[int, Evidence]:
+) -> dict[int, RowChecksums]:
     """Sum up rows of any shards, by the shard that their keys belong to."""
     numbers = shard_of(hash_keys(keys), shards)
     order = np.argsort(numbers, kind="stable")
@@ -155,7 +155,7 @@ def evidence_by_shard(
         rows = order[ends[shard] : ends[shard + 1]]
         if len(rows):
             picked = [values[rows] for values in outputs]
-            evidence[shard] = Evidence.of(keys.take(pa.array(rows)), picked)
+            evidence[shard] = RowChecksums.of(keys.take(pa.array(rows)), picked)
     return evidence
 
 
@@ -177,15 +177,15 @@ class Sink(Protocol):
 
     address: str  # Where it is, without secrets.
 
-    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         """Make room for a version; return the shards of it that are loaded already."""
 
     def load(
-        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: RowChecksums
     ) -> None:
         """Write a shard's rows, and after them the record that they are loaded."""
 
-    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def finish(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         """Make a loaded version ready, read every row of it back, and add them up."""
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:

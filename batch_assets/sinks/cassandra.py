@@ -43,7 +43,7 @@ from cassandra.query import (
 from batch_assets.errors import NotServedError
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.sinks.base import (
-    Evidence,
+    RowChecksums,
     SinkVersion,
     StoredVersion,
     must_be_newer,
@@ -131,7 +131,7 @@ class CassandraSink:
         self._prepared: dict[str, PreparedStatement] = {}
         self._served: tuple[SinkVersion, int] | None = None
 
-    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             for table, columns in TABLES.items():
                 columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
@@ -153,7 +153,7 @@ class CassandraSink:
             return self._records(about.name)
 
     def load(
-        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: RowChecksums
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
         with self._store_errors():
@@ -168,7 +168,7 @@ class CassandraSink:
                 str(evidence),
             )
 
-    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def finish(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
@@ -259,7 +259,7 @@ class CassandraSink:
     def close(self) -> None:
         self._session.cluster.shutdown()
 
-    def _read(self, about: SinkVersion, shard: int) -> Evidence:
+    def _read(self, about: SinkVersion, shard: int) -> RowChecksums:
         """Read a shard back, and sum it up."""
         buckets = _buckets(about)
         numbers = range(shard, buckets, about.shards)
@@ -275,18 +275,18 @@ class CassandraSink:
                 bucket_of.append(bucket)
         size = width(about)
         if any(len(packed) != size for packed in outputs):
-            return Evidence()
+            return RowChecksums()
         keys = pa.array(names, pa.large_string() if about.strings else pa.int64())
         hashes = hash_keys(keys)
         if (hashes % np.uint64(buckets) != np.array(bucket_of, np.uint64)).any():
-            return Evidence()  # A lookup does not find a key in another bucket.
-        return Evidence.of(keys, unpack(b"".join(outputs), about))
+            return RowChecksums()  # A lookup does not find a key in another bucket.
+        return RowChecksums.of(keys, unpack(b"".join(outputs), about))
 
-    def _records(self, version: str) -> dict[int, Evidence]:
+    def _records(self, version: str) -> dict[int, RowChecksums]:
         rows = self._do(
             "SELECT shard, evidence FROM {loaded} WHERE version = ?", version
         )
-        return {shard: Evidence.parse(text) for shard, text in rows}
+        return {shard: RowChecksums.parse(text) for shard, text in rows}
 
     def _pointer(self) -> str | None:
         """Return what is served, after every swap that has been decided."""

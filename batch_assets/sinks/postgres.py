@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 from batch_assets.errors import NotServedError, SinkError
 from batch_assets.sinks.base import (
     STAYS,
-    Evidence,
+    RowChecksums,
     SinkVersion,
     StoredVersion,
     evidence_by_shard,
@@ -118,7 +118,7 @@ class PostgresSink:
         self._served: SinkVersion | None = None
         self._opened: psycopg.Connection | None = None
 
-    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         names = [about.key, *(name for name, _ in about.outputs)]
         if SERVED_VERSION in names:
             msg = f"a column is named '{SERVED_VERSION}', as one of the view's own is"
@@ -147,10 +147,10 @@ class PostgresSink:
                 "SELECT shard, evidence FROM {schema}.loaded WHERE version = %s",
                 about.name,
             )
-            return {shard: Evidence.parse(text) for shard, text in loaded}
+            return {shard: RowChecksums.parse(text) for shard, text in loaded}
 
     def load(
-        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: RowChecksums
     ) -> None:
         with self._store_errors(), self._connection.transaction():
             # The record first: a second loader waits here for the first, and then finds
@@ -174,7 +174,7 @@ class PostgresSink:
                     copy.write(block)
                 copy.write(TRAILER)
 
-    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def finish(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             try:
                 self._index(about)
@@ -186,11 +186,11 @@ class PostgresSink:
                     rows=_rows(about.name),
                 )
             ) as copy:
-                total: dict[int, Evidence] = {}
+                total: dict[int, RowChecksums] = {}
                 for keys, outputs in decode(copy, about):
                     block = evidence_by_shard(keys, outputs, about.shards)
                     for shard, evidence in block.items():
-                        total[shard] = total.get(shard, Evidence()) + evidence
+                        total[shard] = total.get(shard, RowChecksums()) + evidence
             return total
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:

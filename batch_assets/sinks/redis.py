@@ -25,7 +25,7 @@ from batch_assets.errors import NotServedError, SinkError
 from batch_assets.lake.shards import hash_key
 from batch_assets.sinks.base import (
     STAYS,
-    Evidence,
+    RowChecksums,
     SinkVersion,
     StoredVersion,
     must_be_newer,
@@ -95,17 +95,17 @@ class RedisSink:
         self._prefix = prefix
         self._served: SinkVersion | None = None
 
-    def begin(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             self._must_not_evict()
         with self._loading(about):
             self._redis.hset(self._key("versions"), about.name, about.model_dump_json())
             self._redis.zadd(self._key("began"), {about.name: time.time()}, nx=True)
             loaded: Any = self._redis.hgetall(self._key(about.name, "loaded"))
-        return {int(n): Evidence.parse(text.decode()) for n, text in loaded.items()}
+        return {int(n): RowChecksums.parse(text.decode()) for n, text in loaded.items()}
 
     def load(
-        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: Evidence
+        self, about: SinkVersion, shard: int, rows: pa.Table, evidence: RowChecksums
     ) -> None:
         # What a killed load left of the shard are rows of it: they are overwritten.
         name = self._key(about.name, shard).encode()
@@ -113,7 +113,7 @@ class RedisSink:
             self._send(_commands(name, rows, about))
             self._redis.hset(self._key(about.name, "loaded"), str(shard), str(evidence))
 
-    def finish(self, about: SinkVersion) -> Mapping[int, Evidence]:
+    def finish(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             return {shard: self._read(about, shard) for shard in range(about.shards)}
 
@@ -227,7 +227,7 @@ class RedisSink:
         finally:
             pool.release(connection)
 
-    def _read(self, about: SinkVersion, shard: int) -> Evidence:
+    def _read(self, about: SinkVersion, shard: int) -> RowChecksums:
         """Read a shard back, and sum it up."""
         rows: dict[bytes, bytes] = {}
         name, cursor = self._key(about.name, shard), 0
@@ -241,11 +241,11 @@ class RedisSink:
         size = width(about)
         try:
             if any(len(data) != size for data in rows.values()):
-                return Evidence()
+                return RowChecksums()
             keys = keys_of(list(rows), about)
         except pa.ArrowInvalid:
-            return Evidence()
-        return Evidence.of(keys, unpack(b"".join(rows.values()), about))
+            return RowChecksums()
+        return RowChecksums.of(keys, unpack(b"".join(rows.values()), about))
 
     def _must_not_evict(self) -> None:
         memory = self._redis.info("memory")

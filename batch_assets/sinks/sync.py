@@ -19,7 +19,7 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.quality.verdict import Verdict
 from batch_assets.sinks.base import (
     STAYS,
-    Evidence,
+    RowChecksums,
     Sink,
     SinkVersion,
     StoredVersion,
@@ -150,10 +150,12 @@ def prove(sink: Sink, version: Version) -> None:
         raise SinkError(unlike)
 
 
-def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[Evidence]) -> str:
+def _unlike(sink: Sink, about: SinkVersion, expected: Sequence[RowChecksums]) -> str:
     """Return in what a sink's rows differ from those expected; empty if in nothing."""
     loaded = sink.finish(about)
-    wrong = [n for n, rows in enumerate(expected) if loaded.get(n, Evidence()) != rows]
+    wrong = [
+        n for n, rows in enumerate(expected) if loaded.get(n, RowChecksums()) != rows
+    ]
     if not wrong:
         return ""
     return (
@@ -197,14 +199,14 @@ def _load(sink: Sink, version: Version) -> int:
     return loaded
 
 
-def _expected(version: Version, shard: int) -> Evidence:
+def _expected(version: Version, shard: int) -> RowChecksums:
     """Return what a shard's file holds; the file is hashed before its first use."""
     hashed = version.shard(shard)
     file = version.manifest.files[shard]
     if file.content is not None:
-        return Evidence(ControlTotal(file.rows, file.keys), file.content)
+        return RowChecksums(ControlTotal(file.rows, file.keys), file.content)
     keys = hashed.packed[version.manifest.key].combine_chunks()
-    return Evidence.of(keys, list(hashed.columns.values()))
+    return RowChecksums.of(keys, list(hashed.columns.values()))
 
 
 def _collect(sink: Sink, about: SinkVersion, keep: int) -> list[str]:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.verdict import Gate
+from batch_assets.snapshots.judges import equals_predictions, is_served
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.snapshots.verdicts import equals_predictions, is_served
 
 
 @dataclass(frozen=True)

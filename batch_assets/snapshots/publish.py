@@ -1,6 +1,6 @@
 """Publish a day: build a version, prove it, swap it in. Forward only.
 
-The evidence is read again for the very day that is published: its books, its gates,
+What speaks for a day is read again for the very day that is published: its books, its gates,
 its release. If anything is wrong, yesterday stays up. It knows no Dagster.
 """
 
@@ -36,7 +36,7 @@ from batch_assets.snapshots.proof import STAYS
 from batch_assets.snapshots.retention import collect
 from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Version
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 from batch_assets.storage import has_links, local, put_folder
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def publish_day(
     registry: Registry,
     store: SnapshotStore,
     *,
-    gates: Gates,
+    gates: GateLimits,
     serving: Serving,
     why: str = "a night was published",
 ) -> Published:
@@ -91,21 +91,21 @@ def publish_day(
     # under a lock of its own. In a bucket there may be others, on other machines: there
     # CURRENT is swapped only if it is still the one that was judged by.
     with filelock.FileLock(workshop / ".publishing"):
-        evidence = _Evidence(run.lake, registry, run.day, gates)
-        evidence.must_be_proved()
-        evidence.must_be_committed()
+        scored = _ScoredDay(run.lake, registry, run.day, gates)
+        scored.must_be_proved()
+        scored.must_be_committed()
         if newer := _newer(store, run.day):
-            built = store.versions_of(evidence.digest)
-            name = built[-1] if built else _free_name(store, evidence)
-            return _published(store, name, evidence, swapped=False, why=newer)
+            built = store.versions_of(scored.digest)
+            name = built[-1] if built else _free_name(store, scored)
+            return _published(store, name, scored, swapped=False, why=newer)
         # What a killed publisher left; nobody else builds under the lock.
         for leftover in workshop.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover)
-        version = _whole_version(store, evidence.digest)
+        version = _whole_version(store, scored.digest)
         if version is None:
-            manifest = _build(store, evidence, serving)
-            # It took a while: the evidence may be another by now.
-            evidence.must_be_proved()
+            manifest = _build(store, scored, serving)
+            # It took a while: the day may be another by now.
+            scored.must_be_proved()
             _put(store, manifest)
             version = manifest.version
         with store.lock(), _explained(store):
@@ -115,13 +115,15 @@ def publish_day(
         except OSError as error:
             # The day is published; what could not go goes after the next one.
             log.warning("old versions of %s can't be removed: %s", store, error)
-    return _published(store, version, evidence, swapped=swapped, why=outcome)
+    return _published(store, version, scored, swapped=swapped, why=outcome)
 
 
-class _Evidence:
+class _ScoredDay:
     """What speaks for a day, which is read again whenever it is asked for."""
 
-    def __init__(self, lake: Lake, registry: Registry, day: str, gates: Gates) -> None:
+    def __init__(
+        self, lake: Lake, registry: Registry, day: str, gates: GateLimits
+    ) -> None:
         self.lake, self.registry, self.day, self.gates = lake, registry, day, gates
         self.parts = lake.predictions.parts(day)
         if not self.parts:
@@ -166,26 +168,26 @@ class _Evidence:
 
 
 def _build(
-    store: SnapshotStore, evidence: _Evidence, serving: Serving
+    store: SnapshotStore, scored: _ScoredDay, serving: Serving
 ) -> SnapshotManifest:
     """Build a version on this machine, under a name that nobody reads."""
-    contract, pages = evidence.release.contract, evidence.lake.books(evidence.day).pages
+    contract, pages = scored.release.contract, scored.lake.books(scored.day).pages
     plan = SnapshotManifest(
-        pipeline=evidence.lake.pipeline,
-        version=_free_name(store, evidence),
-        day=evidence.day,
+        pipeline=scored.lake.pipeline,
+        version=_free_name(store, scored),
+        day=scored.day,
         created_at=datetime.now(UTC),
         stale_after_seconds=serving.stale_hours * 3600,
         key=contract.key.name,
         key_dtype=contract.key.dtype,
         outputs=tuple(contract.output_names),
-        model_name=evidence.release.name,
-        model_version=evidence.release.digest,
-        job=evidence.parts[0].receipt.job,
-        predictions=evidence.digest,
+        model_name=scored.release.name,
+        model_version=scored.release.digest,
+        job=scored.parts[0].receipt.job,
+        predictions=scored.digest,
         files=(),
         parent=store.pointer(CURRENT).version_or_none(),
-        forced_at=evidence.lake.forced_at(evidence.day),
+        forced_at=scored.lake.forced_at(scored.day),
     )
     earlier: list[tuple[Path, SnapshotManifest]] = []
     if has_links(store.folder):
@@ -195,7 +197,7 @@ def _build(
         ]
     raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
     folder = _building_folder(store, plan)
-    return build_version(folder, plan, evidence.parts, raw_rows, earlier)
+    return build_version(folder, plan, scored.parts, raw_rows, earlier)
 
 
 def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:
@@ -262,12 +264,12 @@ def _newer(store: SnapshotStore, day: str) -> str | None:
 
 
 def _published(
-    store: SnapshotStore, version: str, evidence: _Evidence, *, swapped: bool, why: str
+    store: SnapshotStore, version: str, scored: _ScoredDay, *, swapped: bool, why: str
 ) -> Published:
     current = store.pointer(CURRENT).version_or_none()
     manifests = {manifest.version: manifest for manifest in store.versions()}
     served = manifests.get(current or "")
-    return Published(version, served, swapped, why, evidence.verdicts)
+    return Published(version, served, swapped, why, scored.verdicts)
 
 
 def _whole_version(store: SnapshotStore, predictions: str) -> str | None:
@@ -284,9 +286,9 @@ def _whole_version(store: SnapshotStore, predictions: str) -> str | None:
     return None
 
 
-def _free_name(store: SnapshotStore, evidence: _Evidence) -> str:
+def _free_name(store: SnapshotStore, scored: _ScoredDay) -> str:
     """Return a name that no version ever had: readers may still hold a damaged one."""
-    name = f"{evidence.day}-{evidence.digest}"[:NAMED]
+    name = f"{scored.day}-{scored.digest}"[:NAMED]
     current = store.pointer(CURRENT).version_or_none()
     version, number = name, 2
     while version == current or store.version_folder(version).is_dir():

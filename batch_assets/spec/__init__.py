@@ -10,7 +10,7 @@ from batch_assets.spec.engines import (
     engine_named,
     engine_names,
 )
-from batch_assets.spec.limits import CHUNK_SECONDS, Gates, Model, Serving
+from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
 from batch_assets.spec.pipeline import PipelineSpec
 from batch_assets.spec.sinks import (
     SINKS,
@@ -24,7 +24,7 @@ from batch_assets.strict import StrictModel
 # Every type whose fields may be written in the YAML.
 DECLARED: tuple[type[StrictModel], ...] = (
     PipelineSpec,
-    Gates,
+    GateLimits,
     Model,
     Serving,
     *SOURCES.values(),
@@ -40,7 +40,7 @@ __all__ = [
     "SOURCES",
     "CassandraTarget",
     "EngineSpec",
-    "Gates",
+    "GateLimits",
     "Local",
     "Model",
     "PipelineSpec",

@@ -14,7 +14,7 @@ class Model(StrictModel):
     name: str = Field(description="The model's name in the registry.")
 
 
-class Gates(StrictModel):
+class GateLimits(StrictModel):
     """The limits that a night is judged by; shares are between 0 and 1."""
 
     max_quarantine_share: float = Field(

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from batch_assets.lake.sources import Source
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
-from batch_assets.spec.limits import CHUNK_SECONDS, Gates, Model, Serving
+from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
 from batch_assets.spec.sinks import Target
 from batch_assets.strict import NAME, StrictModel
 
@@ -82,7 +82,7 @@ class PipelineSpec(StrictModel):
     allow_empty: bool = Field(
         default=False, description="A day without rows is no error."
     )
-    gates: Gates = Field(default_factory=Gates)
+    gates: GateLimits = Field(default_factory=GateLimits)
     serving: Serving = Field(default_factory=Serving)
     sinks: list[Target] = Field(
         default_factory=list, description="Remote stores that serve the snapshot, too."

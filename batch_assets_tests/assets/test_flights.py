@@ -16,7 +16,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import open_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.steps import score_rows, take, validate_rows
 
@@ -156,7 +156,7 @@ def night(root: Path) -> dict[str, str]:
         "2013-08-15",
         LocalEngine(find_device("cpu")),
         chunk_rows=262_144,
-        gates=Gates(),
+        gates=GateLimits(),
     )
     files = sorted(lake.folder.glob("*/day=*/*/*.parquet"))
     return {

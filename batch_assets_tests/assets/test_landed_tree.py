@@ -17,7 +17,7 @@ from batch_assets.lake.reconciliation import Page
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.snapshots.reader import Snapshot
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.projects import (
     FIRST,
     SECOND,
@@ -58,7 +58,7 @@ def test_its_books_close_and_no_gate_is_shut(landed: Project) -> None:
     lake = landed.lake("toy")
     for day in (FIRST, SECOND):
         evidence = DayEvidence.of_day(
-            lake, landed.registry, day, Gates.model_validate(LIMITS)
+            lake, landed.registry, day, GateLimits.model_validate(LIMITS)
         )
         verdicts = [gate.verdict(evidence) for gate in GATES]
 

@@ -32,7 +32,7 @@ from batch_assets.scoring import chunk
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.days_by_hand import verdict_of
 from batch_assets_tests.models_that_fail import broken, write_mendable
 from batch_assets_tests.steps import replay_letters, score_rows
@@ -80,14 +80,14 @@ def night(
         LocalEngine(device, workers=2),
         chunk_rows=2 * ROW_GROUP_ROWS,
         incremental=incremental,
-        **{"gates": Gates()} | changes,
+        **{"gates": GateLimits()} | changes,
     )
 
 
 def verdict_on_reuse(lake: Lake) -> Verdict:
     evidence = DayEvidence(
         SECOND,
-        Gates(),
+        GateLimits(),
         books=lambda: lake.books(SECOND),
         commit=lambda: lake.predictions.last_commit(SECOND),
     )
@@ -329,9 +329,11 @@ def test_only_the_night_before_counts_not_one_after(lake, toy_release):
 def test_a_row_that_was_a_dead_letter_is_scored_again(lake, tmp_path):
     release = write_toy_release(tmp_path / "picky", module=Picky())
     rows = make_rows(ROWS)
-    first = night(lake, release, FIRST, rows, gates=Gates(max_dead_letter_share=1))
+    first = night(lake, release, FIRST, rows, gates=GateLimits(max_dead_letter_share=1))
 
-    second = night(lake, release, SECOND, rows, gates=Gates(max_dead_letter_share=1))
+    second = night(
+        lake, release, SECOND, rows, gates=GateLimits(max_dead_letter_share=1)
+    )
 
     assert first.dead_letters.rows > 0
     assert second.dead_letters == first.dead_letters
@@ -473,7 +475,7 @@ def test_a_row_that_a_replay_has_rescued_is_carried(lake, tmp_path):
     release = write_mendable(tmp_path / "release")
     rows = make_rows(ROWS)
     broken.add(100)
-    allowed = Gates(max_dead_letter_share=1)
+    allowed = GateLimits(max_dead_letter_share=1)
     first = night(lake, release, FIRST, rows, gates=allowed)
     broken.clear()
     engine = LocalEngine(find_device("cpu"), workers=2)

@@ -29,7 +29,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.faults import FaultError
 from batch_assets.scoring.model_process import ModelProcess
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.stuck import (
@@ -209,7 +209,7 @@ def test_scores_are_the_nights_to_the_bit_in_the_same_batch_and_close_in_any(
         DAY,
         LocalEngine(find_device("cpu"), workers=1),
         chunk_rows=100,
-        gates=Gates(),
+        gates=GateLimits(),
     )
     night = {
         row["user_id"]: row["risk"] for row in read_day(lake, "predictions").to_pylist()

@@ -12,7 +12,7 @@ from batch_assets.models.reference import Reference, ks, psi, psi_noise
 from batch_assets.models.release import Manifest
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.judges.drift import limits, prediction_drift
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.toys import make_contract
 
 FLAT = (10_000,) * 4
@@ -28,16 +28,16 @@ def part_of(counts: list[int], *, total: float = 0.0, name: str = "risk") -> Par
     return Part(Path("part.parquet"), 1, "0" * 64, receipt, ())
 
 
-def of_parts(parts: list[Part], manifest: Manifest, limits: Gates | None = None):
+def of_parts(parts: list[Part], manifest: Manifest, limits: GateLimits | None = None):
     return DayEvidence(
         "2026-01-05",
-        limits or Gates(),
+        limits or GateLimits(),
         parts=lambda: parts,
         manifest=lambda: manifest,
     )
 
 
-def judge(toy_release, counts: list[int], *, gates: Gates | None = None, daily=()):
+def judge(toy_release, counts: list[int], *, gates: GateLimits | None = None, daily=()):
     reference = Reference(edges=EDGES, counts=FLAT, daily_psi=daily)
     manifest = toy_release.manifest.model_copy(
         update={"reference": {"risk": reference}}
@@ -85,7 +85,7 @@ def test_the_verdict_says_the_index_by_hand(toy_release):
 
 
 def test_the_limits_of_the_yaml_are_kept(toy_release):
-    strict = Gates(warn_psi=0.002, max_psi=0.003)
+    strict = GateLimits(warn_psi=0.002, max_psi=0.003)
 
     verdict = judge(toy_release, USUAL, gates=strict)
 
@@ -94,7 +94,7 @@ def test_the_limits_of_the_yaml_are_kept(toy_release):
 
 
 def test_what_chance_explains_neither_warns_nor_blocks(toy_release):
-    strict = Gates(warn_psi=1e-6, max_psi=1e-6)
+    strict = GateLimits(warn_psi=1e-6, max_psi=1e-6)
     few = [4, 2, 1, 5]
     many = [count * 1000 for count in few]
 
@@ -113,7 +113,7 @@ def test_a_release_whose_days_differ_much_takes_more(toy_release):
 
 def test_limits_are_the_95th_percentile_and_three_deviations():
     daily = (0.1, 0.2, 0.3, 0.4)  # mean .25, sample deviation .1290994
-    gates = Gates(warn_psi=0.01, max_psi=0.01)
+    gates = GateLimits(warn_psi=0.01, max_psi=0.01)
 
     warn, block = limits(Reference(edges=(), counts=(1,), daily_psi=daily), gates)
 
@@ -126,7 +126,7 @@ def test_limits_are_the_95th_percentile_and_three_deviations():
 def test_the_limits_of_the_yaml_are_the_least(daily):
     reference = Reference(edges=(), counts=(1,), daily_psi=daily)
 
-    assert limits(reference, Gates()) == (0.25, 1.0)
+    assert limits(reference, GateLimits()) == (0.25, 1.0)
 
 
 def test_a_day_is_the_sum_of_its_chunks(toy_release):

@@ -1,5 +1,6 @@
 """The table of gates: what each is, what moves it, and who asks for which."""
 
+import dataclasses
 import re
 
 import pytest
@@ -11,11 +12,11 @@ from batch_assets.quality import gates
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import Gate, Verdict, must_be_open
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.days_by_hand import books_of, of_books, predict, verdict_of
 from batch_assets_tests.toys import DAY, copy_rows, make_rows, make_spec, validate
 
-STRICT = Gates(
+STRICT = GateLimits(
     max_quarantine_share=0.02,
     max_dead_letter_share=0.02,
     min_coverage=0.9,
@@ -70,7 +71,7 @@ def test_a_shut_gate_names_the_field_of_the_yaml_that_moves_it(
 
     assert not verdict.passed
     assert sorted(set(re.findall(r"gates\.(\w+)", verdict.message))) == fields
-    assert set(fields) <= set(Gates.model_fields)
+    assert set(fields) <= set(GateLimits.model_fields)
     assert verdict.message == f"{verdict.why.rstrip('.')}. {verdict.moved_by}"
     if not fields:
         assert re.search("No (field|limit) of the YAML moves it", verdict.message)
@@ -79,7 +80,7 @@ def test_a_shut_gate_names_the_field_of_the_yaml_that_moves_it(
 def test_every_gate_is_among_those_and_moves_every_limit_of_the_yaml():
     assert [gate.name for gate in GATES] == list(SHUT)
     assert {name for _, names in SHUT.values() for name in names} == set(
-        Gates.model_fields
+        GateLimits.model_fields
     )
 
 
@@ -136,7 +137,7 @@ def test_a_gate_of_incremental_nights_is_of_these_alone():
 
 def test_a_judge_can_not_take_evidence_that_is_not_there():
     with pytest.raises(RuntimeError, match="evidence that was not given"):
-        verdict_of("coverage_is_within_limit", DayEvidence(DAY, Gates()))
+        verdict_of("coverage_is_within_limit", DayEvidence(DAY, GateLimits()))
 
 
 @pytest.mark.parametrize("committed", [True, False])
@@ -145,21 +146,51 @@ def test_the_gates_before_scoring_read_the_lake(lake, committed):
         copy_rows(lake, make_rows(100))
         validate(lake)
 
-    verdicts = gates.after_validation(lake.books(DAY, scoring=False), Gates())
+    verdicts = gates.after_validation(
+        lake, lake.books(DAY, scoring=False), GateLimits()
+    )
 
     assert [v.passed for v in verdicts] == [committed, True]
+
+
+def test_a_gate_of_raw_features_that_blocks_is_asked_again_before_scoring(
+    lake, monkeypatch
+):
+    copy_rows(lake, make_rows(101))
+    validate(lake)
+    even = Gate(
+        name="raw_rows_are_even",
+        asset="raw_features",
+        judge=lambda day: Verdict(day.rows_by_day()[DAY] % 2 == 0, "101 are odd"),
+        description="An even number of rows.",
+        moved_by="Nothing moves it",
+    )
+    monkeypatch.setattr(gates, "GATES", (even, *gates.GATES))
+
+    verdicts = gates.after_validation(
+        lake, lake.books(DAY, scoring=False), GateLimits()
+    )
+
+    assert [v.gate for v in verdicts if not v.passed] == ["raw_rows_are_even"]
+
+
+def test_a_gate_that_some_pipelines_lack_can_not_block():
+    (carried,) = [gate for gate in gates.GATES if gate.name.startswith("carried")]
+
+    with pytest.raises(ValueError, match="is not every pipeline's: let it warn"):
+        dataclasses.replace(carried, blocking=True)
 
 
 def test_the_gates_before_serving_are_all_there(lake, registry, toy_release):
     predict(lake, toy_release)
 
     verdicts = gates.after_scoring(
-        lake, registry, toy_release.manifest, DAY, Gates()
+        lake, registry, toy_release.manifest, DAY, GateLimits()
     )  # fmt: skip
 
     # Scores of a day that was never validated: its books don't close.
     shut = {v.gate for v in verdicts if not v.passed}
-    assert len(verdicts) == 8
+    assert [v.gate for v in verdicts] == [g.name for g in gates.GATES if g.blocking]
     assert shut == {"validated_is_scored_plus_carried_plus_dead"}
 
 

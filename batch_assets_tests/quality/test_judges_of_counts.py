@@ -14,7 +14,7 @@ from batch_assets.quality.judges.shares import (
     quarantine_share,
 )
 from batch_assets.quality.judges.volume import volume
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.days_by_hand import books_of, of_books, verdict_of
 from batch_assets_tests.toys import DAY
 
@@ -28,8 +28,8 @@ def total(*keys: int) -> ControlTotal:
     return ControlTotal.of(pa.array(keys, pa.int64()))
 
 
-def of_days(rows: dict[str, int], limits: Gates | None = None) -> DayEvidence:
-    return DayEvidence(DAY, limits or Gates(), rows_by_day=lambda: rows)
+def of_days(rows: dict[str, int], limits: GateLimits | None = None) -> DayEvidence:
+    return DayEvidence(DAY, limits or GateLimits(), rows_by_day=lambda: rows)
 
 
 def test_closed_books_pass_with_their_counts():
@@ -86,7 +86,7 @@ def test_a_day_that_is_not_committed_does_not_pass_as_closed(gate):
     ("quarantined", "passed"), [(0, True), (20, True), (21, False), (1000, False)]
 )
 def test_the_quarantine_share_has_a_limit(quarantined, passed):
-    limits = Gates(max_quarantine_share=0.02)
+    limits = GateLimits(max_quarantine_share=0.02)
     evidence = of_books(books_of(1000, quarantined=quarantined), limits)
 
     verdict = verdict_of("quarantine_share_is_within_limit", evidence)
@@ -101,7 +101,7 @@ def test_the_quarantine_share_has_a_limit(quarantined, passed):
 @pytest.mark.parametrize(("dead", "passed"), [(0, True), (9, True), (10, False)])
 def test_the_dead_letter_share_is_of_the_validated_rows(dead, passed):
     books = books_of(1000, quarantined=100, scored=900 - dead, dead=dead)
-    evidence = of_books(books, Gates(max_dead_letter_share=0.01))
+    evidence = of_books(books, GateLimits(max_dead_letter_share=0.01))
 
     verdict = verdict_of("dead_letter_share_is_within_limit", evidence)
 
@@ -113,7 +113,7 @@ def test_the_dead_letter_share_is_of_the_validated_rows(dead, passed):
     ("scored", "passed"), [(1000, True), (990, True), (989, False)]
 )
 def test_coverage_is_of_the_raw_rows(scored, passed):
-    evidence = of_books(books_of(1000, scored=scored), Gates(min_coverage=0.99))
+    evidence = of_books(books_of(1000, scored=scored), GateLimits(min_coverage=0.99))
 
     verdict = verdict_of("coverage_is_within_limit", evidence)
 
@@ -137,7 +137,7 @@ def test_volume_is_held_against_the_median_of_the_days_before(rows, passed, chan
     by_day = {"2026-01-02": 90, "2026-01-03": 100, "2026-01-04": 900, DAY: rows}
     # A later day is no history, so that a backfill is judged as its night was.
     by_day["2026-01-06"] = 5
-    evidence = of_days(by_day, Gates(max_volume_change=0.5))
+    evidence = of_days(by_day, GateLimits(max_volume_change=0.5))
 
     verdict = verdict_of("volume_is_like_the_days_before", evidence)
 
@@ -157,8 +157,8 @@ def test_volume_looks_back_only_as_far_as_asked():
         DAY: 100,
     }
 
-    assert volume(of_days(by_day, Gates(volume_days=1))).passed
-    assert not volume(of_days(by_day, Gates(volume_days=4))).passed
+    assert volume(of_days(by_day, GateLimits(volume_days=1))).passed
+    assert not volume(of_days(by_day, GateLimits(volume_days=4))).passed
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_volume_without_rows_or_history(by_day, passed):
 @example(rows=100, share=0.29)  # 100 times 0.29 is 28.999999999999996
 @given(rows=st.integers(0, 5_000), share=st.floats(0, 1))
 def test_as_many_dead_letters_may_be_as_keep_their_gate_open(rows, share):
-    limits = Gates(max_dead_letter_share=share)
+    limits = GateLimits(max_dead_letter_share=share)
 
     def is_open(dead: int) -> bool:
         page = Page(validated=ControlTotal(rows, 0), dead=ControlTotal(dead, 0))

@@ -10,19 +10,21 @@ from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.judges import outputs, release
 from batch_assets.quality.judges.outputs import scores_in_range
 from batch_assets.quality.judges.release import one_release
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.days_by_hand import predict
 from batch_assets_tests.toys import DAY, NAME, make_contract
 
 
 def evidence(lake, registry) -> DayEvidence:
-    return DayEvidence.of_day(lake, registry, DAY, Gates())
+    return DayEvidence.of_day(lake, registry, DAY, GateLimits())
 
 
 def of_parts(parts, release, contract=None) -> DayEvidence:
     changes = {"contract": contract} if contract else {}
     manifest = release.manifest.model_copy(update=changes)
-    return DayEvidence(DAY, Gates(), parts=lambda: parts, manifest=lambda: manifest)
+    return DayEvidence(
+        DAY, GateLimits(), parts=lambda: parts, manifest=lambda: manifest
+    )
 
 
 def test_one_approved_release_on_every_row_passes(lake, registry, toy_release):

@@ -26,7 +26,7 @@ from batch_assets.scoring.chunk_parts import dead_letter_schema
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.models_that_fail import POISON, Hungry
 from batch_assets_tests.nights import plan
 from batch_assets_tests.stuck import LOOPS, SLOW_AT_HOME, Risk, Stuck, children
@@ -99,14 +99,14 @@ def planned(
     copy_rows(lake, rows, shards=1)
     validate(lake)
     arguments: dict[str, Any] = {"chunk_rows": 10_000}
-    arguments["gates"] = Gates(max_dead_letter_share=1)
+    arguments["gates"] = GateLimits(max_dead_letter_share=1)
     return plan(lake, release, DAY, **(arguments | changes)).tasks
 
 
 def planned_empty(lake: Lake, release: Release) -> list[ChunkTask]:
     copy_rows(lake, make_rows(0), shards=1, allow_empty=True)
     validate(lake)
-    return plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
+    return plan(lake, release, DAY, chunk_rows=100, gates=GateLimits()).tasks
 
 
 def task_job(tasks: list[ChunkTask]) -> str:

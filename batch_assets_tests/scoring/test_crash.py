@@ -29,7 +29,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.resume import completed_chunk
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.crash import (
     CHUNK_ROWS,
     DAY_SECONDS,
@@ -107,7 +107,7 @@ class Stage:
             self.release,
             DAY,
             chunk_rows=chunk_rows,
-            gates=Gates(max_quarantine_share=1, max_dead_letter_share=0.5),
+            gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
         ).tasks
 
 

@@ -25,7 +25,7 @@ from batch_assets.scoring.device import AUTO_BATCH_ROWS, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests import picky
 from batch_assets_tests.compiling import Deep, compiles
 from batch_assets_tests.projects import attributes, make_project, metadata_of
@@ -144,7 +144,7 @@ def test_a_night_on_cuda_closes_its_books(lake: Lake, toy_release: Release) -> N
         DAY,
         LocalEngine(find_device("cuda")),
         chunk_rows=1_000,
-        gates=Gates(),
+        gates=GateLimits(),
     )
 
     found = read_day(lake, "predictions")["risk"].to_numpy()

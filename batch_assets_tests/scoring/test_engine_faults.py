@@ -19,7 +19,7 @@ from batch_assets.errors import ConfigError, DeviceError, EngineError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
-from batch_assets.spec import EngineSpec, Gates, Ray, Spark
+from batch_assets.spec import EngineSpec, GateLimits, Ray, Spark
 from batch_assets_tests.deadly import FATAL, write_deadly_release
 from batch_assets_tests.engines import (
     ENGINES,
@@ -79,7 +79,7 @@ def ready(validated: Path, root: Path) -> Lake:
 
 
 def tasks_of(lake: Lake, release: Release) -> list[ChunkTask]:
-    return plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
+    return plan(lake, release, DAY, chunk_rows=100, gates=GateLimits()).tasks
 
 
 def on_disk(tasks: list[ChunkTask]) -> int:

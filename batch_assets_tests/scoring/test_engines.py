@@ -41,7 +41,8 @@ from batch_assets_tests.toys import (
     write_toy_release,
 )
 
-pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
+# A net and no promise: a busy machine starts engines and compiles for minutes.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
 NEXT_DAY = "2026-01-06"
 BUILDING = {"incremental": Incremental()}
@@ -68,17 +69,14 @@ def remote(request: pytest.FixtureRequest) -> EngineSpec:
     return ENGINES[request.param]
 
 
-class Half:
+class Half(LocalEngine):
     """The local engine, which is preempted after half of the chunks."""
 
     def __init__(self) -> None:
-        self.engine = LocalEngine(find_device("cpu"), workers=2)
-
-    def load(self, release: Release) -> None:
-        self.engine.load(release)
+        super().__init__(find_device("cpu"), workers=2)
 
     def run(self, tasks):
-        yield from islice(self.engine.run(tasks), len(tasks) // 2)
+        yield from islice(super().run(tasks), len(tasks) // 2)
         msg = "the machine was preempted"
         raise ConnectionError(msg)
 

@@ -17,7 +17,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.nights import plan
 from batch_assets_tests.stuck import LOOPS, Stuck
 from batch_assets_tests.toys import (
@@ -36,7 +36,7 @@ ROWS = 1_200
 def tasks(lake: Lake, toy_release: Release) -> list[ChunkTask]:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    return plan(lake, toy_release, DAY, chunk_rows=100, gates=Gates()).tasks
+    return plan(lake, toy_release, DAY, chunk_rows=100, gates=GateLimits()).tasks
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -180,7 +180,7 @@ def test_a_model_that_hangs_does_not_hold_a_run_that_ends_early(
     )
     copy_rows(lake, rows)
     validate(lake)
-    tasks = plan(lake, release, DAY, chunk_rows=100, gates=Gates()).tasks
+    tasks = plan(lake, release, DAY, chunk_rows=100, gates=GateLimits()).tasks
     engine = LocalEngine(find_device("cpu"), workers=2, grace_seconds=0.3)
     engine.load(release)
     run = engine.run(tasks)

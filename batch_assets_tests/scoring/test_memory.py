@@ -33,7 +33,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 
 
 def peak_of(step):
@@ -76,13 +76,13 @@ def score():
         day,
         LocalEngine(find_device("cpu"), workers=2),
         chunk_rows=65_536,
-        gates=Gates(),
+        gates=GateLimits(),
     )
 
 
 def publish():
     run, store = DayRun(lake, day), SnapshotStore(root, "toy")
-    publish_day(run, registry, store, gates=Gates(), serving=Serving())
+    publish_day(run, registry, store, gates=GateLimits(), serving=Serving())
 
 
 root, day, shards = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

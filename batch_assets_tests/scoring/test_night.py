@@ -24,7 +24,7 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import Scored
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.counting import Counting
 from batch_assets_tests.nights import (
     CHUNK_ROWS,
@@ -100,7 +100,7 @@ def test_the_job_is_named_by_all_that_changes_the_output(
         case "precision":
             changes = {"computes_in": "bfloat16"}
         case "gates":
-            changes = {"gates": Gates(max_dead_letter_share=0.5)}
+            changes = {"gates": GateLimits(max_dead_letter_share=0.5)}
         case "input":
             copy_rows(ready, make_rows(ROWS, seed=2))
             validate(ready)
@@ -323,7 +323,7 @@ def test_a_shut_gate_of_validation_stops_before_the_model_is_loaded(
         score(lake, toy_release, engine)
 
     assert (engine.loads, engine.given, files(lake)) == (0, [], {})
-    assert score(lake, toy_release, gates=Gates(max_quarantine_share=0.1)).parts
+    assert score(lake, toy_release, gates=GateLimits(max_quarantine_share=0.1)).parts
 
 
 def test_a_day_validated_under_another_contract_is_not_scored(

@@ -12,7 +12,7 @@ from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.usage import covered
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.picky import POISON, ROWS, packed, risk, seen, write_picky
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
@@ -104,7 +104,7 @@ def test_rows_that_pad_are_in_no_book_and_never_at_fault(
         DAY,
         LocalEngine(padding(64), workers=2),
         chunk_rows=130,
-        gates=Gates(max_dead_letter_share=0.05),
+        gates=GateLimits(max_dead_letter_share=0.05),
     )
 
     assert night.total.rows == 1_000 - 10

@@ -12,7 +12,7 @@ import pytest
 from batch_assets.errors import ScoringError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.counting import Counting
 from batch_assets_tests.nights import (
     ROWS,
@@ -67,7 +67,7 @@ def test_after_a_stopped_night_chunks_without_dead_letters_are_not_scored_again(
     engine = Counting(workers=1)
 
     with pytest.raises(ScoringError):
-        score(ready, release, engine, gates=Gates(max_dead_letter_share=0))
+        score(ready, release, engine, gates=GateLimits(max_dead_letter_share=0))
 
     assert set(engine.given) == with_dead
 

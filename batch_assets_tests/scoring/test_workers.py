@@ -36,7 +36,7 @@ from batch_assets.scoring.engines.workers import (
 )
 from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 from batch_assets_tests.engines import engine_on, litter, parts_on_disk, score
 from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import (
@@ -64,7 +64,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Release:
 def task(lake: Lake, narrow: Release) -> ChunkTask:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    return plan(lake, narrow, DAY, chunk_rows=100, gates=Gates()).tasks[1]
+    return plan(lake, narrow, DAY, chunk_rows=100, gates=GateLimits()).tasks[1]
 
 
 def scorer_of(release: Release, *, odd: bool = False) -> Scorer:
@@ -171,7 +171,7 @@ def test_of_attempts_at_once_that_differ_both_tell_of_what_lies_there(
 ) -> None:
     copy_rows(lake, make_rows(ROWS))
     validate(lake)
-    task = plan(lake, toy_release, DAY, chunk_rows=100, gates=Gates()).tasks[1]
+    task = plan(lake, toy_release, DAY, chunk_rows=100, gates=GateLimits()).tasks[1]
     scorers = scorer_of(toy_release), scorer_of(toy_release, odd=True)
 
     told = at_once(task, monkeypatch, *scorers)
@@ -263,7 +263,7 @@ def test_what_goes_to_a_worker_and_comes_back_has_no_rows_in_it(
     for rows in (100, 10_000):
         copy_rows(lake, make_rows(rows))
         validate(lake, row_group_rows=10_000)
-        task = plan(lake, narrow, DAY, chunk_rows=10_000, gates=Gates()).tasks[0]
+        task = plan(lake, narrow, DAY, chunk_rows=10_000, gates=GateLimits()).tasks[0]
         work, attempt = ScoreChunk(config_of(narrow, root)), Attempt(task)
         outcome = outcome_of(work, 0, attempt)
         assert outcome.error is None

@@ -18,9 +18,9 @@ from batch_assets.models.release import sha256_of
 from batch_assets.snapshots import build as building
 from batch_assets.snapshots import proof
 from batch_assets.snapshots import version as looking_up
+from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.layout import Group, groups_of, packed
 from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest
-from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.publishing import (

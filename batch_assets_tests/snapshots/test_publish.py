@@ -4,9 +4,9 @@ from pathlib import Path
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
+from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.operations import unblock
 from batch_assets.snapshots.store import CURRENT
-from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
     NEXT,

@@ -18,8 +18,8 @@ import pytest
 from batch_assets import Snapshot
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
+from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.operations import rollback
-from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.crash import Ended, Zygote, publish
 from batch_assets_tests.publishing import (

@@ -14,8 +14,8 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.snapshots import publish as publishing
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
+from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.operations import rollback, unblock
-from batch_assets.snapshots.verdicts import equals_predictions
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.publishing import (
     BEFORE,
@@ -60,10 +60,10 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.spec import Gates, Serving
+from batch_assets.spec import GateLimits, Serving
 
 serving = Serving(keep=2, keep_minutes=0)
-root, gates = Path(sys.argv[1]), Gates.model_validate_json(sys.argv[2])
+root, gates = Path(sys.argv[1]), GateLimits.model_validate_json(sys.argv[2])
 lake, store = Lake(root, "toy"), SnapshotStore(root, "toy")
 sys.stdin.readline()
 for day in sys.argv[3:]:

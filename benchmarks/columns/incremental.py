@@ -17,7 +17,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night
 from benchmarks.column import Work, arguments, open_work
-from benchmarks.columns.local import release_of, score_day
+from benchmarks.columns.local import night_of, release_of
 from benchmarks.work import DAY, NEXT_DAY, PIPELINE
 
 REPEATS = 3
@@ -28,7 +28,7 @@ def score(work: Work, day: str, incremental: Incremental | None) -> tuple[Night,
     engine = LocalEngine(find_device("cpu"))
     release = release_of(work)
     start = time.perf_counter()
-    night = score_day(engine, work, release, day, incremental)
+    night = night_of(engine, work, release, day, incremental)
     return night, time.perf_counter() - start
 
 

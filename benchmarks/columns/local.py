@@ -18,10 +18,10 @@ from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.factory import open_pool
 from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
-from batch_assets.scoring.night import Night, score_night
+from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.scoring.sweep import Sweeps
-from batch_assets.spec import Gates, Ray, Spark
+from batch_assets.spec import GateLimits, Ray, Spark
 from benchmarks.column import Work, main
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE
 
@@ -39,7 +39,7 @@ def run_on(device: Device, work: Work) -> None:
     release = release_of(work)
     tuned = Sweeps(work.root).tuned(release, device)
     assert tuned.batch_rows_from == "sweep", "benchmarks.tune comes first"
-    score_day(LocalEngine(tuned), work, release, DAY)
+    night_of(LocalEngine(tuned), work, release, DAY)
 
 
 def run_on_engine(settings: Ray | Spark, work: Work) -> None:
@@ -54,14 +54,14 @@ def run_on_engine(settings: Ray | Spark, work: Work) -> None:
             chunk_rows=CHUNK_ROWS,
             root=work.root,
         )
-        score_day(engine, work, release, DAY)
+        night_of(engine, work, release, DAY)
 
 
 def release_of(work: Work) -> Release:
     return Registry(work.root).require(work.size, work.version)
 
 
-def score_day(
+def night_of(
     engine: LocalEngine | RemoteEngine,
     work: Work,
     release: Release,
@@ -69,11 +69,11 @@ def score_day(
     incremental: Incremental | None = None,
 ) -> Night:
     """A night without Dagster."""
-    return score_night(
+    return score_day(
         DayRun(Lake(work.root, PIPELINE), day),
         release,
         engine,
-        ScoringSettings(Gates(), CHUNK_ROWS, incremental=incremental),
+        ScoringSettings(GateLimits(), CHUNK_ROWS, incremental=incremental),
     )
 
 

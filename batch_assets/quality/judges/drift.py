@@ -13,7 +13,7 @@ from batch_assets.models.columns import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 
 
 def prediction_drift(evidence: DayEvidence) -> Verdict:
@@ -69,7 +69,7 @@ class _Distance:
 
 
 def _distance(
-    name: str, reference: Reference, summaries: list[OutputSummary], gates: Gates
+    name: str, reference: Reference, summaries: list[OutputSummary], gates: GateLimits
 ) -> _Distance:
     counts = add_counts([summary.counts for summary in summaries])
     index = psi(reference.counts, counts)
@@ -86,7 +86,7 @@ def _distance(
     return _Distance(name, index, warn, block, numbers)
 
 
-def limits(reference: Reference, gates: Gates) -> tuple[float, float]:
+def limits(reference: Reference, gates: GateLimits) -> tuple[float, float]:
     """Return from which index a night warns, and from which it blocks."""
     usual = reference.daily_psi
     if len(usual) < 2:

@@ -4,7 +4,7 @@ import math
 
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
-from batch_assets.spec import Gates
+from batch_assets.spec import GateLimits
 
 
 def quarantine_share(evidence: DayEvidence) -> Verdict:
@@ -29,7 +29,7 @@ def dead_letter_share(evidence: DayEvidence) -> Verdict:
     )
 
 
-def most_dead_letters(rows: int, gates: Gates) -> int:
+def most_dead_letters(rows: int, gates: GateLimits) -> int:
     """Return how many of the validated rows may be dead before `dead_letter_share` shuts."""
     most = math.floor(rows * gates.max_dead_letter_share)
     # The product may be rounded down below a count whose share is just the limit.
