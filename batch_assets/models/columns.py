@@ -116,20 +116,20 @@ def quoted(names: list[str]) -> str:
 
 
 def _mending(
-    columns: dict[str, pa.DataType], wanted: dict[str, pa.DataType]
+    given: dict[str, pa.DataType], wanted: dict[str, pa.DataType]
 ) -> list[str]:
     """The query that turns what is there into what is wanted, as far as SQL can."""
     columns = {
-        name: _turned(f'"{name}"', columns[name], dtype)
+        name: _turned(f'"{name}"', given[name], dtype)
         for name, dtype in wanted.items()
-        if name in columns
+        if name in given
     }
     hopeless = [name for name, sql in columns.items() if sql is None]
     left_out = [name for name in wanted if columns.get(name) is None]
     if len(left_out) == len(wanted):
         return []
     lines = [
-        f"- SQL has no cast from {word(columns[name])} to {word(wanted[name])} for "
+        f"- SQL has no cast from {word(given[name])} to {word(wanted[name])} for "
         f"'{name}': compute it"
         for name in hopeless
     ]

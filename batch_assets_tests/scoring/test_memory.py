@@ -26,6 +26,7 @@ import json, re, sys
 from pathlib import Path
 
 from batch_assets_tests.steps import take, validate_rows, score_rows
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.sources import DeltaSource, ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry

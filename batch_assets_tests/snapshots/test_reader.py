@@ -435,12 +435,17 @@ warnings.filterwarnings("ignore", ".*multi-threaded.*", DeprecationWarning)
 snapshot = Snapshot(Path(sys.argv[1]), poll_seconds=0.02)
 before = snapshot.version
 pid = os.fork()
-print("child" if pid == 0 else "parent", before, flush=True)
+
+def say(version):
+    # In one write, whatever the buffering: two processes write into one pipe.
+    os.write(1, f"{'child' if pid == 0 else 'parent'} {version}\\n".encode())
+
+say(before)
 end = time.monotonic() + 20
 while snapshot.version == before and time.monotonic() < end:
     snapshot.get(7)
     time.sleep(0.01)
-print("child" if pid == 0 else "parent", snapshot.version, flush=True)
+say(snapshot.version)
 if pid:
     os.waitpid(pid, 0)
 """
