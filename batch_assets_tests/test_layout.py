@@ -1,5 +1,6 @@
 """What the documents say is there, is there."""
 
+import ast
 import asyncio
 import re
 
@@ -42,6 +43,21 @@ def test_the_file_map_names_every_module_and_no_other():
         if path.name != "__init__.py"
     }
     assert named == modules
+
+
+def test_no_file_has_over_400_lines_and_no_function_over_60():
+    """Of the package; a test may tell a longer story."""
+    long = []
+    for path in sorted((FLIGHTS / "batch_assets").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > 400:
+            long.append(f"{path.name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                if lines > 60:
+                    long.append(f"{path.name}: {node.name} has {lines} lines")
+    assert long == []
 
 
 def test_every_make_target_of_the_readme_exists():
