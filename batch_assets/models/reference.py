@@ -139,7 +139,8 @@ def histogram(values: np.ndarray, edges: Sequence[float]) -> list[int]:
 
 def add_counts(counts: Sequence[Sequence[int]]) -> list[int]:
     """Add up the counts of several chunks."""
-    return [int(count) for count in np.sum(np.asarray(counts, dtype=np.int64), axis=0)]
+    total: list[int] = np.sum(np.asarray(counts, dtype=np.int64), axis=0).tolist()
+    return total
 
 
 def psi(reference: Sequence[int], counts: Sequence[int]) -> float:
