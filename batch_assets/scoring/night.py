@@ -59,22 +59,43 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Night:
-    """What a night left behind; `scored_rows` are those that this run has scored."""
+class ScoredDay:
+    """A day as it is committed: its job, its predictions and its dead letters."""
 
     job: str
-    release: Release
     parts: Sequence[Part[PredictionsReceipt]]
     dead: Sequence[Part[DeadLettersReceipt]]
+
+    @property
+    def total(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.parts)
+
+    @property
+    def dead_letters(self) -> ControlTotal:
+        return total_of(part.receipt.total for part in self.dead)
+
+    @property
+    def data_version(self) -> str:
+        """Its rows by name: its job, and the replays merged into it."""
+        receipt = self.parts[0].receipt
+        replays = sorted(
+            (part.shard, part.receipt.chunk)
+            for part in self.parts
+            if part.receipt.replayed
+        )
+        return job_of(receipt.day, receipt.job, replays) if replays else receipt.job
+
+
+@dataclass(frozen=True)
+class Night(ScoredDay):
+    """What a night left behind; `scored_rows` are those that this run has scored."""
+
+    release: Release
     unchanged: bool
     decision: BaselineDecision = field(default_factory=BaselineDecision)
     resumed_chunks: int = 0
     scored_rows: int = 0
     timing: Timing = field(default_factory=Timing)
-
-    @property
-    def total(self) -> ControlTotal:
-        return total_of(part.receipt.total for part in self.parts)
 
     @property
     def carried(self) -> ControlTotal:
@@ -85,14 +106,6 @@ class Night:
     def rescored_rows(self) -> int:
         """How many of these were scored all the same, and were equal."""
         return sum(part.receipt.rescored for part in self.parts)
-
-    @property
-    def dead_letters(self) -> ControlTotal:
-        return total_of(part.receipt.total for part in self.dead)
-
-    @property
-    def data_version(self) -> str:
-        return data_version_of(self.parts)
 
     @property
     def rows_per_second(self) -> float:
@@ -194,24 +207,15 @@ def _score_plan(
     _commit(run, plan, done, decision)
     return Night(
         plan.job,
-        plan.release,
         done.parts,
         done.dead,
+        plan.release,
         unchanged=False,
         decision=decision,
         resumed_chunks=resumed,
         scored_rows=sum(task.rows for task in left),
         timing=Timing(loaded - begin, seconds, dict(done.stages), done.model_seconds),
     )
-
-
-def data_version_of(parts: Sequence[Part[PredictionsReceipt]]) -> str:
-    """Name the rows of a scored day: its job, and the replays merged into it."""
-    receipt = parts[0].receipt
-    replays = sorted(
-        (part.shard, part.receipt.chunk) for part in parts if part.receipt.replayed
-    )
-    return job_of(receipt.day, receipt.job, replays) if replays else receipt.job
 
 
 def _committed(lake: Lake, plan: Plan, decision: BaselineDecision) -> Night | None:
@@ -222,7 +226,7 @@ def _committed(lake: Lake, plan: Plan, decision: BaselineDecision) -> Night | No
     if parts is None or lake.books(plan.day).open_after_scoring():
         return None
     dead = lake.dead_letters.parts(plan.day)
-    return Night(plan.job, plan.release, parts, dead, unchanged=True, decision=decision)
+    return Night(plan.job, parts, dead, plan.release, unchanged=True, decision=decision)
 
 
 def _completed_before(lake: Lake, plan: Plan) -> DoneChunks:

@@ -24,7 +24,7 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_parts import dead_letter_schema
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.engines.base import Engine
-from batch_assets.scoring.night import data_version_of
+from batch_assets.scoring.night import ScoredDay
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.storage import StoragePath
 
@@ -36,30 +36,15 @@ DeadLetters = Sequence[Part[DeadLettersReceipt]]
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Replayed(ScoredDay):
     """The day as a replay left it, and what the replay did.
 
     `before` are the rows that were dead letters before, `rescued` those of them that are
     scored now.
     """
 
-    job: str
-    parts: Predictions
-    dead: DeadLetters
     before: ControlTotal
     rescued: ControlTotal
-
-    @property
-    def total(self) -> ControlTotal:
-        return total_of(part.receipt.total for part in self.parts)
-
-    @property
-    def dead_letters(self) -> ControlTotal:
-        return total_of(part.receipt.total for part in self.dead)
-
-    @property
-    def data_version(self) -> str:
-        return data_version_of(self.parts)
 
 
 def release_of(lake: Lake, day: str) -> tuple[str, str]:
