@@ -18,7 +18,7 @@ from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
-from batch_assets.scoring.sweep import Sweeps
+from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named, engine_names
 from batch_assets.storage import StoragePath, local, storage_path
@@ -57,7 +57,7 @@ class GpuResource(dg.ConfigurableResource):
     )
     precision: str = Field(
         default="float32",
-        description="float32, bfloat16 or float16. A release is scored in less than "
+        description="float32, tf32 (CUDA), bfloat16 or float16. A release is scored in less than "
         "float32 only if its golden batch stays within its tolerance.",
     )
     batch_rows: str = Field(
@@ -119,9 +119,10 @@ class EngineResource(dg.ConfigurableResource):
         engine, grace = self.of(spec), spec.grace_seconds
         if not engine.remote:
             with gpu.reserve(storage.path) as device:
-                tuned = Sweeps(storage.path).tuned(release, device)
-                device = tuned.for_chunks(spec.chunk_rows)
-                yield LocalEngine(device, grace_seconds=grace)
+                sweeps = Sweeps(storage.path)
+                workers = sweeps.workers(release, device)
+                device = sweeps.tuned(release, device).for_chunks(spec.chunk_rows)
+                yield LocalEngine(device, workers, grace_seconds=grace)
             return
         folder = storage.lake(spec.name).exchange_folder(day)
         with open_pool(engine, folder, device=gpu.device, grace_seconds=grace) as pool:

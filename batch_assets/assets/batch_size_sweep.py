@@ -8,8 +8,10 @@ from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.resources import GpuResource, StorageResource
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.sweep import Sweeps, sweep
+from batch_assets.scoring.sweep import Effort, sweep
 from batch_assets.scoring.sweep_plot import draw
+from batch_assets.scoring.sweep_results import Sweeps
+from batch_assets.scoring.worker_sweep import with_workers
 
 
 def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -23,7 +25,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
     def batch_size_sweep(
         context: dg.AssetExecutionContext, storage: StorageResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        """How fast the model is in batches of 1, 2, 4, … rows, until memory ends.
+        """How fast the model is in batches of 1, 2, 4, … rows, until more bring nothing.
 
         The nights use the knee: the smallest batch within 3 % of the best. It is no
         part of a night; run it once for each release and device.
@@ -40,6 +42,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
                     f"{point.rows_per_second:,.0f} rows/s"
                 ),
             )
+            curve = with_workers(curve, release, device, Effort())
         path = Sweeps(storage.path).keep(curve)
         picture = base64.b64encode(draw(curve)).decode()
         return dg.MaterializeResult(
@@ -58,7 +61,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "digest": release.digest,
                 "device": curve.device,
                 "precision": curve.precision,
-                "workers": curve.workers,
+                "workers": curve.best_workers or curve.workers,
             }
         )
 

@@ -7,7 +7,7 @@ from batch_assets.launch.runner import PipelineRunner
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.sweep import Sweeps
+from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.snapshots.version import Answer, Version
 from batch_assets.storage import StoragePath
 

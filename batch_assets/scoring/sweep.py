@@ -1,20 +1,17 @@
-"""How many rows a model should get at once: measured where it scores, and kept.
+"""How many rows a model should get at once: measured where it scores.
 
 Each number of rows is tried as the engine would: all its workers at once, on the
-release's own golden rows, warmed up first. What is found is kept for the release, the
-device and the precision under `<root>/sweeps/`. It knows no day and no chunk.
+release's own golden rows, warmed up first. It knows no day and no chunk, and not where
+what is found is kept.
 """
 
-import hashlib
-import json
-import logging
 import os
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,11 +23,11 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.native import MOST_ROWS
 from batch_assets.scoring.scorer import Scorer, out_of_memory
-from batch_assets.storage import StoragePath, local, write_whole
+from batch_assets.scoring.sweep_results import NEAR_BEST, Point, Sweep
 
-# The smallest batch whose rate is at most this share below the best is the knee.
-NEAR_BEST = 0.03
 REPEATS = 3
+# Of a few runs each, some size is the fastest by chance alone.
+FINALS, FINAL_SHARE = 4, 0.9
 # A run of a batch size takes at least this long, or one batch.
 RUN_SECONDS = 0.1
 # A CPU has no edge of its own that a process would live to tell of: the sweep ends
@@ -41,72 +38,50 @@ MAX_ROWS = {"cpu": 1 << 20, "cuda": 1 << 28}
 # And where batches take so long and are no faster than smaller ones: twice the rows of
 # a heavy model would take twice the minutes, to say the same.
 SLOW_SECONDS = 1.0
+# A sweep takes no longer, unless it is asked to go to the edge of memory; a third of it
+# is for the runs that are repeated.
+MOST_SECONDS = 60.0
+DOUBLING_SHARE = 2 / 3
+# So many doublings that are no faster, and more rows bring nothing.
+FLAT_SIZES = 3
 MEBI = 1 << 20
-# Where sweeps lie under a root.
-SWEEPS = "sweeps"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Point:
-    """A batch size, with its rows per second and the MiB that its batches took."""
+class Effort:
+    """How long a sweep tries, and how far it goes.
 
-    batch_rows: int
-    rows_per_second: float
-    memory_mb: float | None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The curve of a release on a device.
-
-    `edge` says why it ends where it ends; `precision`, whether it was compiled too.
+    Attributes:
+        seconds: it ends after about so long, and before that where more rows bring
+            nothing; if None, it goes to the edge of memory, however long that takes.
+        repeats: runs of each size; their median counts.
+        finals: more runs of those sizes that may be the knee.
+        run_seconds: the least that a run takes.
+        max_rows: the largest batch to try; as the kind of device, if None.
     """
 
-    model: str
-    digest: str
-    device: str
-    precision: str
-    workers: int
-    torch: str
-    at: float
-    edge: str
-    points: tuple[Point, ...]
-
-    @property
-    def best(self) -> Point:
-        return max(self.points, key=lambda point: point.rows_per_second)
-
-    @property
-    def knee(self) -> Point:
-        """The smallest batch that is nearly as fast as the best."""
-        enough = self.best.rows_per_second * (1 - NEAR_BEST)
-        return min(
-            (point for point in self.points if point.rows_per_second >= enough),
-            key=lambda point: point.batch_rows,
-        )
+    seconds: float | None = MOST_SECONDS
+    repeats: int = REPEATS
+    finals: int = FINALS
+    run_seconds: float = RUN_SECONDS
+    max_rows: int | None = None
 
 
 def sweep(
     release: Release,
     device: Device,
     workers: int,
+    effort: Effort = Effort(),
     *,
-    repeats: int = REPEATS,
-    run_seconds: float = RUN_SECONDS,
-    max_rows: int | None = None,
     tried: Callable[[Point], None] = lambda point: None,
 ) -> Sweep:
-    """Measure batches of 1, 2, 4, … rows, until memory ends; or gain, on a CPU.
+    """Measure batches of 1, 2, 4, … rows, until more rows bring nothing.
 
     Args:
         release: opened by the registry.
         device: where to run.
         workers: how many threads score at once, as in a night.
-        repeats: runs of each size; their median counts.
-        run_seconds: the least that a run takes.
-        max_rows: the largest batch to try.
+        effort: how long it may take, and how far it goes.
         tried: called with each point as it is found.
 
     Raises:
@@ -114,14 +89,19 @@ def sweep(
         RuntimeError: a single row does not fit, or the model fails on its golden rows.
     """
     trial = _Trial(Scorer(release, device), workers)
-    largest = max_rows or MAX_ROWS[device.kind]
+    # From here on: to compile a model may take longer than to measure it.
+    clock = Clock(effort.seconds)
+    largest = effort.max_rows or MAX_ROWS[device.kind]
     if device.compiled:
         largest = min(largest, MOST_ROWS)
     with trial:
-        sizes, edge = _double(trial, largest, run_seconds, tried)
+        sizes, edge = _double(trial, largest, effort.run_seconds, clock, tried)
         # Again in turns: a machine that slows down does so for every size.
-        for _ in range(repeats - 1):
-            for size in sizes:
+        for turn in range(effort.repeats + effort.finals - 1):
+            in_the_final = turn >= effort.repeats - 1
+            for size in _near_best(sizes) if in_the_final else sizes:
+                if clock.over():
+                    break
                 size.rates.append(trial.rate(size.rows, size.calls))
     return Sweep(
         model=release.name,
@@ -134,6 +114,28 @@ def sweep(
         edge=edge,
         points=tuple(size.point for size in sizes),
     )
+
+
+class Clock:
+    """What is left of the time of a sweep; of none, there is always enough."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._begin = self._step = time.perf_counter()
+
+    def over(self, share: float = 1.0) -> bool:
+        """Whether so large a share of the time is gone."""
+        if self.seconds is None:
+            return False
+        return time.perf_counter() - self._begin > share * self.seconds
+
+    def no_time_for_next(self) -> bool:
+        """Whether a step of twice the last one would take too long."""
+        now = time.perf_counter()
+        last, self._step = now - self._step, now
+        if self.seconds is None:
+            return False
+        return now - self._begin + 2 * last > DOUBLING_SHARE * self.seconds
 
 
 @dataclass
@@ -151,7 +153,11 @@ class _Size:
 
 
 def _double(
-    trial: "_Trial", largest: int, run_seconds: float, tried: Callable[[Point], None]
+    trial: "_Trial",
+    largest: int,
+    run_seconds: float,
+    clock: Clock,
+    tried: Callable[[Point], None],
 ) -> tuple[list[_Size], str]:
     """Try 1, 2, 4, … rows once each; say why it ended."""
     sizes: list[_Size] = []
@@ -170,12 +176,36 @@ def _double(
             return sizes, f"out of memory at {rows:,} rows"
         sizes.append(_Size(rows, calls, memory, [rate]))
         tried(sizes[-1].point)
+        if clock.seconds is not None and (flat := _flat_from(sizes)):
+            return sizes, f"more than {flat:,} rows are no faster"
+        if clock.no_time_for_next():
+            edge = f"{rows * 2:,} rows would take longer than {clock.seconds:.0f} s"
+            return sizes, edge
         seconds, best = workers * rows / rate, max(size.rates[0] for size in sizes)
         if device.kind == "cpu" and seconds > SLOW_SECONDS and rate < best:
             edge = f"{rows:,} rows take {seconds:.1f} s and are no faster than fewer"
             return sizes, edge
         rows *= 2
     return sizes, f"no batch of more than {largest:,} rows was tried"
+
+
+def _near_best(sizes: Sequence[_Size]) -> list[_Size]:
+    rates = [size.point.rows_per_second for size in sizes]
+    return [
+        size
+        for size, rate in zip(sizes, rates, strict=True)
+        if rate >= FINAL_SHARE * max(rates)
+    ]
+
+
+def _flat_from(sizes: Sequence[_Size]) -> int | None:
+    """From how many rows on the last doublings brought nothing, if they did not."""
+    before, last = sizes[:-FLAT_SIZES], sizes[-FLAT_SIZES:]
+    if not before:
+        return None
+    best = max(before, key=lambda size: size.rates[0])
+    most = best.rates[0] * (1 + NEAR_BEST)
+    return None if any(size.rates[0] > most for size in last) else best.rows
 
 
 class _Trial:
@@ -281,55 +311,3 @@ def _resident(name: str) -> float:
     text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     line = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(line[1]) / 1024 if line else 0.0
-
-
-class Sweeps:
-    """The sweeps under a root: the newest of each release, device and precision."""
-
-    def __init__(self, root: StoragePath) -> None:
-        # A machine's own: of an object store, they lie here.
-        self._folder = local(root) / SWEEPS
-
-    def keep(self, curve: Sweep) -> Path:
-        """Write a sweep, in one step, in place of an older one."""
-        path = self._path(curve.model, curve.digest, curve.device, curve.precision)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(curve), indent=1).encode() + b"\n")
-        return path
-
-    def find(self, release: Release, device: Device) -> Sweep | None:
-        """Read the sweep of a release on a device, if there is one that can be read."""
-        path = self._path(
-            release.name, release.digest, device.label, device.computes_in
-        )
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            points = tuple(Point(**point) for point in fields.pop("points"))
-            curve = Sweep(**fields, points=points)
-            return curve if curve.knee.batch_rows > 0 else None
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            # A night does not fail for want of a hint.
-            log.warning("%s can't be read and is ignored: %s", path, error)
-            return None
-
-    def tuned(self, release: Release, device: Device) -> Device:
-        """Give a device the knee of its sweep, unless a size was set by hand."""
-        if device.batch_rows_from != "default":
-            return device
-        curve = self.find(release, device)
-        if curve is None:
-            return device
-        return replace(
-            device, batch_rows=curve.knee.batch_rows, batch_rows_from="sweep"
-        )
-
-    def _path(self, model: str, digest: str, device: str, precision: str) -> Path:
-        name, precision = (
-            re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-            for text in (device, precision)
-        )
-        # Two names that look the same as a file are two devices all the same.
-        mark = hashlib.sha256(device.encode()).hexdigest()[:8]
-        return self._folder / model / f"{digest}-{name}-{mark}-{precision}.json"

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from batch_assets.scoring.sweep import Sweep
+from batch_assets.scoring.sweep_results import Sweep
 
 
 def draw(sweep: Sweep) -> bytes:

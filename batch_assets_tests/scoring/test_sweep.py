@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import time
 from dataclasses import replace
 
 import dagster as dg
@@ -13,8 +14,9 @@ from batch_assets.cli.main import main
 from batch_assets.scoring import sweep as module
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.scoring.sweep import Point, Sweep, Sweeps, sweep
+from batch_assets.scoring.sweep import Effort, sweep
 from batch_assets.scoring.sweep_plot import draw
+from batch_assets.scoring.sweep_results import Point, Sweep, Sweeps
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.toys import DAY, make_rows, write_source
 
@@ -51,8 +53,7 @@ def test_a_sweep_doubles_the_rows_up_to_its_last(toy_release):
         toy_release,
         find_device("cpu"),
         2,
-        run_seconds=0.002,
-        max_rows=100,
+        Effort(seconds=None, run_seconds=0.002, max_rows=100),
         tried=seen.append,
     )
     assert [point.batch_rows for point in found.points] == [1, 2, 4, 8, 16, 32, 64]
@@ -80,7 +81,9 @@ def test_a_size_counts_by_the_median_of_its_runs_without_the_first(
     rates = iter([5.0, 1.0, 9.0, 2.0])
     monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, next(rates)))
     monkeypatch.setattr(module._Trial, "rate", lambda *_: next(rates))
-    found = sweep(toy_release, find_device("cpu"), 1, repeats=3, max_rows=1)
+    found = sweep(
+        toy_release, find_device("cpu"), 1, Effort(repeats=3, finals=0, max_rows=1)
+    )
     assert found.points[0].rows_per_second == 5.0
     # Of the golden batch, and to get warm.
     assert asked.count(1) == 1
@@ -104,7 +107,9 @@ def test_a_sweep_ends_where_memory_ends(toy_release, monkeypatch):
 
     monkeypatch.setattr(Scorer, "forward", small)
     monkeypatch.setattr(module, "Scorer", ready)
-    found = sweep(toy_release, find_device("cpu"), 2, run_seconds=0.002, max_rows=64)
+    found = sweep(
+        toy_release, find_device("cpu"), 2, Effort(None, run_seconds=0.002, max_rows=64)
+    )
     assert found.points[-1].batch_rows == 16
     assert found.edge == "out of memory at 32 rows"
 
@@ -112,7 +117,9 @@ def test_a_sweep_ends_where_memory_ends(toy_release, monkeypatch):
 def test_a_cpu_is_not_driven_into_the_ground(toy_release, monkeypatch):
     monkeypatch.setattr(module._Trial, "memory", lambda self, rows: float(rows * 1e9))
     monkeypatch.setattr(module._Trial, "_seconds", lambda self, calls: 1.0)
-    found = sweep(toy_release, find_device("cpu"), 2, max_rows=64, run_seconds=0.1)
+    found = sweep(
+        toy_release, find_device("cpu"), 2, Effort(max_rows=64, run_seconds=0.1)
+    )
     assert [point.batch_rows for point in found.points] == [1]
     assert "2 rows would need 2,000,000,000 MiB" in found.edge
 
@@ -130,7 +137,9 @@ def test_a_cpu_is_not_kept_busy_by_batches_that_gain_nothing(
 ):
     rate = iter(map(float, rates))
     monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, next(rate)))
-    found = sweep(toy_release, find_device("cpu"), 1, repeats=1, max_rows=8)
+    found = sweep(
+        toy_release, find_device("cpu"), 1, Effort(repeats=1, finals=0, max_rows=8)
+    )
 
     assert [point.batch_rows for point in found.points] == sizes
     if sizes[-1] < 8:
@@ -144,7 +153,7 @@ def test_an_error_that_is_not_of_memory_goes_out(toy_release, monkeypatch):
 
     monkeypatch.setattr(module._Trial, "_seconds", broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        sweep(toy_release, find_device("cpu"), 2, max_rows=4)
+        sweep(toy_release, find_device("cpu"), 2, Effort(max_rows=4))
 
 
 def test_a_kept_sweep_is_found_for_its_release_device_and_precision(
@@ -246,3 +255,109 @@ def test_the_command_says_what_is_not_there(root, registry, monkeypatch):
     assert result.exit_code == 1
     assert "nobody" in result.output
     assert not (root / "sweeps").exists()
+
+
+@pytest.mark.parametrize(
+    ("rates", "sizes", "edge"),
+    [
+        ([1, 2, 4, 4, 4.1, 4.05], [1, 2, 4, 8, 16, 32], "more than 4 rows are no"),
+        (
+            [1, 2, 4, 4, 4.1, 4.2, 4.3, 4.4],
+            [1, 2, 4, 8, 16, 32, 64, 128],
+            "no batch of",
+        ),
+        ([4, 3, 2, 1], [1, 2, 4, 8], "more than 1 rows are no faster"),
+    ],
+)
+def test_a_sweep_ends_where_more_rows_bring_nothing(
+    toy_release, monkeypatch, rates, sizes, edge
+):
+    rate = iter(rates)
+    monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, 1e6 * next(rate)))
+    effort = Effort(repeats=1, finals=0, max_rows=sizes[-1])
+    found = sweep(toy_release, find_device("cpu"), 1, effort)
+
+    assert [point.batch_rows for point in found.points] == sizes
+    assert found.edge.startswith(edge)
+
+
+def test_to_the_edge_a_sweep_goes_on_though_nothing_is_gained(toy_release, monkeypatch):
+    monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, 1e6))
+    effort = Effort(seconds=None, repeats=1, finals=0, max_rows=64)
+    found = sweep(toy_release, find_device("cpu"), 1, effort)
+
+    assert len(found.points) == 7
+
+
+def test_a_sweep_does_not_begin_what_would_take_too_long(toy_release, monkeypatch):
+    def slow(self, rows, seconds):
+        time.sleep(0.05 * rows)
+        return 1, float(rows)
+
+    monkeypatch.setattr(module._Trial, "calibrated", slow)
+    again = []
+    monkeypatch.setattr(
+        module._Trial, "rate", lambda self, rows, calls: again.append(rows) or 1.0
+    )
+    found = sweep(toy_release, find_device("cpu"), 1, Effort(3, 2, 0, max_rows=1 << 20))
+
+    # 0.05 + 0.1 + 0.2 + 0.4 + 0.8, and the next would end past two seconds.
+    assert 1 <= len(found.points) <= 5
+    assert found.edge.endswith("rows would take longer than 3 s")
+    assert len(again) <= len(found.points)
+
+
+def test_no_size_is_measured_again_when_the_time_is_over(toy_release, monkeypatch):
+    monkeypatch.setattr(module.Clock, "over", lambda self, share=1.0: True)
+    monkeypatch.setattr(module._Trial, "rate", lambda *_: pytest.fail("measured again"))
+    effort = Effort(repeats=3, run_seconds=0.001, max_rows=2)
+
+    assert len(sweep(toy_release, find_device("cpu"), 1, effort).points) >= 1
+
+
+def test_the_command_goes_to_the_edge_when_it_is_asked_to(root, registry, monkeypatch):
+    efforts = []
+
+    def measured(release, device, workers, effort, *, tried):
+        efforts.append(effort)
+        return replace(curve(_1=10), digest=release.digest)
+
+    monkeypatch.setattr(module, "sweep", measured)
+    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
+    for options in ([], ["--to-the-edge"]):
+        command = ["sweep", "toy", "--device", "cpu", *options]
+        assert CliRunner().invoke(main, command).exit_code == 0
+
+    assert efforts == [Effort(), Effort(seconds=None)]
+    assert Effort().seconds == 60
+
+
+def test_sizes_that_may_be_the_knee_are_measured_more_often(toy_release, monkeypatch):
+    rate = iter([1e6, 5e6, 4.9e6, 4e6])
+    monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, next(rate)))
+    again = []
+    rates = {1: 1e6, 2: 5e6, 4: 5.2e6, 8: 4e6}
+
+    def measured(self, rows, calls):
+        again.append(rows)
+        return rates[rows]
+
+    monkeypatch.setattr(module._Trial, "rate", measured)
+    found = sweep(toy_release, find_device("cpu"), 1, Effort(None, 3, 2, max_rows=8))
+
+    assert again == [1, 2, 4, 8] * 2 + [2, 4] * 2
+    assert found.knee.batch_rows == 4
+
+
+def test_to_load_the_model_takes_nothing_of_the_time(toy_release, monkeypatch):
+    scorer = module.Scorer
+
+    def slow(*given):
+        time.sleep(0.5)
+        return scorer(*given)
+
+    monkeypatch.setattr(module, "Scorer", slow)
+    monkeypatch.setattr(module._Trial, "calibrated", lambda *_: (1, 1e6))
+    found = sweep(toy_release, find_device("cpu"), 1, Effort(0.45, 1, 0, max_rows=2))
+
+    assert "longer" not in found.edge

@@ -36,7 +36,7 @@ from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import Device, asked_for, find_device
 from batch_assets.scoring.resume import completed_chunk
 from batch_assets.scoring.scorer import Scorer
-from batch_assets.scoring.sweep import Sweeps
+from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.scoring.usage import Usage
 from batch_assets.storage import StoragePath, beside, is_local, local, put_file, put_new
 
