@@ -15,21 +15,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
 from batch_assets.errors import ConfigError, ReleaseError
 from batch_assets.models.contract import Contract
-from batch_assets.models.formats import load_module
+from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.outputs import given_columns
 from batch_assets.models.release import Release, sha256_of
-from batch_assets.scoring.device import AUTO_BATCH_ROWS, PRECISIONS, Device
+from batch_assets.scoring.device import AUTO_BATCH_ROWS, CAST_TO, Device
 from batch_assets.scoring.native import (
     LEAST_ROWS,
     MOST_ROWS,
     NativeModule,
     must_be_written_for,
 )
+from batch_assets.scoring.native_proof import prove_native
 from batch_assets.storage import write_whole
 
 # Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
@@ -40,7 +42,7 @@ from batch_assets.storage import write_whole
 OPTIONS: dict[str, Any] = {"cpp.threads": 1, "compile_threads": 1}
 # How it is compiled otherwise, and what the compiled function takes and gives; another
 # number is another cache.
-LAYOUT = 3
+LAYOUT = 4
 # Where compiled code lies under a root.
 COMPILED = "compiled"
 
@@ -136,12 +138,7 @@ def _whole(path: Path) -> bool:
 
 
 def _compile(release: Release, device: Device, path: Path) -> None:
-    """Compile a release, and put the code and its digest in place."""
-    from torch._inductor import aoti_compile_and_package
-    from torch._inductor.utils import fresh_cache
-
-    _need_a_compiler()
-    module = load_module(release, device.torch)
+    """Compile a release, prove the code, and put it and its digest in place."""
     log.info(
         "compiling %s %s for %s in %s, once: it may take minutes",
         release.name,
@@ -152,6 +149,30 @@ def _compile(release: Release, device: Device, path: Path) -> None:
     begin = time.perf_counter()
     beside = path.with_name(f"{uuid.uuid4().hex}.pt2")
     try:
+        _package(release, device, beside)
+        golden, _ = golden_batch(release)
+        prove_native(beside, device.torch, np.ascontiguousarray(golden.numpy().T))
+        record = f"{sha256_of(beside)}  {path.name}\n"
+        # The digest first: a run that dies between the two leaves a mismatch.
+        write_whole(_record(path), record.encode())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    log.info("compiled in %.0f s: %s", time.perf_counter() - begin, path)
+
+
+def _package(release: Release, device: Device, path: Path) -> None:
+    """Compile a release into a file.
+
+    Raises:
+        ReleaseError: it can't be compiled.
+    """
+    from torch._inductor import aoti_compile_and_package
+    from torch._inductor.utils import fresh_cache
+
+    _need_a_compiler()
+    module = load_module(release, device.torch)
+    try:
         # torch's own caches lie in /tmp and vouch for nothing: none of them is used.
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -161,13 +182,9 @@ def _compile(release: Release, device: Device, path: Path) -> None:
         ):
             aoti_compile_and_package(
                 _exported(module, release.contract, device),
-                package_path=str(beside),
+                package_path=str(path),
                 inductor_configs=_options(device),
             )
-        record = f"{sha256_of(beside)}  {path.name}\n"
-        # The digest first: a run that dies between the two leaves a mismatch.
-        write_whole(_record(path), record.encode())
-        beside.replace(path)
     # torch, Triton and the compiler can raise anything here.
     except Exception as error:
         msg = (
@@ -177,9 +194,6 @@ def _compile(release: Release, device: Device, path: Path) -> None:
             "to score it as it is."
         )
         raise ReleaseError(msg) from error
-    finally:
-        beside.unlink(missing_ok=True)
-    log.info("compiled in %.0f s: %s", time.perf_counter() - begin, path)
 
 
 def _options(device: Device) -> dict[str, Any]:
@@ -215,9 +229,9 @@ class _Packed(torch.nn.Module):
     def forward(self, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
         precision = self.device.precision
         with (
-            nullcontext()
-            if precision == "float32"
-            else torch.autocast(self.device.kind, PRECISIONS[precision])
+            torch.autocast(self.device.kind, CAST_TO[precision])
+            if precision in CAST_TO
+            else nullcontext()
         ):
             result = self.module(packed.T)
         # As given: whether a value fits its declared type is not known before it runs.

@@ -7,18 +7,22 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 
 from batch_assets.errors import ConfigError, DeviceError
 
-Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
+Precision = Literal["float32", "tf32", "bfloat16", "float16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+# What torch casts to by itself where it may; the others are float32 all along, of which
+# `tf32` rounds what goes into a product of matrices to 10 bits.
+CAST_TO: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# The compute capability from which on CUDA devices have TF32: Ampere.
+TF32_CAPABILITY = (8, 0)
 # What a CPU computes a precision with, as torch.cpu.get_capabilities() calls it: one of
 # these is enough, on x86 and on ARM. Without any, torch converts forth and back.
 CPU_INSTRUCTIONS = {
@@ -105,7 +109,7 @@ def find_device(
 
     Args:
         device: `auto` (CUDA if there is any), `cpu`, `cuda`, or `cuda:N`.
-        precision: `float32`, `bfloat16` or `float16`.
+        precision: `float32`, `tf32` (CUDA alone), `bfloat16` or `float16`.
         batch_rows: `auto`, or how many rows the model gets at once.
         compiled: where compiled code is kept, if the model is to be compiled.
 
@@ -118,8 +122,10 @@ def find_device(
     if kind == "cuda":
         properties = torch.cuda.get_device_properties(index)
         name, memory = properties.name, properties.total_memory
+        must_have_tf32(precision, name, (properties.major, properties.minor))
     else:
         name = _cpu_name()
+        must_have_tf32(precision, name, None)
         must_compute(precision, name, torch.cpu.get_capabilities())
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return replace(asked, index=index, name=name, memory=memory)
@@ -155,6 +161,31 @@ def asked_for(
         padded=kind == "cuda",
         compiled=compiled,
     )
+
+
+def must_have_tf32(
+    precision: str, name: str, capability: tuple[int, int] | None
+) -> None:
+    """Refuse TF32 where torch would compute in float32 without a word.
+
+    Args:
+        precision: one of `PRECISIONS`.
+        name: of the device.
+        capability: of a CUDA device; None of a CPU.
+
+    Raises:
+        DeviceError: the device has none.
+    """
+    if precision == "tf32" and (capability or (0, 0)) < TF32_CAPABILITY:
+        what = (
+            f"of capability {capability[0]}.{capability[1]}" if capability else "a CPU"
+        )
+        msg = (
+            f"precision 'tf32' was asked for, but {name} is {what}: TF32 is of CUDA "
+            "devices from capability 8.0 (Ampere) on. Nothing was scored. Set precision "
+            "to 'float32', or run on such a device."
+        )
+        raise DeviceError(msg)
 
 
 def must_compute(precision: str, name: str, capabilities: Mapping[str, Any]) -> None:

@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 
 from batch_assets.errors import ConfigError, GoldenBatchError, ReleaseError
 from batch_assets.models.release import GOLDEN, Release
-from batch_assets.scoring import compiled
+from batch_assets.scoring import compiled, native_proof
 from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.scoring.native import MOST_ROWS, _unpack, must_be_written_for
 from batch_assets.scoring.scorer import Scorer, out_of_memory
-from batch_assets.scoring.sweep import Sweeps, sweep
+from batch_assets.scoring.sweep import Effort, sweep
+from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets_tests.compiling import Deep, compiles
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.releases_by_hand import altered
@@ -201,7 +202,7 @@ def test_a_sweep_measures_the_code_and_is_kept_apart(
 ) -> None:
     sweeps, on = Sweeps(root), device(cache)
 
-    found = sweep(deep, on, 2, repeats=1, run_seconds=0.001, max_rows=4)
+    found = sweep(deep, on, 2, Effort(None, 1, 0, 0.001, max_rows=4))
     sweeps.keep(found)
 
     assert found.precision == "float32 compiled"
@@ -458,3 +459,71 @@ def test_another_torch_than_it_was_written_for_is_refused_before_anything_is_cal
 @pytest.mark.parametrize("version", ["2.13.0", "2.13.0+cpu", "2.13.1"])
 def test_the_torch_that_it_was_written_for_is_taken(version: str) -> None:
     must_be_written_for(version)
+
+
+CRASHES = 'extern "C" int AOTInductorModelContainerCreateWithDevice(...) {{ {} }}\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "ending"),
+    [
+        ("*(volatile int *)0 = 1; return 0;", "signal SIGSEGV"),
+        ("__builtin_trap(); return 0;", "signal SIG"),
+        ("return 1;", "exit code 1"),
+    ],
+)
+@compiles
+def test_code_that_ends_its_process_is_never_called_in_this_one(
+    tmp_path: Path,
+    deep: Release,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: str,
+    ending: str,
+) -> None:
+    Scorer(deep, device(cache))
+    good = compiled._path(cache, deep, device(cache))
+    source, library = tmp_path / "crash.cpp", tmp_path / "crash.so"
+    source.write_text(CRASHES.format(body), encoding="utf-8")
+    subprocess.run(["g++", "-shared", "-fPIC", source, "-o", library], check=True)
+
+    def broken(release: Release, device: Device, path: Path) -> None:
+        with zipfile.ZipFile(good) as package, zipfile.ZipFile(path, "w") as made:
+            for name in package.namelist():
+                is_code = name.endswith(".so")
+                data = library.read_bytes() if is_code else package.read(name)
+                made.writestr(name, data)
+
+    monkeypatch.setattr(compiled, "_package", broken)
+    loaded: list[Path] = []
+    monkeypatch.setattr(compiled, "NativeModule", lambda path, _: loaded.append(path))
+
+    with pytest.raises(ReleaseError, match=f"ended a process of its own with {ending}"):
+        Scorer(deep, device(tmp_path / "compiled"))
+
+    assert loaded == []
+    assert not list((tmp_path / "compiled").rglob("*.pt2"))
+    assert not list((tmp_path / "compiled").rglob("*.sha256"))
+
+
+@compiles
+def test_code_that_never_answers_is_not_waited_for(
+    tmp_path: Path, deep: Release, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scorer(deep, device(cache))
+    good = compiled._path(cache, deep, device(cache))
+    monkeypatch.setattr(native_proof, "PROOF_SECONDS", 0.01)
+
+    with pytest.raises(ReleaseError, match="gave no answer within"):
+        native_proof.prove_native(good, torch.device("cpu"), packed(16))
+
+
+@compiles
+def test_code_that_is_whole_is_not_proved_again(
+    deep: Release, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        compiled, "prove_native", lambda *_: pytest.fail("proved again")
+    )
+
+    Scorer(deep, device(own_cache))

@@ -1,17 +1,21 @@
 """A setting becomes a device that is there, or an error that says what is not."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from batch_assets.errors import ConfigError, DeviceError
+from batch_assets.scoring.cuda import set_float32_products
 from batch_assets.scoring.device import (
     AUTO_BATCH_ROWS,
     CPU_INSTRUCTIONS,
     find_device,
     must_compute,
+    must_have_tf32,
 )
 from batch_assets_tests.toys import needs_cpu_with
 
@@ -139,3 +143,41 @@ def test_compiled_code_is_another_arithmetic(tmp_path: Path) -> None:
 
     assert eager.arithmetic == "cpu float32"
     assert compiled.arithmetic == "cpu float32 compiled"
+
+
+def test_tf32_is_refused_on_a_cpu_which_would_compute_in_float32() -> None:
+    with pytest.raises(DeviceError, match=r"'tf32' was asked for, but .* is a CPU"):
+        find_device("cpu", "tf32")
+
+
+@pytest.mark.parametrize(
+    ("capability", "refused"), [((7, 5), True), ((8, 0), False), ((9, 0), False)]
+)
+def test_tf32_is_of_devices_from_ampere_on(
+    capability: tuple[int, int], refused: bool
+) -> None:
+    with (
+        pytest.raises(DeviceError, match=r"of capability 7\.5")
+        if refused
+        else nullcontext()
+    ):
+        must_have_tf32("tf32", "a device", capability)
+    must_have_tf32("float32", "a device", capability)
+
+
+@pytest.mark.parametrize("how", ["ieee", "tf32"])
+def test_every_product_of_float32_is_of_one_kind(how: Any) -> None:
+    """Left alone, torch has TF32 for convolutions, and not for products of matrices."""
+    kinds = (
+        torch.backends.cuda.matmul,
+        torch.backends.cudnn.conv,
+        torch.backends.cudnn.rnn,
+    )
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        set_float32_products(how)
+
+        assert {kind.fp32_precision for kind in kinds} == {how}
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
