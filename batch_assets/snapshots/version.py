@@ -149,7 +149,10 @@ class Version:
         Raises:
             SnapshotError: as `get`.
         """
-        checked = [self._checked(key) for key in keys]
+        checked = list(keys)
+        # Mostly they are what they should be: asked of all at once, in a tenth of the time.
+        if self._strings or set(map(type, checked)) != {int}:
+            checked = [self._checked(key) for key in checked]
         answers: list[Answer | None] = [None] * len(checked)
         asked = [at for at, key in enumerate(checked) if self._can_be_there(key)]
         if not asked:
@@ -158,18 +161,19 @@ class Version:
         column = pa.array([checked[at] for at in asked], dtype)
         hashes = hash_keys(column)
         numbers = (hashes % np.uint64(self._count)).astype(np.int64)
-        for number in np.unique(numbers):
-            its_keys = np.flatnonzero(numbers == number)
-            shard = self.shard(int(number))
-            wanted = hashes[its_keys] if self._strings else column.to_numpy()[its_keys]
-            starts = shard.index.searchsorted(wanted)
-            for at, start, sought in zip(
-                its_keys.tolist(), starts.tolist(), wanted.tolist(), strict=True
-            ):
-                key = checked[asked[at]]
-                row = shard.match(key, sought, start)
-                if row is not None:
-                    answers[asked[at]] = Answer(key, shard.row(row), self.manifest)
+        by_shard = np.argsort(numbers, kind="stable")
+        ends = np.searchsorted(numbers[by_shard], np.arange(self._count + 1)).tolist()
+        wanted = hashes if self._strings else column.to_numpy()
+        for number in sorted(set(numbers.tolist())):
+            its_keys = by_shard[ends[number] : ends[number + 1]]
+            places = [asked[at] for at in its_keys.tolist()]
+            shard = self.shard(number)
+            found, rows = shard.find_many(
+                [checked[at] for at in places], wanted[its_keys]
+            )
+            for at, outputs in zip(found, shard.rows(rows), strict=True):
+                key = checked[places[at]]
+                answers[places[at]] = Answer(key, outputs, self.manifest)
         return answers
 
     def shard(self, number: int) -> "Shard":
