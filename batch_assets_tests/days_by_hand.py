@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.lake.commits import ScoringCommit
+from batch_assets.lake.page_layout import NUMBERS
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import OutputSummary, PredictionsReceipt
@@ -96,7 +97,7 @@ def predict(
     )
     table = lake.predictions
     path = table.part_path(DAY, 0, "a" * 64, 0)
-    with PartWriter(path, rows.schema, row_group_rows=100, numbers=True) as writer:
+    with PartWriter(path, rows.schema, row_group_rows=100, layout=NUMBERS) as writer:
         writer.write(rows)
         part = writer.finish(receipt)
     commit = ScoringCommit("a" * 64, NAME, release.digest, scored=len(rows), dead=0)

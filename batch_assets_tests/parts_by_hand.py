@@ -13,6 +13,7 @@ from batch_assets.lake.commits import (
     ValidationCommit,
 )
 from batch_assets.lake.delta_table import Table
+from batch_assets.lake.page_layout import NUMBERS
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part, open_part
 from batch_assets.lake.receipts import KINDS, PredictionsReceipt
@@ -82,6 +83,6 @@ def facts_of(part: Part) -> CommitFacts:
 
 def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
     receipt = open_part(path)[0].receipt
-    with PartWriter(path, table.schema, row_group_rows=1_000, numbers=True) as writer:
+    with PartWriter(path, table.schema, row_group_rows=1_000, layout=NUMBERS) as writer:
         writer.write(table)
         writer.finish(replace(receipt, **changes))

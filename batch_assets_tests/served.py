@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from batch_assets.lake.page_layout import NUMBERS
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import PredictionsReceipt
@@ -61,7 +62,7 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
         )
         path = folder / f"shard={shard}" / "part.parquet"
         with PartWriter(
-            path, shard_rows.schema, row_group_rows=65_536, numbers=True
+            path, shard_rows.schema, row_group_rows=65_536, layout=NUMBERS
         ) as writer:
             writer.write(shard_rows)
             made.append(writer.finish(receipt))

@@ -264,7 +264,14 @@ def test_the_readme_of_the_benchmark_has_the_figures_that_were_saved():
 
 def test_fewer_rows_are_the_first_of_the_files(tmp_path):
     (tmp_path / "work.json").write_text(
-        json.dumps({"rows": 10, "files": ["a"], "versions": {"small": "v"}})
+        json.dumps(
+            {
+                "rows": 10,
+                "files": ["a"],
+                "fast_files": ["b"],
+                "versions": {"small": "v"},
+            }
+        )
     )
     assert open_work(tmp_path, tmp_path, "small", 4).rows == 4
     assert open_work(tmp_path, tmp_path, "small", 40).rows == 10

@@ -12,6 +12,7 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
+from batch_assets.lake.page_layout import layout_for
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.quality.pieces import quarantine_schema, validated_schema
@@ -59,6 +60,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 run,
                 contract,
                 row_group_rows=spec.row_group_rows,
+                layout=layout_for(lake.folder, spec.layout),
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
             )

@@ -16,14 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import LakeError
-from batch_assets.lake.parts import RECEIPT, Part
+from batch_assets.lake.page_layout import RECORDS, PageLayout
+from batch_assets.lake.parts import AS_IN_MEMORY, LAYOUT, RECEIPT, Part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.lake.seal import SHA256, UNSEALED, seal_of
 from batch_assets.storage import BESIDE, StoragePath, local, put_file
-
-# How pages are compressed. A night decodes all of its features: LZ4 takes half the time of
-# zstd for that, and three tenths more bytes.
-RECORDS, FEATURES = "zstd", "lz4"
 
 R = TypeVar("R", bound=Receipt)
 
@@ -40,8 +37,7 @@ class PartWriter:
         schema: pa.Schema,
         *,
         row_group_rows: int,
-        numbers: bool = False,
-        compression: str = RECORDS,
+        layout: PageLayout = RECORDS,
         kinds: int = 1,
     ) -> None:
         """Open the file beside its final name, or what stands for that on this machine.
@@ -50,13 +46,11 @@ class PartWriter:
             path: the part's final path.
             schema: its columns, the key first.
             row_group_rows: rows of a row group; memory is bounded by one of each kind.
-            numbers: the columns mostly are: split the bytes of floats, write integers as
-                differences, no dictionary.
-            compression: of its pages.
+            layout: of its pages.
             kinds: of rows, of which no row group holds two.
         """
         self.path = path
-        self._schema = schema
+        self._layout, self._schema = layout, layout.schema(schema)
         self._rows = row_group_rows
         self._pending: list[list[pa.Table]] = [[] for _ in range(kinds)]
         # Counted, not summed: with many shards a row group comes in thousands of pieces.
@@ -67,19 +61,12 @@ class PartWriter:
         self._beside = local_path.with_name(
             f"{local_path.name}.{uuid.uuid4().hex}{BESIDE}"
         )
-        # No key is there twice, and numbers hardly repeat: to try a dictionary on them
-        # costs more than all else, 0.08 of 0.26 us a row of predictions for the key.
-        columns = list(schema)[1:]
-        repeating = [f.name for f in columns if not pa.types.is_primitive(f.type)]
-        encodings = {f.name: e for f in schema if (e := _encoding_of(f.type))}
         with self._explained():
             self._beside.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(
                 self._beside,
-                schema,
-                compression=compression,
-                use_dictionary=repeating if numbers else schema.names[1:],
-                column_encoding=encodings if numbers else None,
+                self._schema,
+                **layout.options(schema, row_group_rows),
                 write_page_checksum=True,
                 # The columns' own types say it all; a dictionary that is written is a
                 # way to write, not what readers should get.
@@ -90,6 +77,9 @@ class PartWriter:
         """Add rows; they are written as soon as a row group is full."""
         if isinstance(rows, pa.RecordBatch):
             rows = pa.Table.from_batches([rows])
+        if self._layout.as_in_memory and rows.schema != self._schema:
+            # No copy, but a look for nulls: the file is to have none.
+            rows = rows.cast(self._schema)
         self._pending[kind].append(rows)
         self._pending_rows[kind] += len(rows)
         while self._pending_rows[kind] >= self._rows:
@@ -99,9 +89,10 @@ class PartWriter:
         """Close the file with its receipt, seal and sync it, and give it its name."""
         self.flush()
         with self._explained():
-            self._writer.add_key_value_metadata(
-                {RECEIPT: receipt.dumps(), SHA256: UNSEALED}
-            )
+            notes = {RECEIPT: receipt.dumps(), SHA256: UNSEALED}
+            if self._layout.as_in_memory:
+                notes[LAYOUT] = AS_IN_MEMORY
+            self._writer.add_key_value_metadata(notes)
             self._writer.close()
             with self._beside.open("r+b") as file:
                 digest, at = seal_of(file)
@@ -111,7 +102,8 @@ class PartWriter:
                 os.fsync(file.fileno())
                 size = os.fstat(file.fileno()).st_size
             put_file(self._beside, self.path)
-        return Part(self.path, size, digest, receipt, tuple(self._groups))
+        groups, as_in_memory = tuple(self._groups), self._layout.as_in_memory
+        return Part(self.path, size, digest, receipt, groups, as_in_memory)
 
     def flush(self) -> list[int]:
         """Write what is pending; the kind of each row group that there is."""
@@ -158,12 +150,3 @@ class PartWriter:
                 "for whole. Make room, or give the permission, and run the day again."
             )
             raise LakeError(msg) from error
-
-
-def _encoding_of(numbers: pa.DataType) -> str | None:
-    """How a column of numbers is written, if not as it is."""
-    if pa.types.is_floating(numbers):
-        return "BYTE_STREAM_SPLIT"
-    # As differences, keys take a fifth less room and half the time, to write and to read.
-    # Fingerprints have none to speak of, and take 10 ns more to write.
-    return "DELTA_BINARY_PACKED" if pa.types.is_integer(numbers) else None

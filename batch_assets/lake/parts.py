@@ -4,21 +4,32 @@ The receipt travels in the file, so that whoever finds the file can tell whose i
 what it must hold. It knows nothing of tables and commits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import CorruptPartError
+from batch_assets.lake.plain_pages import read_plain
 from batch_assets.lake.receipts import Receipt, read_receipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.seal import SHA256, seal_of
-from batch_assets.storage import ReadableFile, StoragePath, read_ahead, readable
+from batch_assets.storage import (
+    ReadableFile,
+    StoragePath,
+    is_local,
+    local,
+    read_ahead,
+    readable,
+)
 
 RECEIPT = b"batch_assets.receipt"
+# There if the numbers lie as they do in memory.
+LAYOUT, AS_IN_MEMORY = b"batch_assets.layout", b"as in memory"
 VERIFY_ROWS = 65_536
 
 R_co = TypeVar("R_co", bound=Receipt, covariant=True)
@@ -29,6 +40,7 @@ class Part(Generic[R_co]):
     """A part file as it lies on disk.
 
     `size` is in bytes, `sha256` as it is sealed, `groups` the rows of each row group.
+    `as_in_memory` tells how its numbers lie.
     """
 
     path: StoragePath
@@ -36,6 +48,7 @@ class Part(Generic[R_co]):
     sha256: str
     receipt: R_co
     groups: tuple[int, ...]
+    as_in_memory: bool = False
 
     @property
     def rows(self) -> int:
@@ -81,7 +94,8 @@ def open_part(
     if not rows == file.metadata.num_rows == receipt.total.rows:
         msg = f"part {path} has {rows:,} rows, its receipt says {receipt.total.rows:,}"
         raise CorruptPartError(msg)
-    return Part(path, data.size, sealed, receipt, groups), file
+    as_in_memory = notes.get(LAYOUT) == AS_IN_MEMORY
+    return Part(path, data.size, sealed, receipt, groups, as_in_memory), file
 
 
 def read_batches(
@@ -151,6 +165,44 @@ def read_open(
         msg = f"part {part.path} gave {len(table):,} rows of {expected:,}"
         raise CorruptPartError(msg)
     return table
+
+
+def read_plain_columns(
+    part: Part[Receipt],
+    file: pq.ParquetFile,
+    groups: Sequence[int],
+    rooms: Mapping[str, np.ndarray],
+) -> bool:
+    """Read columns straight into arrays, if they lie in the part as they do in memory.
+
+    Args:
+        part: the part.
+        file: the same, open.
+        groups: the row groups, one after the other.
+        rooms: by column an array (rows,) of all these row groups; beside each other in
+            the part, and float32 or int64.
+
+    Returns:
+        Whether they were read; if not, what is in the arrays means nothing.
+
+    Raises:
+        CorruptPartError: a page's checksum is wrong, or rows are gone.
+    """
+    if not part.as_in_memory or not is_local(part.path):
+        return False
+    names = file.schema_arrow.names
+    first = names.index(next(iter(rooms)))
+    columns = range(first, first + len(rooms))
+    if names[first : columns.stop] != list(rooms):
+        return False
+    try:
+        read_ahead(part.path, _spans(file.metadata, groups))
+        return read_plain(
+            local(part.path), file.metadata, columns, groups, list(rooms.values())
+        )
+    except OSError as error:
+        msg = f"part {part.path} can't be read: {error}"
+        raise CorruptPartError(msg) from error
 
 
 def _spans(footer: pq.FileMetaData, groups: Sequence[int]) -> Iterator[tuple[int, int]]:

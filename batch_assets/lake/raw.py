@@ -19,7 +19,8 @@ import pyarrow as pa
 from batch_assets.errors import EmptySourceError, NoHistoryError, SourceError
 from batch_assets.lake.commits import RawCommit
 from batch_assets.lake.day_run import DayRun
-from batch_assets.lake.part_writer import FEATURES, PartWriter
+from batch_assets.lake.page_layout import COMPACT
+from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
@@ -179,8 +180,7 @@ class _RawWriter:
                     run.lake.raw_features.part_path(run.day, shard, job, 0),
                     settings.schema,
                     row_group_rows=settings.row_group_rows,
-                    numbers=True,
-                    compression=FEATURES,
+                    layout=COMPACT,
                 )
             )
             for shard in range(settings.shards)

@@ -143,6 +143,14 @@ class Output(StrictModel):
         # NaN compares false.
         return (values >= low) & (values <= high)
 
+    def are_in_range(self, values: np.ndarray) -> bool:
+        """Return whether all values are, from the least and the most of them.
+
+        Two passes instead of four, and nothing is written. NaN is the least of any.
+        """
+        low, high = self.bounds
+        return not len(values) or bool(low <= values.min() and values.max() <= high)
+
 
 class Contract(StrictModel):
     """The key, the features in the order in which the model gets them, the outputs."""

@@ -7,6 +7,7 @@ and commits nothing.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,8 @@ from batch_assets.incremental.previous_day import (
 )
 from batch_assets.lake.commits import ValidationCommit
 from batch_assets.lake.delta_table import Table
-from batch_assets.lake.part_writer import FEATURES, RECORDS, PartWriter
+from batch_assets.lake.page_layout import RECORDS, PageLayout
+from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     LayoutHint,
@@ -36,6 +38,9 @@ from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.models.contract import Contract
 from batch_assets.parallel import Report
 from batch_assets.quality.rules import RULES, RowRules, counts_of
+
+# Parts of a piece that are finished at once.
+FINISHING = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class ValidationTask:
     validated: Table[ValidatedReceipt, ValidationCommit]
     quarantined: Table[QuarantineReceipt, ValidationCommit]
     contract: Contract
+    layout: PageLayout
     shards: int
     previous: PreviousDay | None
 
@@ -96,6 +102,7 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
     the scorer need not decode them to find the others.
     """
     rules, raw_schema = _rules_of(task.contract), task.contract.raw_schema()
+    features = task.layout.schema(task.contract.feature_schema())
     key = task.contract.key.name
     with ExitStack() as stack:
         sides = {
@@ -122,9 +129,7 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
             rows = pa.Table.from_batches([batch]).select(raw_schema.names)
             # What is pinned may have narrower types, of which each value fits.
             split = rules.split(pl.DataFrame(rows.cast(raw_schema)), piece.duplicated)
-            for side, table, hashes in each_shard(
-                split.good, task.contract.feature_schema()
-            ):
+            for side, table, hashes in each_shard(split.good, features):
                 side.keep(table, hashes)
             for side, table, hashes in each_shard(
                 split.bad, quarantine_schema(task.contract)
@@ -132,7 +137,10 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
                 side.put_aside(table, hashes)
             progress(len(batch))
         bad = [part for side in sides.values() if (part := side.finish_bad())]
-        return PieceParts([side.finish_good() for side in sides.values()], bad)
+        # While one waits for the disk, another is written.
+        with ThreadPoolExecutor(FINISHING, "finish") as pool:
+            good = list(pool.map(_ShardSides.finish_good, sides.values()))
+        return PieceParts(good, bad)
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +164,7 @@ class _ShardSides:
         self._good = self._side(
             task.validated,
             validated_schema(task.contract, fingerprints=fingerprints),
-            features=True,
+            task.layout,
         )
         self._bad: _Side | None = None
         self._previous_parts: set[str] = set()
@@ -182,7 +190,7 @@ class _ShardSides:
         """Write rows to quarantine, and count the rules that they broke."""
         if self._bad is None:
             schema = quarantine_schema(self._task.contract)
-            self._bad = self._side(self._task.quarantined, schema, features=False)
+            self._bad = self._side(self._task.quarantined, schema, RECORDS)
         self._bad.write(rows, hashes)
         self._broken.update(counts_of(pl.Series(rows[RULES])))
 
@@ -215,15 +223,17 @@ class _ShardSides:
         return self._task.day, self._shard, self._piece.number, self._task.job
 
     def _side(
-        self, table: Table[Any, ValidationCommit], schema: pa.Schema, *, features: bool
+        self,
+        table: Table[Any, ValidationCommit],
+        schema: pa.Schema,
+        layout: PageLayout,
     ) -> "_Side":
         day, shard, chunk, job = self._whose
         writer = PartWriter(
             table.part_path(day, shard, job, chunk),
             schema,
             row_group_rows=self._piece.row_group_rows,
-            numbers=features,
-            compression=FEATURES if features else RECORDS,
+            layout=layout,
             kinds=2 if self._task.previous is not None else 1,
         )
         return _Side(self._stack.enter_context(writer))

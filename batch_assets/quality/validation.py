@@ -21,6 +21,7 @@ from batch_assets.incremental.previous_day import FINGERPRINT, previous_day
 from batch_assets.lake.books import totals_by_shard
 from batch_assets.lake.commits import ValidationCommit
 from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.page_layout import PageLayout, layout_for
 from batch_assets.lake.parts import Part, open_part, read_batches
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.raw import job_of, pin_of
@@ -75,12 +76,14 @@ def validate_day(
     contract: Contract,
     *,
     row_group_rows: int,
+    layout: PageLayout | None = None,
     fingerprints: bool = False,
     parallel_map: ParallelMap = on_cores,
 ) -> Validated:
     """Validate a day of `raw_features` and commit both sides.
 
-    With `fingerprints`, each validated row has one of its features, by which the next
+    Validated rows lie as `layout` says, or as `layout_for` the lake; it changes no row,
+    so a day that is there already stays as it lies. With `fingerprints`, each validated row has one of its features, by which the next
     night tells whether it has changed. Pieces are done where `parallel_map` does them.
 
     Raises:
@@ -90,6 +93,7 @@ def validate_day(
         BooksError: rows in and rows out don't agree; nothing is committed.
     """
     lake, day, key = run.lake, run.day, contract.key.name
+    layout = layout or layout_for(lake.folder)
     raw = lake.raw_features.parts(day)
     if not raw:
         msg = f"raw_features has no {day}: materialise it first"
@@ -109,7 +113,7 @@ def validate_day(
         validated, day, key, wanted=fingerprints, parallel_map=parallel_map
     ) as previous:
         task = ValidationTask(
-            day, job, validated, quarantined, contract, len(raw), previous
+            day, job, validated, quarantined, contract, layout, len(raw), previous
         )
         sides = parallel_map(partial(validate_piece, task), pieces, run.progress)
     good = [part for side in sides for part in side.validated]

@@ -5,122 +5,72 @@ with its receipt, and one part of dead letters if there are any. It knows neithe
 rest of the day nor who runs it, and commits nothing.
 """
 
-import threading
 import time
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from batch_assets.errors import CorruptPartError, ScoringError
-from batch_assets.incremental.reuse import ReusedRows, find_reusable_rows
-from batch_assets.lake.parts import Part, open_part, read_open
-from batch_assets.lake.receipts import Receipt
-from batch_assets.models.contract import Contract, Output
-from batch_assets.scoring.chunk_parts import write_dead_letters, write_predictions
+from batch_assets.errors import ScoringError
+from batch_assets.incremental.reuse import find_reusable_rows
+from batch_assets.lake.parts import open_part
+from batch_assets.lake.shards import hash_keys
+from batch_assets.models.contract import Output
+from batch_assets.scoring.chunk_parts import (
+    PredictedRows,
+    write_dead_letters,
+    write_predictions,
+)
+from batch_assets.scoring.chunk_rows import read_features, read_rows
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.faults import FaultError
 from batch_assets.scoring.isolation import TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
 
-# The float32 values of a cache line.
-LINE = 16
-
 
 def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
-    """Read, pack, score and write one chunk.
+    """Read, score and write one chunk.
 
     Raises:
         CorruptPartError: the validated part, or last night's, is not what was committed.
         ReuseError: rows that are taken over come out differently when scored.
         ScoringError: the model fails on too many rows.
     """
-    contract = scorer.release.contract
+    contract, pinned = scorer.release.contract, scorer.device.kind == "cuda"
     clock = _Clock()
     reused = None
-    validated, file = open_part(task.validated)
+    part, file = open_part(task.validated)
     with file:
         if task.reuse:
             reused = find_reusable_rows(
-                task.reuse, validated, file, task.row_groups, contract
+                task.reuse, part, file, task.row_groups, contract
             )
-        table = _read(task, validated, file, contract, reused)
+            which = reused.scored_of_groups
+            features = read_features(
+                part, file, contract, reused.groups, which, pinned=pinned
+            )
+            keys = reused.keys.filter(pa.array(reused.scored))
+        else:
+            groups = range(*task.row_groups)
+            keys, features = read_rows(part, file, contract, groups, pinned=pinned)
     clock.lap("read")
-    features = _pack(table, contract)
-    clock.lap("pack")
     outputs, faults, spent = _score(task, scorer, features)
     faults |= outside(outputs, contract.outputs, faults)
     clock.lap("compute")
-    dead = write_dead_letters(task, scorer, table, faults) if faults else None
+    dead = write_dead_letters(task, scorer, keys, features, faults) if faults else None
     if reused is None:
-        keys = table[contract.key.name].combine_chunks()
+        hashes = hash_keys(keys)
     else:
         # From here on of all rows of the chunk, and not of those alone that were scored.
-        keys = reused.keys
+        keys, hashes = reused.keys, reused.hashes
         outputs, faults = reused.merged(outputs, faults, scorer.tolerance)
-    part = write_predictions(task, scorer, keys, outputs, faults, dead, reused)
+    predicted = PredictedRows(keys, hashes, outputs).without(faults)
+    predictions = write_predictions(task, scorer, predicted, dead, reused)
     clock.lap("write")
     seconds = clock.seconds | {
         "copy": spent.copy,
         "compute": clock.seconds["compute"] - spent.copy,
     }
-    return Scored(part, dead, seconds, spent.model)
-
-
-def _read(
-    task: ChunkTask,
-    validated: Part[Receipt],
-    file: pq.ParquetFile,
-    contract: Contract,
-    reused: ReusedRows | None,
-) -> pa.Table:
-    """The rows to score: all of the chunk, or those that are not taken over."""
-    columns = contract.feature_schema().names
-    if reused is None:
-        table = read_open(validated, file, columns, range(*task.row_groups))
-        if len(table) != task.rows:
-            msg = f"part {task.validated} gave {len(table):,} rows of {task.rows:,}"
-            raise CorruptPartError(msg)
-        return table
-    if not reused.groups:
-        return contract.feature_schema().empty_table()
-    table = read_open(validated, file, columns, reused.groups)
-    which = reused.scored_of_groups
-    return table if which.all() else table.filter(pa.array(which))
-
-
-class _Own(threading.local):
-    """What a worker keeps from chunk to chunk: fresh memory is paid for page by page."""
-
-    buffer = np.empty(0, dtype=np.float32)
-
-    def room_for(self, features: int, rows: int) -> np.ndarray:
-        """Room for (features, rows), whose content is of the chunk before."""
-        # An odd number of cache lines from column to column: at a power of two the
-        # values of a row fall into the same few sets of the cache, and the matrix
-        # product of a small model takes 5 % longer.
-        apart = (-(-rows // LINE) | 1) * LINE
-        if self.buffer.size < features * apart:
-            room = np.empty(features * apart + LINE, dtype=np.float32)
-            # From a cache line on: some libraries add up in another order elsewhere,
-            # and NumPy's memory begins where it happens to.
-            skipped = -room.ctypes.data // room.itemsize % LINE
-            self.buffer = room[skipped:]
-        return self.buffer[: features * apart].reshape(features, apart)[:, :rows]
-
-
-_own = _Own()
-
-
-def _pack(table: pa.Table, contract: Contract) -> np.ndarray:
-    """Features as float32 (features, rows): each column one run of memory."""
-    packed = _own.room_for(len(contract.features), len(table))
-    for row, name in zip(packed, contract.feature_names, strict=True):
-        start = 0
-        for piece in table[name].chunks:
-            row[start : start + len(piece)] = piece.to_numpy(zero_copy_only=False)
-            start += len(piece)
-    return packed
+    return Scored(predictions, dead, seconds, spent.model)
 
 
 def _score(
@@ -175,6 +125,8 @@ def outside(
     at_fault: dict[int, str] = {}
     for output in declared:
         values = outputs[output.name]
+        if output.are_in_range(values):
+            continue
         for row in np.flatnonzero(~output.in_range(values)).tolist():
             if row not in faults:
                 at_fault[row] = f"output '{output.name}' is {values[row]}"

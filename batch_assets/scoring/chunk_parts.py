@@ -3,10 +3,15 @@
 It scores nothing.
 """
 
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import pyarrow as pa
 
 from batch_assets.incremental.reuse import ReusedRows
+from batch_assets.lake.page_layout import NUMBERS
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
@@ -15,7 +20,7 @@ from batch_assets.lake.receipts import (
     PredictionsReceipt,
 )
 from batch_assets.lake.reconciliation import ControlTotal
-from batch_assets.lake.shards import content, hash_keys
+from batch_assets.lake.shards import content
 from batch_assets.models.contract import Contract
 from batch_assets.models.reference import Reference, histogram
 from batch_assets.scoring.chunk_task import ChunkTask
@@ -33,12 +38,37 @@ def dead_letter_schema(contract: Contract) -> pa.Schema:
     )
 
 
+@dataclass(frozen=True)
+class PredictedRows:
+    """Rows of a chunk with their prediction.
+
+    Attributes:
+        keys: (rows,).
+        hashes: of the keys, uint64 (rows,).
+        outputs: (rows,) each, by name.
+    """
+
+    keys: pa.Array
+    hashes: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+    def without(self, rows: Collection[int]) -> Self:
+        """Return the others, in their order."""
+        if not rows:
+            return self
+        kept = np.ones(len(self.keys), dtype=bool)
+        kept[list(rows)] = False
+        return type(self)(
+            self.keys.filter(pa.array(kept)),
+            self.hashes[kept],
+            {name: values[kept] for name, values in self.outputs.items()},
+        )
+
+
 def write_predictions(
     task: ChunkTask,
     scorer: Scorer,
-    keys: pa.Array,
-    outputs: dict[str, np.ndarray],
-    faults: dict[int, str],
+    predicted: PredictedRows,
     dead: Part[DeadLettersReceipt] | None,
     reused: ReusedRows | None,
 ) -> Part[PredictionsReceipt]:
@@ -47,15 +77,13 @@ def write_predictions(
     Args:
         task: the chunk.
         scorer: that scored it.
-        keys: of all its rows, n.
-        outputs: of all its rows, (n,) each.
-        faults: the rows without a prediction, and why.
-        dead: the part that these went to.
+        predicted: its rows that have a prediction.
+        dead: the part that the others went to.
         reused: which rows were taken over from the night before, if any could be.
     """
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
-    keys, outputs = _without(faults, keys, outputs)
+    keys, outputs = predicted.keys, predicted.outputs
     rows = pa.table(
         [
             keys,
@@ -65,13 +93,12 @@ def write_predictions(
         ],
         schema=schema,
     )
-    hashes = hash_keys(keys)
     receipt = PredictionsReceipt(
         task.day,
         task.shard,
         task.chunk,
         task.job,
-        ControlTotal.of_hashes(hashes),
+        ControlTotal.of_hashes(predicted.hashes),
         model=release.name,
         release=release.digest,
         contract=contract.digest,
@@ -82,35 +109,41 @@ def write_predictions(
         arithmetic=scorer.device.arithmetic,
         carried=reused.total if reused else None,
         rescored=reused.rescored if reused else 0,
-        content=content(hashes, [outputs[o.name] for o in contract.outputs]),
+        content=content(predicted.hashes, [outputs[o.name] for o in contract.outputs]),
         outputs={
             o.name: summary_of(outputs[o.name], release.manifest.reference.get(o.name))
             for o in contract.outputs
         },
     )
     with PartWriter(
-        task.predictions, schema, row_group_rows=max(len(rows), 1), numbers=True
+        task.predictions, schema, row_group_rows=max(len(rows), 1), layout=NUMBERS
     ) as writer:
         writer.write(rows)
         return writer.finish(receipt)
 
 
 def write_dead_letters(
-    task: ChunkTask, scorer: Scorer, table: pa.Table, faults: dict[int, str]
+    task: ChunkTask,
+    scorer: Scorer,
+    keys: pa.Array,
+    features: np.ndarray,
+    faults: dict[int, str],
 ) -> Part[DeadLettersReceipt]:
     """Write rows that could not be scored, whole, each with its reason.
 
     Args:
         task: the chunk.
         scorer: that could not score them.
-        table: the rows that were asked, as the model got them.
+        keys: of the rows that were asked, (rows,).
+        features: float32 (features, rows), as the model got them.
         faults: which of these rows, and why.
     """
     release, schema = scorer.release, dead_letter_schema(scorer.release.contract)
     at = sorted(faults)
     rows = pa.table(
         [
-            *table.take(pa.array(at)).columns,
+            keys.take(pa.array(at)),
+            *map(pa.array, features[:, at]),
             pa.repeat("score", len(at)),
             pa.array([faults[row] for row in at]),
             pa.repeat(release.name, len(at)),
@@ -130,19 +163,6 @@ def write_dead_letters(
     with PartWriter(task.dead_letters, schema, row_group_rows=len(at)) as writer:
         writer.write(rows)
         return writer.finish(receipt)
-
-
-def _without(
-    faults: dict[int, str], keys: pa.Array, outputs: dict[str, np.ndarray]
-) -> tuple[pa.Array, dict[str, np.ndarray]]:
-    if not faults:
-        return keys, outputs
-    kept = np.ones(len(keys), dtype=bool)
-    kept[list(faults)] = False
-    return (
-        keys.filter(pa.array(kept)),
-        {name: values[kept] for name, values in outputs.items()},
-    )
 
 
 def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary:

@@ -48,7 +48,7 @@ class ChunkTask:
 class Scored:
     """What a chunk left, and where its seconds went.
 
-    `seconds` are those of each stage (read, pack, copy, compute, write) and add up to
+    `seconds` are those of each stage (read, copy, compute, write) and add up to
     the whole; `model_seconds` are those of compute and copy that were the scorer's.
     """
 

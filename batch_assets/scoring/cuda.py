@@ -6,6 +6,8 @@ and knows neither release nor chunk.
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +18,21 @@ from batch_assets.scoring.usage import Usage
 Model = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
 
 
-def fill(room: np.ndarray, features: np.ndarray) -> None:
+def set_float32_products(how: Literal["ieee", "tf32"]) -> None:
+    """Set how float32 matrices are multiplied on CUDA devices, for the whole process.
+
+    Left alone, torch takes TF32 for convolutions and recurrent layers, and float32 for
+    the rest: a model would be neither.
+    """
+    torch.backends.cuda.matmul.fp32_precision = how
+    torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn.fp32_precision = how  # type: ignore[attr-defined]
+
+
+Matrix = TypeVar("Matrix", np.ndarray, torch.Tensor)
+
+
+def fill(room: Matrix, features: Matrix) -> None:
     """Put rows (features, rows) into a bucket; the last one fills what is left.
 
     A row that is there gives the model nothing that it was not asked for anyway. Zeros
@@ -53,13 +69,41 @@ class CudaStream:
             torch.cuda.Event(enable_timing=True) for _ in range(4)
         )
 
+    def send(self, features: np.ndarray) -> torch.Tensor | None:
+        """Copy all rows of a chunk to the device in one piece.
+
+        The device fetches them by itself if they lie in pinned memory. What lies between
+        the columns goes with them: to leave it out would be a copy for each column.
+
+        Args:
+            features: float32 (features, rows), each column one run of memory.
+
+        Returns:
+            The same on the device; None if they lie elsewhere, or the device has no
+            room for them.
+        """
+        begin = time.perf_counter()
+        host = torch.from_numpy(features)
+        if not host.numel() or not host.is_pinned():
+            return None
+        (columns, rows), apart = host.shape, host.stride(0)
+        flat = host.as_strided(((columns - 1) * apart + rows,), (1,))
+        try:
+            with torch.cuda.stream(self.stream):
+                sent = flat.to(self._device, non_blocking=True)
+                self.stream.synchronize()
+        except torch.OutOfMemoryError:
+            return None
+        self.copy_seconds += time.perf_counter() - begin
+        return sent.as_strided((columns, rows), (apart, 1))
+
     def run(
-        self, features: np.ndarray, bucket: int, model: Model
+        self, features: np.ndarray | torch.Tensor, bucket: int, model: Model
     ) -> dict[str, np.ndarray]:
         """Score rows, padded to a bucket.
 
         Args:
-            features: float32 (features, rows).
+            features: float32 (features, rows), on the host or as they were sent.
             bucket: how many rows the model sees; no less than there are.
             model: what gives the outputs; it is called with the stream current.
         """
@@ -69,10 +113,14 @@ class CudaStream:
             self.stream.synchronize()
             begin = time.perf_counter()
             buffers = self._buffers_for(features.shape[0], bucket)
-            fill(buffers.sent.numpy(), features)
-            self.copy_seconds += time.perf_counter() - begin
-            self._begun.record()
-            buffers.on_device.copy_(buffers.sent, non_blocking=True)
+            if isinstance(features, np.ndarray):
+                fill(buffers.sent.numpy(), features)
+                self.copy_seconds += time.perf_counter() - begin
+                self._begun.record()
+                buffers.on_device.copy_(buffers.sent, non_blocking=True)
+            else:
+                self._begun.record()
+                fill(buffers.on_device, features)
             self._sent.record()
             columns = model(buffers.on_device.T)
             self._scored.record()
@@ -90,7 +138,7 @@ class CudaStream:
         return {name: buffers.back[name][:rows].numpy().copy() for name in columns}
 
     def _buffers_for(self, features: int, bucket: int) -> "_Buffers":
-        if self._buffers is None or self._buffers.sent.shape != (features, bucket):
+        if self._buffers is None or self._buffers.on_device.shape != (features, bucket):
             # Let go first: after memory ran out there may not be room for both.
             self._buffers = None
             self._buffers = _Buffers(features, bucket, self._outputs, self._device)
@@ -111,10 +159,14 @@ class _Buffers:
         outputs: Mapping[str, torch.dtype],
         device: torch.device,
     ) -> None:
-        shape = (features, rows)
-        self.sent = torch.empty(shape, dtype=torch.float32, pin_memory=True)
-        self.on_device = torch.empty(shape, dtype=torch.float32, device=device)
+        self._shape = (features, rows)
+        self.on_device = torch.empty(self._shape, dtype=torch.float32, device=device)
         self.back = {
             name: torch.empty(rows, dtype=dtype, pin_memory=True)
             for name, dtype in outputs.items()
         }
+
+    @cached_property
+    def sent(self) -> torch.Tensor:
+        """What rows go to the device from that do not lie in pinned memory themselves."""
+        return torch.empty(self._shape, dtype=torch.float32, pin_memory=True)

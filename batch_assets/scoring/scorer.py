@@ -18,8 +18,8 @@ from batch_assets.models.outputs import OUTPUT_TYPES as TENSOR_TYPES
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
-from batch_assets.scoring.cuda import CudaStream, fill
-from batch_assets.scoring.device import PRECISIONS, Device
+from batch_assets.scoring.cuda import CudaStream, fill, set_float32_products
+from batch_assets.scoring.device import CAST_TO, Device
 from batch_assets.scoring.usage import Usage
 
 # What a RuntimeError says where torch raises no OutOfMemoryError: its allocator on the
@@ -31,6 +31,9 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+
+# Rows (features, rows): on the host, or as a CUDA stream has sent them.
+Features = np.ndarray | torch.Tensor
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ class Scorer:
         self.release = release
         self.device = device
         self.usage = Usage(device.torch) if device.kind == "cuda" else None
+        if device.kind == "cuda":
+            set_float32_products("tf32" if device.precision == "tf32" else "ieee")
         self._module: Callable[[torch.Tensor], Any] = (
             compiled_module(release, device, device.compiled)
             if device.compiled
@@ -95,6 +100,7 @@ class Scorer:
         self._shrinking = threading.Lock()
         self._abandoned = threading.Event()
         self._own = _Own()
+        self._changes_its_input = False
         self._replay_golden_batch()
         if self.usage:
             self.usage.forget_time()
@@ -129,6 +135,9 @@ class Scorer:
         cuda_stream = self._cuda_stream()
         if cuda_stream:
             cuda_stream.copy_seconds = 0.0
+        source: Features = features
+        if cuda_stream and (sent := cuda_stream.send(features)) is not None:
+            source = sent
         start = 0
         with self._computing():
             while start < rows:
@@ -136,7 +145,7 @@ class Scorer:
                     raise Abandoned
                 stop = min(start + self.batch_rows, rows)
                 begin = time.perf_counter()
-                self._fill(outputs, features, start, stop)
+                self._fill(outputs, source, start, stop)
                 seconds += time.perf_counter() - begin
                 start = stop
         return outputs, Spent(seconds, cuda_stream.copy_seconds if cuda_stream else 0.0)
@@ -152,7 +161,7 @@ class Scorer:
     def _fill(
         self,
         outputs: dict[str, np.ndarray],
-        features: np.ndarray,
+        features: Features,
         start: int,
         stop: int,
     ) -> None:
@@ -178,7 +187,7 @@ class Scorer:
         if size < asked:
             self._remember(asked, size)
 
-    def _try(self, features: np.ndarray, size: int) -> dict[str, np.ndarray] | None:
+    def _try(self, features: Features, size: int) -> dict[str, np.ndarray] | None:
         """The outputs of a batch, or None if it needs more memory than there is."""
         try:
             return self._forward(features, size)
@@ -216,11 +225,16 @@ class Scorer:
         with self._computing():
             return self._forward(features, size)
 
-    def _forward(self, features: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    def _forward(self, features: Features, size: int) -> dict[str, np.ndarray]:
         rows = features.shape[1]
         bucket = max(self.device.bucket(rows, size), rows)
         if cuda_stream := self._cuda_stream():
             return cuda_stream.run(features, bucket, self._columns)
+        if isinstance(features, torch.Tensor):
+            msg = "rows were sent to a device that is not there"
+            raise TypeError(msg)
+        if self._changes_its_input:
+            features = features.copy()
         if rows < bucket:
             room = np.empty((len(features), bucket), np.float32)
             fill(room, features)
@@ -248,16 +262,22 @@ class Scorer:
         precision = self.device.precision
         with (
             torch.inference_mode(),
-            nullcontext()
-            if precision == "float32"
-            else torch.autocast(self.device.kind, PRECISIONS[precision]),
+            torch.autocast(self.device.kind, CAST_TO[precision])
+            if precision in CAST_TO
+            else nullcontext(),
         ):
             yield
 
     def _replay_golden_batch(self) -> None:
         inputs, expected = golden_batch(self.release)
         # As any other rows: in the batches, and padded to the buckets, of the night.
-        outputs, _ = self.score(np.ascontiguousarray(inputs.numpy().T))
+        features = np.array(inputs.numpy().T, order="C")
+        outputs, _ = self.score(features)
+        # Such a model gets copies: rows that it is asked for again, or that become dead
+        # letters, are to be those that were read.
+        self._changes_its_input = not np.array_equal(
+            features, inputs.numpy().T, equal_nan=True
+        )
         tolerance = self.tolerance
         for name, column in expected.items():
             want = column.numpy()

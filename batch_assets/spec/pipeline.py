@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
+from batch_assets.lake.page_layout import FeatureLayout
 from batch_assets.lake.sources import Source
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
@@ -38,6 +39,12 @@ class PipelineSpec(StrictModel):
     shards: int = Field(default=16, ge=1, le=10_000)
     row_group_rows: int = Field(
         default=131_072, ge=1, description="Rows of a row group of the lake's files."
+    )
+    layout: FeatureLayout | None = Field(
+        default=None,
+        description="How validated features lie on disk: fast (as they lie in memory) "
+        "or compact (a tenth to a half of the bytes less); fast in a directory and "
+        "compact in a bucket, if left out.",
     )
     chunk_rows: int = Field(
         default=262_144,

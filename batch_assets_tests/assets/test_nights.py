@@ -49,10 +49,10 @@ def test_the_metadata_says_where_how_fast_and_by_which_release(
     assert found["precision"] == "float32"
     assert found["rows_per_second"] > 0
     assert 0 < found["model_seconds"] <= found["seconds"] * found["workers"]
-    stages = ("read", "pack", "copy", "compute", "write", "idle")
+    stages = ("read", "copy", "compute", "write", "idle")
     shares = {stage: found[f"{stage}_share"] for stage in stages}
     assert sum(shares.values()) == pytest.approx(1)
-    assert min(shares[s] for s in ("read", "pack", "compute", "write")) > 0
+    assert min(shares[s] for s in ("read", "compute", "write")) > 0
     assert shares["copy"] == 0  # A CPU is its own host.
     for stage, share in shares.items():
         assert f"{share:.0%} {stage}" in found["where_the_time_went"]

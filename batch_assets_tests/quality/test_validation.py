@@ -16,6 +16,7 @@ from batch_assets.errors import (
     SourceError,
 )
 from batch_assets.lake.commits import RawCommit
+from batch_assets.lake.page_layout import COMPACT, FAST
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
@@ -149,9 +150,32 @@ def test_features_lie_in_row_groups_for_the_scorer(lake):
         rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         column = file.metadata.row_group(0).column(1)
     assert rows == [300, 300, 300, 100]
+    assert "PLAIN" in column.encodings
+    assert column.compression == "UNCOMPRESSED"
+    assert not column.has_dictionary_page
+
+
+def test_features_are_compact_where_that_is_said(lake):
+    copy_rows(lake, make_rows(1000), shards=1)
+
+    done = validate(lake, row_group_rows=300, layout=COMPACT)
+
+    with pq.ParquetFile(done.parts[0].path) as file:
+        column = file.metadata.row_group(0).column(1)
     assert "BYTE_STREAM_SPLIT" in column.encodings
     assert column.compression == "LZ4"
     assert not column.has_dictionary_page
+
+
+def test_a_day_that_is_there_stays_as_it_lies(lake):
+    copy_rows(lake, make_rows(1000))
+    first = validate(lake, layout=COMPACT)
+
+    second = validate(lake, layout=FAST)
+
+    assert second.unchanged
+    assert second.parts == first.parts
+    assert not any(part.as_in_memory for part in second.parts)
 
 
 def test_validating_again_changes_nothing(lake):
