@@ -26,7 +26,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash test-engines check ui bench bench-serving \
+.PHONY: help demo test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -92,6 +92,17 @@ $(DAFT)/.ready: benchmarks/daft.txt
 bench: need-java need-g++ ## measure against the floor and the peers
 	@$(MAKE) --no-print-directory --jobs 2 $(BENCH)/.ready $(DAFT)/.ready
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
+
+# An environment that is there already may be named: CUDA_PYTHON=python3
+CUDA_PYTHON ?= $(BIN)/python
+CUDA_ROWS ?= 8000000
+CUDA_READY := $(if $(filter $(BIN)/python,$(CUDA_PYTHON)),$(READY))
+
+test-cuda: $(CUDA_READY) ## the tests that need a CUDA device
+	$(CUDA_PYTHON) -m pytest --quiet -m cuda batch_assets_tests/scoring/test_cuda.py
+
+bench-cuda: $(CUDA_READY) ## what a CUDA device could do, and what a night makes of it
+	@$(CUDA_PYTHON) -m benchmarks.cuda --rows $(CUDA_ROWS)
 
 bench-online: need-wrk $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
 	@$(BENCH)/bin/python -m benchmarks.online

@@ -12,7 +12,8 @@ from batch_assets.models.registry import Registry
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.scoring.sweep import SWEEPS, Sweeps, sweep
+from batch_assets.scoring.sweep import Effort, sweep
+from batch_assets.scoring.sweep_results import SWEEPS, Sweeps
 
 # Past the knee of either model.
 MAX_ROWS = 2_048
@@ -23,7 +24,7 @@ def tune(root: Path, model: str) -> None:
     for compiled in (None, root / COMPILED):
         device = find_device("cpu", compiled=compiled)
         workers = LocalEngine(device).workers
-        Sweeps(root).keep(sweep(release, device, workers, max_rows=MAX_ROWS))
+        Sweeps(root).keep(sweep(release, device, workers, Effort(max_rows=MAX_ROWS)))
 
 
 def copy_tuning(tuned: Path, root: Path) -> None:

@@ -5,6 +5,7 @@ The data is generated, from a fixed seed. It knows no column.
 
 import argparse
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from deltalake import convert_to_deltalake
 
 from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.page_layout import COMPACT, FAST, PageLayout
 from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import RawSettings, copy_day
 from batch_assets.lake.sources import DeltaSource, ReadContext
@@ -38,7 +40,9 @@ from benchmarks.model import (
 
 DAY = "2026-01-05"
 NEXT_DAY = "2026-01-06"
+# The project's, whose features lie as they do in memory; and the same rows, compact.
 PIPELINE = "bench"
+COMPACT_PIPELINE = "compact"
 SHARDS = 8
 ROW_GROUP_ROWS = 65_536
 CHUNK_ROWS = 262_144
@@ -99,17 +103,23 @@ def write_source(folder: Path, rows: int, changed: float = 0.0) -> None:
 
 
 def prepare(
-    root: Path, rows: int, *, shards: int = SHARDS, changed: float | None = None
+    root: Path,
+    rows: int,
+    *,
+    shards: int = SHARDS,
+    changed: float | None = None,
+    sizes: Mapping[str, Size] = SIZES,
 ) -> None:
-    """Write the source and validate it, so that every column reads the same files.
+    """Write the source and validate it in either layout: every column reads the same rows.
 
-    With `changed` there are two nights, with fingerprints: the second differs from the
-    first in so large a share of the rows, and is the one that the work is.
+    With `changed` there are two nights, with fingerprints, in the fast layout alone: the
+    second differs from the first in so large a share of the rows, and is the one that
+    the work is.
 
     What a column needs is in `work.json`: it may not have this package at hand.
     """
     versions = {}
-    for size in SIZES.values():
+    for size in sizes.values():
         release = make_release(root / "releases" / size.name, size)
         registry = Registry(root)
         registry.add(release.folder)
@@ -117,22 +127,36 @@ def prepare(
         versions[size.name] = release.digest
         save_model(make_model(size), root / f"{size.name}.pt")
     write_source(root / "source", rows)
-    parts = _validated(root, DAY, "source", shards, fingerprints=changed is not None)
-    if changed is not None:
+    fingerprints = changed is not None
+    fast = _validated(root, DAY, "source", shards, FAST, fingerprints=fingerprints)
+    compact = fast
+    if changed is None:
+        compact = _validated(root, DAY, "source", shards, COMPACT, fingerprints=False)
+    else:
         write_source(root / "next_source", rows, changed)
-        parts = _validated(root, NEXT_DAY, "next_source", shards, fingerprints=True)
+        compact = fast = _validated(
+            root, NEXT_DAY, "next_source", shards, FAST, fingerprints=True
+        )
     described = {
-        "rows": sum(part.receipt.total.rows for part in parts),
-        "files": [str(part.path) for part in parts],
+        "rows": sum(part.receipt.total.rows for part in fast),
+        "files": [str(part.path) for part in compact],
+        "fast_files": [str(part.path) for part in fast],
         "versions": versions,
     }
     (root / "work.json").write_text(json.dumps(described), encoding="utf-8")
 
 
 def _validated(
-    root: Path, day: str, source: str, shards: int, *, fingerprints: bool
+    root: Path,
+    day: str,
+    source: str,
+    shards: int,
+    layout: PageLayout,
+    *,
+    fingerprints: bool,
 ) -> list[Part]:
-    lake, contract = Lake(root, PIPELINE), make_contract()
+    contract = make_contract()
+    lake = Lake(root, PIPELINE if layout is FAST else COMPACT_PIPELINE)
     day_run = DayRun(lake, day)
     copy_day(
         day_run,
@@ -143,7 +167,11 @@ def _validated(
         newest=day,
     )
     return validate_day(
-        day_run, contract, row_group_rows=ROW_GROUP_ROWS, fingerprints=fingerprints
+        day_run,
+        contract,
+        row_group_rows=ROW_GROUP_ROWS,
+        layout=layout,
+        fingerprints=fingerprints,
     ).parts
 
 

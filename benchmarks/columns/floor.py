@@ -38,7 +38,19 @@ ENCODINGS = {
 APART = 16
 
 
-def run(work: Work) -> float:
+def decode(work: Work, core: int) -> int:
+    """Decode files of the compact layout; how many rows."""
+    done = 0
+    for file in work.files[core::CORES]:
+        source = pq.ParquetFile(file, pre_buffer=False)
+        for group in range(source.num_row_groups):
+            done += len(source.read_row_group(group, use_threads=False))
+            if done >= DECODE_ROWS:
+                return done
+    return done
+
+
+def run(read: Callable[[Work, int], int], work: Work) -> float:
     model = load_model(work.model, SIZES[work.size])
     random = np.random.default_rng(0)
     # Rows as a chunk has them once it is packed: each comes from memory once.
@@ -53,16 +65,6 @@ def run(work: Work) -> float:
             "confidence": random.random(ENCODE_ROWS, np.float32),
         }
     )
-
-    def decode(core: int) -> int:
-        done = 0
-        for file in work.files[core::CORES]:
-            source = pq.ParquetFile(file, pre_buffer=False)
-            for group in range(source.num_row_groups):
-                done += len(source.read_row_group(group, use_threads=False))
-                if done >= DECODE_ROWS:
-                    return done
-        return done
 
     def forward(batch_rows: int, core: int) -> int:
         done, end = 0, time.perf_counter() + FORWARD_SECONDS
@@ -87,7 +89,9 @@ def run(work: Work) -> float:
 
     # Chosen in one measurement and taken from another: the least of several is too low.
     fastest = min(FORWARD_ROWS, key=lambda rows: per_row(partial(forward, rows)))
-    each = [per_row(of) for of in (decode, partial(forward, fastest), encode)]
+    each = [
+        per_row(of) for of in (partial(read, work), partial(forward, fastest), encode)
+    ]
     return work.rows * sum(each) / CORES
 
 
@@ -107,6 +111,11 @@ def per_row(work: Callable[[int], int]) -> float:
     return statistics.median(found)
 
 
-if __name__ == "__main__":
+def measure(read: Callable[[Work, int], int]) -> None:
+    """Be a column: a floor that reads rows so."""
     # Each figure is a median of several: nothing is left to get warm.
-    main(run, f"torch {torch.__version__}", warms_up=False)
+    main(partial(run, read), f"torch {torch.__version__}", warms_up=False)
+
+
+if __name__ == "__main__":
+    measure(decode)

@@ -20,7 +20,7 @@ from batch_assets.scoring.engines.local import GRACE_SECONDS, LocalEngine
 from batch_assets.scoring.engines.workers import RemoteEngine
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.plan import ScoringSettings
-from batch_assets.scoring.sweep import Sweeps
+from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.spec import GateLimits, Ray, Spark
 from benchmarks.column import Work, main
 from benchmarks.work import CHUNK_ROWS, DAY, PIPELINE
