@@ -17,6 +17,7 @@ import pytest
 from batch_assets_tests.projects import FLIGHTS
 from benchmarks import run as module
 from benchmarks.column import open_work
+from benchmarks.lock import RATE, lock_seconds, seconds_of
 from benchmarks.model import SIZES, make_model
 from benchmarks.run import (
     BARS,
@@ -57,6 +58,7 @@ def results_of(ratio: float) -> dict:
         "heavy": columns,
         "night": {"rows": 100, "seconds": {"predictions": 2.0, "total": 6.5}},
         "memory_mb": {"50": 100, "400": 111},
+        "serial": {"page_faults": 0.25, "lock_us": None},
         "incremental": {
             size: {
                 "rows": 100,
@@ -291,3 +293,50 @@ def test_make_bench_stands_alone():
     assert "benchmarks/daft.txt" in found
     assert "--rows 123" in found
     assert Path(FLIGHTS / "benchmarks" / "daft.txt").is_file()
+
+
+def test_the_lock_is_counted_where_a_worker_holds_it():
+    stacks = """
+main;run_night;wait (futures.py:305) 40
+Thread-1;_worker (thread.py:83);score_chunk (chunk.py:56);write 25
+Thread-2;score_chunk (chunk.py:40);read_rows 5
+""".strip()
+
+    assert seconds_of(stacks) == 30 / RATE
+    assert seconds_of("") == 0
+
+
+def test_where_nobody_may_look_the_lock_is_not_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+
+    assert lock_seconds(["true"], tmp_path) is None
+
+
+@pytest.mark.slow
+def test_the_second_floor_is_a_time_too(bench, work):
+    root, _ = work
+    run = bench.run(Column("floor_fast", "floor_fast"), "small", root, None)
+    assert 0 < run.seconds < 10
+
+
+@pytest.mark.slow
+def test_what_a_device_could_do_is_measured_on_a_cpu_as_well(tmp_path):
+    """The same command as on CUDA: each figure is there, or says why not."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.cuda", "--device", "cpu"),
+            *("--rows", "20000", "--seconds", "120", "--folder", str(tmp_path)),
+        ],
+        cwd=FLIGHTS,
+        env=os.environ | {"PYTHONPATH": str(FLIGHTS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert "failed" not in done.stdout, done.stdout
+    lines = done.stdout.splitlines()
+    for what in ("bus, pinned", "decode, fast", "loop", "night, default"):
+        assert any(line.startswith(f"| {what} |") for line in lines), done.stdout
+    assert {"small", "heavy", "sequences"} <= set(done.stdout.replace("|", " ").split())
+    assert not list(tmp_path.iterdir())

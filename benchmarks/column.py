@@ -33,6 +33,10 @@ class Work:
     fast_files: list[str]
     version: str
 
+    def files_of(self, layout: str) -> list[str]:
+        """The files in a layout, `fast` or `compact`."""
+        return self.fast_files if layout == "fast" else self.files
+
     @property
     def model(self) -> Path:
         return self.root / f"{self.size}.pt"

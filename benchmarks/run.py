@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.lock import lock_seconds
 from benchmarks.model import NAMES, SIZES, Size, load_model, score
 from benchmarks.tables import machine, print_tables, with_tables
 from benchmarks.tune import copy_tuning
@@ -170,13 +171,7 @@ class Bench:
         Raises:
             BenchmarkError: it failed.
         """
-        out = self.folder / "out"
-        command = [
-            self._pythons[column.environment],
-            *("-m", f"benchmarks.columns.{column.module}"),
-            *(str(self._warm[size]), str(root), str(out), size),
-            *(["--rows", str(rows)] if rows else []),
-        ]
+        command = self._command(column, size, root, rows)
         told, problems = self.folder / "stdout", self.folder / "stderr"
         with told.open("w") as stdout, problems.open("w") as stderr:
             process = subprocess.Popen(
@@ -193,6 +188,31 @@ class Bench:
             raise BenchmarkError(msg)
         said = json.loads(told.read_text().strip().splitlines()[-1])
         return Run(said["seconds"], said["rows"], said["version"], memory.peak_mb, said)
+
+    def serial(self, size: str, root: Path) -> dict[str, float | None]:
+        """What of a night keeps more cores from doing more, for a row.
+
+        Page faults, and microseconds under the interpreter's lock, of which the warm-up
+        has its part; None where nobody may look.
+        """
+        column = Column("batch_assets", "local")
+        run = self.run(column, size, root, None)
+        held = lock_seconds(self._command(column, size, root, None), REPOSITORY)
+        rows = run.rows + WARM_ROWS[size]
+        return {
+            "page_faults": round(run.said["page_faults"], 4),
+            "lock_us": None if held is None else round(held / rows * 1e6, 4),
+        }
+
+    def _command(
+        self, column: Column, size: str, root: Path, rows: int | None
+    ) -> list[str]:
+        return [
+            self._pythons[column.environment],
+            *("-m", f"benchmarks.columns.{column.module}"),
+            *(str(self._warm[size]), str(root), str(self.folder / "out"), size),
+            *(["--rows", str(rows)] if rows else []),
+        ]
 
     def check(self, column: Column, run: Run, truth: Path, root: Path) -> None:
         """Compare a column's output with what torch says of the same rows.
@@ -304,6 +324,7 @@ def compare(bench: Bench, rows: int) -> dict[str, Any]:
             tables[size.name][name]["over_peer"] = ratio(runs[name], runs[peer])
         if size.name == "small":
             tables["night"] = time_night(bench, root)
+            tables["serial"] = bench.serial(size.name, root)
         shutil.rmtree(root)
     return tables
 
@@ -469,6 +490,12 @@ def show(results: dict[str, Any]) -> str:
             for size, c in results["incremental"].items()
         ),
         "",
+        "What of a night keeps more cores from doing more, for a row of the small model:",
+        "",
+        "| page faults | µs under the interpreter's lock |",
+        "|--:|--:|",
+        f"| {results['serial']['page_faults']:.3f} | {_or_dash(results['serial'])} |",
+        "",
         "| bar | must be | found | |",
         "|---|---|--:|---|",
     ]
@@ -478,6 +505,11 @@ def show(results: dict[str, Any]) -> str:
         for bar in results["bars"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _or_dash(serial: dict[str, float | None]) -> str:
+    held = serial["lock_us"]
+    return "-" if held is None else f"{held:.3f}"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

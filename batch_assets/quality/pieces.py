@@ -7,7 +7,6 @@ and commits nothing.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,9 +37,6 @@ from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.models.contract import Contract
 from batch_assets.parallel import Report
 from batch_assets.quality.rules import RULES, RowRules, counts_of
-
-# Parts of a piece that are finished at once.
-FINISHING = 2
 
 
 @dataclass(frozen=True)
@@ -137,10 +133,7 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
                 side.put_aside(table, hashes)
             progress(len(batch))
         bad = [part for side in sides.values() if (part := side.finish_bad())]
-        # While one waits for the disk, another is written.
-        with ThreadPoolExecutor(FINISHING, "finish") as pool:
-            good = list(pool.map(_ShardSides.finish_good, sides.values()))
-        return PieceParts(good, bad)
+        return PieceParts([side.finish_good() for side in sides.values()], bad)
 
 
 @lru_cache(maxsize=1)

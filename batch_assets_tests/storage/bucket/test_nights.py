@@ -58,7 +58,7 @@ def test_nights_through_dagster_leave_the_parts_of_nights_on_disk(
         tmp_path / "project",
         root,
         monkeypatch,
-        [attributes(incremental=True, gates=gates)],
+        [attributes(incremental=True, gates=gates, layout="fast")],
     )
     rows = make_rows(ROWS)
     ages = np.minimum(rows["age"].to_numpy(), 119)
