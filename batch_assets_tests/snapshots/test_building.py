@@ -16,7 +16,7 @@ from batch_assets.lake.shards import hash_key
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import sha256_of
 from batch_assets.snapshots import build as building
-from batch_assets.snapshots import proof
+from batch_assets.snapshots import proof, shard
 from batch_assets.snapshots import version as looking_up
 from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.layout import Group, groups_of, packed
@@ -45,6 +45,7 @@ def test_strings_are_served_even_where_their_hashes_collide(
     monkeypatch: pytest.MonkeyPatch,
     distinct: int | None,
 ) -> None:
+    monkeypatch.setattr(shard, "FENCES", 4 * SHARDS)  # Fewer than there are hashes.
     if distinct:  # So many hashes for all the keys of a shard.
         few, hash_strings = distinct * SHARDS, shards._hash_strings
         monkeypatch.setattr(
@@ -66,6 +67,8 @@ def test_strings_are_served_even_where_their_hashes_collide(
         assert answer is not None
         assert answer.outputs == {"risk": row["risk"]}
     assert snapshot.get("nobody") is None
+    asked = [*read_day(lake, "predictions")["user_id"].to_pylist(), "nobody"]
+    assert snapshot.get_many(asked) == [snapshot.get(key) for key in asked]
     assert equals_predictions(lake, snapshots_of(lake), DAY).passed
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from batch_assets import Snapshot
 from batch_assets.errors import NotServedError, SnapshotError
+from batch_assets.snapshots import shard
 from batch_assets.snapshots.manifest import MANIFEST, SnapshotManifest
 from batch_assets.snapshots.operations import pin, rollback, unpin
 from batch_assets.snapshots.store import CURRENT, PIN, SnapshotStore
@@ -498,3 +499,29 @@ def test_every_shard_is_a_map_of_its_file_and_not_a_copy(store: SnapshotStore) -
     with Snapshot(store) as snapshot:
         assert snapshot.get(7) is not None
         assert pa.total_allocated_bytes() - before == 0
+
+
+@pytest.mark.parametrize("fences", [1, 2, 7, 64, 1 << 16])
+@pytest.mark.parametrize("strings", [False, True], ids=["integers", "strings"])
+def test_every_key_is_found_from_however_many_fences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fences: int, strings: bool
+) -> None:
+    """Some keys are fences, some lie before the first and some behind the last."""
+    monkeypatch.setattr(shard, "FENCES", fences)
+    numbers = np.concatenate([KEYS * 3, [-(2**63), 2**63 - 1]])
+    keys = pa.array([f"k{n}" for n in numbers.tolist()]) if strings else numbers
+    outputs = {
+        "risk": np.random.default_rng(1).random(len(numbers), dtype=np.float32),
+        "rank": numbers,
+        "share": numbers / 7,
+    }
+    serve(tmp_path, 1, keys, outputs=outputs)
+
+    with Snapshot(tmp_path) as snapshot:
+        asked = pa.array(keys).to_pylist()
+        alone = [snapshot.get(key) for key in asked]
+        assert [a and a.outputs["rank"] for a in alone] == numbers.tolist()
+        assert snapshot.get_many(asked) == alone
+        gaps = [f"x{n}" for n in range(50)] if strings else (KEYS * 3 + 1).tolist()
+        assert [snapshot.get(key) for key in gaps] == [None] * len(gaps)
+        assert snapshot.get_many(gaps) == [None] * len(gaps)
