@@ -123,11 +123,11 @@ class Clock:
         self.seconds = seconds
         self._begin = self._step = time.perf_counter()
 
-    def over(self, share: float = 1.0) -> bool:
-        """Whether so large a share of the time is gone."""
+    def over(self) -> bool:
+        """Whether the time is gone."""
         if self.seconds is None:
             return False
-        return time.perf_counter() - self._begin > share * self.seconds
+        return time.perf_counter() - self._begin > self.seconds
 
     def no_time_for_next(self) -> bool:
         """Whether a step of twice the last one would take too long."""

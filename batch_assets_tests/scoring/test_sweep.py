@@ -308,7 +308,7 @@ def test_a_sweep_does_not_begin_what_would_take_too_long(toy_release, monkeypatc
 
 
 def test_no_size_is_measured_again_when_the_time_is_over(toy_release, monkeypatch):
-    monkeypatch.setattr(module.Clock, "over", lambda self, share=1.0: True)
+    monkeypatch.setattr(module.Clock, "over", lambda self: True)
     monkeypatch.setattr(module._Trial, "rate", lambda *_: pytest.fail("measured again"))
     effort = Effort(repeats=3, run_seconds=0.001, max_rows=2)
 
