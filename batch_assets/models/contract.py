@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -184,7 +185,7 @@ class Contract(StrictModel):
     def output_names(self) -> list[str]:
         return [o.name for o in self.outputs]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of what this contract asks of the rows: the key and features."""
         asks = self.model_dump(mode="json", include={"key", "features"})

@@ -89,31 +89,29 @@ class Shard:
         """Return the row of a key."""
         sought = hashed if self._strings else key
         fence = bisect_left(self._fences, sought)
-        start, stop = max(fence - 1, 0) * self._step, fence * self._step
-        row = bisect_left(self._sorted, sought, start, min(stop, len(self._sorted)))
-        return self.match(key, sought, row)
+        step, rows = self._step, len(self._sorted)
+        start, stop = max(fence - 1, 0) * step, min(fence * step, rows)
+        row = bisect_left(self._sorted, sought, start, stop)
+        if self._strings:
+            return self.match(key, sought, row)
+        return row if row < rows and self._sorted[row] == key else None
 
-    def find_many(
-        self, keys: Sequence[int | str], sought: np.ndarray
-    ) -> tuple[list[int], np.ndarray]:
-        """Return which of the keys are here, by their place, and the row of each.
+    def find_many(self, keys: Sequence[int | str], sought: np.ndarray) -> np.ndarray:
+        """Return the row of each key, int64 (n,); -1 where it is not here.
 
         Args:
             keys: n keys.
             sought: what each is searched by, (n,): itself, or its hash.
         """
-        starts = self.index.searchsorted(sought)
-        inside = np.flatnonzero(starts < len(self.index))
-        found = inside[self.index[starts[inside]] == sought[inside]].tolist()
-        if self._keys is None:
-            return found, starts[found]
-        rows = {
-            at: row
-            for at in found
-            if (row := self.match(keys[at], int(sought[at]), int(starts[at])))
-            is not None
-        }
-        return list(rows), np.array(list(rows.values()), np.int64)
+        if not len(self.index):
+            return np.full(len(sought), -1)
+        rows: np.ndarray = self.index.searchsorted(sought)
+        rows[self.index.take(rows, mode="clip") != sought] = -1
+        if self._strings:
+            for at in np.flatnonzero(rows >= 0).tolist():
+                row = self.match(keys[at], int(sought[at]), int(rows[at]))
+                rows[at] = -1 if row is None else row
+        return rows
 
     def match(self, key: int | str, sought: int | str, row: int) -> int | None:
         """Return the row of a key, of those from `row` on that have what is sought."""

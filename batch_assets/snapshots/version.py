@@ -5,9 +5,10 @@ because Arrow serves a flipped bit without a word. It knows neither Dagster nor 
 nor which version is served.
 """
 
+import itertools
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,26 +155,30 @@ class Version:
         if self._strings or set(map(type, checked)) != {int}:
             checked = [self._checked(key) for key in checked]
         answers: list[Answer | None] = [None] * len(checked)
-        asked = [at for at, key in enumerate(checked) if self._can_be_there(key)]
-        if not asked:
-            return answers
         dtype = pa.large_string() if self._strings else pa.int64()
-        column = pa.array([checked[at] for at in asked], dtype)
+        asked: Sequence[int] = range(len(checked))
+        try:
+            column = pa.array(checked, dtype)
+        except (OverflowError, UnicodeEncodeError):
+            asked = [at for at in asked if self._can_be_there(checked[at])]
+            column = pa.array([checked[at] for at in asked], dtype)
         hashes = hash_keys(column)
         numbers = (hashes % np.uint64(self._count)).astype(np.int64)
         by_shard = np.argsort(numbers, kind="stable")
         ends = np.searchsorted(numbers[by_shard], np.arange(self._count + 1)).tolist()
-        wanted = hashes if self._strings else column.to_numpy()
-        for number in sorted(set(numbers.tolist())):
-            its_keys = by_shard[ends[number] : ends[number + 1]]
-            places = [asked[at] for at in its_keys.tolist()]
-            shard = self.shard(number)
-            found, rows = shard.find_many(
-                [checked[at] for at in places], wanted[its_keys]
-            )
-            for at, outputs in zip(found, shard.rows(rows), strict=True):
-                key = checked[places[at]]
-                answers[places[at]] = Answer(key, outputs, self.manifest)
+        wanted = (hashes if self._strings else column.to_numpy())[by_shard]
+        places = np.array(asked)[by_shard].tolist()
+        manifest = self.manifest
+        for number, (start, stop) in enumerate(itertools.pairwise(ends)):
+            if start == stop:
+                continue
+            shard, at = self.shard(number), places[start:stop]
+            rows = shard.find_many([checked[n] for n in at], wanted[start:stop])
+            if (rows < 0).any():
+                here = rows >= 0
+                at, rows = list(itertools.compress(at, here)), rows[here]
+            for place, outputs in zip(at, shard.rows(rows), strict=True):
+                answers[place] = Answer(checked[place], outputs, manifest)
         return answers
 
     def shard(self, number: int) -> "Shard":
