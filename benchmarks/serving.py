@@ -31,7 +31,8 @@ from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.raw import RawSettings, copy_day
 from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
-from batch_assets.models.contract import Contract, Feature, KeySpec, Output
+from batch_assets.models.contract import Contract, Feature, KeySpec
+from batch_assets.models.output_specs import Output
 from batch_assets.models.registry import Registry
 from batch_assets.models.writing import write_release
 from batch_assets.quality.validation import validate_day
