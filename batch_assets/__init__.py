@@ -9,25 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batch_assets.component import ScoringPipeline
-    from batch_assets.models.contract import Contract, Feature, Output
+    from batch_assets.models.contract import Contract, Feature, KeySpec
+    from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
+    from batch_assets.models.output_specs import Label, Output, Ranking, VectorOutput
     from batch_assets.models.writing import write_release
     from batch_assets.snapshots.reader import Snapshot
 
 __all__ = [
+    "Column",
     "Contract",
     "Feature",
+    "Ids",
+    "KeySpec",
+    "Label",
     "Output",
+    "Ranking",
     "ScoringPipeline",
+    "Sequence",
     "Snapshot",
+    "Vector",
+    "VectorOutput",
     "write_release",
 ]
 
 _HOMES = {
+    "Column": "models.input_specs",
     "Contract": "models.contract",
     "Feature": "models.contract",
-    "Output": "models.contract",
+    "Ids": "models.input_specs",
+    "KeySpec": "models.contract",
+    "Label": "models.output_specs",
+    "Output": "models.output_specs",
+    "Ranking": "models.output_specs",
     "ScoringPipeline": "component",
+    "Sequence": "models.input_specs",
     "Snapshot": "snapshots.reader",
+    "Vector": "models.input_specs",
+    "VectorOutput": "models.output_specs",
     "write_release": "models.writing",
 }
 

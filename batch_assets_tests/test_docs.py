@@ -10,12 +10,18 @@ from batch_assets.models.columns import SQL_TYPES
 from batch_assets.models.contract import (
     FEATURE_TYPES,
     KEY_TYPES,
-    OUTPUT_TYPES,
     RESERVED,
     Contract,
     Feature,
     KeySpec,
+)
+from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
+from batch_assets.models.output_specs import (
+    OUTPUT_TYPES,
+    Label,
     Output,
+    Ranking,
+    VectorOutput,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,9 +61,23 @@ def test_what_may_be_declared_is_what_has_a_type(model, types):
     assert set(types) <= set(SQL_TYPES)
 
 
-@pytest.mark.parametrize("model", [KeySpec, Feature, Output])
+@pytest.mark.parametrize(
+    "model",
+    [
+        KeySpec,
+        Feature,
+        Output,
+        Ids,
+        Vector,
+        Sequence,
+        Column,
+        Label,
+        VectorOutput,
+        Ranking,
+    ],
+)
 def test_every_field_of_the_contract_is_in_the_docs(model):
-    (row,) = re.findall(rf"^\| `{model.__name__}`.*\| (.*) \|$", TEXT, re.M)
+    (row,) = re.findall(rf"^\| `{model.__name__}`, .*\| (.*) \|$", TEXT, re.M)
 
     assert re.findall(r"`(\w+)`", row) == list(model.model_fields)
 
@@ -66,4 +86,6 @@ def test_the_names_that_are_taken_are_in_the_docs():
     (told,) = re.findall(r"names for itself: (.*?)\.", TEXT, re.S)
 
     assert set(re.findall(r"`(\w+)`", told)) == RESERVED
-    assert Contract.model_fields.keys() == {"key", "features", "outputs"}
+    assert list(Contract.model_fields) == [
+        *("key", "features", "inputs", "vocabularies", "outputs")
+    ]

@@ -9,13 +9,22 @@ import pytest
 import batch_assets
 from batch_assets_tests.projects import FLIGHTS
 
+MODELS = "batch_assets.models"
 HOMES = {
-    "Contract": "batch_assets.models.contract",
-    "Feature": "batch_assets.models.contract",
-    "Output": "batch_assets.models.contract",
+    "Column": f"{MODELS}.input_specs",
+    "Contract": f"{MODELS}.contract",
+    "Feature": f"{MODELS}.contract",
+    "Ids": f"{MODELS}.input_specs",
+    "KeySpec": f"{MODELS}.contract",
+    "Label": f"{MODELS}.output_specs",
+    "Output": f"{MODELS}.output_specs",
+    "Ranking": f"{MODELS}.output_specs",
     "ScoringPipeline": "batch_assets.component",
+    "Sequence": f"{MODELS}.input_specs",
     "Snapshot": "batch_assets.snapshots.reader",
-    "write_release": "batch_assets.models.writing",
+    "Vector": f"{MODELS}.input_specs",
+    "VectorOutput": f"{MODELS}.output_specs",
+    "write_release": f"{MODELS}.writing",
 }
 
 

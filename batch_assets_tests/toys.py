@@ -23,6 +23,7 @@ from batch_assets.lake.sources import (
 )
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
+from batch_assets.models.formats import golden_batch
 from batch_assets.models.release import Release
 from batch_assets.models.writing import write_release
 from batch_assets.quality.rules import RowRules
@@ -130,6 +131,12 @@ def expected_risk(rows: pa.Table) -> np.ndarray:
     contract = make_contract(str(rows["user_id"].type))
     with torch.inference_mode():
         return ToyRisk()(features_of(rows, contract)).numpy()
+
+
+def golden_tensors(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The golden rows of a release of features alone, (rows, features), and outputs."""
+    rows, outputs = golden_batch(release)
+    return torch.from_numpy(np.ascontiguousarray(rows.features).T), outputs
 
 
 def write_toy_release(

@@ -1,7 +1,7 @@
 """`lookup`: what is served for a key. It waits for neither Dagster nor torch."""
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,11 +39,30 @@ def lookup(pipeline: str, key: str, as_json: bool) -> None:
 def print_answer(answer: "Answer") -> None:
     """Print the outputs of a key, and of which version they are."""
     for name, value in answer.outputs.items():
-        click.echo(f"{name:<8} {value:.6g}")
+        for number, line in enumerate(_lines(value)):
+            click.echo(f"{'' if number else name:<8} {line}")
     click.echo(f"{'day':<8} {answer.day}")
     click.echo(f"{'release':<8} {answer.release}")
     click.echo(f"{'version':<8} {answer.version}")
     click.echo(f"{'age':<8} {_age(answer.age)}")
+
+
+def _lines(value: Any) -> list[str]:
+    """An output as it is read: a ranking has a line for each place."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        return [f"{value:.6g}"]
+    if value and isinstance(value[0], tuple):
+        items = [str(item) for item, _ in value]
+        width = max(map(len, items))
+        return [
+            f"{place:>2}  {item:<{width}}  {score:.6g}"
+            for place, (item, (_, score)) in enumerate(
+                zip(items, value, strict=True), 1
+            )
+        ]
+    return [", ".join(f"{number:.6g}" for number in value) or "none"]
 
 
 def _age(age: timedelta) -> str:

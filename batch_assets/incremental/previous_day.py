@@ -19,7 +19,7 @@ from batch_assets.lake.commits import ValidationCommit
 from batch_assets.lake.delta_table import Table, digest_of
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.receipts import ValidatedReceipt
-from batch_assets.lake.shards import GOLDEN_RATIO, fingerprint, hash_keys
+from batch_assets.lake.shards import GOLDEN_RATIO, fingerprint, folded, hash_keys
 from batch_assets.lake.tables import BEFORE
 from batch_assets.models.contract import Contract
 from batch_assets.parallel import ParallelMap, on_cores
@@ -113,7 +113,12 @@ def with_fingerprints(
 ) -> tuple[pa.Table, np.ndarray]:
     """Append the fingerprint of each row's features; give them as uint64 (rows,), too."""
     rows = rows.combine_chunks()
-    marks = fingerprint([rows[name].to_numpy() for name in contract.feature_names])
+    marks = np.zeros(len(rows), np.uint64)
+    if contract.features:
+        marks = fingerprint([rows[name].to_numpy() for name in contract.feature_names])
+    for one in contract.inputs:
+        for column in one.fields():
+            marks = folded(marks, rows[column.name].combine_chunks())
     return rows.append_column(FINGERPRINT, pa.array(marks.view(np.int64))), marks
 
 

@@ -22,6 +22,7 @@ from batch_assets.lake.receipts import Receipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys
 from batch_assets.models.contract import Contract
+from batch_assets.models.likeness import unlike
 from batch_assets.storage import StoragePath
 
 # Sources in memory at once, each a few parts of last night or a shard of it: those that
@@ -94,7 +95,7 @@ class PreviousPredictions:
         """Return an output at these positions; anything where they are -1."""
         values = self.outputs[name]
         if not len(values):
-            return np.zeros(len(positions), values.dtype)
+            return np.zeros((len(positions), *values.shape[1:]), values.dtype)
         taken: np.ndarray = values[positions]
         return taken
 
@@ -130,6 +131,7 @@ class ReusedRows:
         self,
         outputs: dict[str, np.ndarray],
         faults: dict[int, str],
+        contract: Contract,
         tolerance: float,
     ) -> tuple[dict[str, np.ndarray], dict[int, str]]:
         """Return outputs and faults of the whole chunk, from those of the scored rows.
@@ -139,21 +141,16 @@ class ReusedRows:
         """
         at = np.flatnonzero(self.scored)
         again = self.carried[at]
-        unlike = np.zeros(len(at), dtype=bool)
-        unlike[list(faults)] = True
-        for name, values in outputs.items():
-            unlike |= ~np.isclose(
-                values,
-                self.outputs[name][at],
-                rtol=tolerance,
-                atol=tolerance,
-                equal_nan=True,
-            )
-        unlike &= again
-        if unlike.any():
-            row = int(at[unlike.argmax()])
+        changed = np.zeros(len(at), dtype=bool)
+        changed[list(faults)] = True
+        before = {name: values[at] for name, values in self.outputs.items()}
+        for _, rows in unlike(outputs, before, contract, tolerance):
+            changed |= rows
+        changed &= again
+        if changed.any():
+            row = int(at[changed.argmax()])
             msg = (
-                f"{int(unlike.sum()):,} of {int(again.sum()):,} rows that were scored "
+                f"{int(changed.sum()):,} of {int(again.sum()):,} rows that were scored "
                 "again are not what they were, though their features and the release "
                 f"are the same; the first has the key {self.keys[row]}"
             )
@@ -210,7 +207,7 @@ def find_reusable_rows(
         hashes,
         carried,
         scored,
-        {name: before.taken(name, positions) for name in contract.output_names},
+        {name: before.taken(name, positions) for name in contract.written_names},
         needed,
         np.concatenate([scored[:0], *(scored[spans[group]] for group in needed)]),
     )
@@ -222,7 +219,7 @@ def _load(source: ReuseSource, contract: Contract) -> PreviousPredictions:
     return PreviousPredictions(
         KeyIndex(keys, hash_keys(keys)),
         rows[FINGERPRINT].to_numpy().view(np.uint64),
-        {name: rows[name].to_numpy() for name in contract.output_names},
+        contract.computed(rows),
     )
 
 
@@ -233,7 +230,7 @@ def _rows_of(origin: Origin, contract: Contract) -> pa.Table:
     tables = []
     for path in origin.predictions:
         sealed_part(path)
-        tables.append(read_columns(path, [key, *contract.output_names]))
+        tables.append(read_columns(path, [key, *contract.written_names]))
     predicted = pa.concat_tables(tables)
     fingerprints = validated[FINGERPRINT]
     if not predicted[key].equals(validated[key]):

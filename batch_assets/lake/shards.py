@@ -13,10 +13,14 @@ all past days are aligned by it. It knows nothing of files or tables.
                     h = mix(h ^ word) + 0x9E3779B97F4A7C15;
                 the result is mix(h)
     null        0
-    fingerprint of a row's features: that of a string of their bytes, float32 in order
+    fingerprint of a row's features: that of a string of their bytes, float32 in order;
+                0 if there are none; then for each other input of the row
+                    h = mix(h ^ hash of its value) + 0x9E3779B97F4A7C15,
+                the hash of a list being that of a string of its values' bytes
     shard       hash modulo the shard count
     checksum    sum of the hashes modulo 2**64
-    content     for each row h = hash of the key, then for each output in its order
+    content     for each row h = hash of the key, then for each output in its order,
+                and each value of one that has several,
                     h = mix(h ^ bits) + 0x9E3779B97F4A7C15,
                 bits = those of the value, the upper ones zero; the sum of h
 
@@ -149,6 +153,23 @@ def fingerprint(columns: Sequence[np.ndarray]) -> np.ndarray:
     return hashes
 
 
+def folded(marks: np.ndarray, column: pa.Array) -> np.ndarray:
+    """Return fingerprints with one more column in them.
+
+    Args:
+        marks: of the rows so far, uint64 (rows,).
+        column: without nulls: integers, or lists of numbers.
+    """
+    if pa.types.is_integer(column.type):
+        return _mix(marks ^ _hash_integers(column)) + np.uint64(GOLDEN_RATIO)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    ends = (offsets - offsets[0]) * values.itemsize
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(np.ascontiguousarray(values))]
+    texts = pa.Array.from_buffers(pa.large_binary(), len(column), buffers)
+    return _mix(marks ^ _hash_strings(texts)) + np.uint64(GOLDEN_RATIO)
+
+
 def _mix_in_place(z: np.ndarray, work: np.ndarray) -> None:
     """`_mix` without memory of its own; `work` is as long as `z`."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
@@ -163,13 +184,20 @@ def content(hashes: np.ndarray, outputs: Sequence[np.ndarray]) -> int:
 
     Args:
         hashes: of the n keys, uint64 (n,).
-        outputs: columns of n values of 4 or 8 bytes each, in the contract's order.
+        outputs: columns of n values of 4 or 8 bytes each, or (n, width) of several, in
+            the contract's order.
     """
     rows = hashes
-    for values in outputs:
-        bits = values.view(np.dtype(f"u{values.dtype.itemsize}"))
+    for values in _each_value(outputs):
+        bits = np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}")
         rows = _mix(rows ^ bits.astype(np.uint64)) + np.uint64(GOLDEN_RATIO)
     return checksum(rows)
+
+
+def _each_value(columns: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """Columns of a value a row: of a wide one each, from left to right."""
+    for values in columns:
+        yield from [values] if values.ndim == 1 else values.T
 
 
 def _mix(z: np.ndarray) -> np.ndarray:

@@ -79,6 +79,12 @@ def fits(got: pa.DataType, expected: pa.DataType) -> bool:
     got, name = plain_type(got), word(expected)
     if got == expected or types.is_null(got):
         return True
+    if types.is_list(got) or types.is_list(expected):
+        return bool(
+            types.is_list(got)
+            and types.is_list(expected)
+            and fits(got.value_type, expected.value_type)
+        )
     if types.is_integer(got) and name in MOST_DIGITS:
         signed = types.is_signed_integer(got)
         return bool(got.bit_width < expected.bit_width + int(signed))
@@ -98,16 +104,33 @@ def word(dtype: pa.DataType) -> str:
     dtype = plain_type(dtype)
     if types.is_decimal(dtype):
         return f"decimal({dtype.precision}, {dtype.scale})"
+    if types.is_list(dtype):
+        return f"list of {word(dtype.value_type)}"
     return WORDS.get(str(dtype), str(dtype))
 
 
 def plain_type(dtype: pa.DataType) -> pa.DataType:
-    """Return the type without its encoding: every kind of string column is a string."""
+    """Return the type without its encoding: every kind of string column is a string.
+
+    And every kind of list is a list.
+    """
     if types.is_dictionary(dtype):
         return plain_type(dtype.value_type)
     if types.is_large_string(dtype) or types.is_string_view(dtype):
         return pa.string()
+    if _is_any_list(dtype):
+        return pa.list_(plain_type(dtype.value_type))
     return dtype
+
+
+def _is_any_list(dtype: pa.DataType) -> bool:
+    return bool(
+        types.is_list(dtype)
+        or types.is_large_list(dtype)
+        or types.is_fixed_size_list(dtype)
+        or types.is_list_view(dtype)
+        or types.is_large_list_view(dtype)
+    )
 
 
 def quoted(names: list[str]) -> str:
@@ -158,6 +181,12 @@ def _turned(column: str, got: pa.DataType, expected: pa.DataType) -> str | None:
     got, name = plain_type(got), word(expected)
     if fits(got, expected):
         return column
+    if types.is_list(expected):
+        if not types.is_list(got):
+            return None
+        # What does not fit stops the query, element by element.
+        one = _turned("x", got.value_type, expected.value_type)
+        return one and f"list_transform({column}, lambda x: {one})"
     cast = f"CAST({column} AS {SQL_TYPES[name]})"
     number = types.is_integer(got) or types.is_floating(got) or types.is_decimal(got)
     turned: str | None = None
@@ -191,5 +220,5 @@ def _turned(column: str, got: pa.DataType, expected: pa.DataType) -> str | None:
 
 
 def _unless(wrong: str, why: str, column: str, cast: str) -> str:
-    told = f"{column[1:-1]} is {why}"
+    told = f"{column.strip(chr(34))} is {why}"
     return f"CASE WHEN {wrong} THEN error('{told}') ELSE {cast} END"

@@ -7,16 +7,33 @@ not where the rows come from.
 
 import hashlib
 import json
-import math
+import operator
 from collections import Counter
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 from batch_assets.models.columns import check_columns, quoted
+from batch_assets.models.input_specs import (
+    MOST_WORDS,
+    Input,
+    Name,
+    Sequence,
+    Words,
+)
+from batch_assets.models.output_specs import (
+    AnyOutput,
+    OutputColumn,
+    Ranking,
+)
+
+# A user's training script may have it from here.
+from batch_assets.models.output_specs import (
+    Output as Output,
+)
 from batch_assets.strict import StrictModel
 
 KEY_TYPES = {"int64": pa.int64(), "string": pa.string()}
@@ -30,12 +47,8 @@ FEATURE_TYPES = {
     "bool": pa.bool_(),
     "string": pa.string(),
 }
-OUTPUT_TYPES = {
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-}
+# The tensor of all features.
+FEATURES = "features"
 # Columns that the lake adds to its tables beside those of the contract.
 RESERVED = frozenset(
     {
@@ -50,8 +63,6 @@ RESERVED = frozenset(
         "fingerprint",
     }
 )
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class KeySpec(StrictModel):
@@ -98,71 +109,35 @@ class Feature(StrictModel):
         return self
 
 
-class Output(StrictModel):
-    """One column that the model gives back for each row, with its inclusive range."""
-
-    name: Name
-    dtype: Literal["float32", "float64", "int32", "int64"] = "float32"
-    min: float | None = None
-    max: float | None = None
-
-    @model_validator(mode="after")
-    def _range_holds_a_value(self) -> Self:
-        low, high = self.bounds
-        if not low <= high:
-            msg = (
-                f"output '{self.name}': no {self.dtype} lies between min {self.min} "
-                f"and max {self.max}"
-            )
-            raise ValueError(msg)
-        return self
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """The least and the most that are in range, as the output's own type has them.
-
-        The nearest float32 to 0.1 is above 0.1, and a model that gives it gives what
-        was declared. Infinity is in no range.
-        """
-        low = -math.inf if self.min is None else self.min
-        high = math.inf if self.max is None else self.max
-        if math.isnan(low) or math.isnan(high):
-            return math.nan, math.nan
-        if self.dtype in ("int32", "int64"):
-            whole = np.iinfo(self.dtype)
-            # Beyond the type before it is rounded: infinity is no whole number.
-            least = math.ceil(max(low, float(whole.min)))
-            most = math.floor(min(high, float(whole.max)))
-            return max(least, whole.min), min(most, whole.max)
-        real = np.finfo(self.dtype)
-        least, most = np.clip([low, high], float(real.min), float(real.max))
-        return float(real.dtype.type(least)), float(real.dtype.type(most))
-
-    def in_range(self, values: np.ndarray) -> np.ndarray:
-        """Return which values, in the output's own type, are finite and in its range."""
-        low, high = self.bounds
-        # NaN compares false.
-        return (values >= low) & (values <= high)
-
-    def are_in_range(self, values: np.ndarray) -> bool:
-        """Return whether all values are, from the least and the most of them.
-
-        Two passes instead of four, and nothing is written. NaN is the least of any.
-        """
-        low, high = self.bounds
-        return not len(values) or bool(low <= values.min() and values.max() <= high)
-
-
 class Contract(StrictModel):
-    """The key, the features in the order in which the model gets them, the outputs."""
+    """The key, what the model gets, in its order, and what it gives back.
+
+    Attributes:
+        key: names who or what is scored.
+        features: numbers that the model gets as one float32 matrix, `FEATURES`.
+        inputs: what it gets beside that, each a tensor of its own, or several.
+        vocabularies: words by name; ids are turned into the positions of theirs.
+        outputs: what it gives back, in its order.
+    """
 
     key: KeySpec
-    features: tuple[Feature, ...] = Field(min_length=1)
-    outputs: tuple[Output, ...] = Field(min_length=1)
+    features: tuple[Feature, ...] = ()
+    # Left out of what is written if there are none: a release of before there were any
+    # keeps its digest.
+    inputs: tuple[Input, ...] = Field(default=(), exclude_if=operator.not_)
+    vocabularies: dict[Name, Words] = Field(
+        default_factory=dict, exclude_if=operator.not_
+    )
+    outputs: tuple[AnyOutput, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _names_are_unique_and_free(self) -> Self:
-        for side in (self.feature_names, self.output_names):
+        if not self.features and not self.inputs:
+            msg = "a contract has features or inputs, and this has neither"
+            raise ValueError(msg)
+        tensors = [name for one in self.inputs for name in _tensors_of(one)]
+        rows = [field.name for field in self.raw_schema()][1:]
+        for side in (rows, self.written_names, tensors):
             # Delta and SQL don't tell capitals from small letters.
             names = [name.casefold() for name in (self.key.name, *side)]
             twice = sorted(n for n, times in Counter(names).items() if times > 1)
@@ -175,6 +150,26 @@ class Contract(StrictModel):
                     f"columns with a name that the lake uses itself: {quoted(reserved)}"
                 )
                 raise ValueError(msg)
+        if FEATURES in tensors and self.features:
+            msg = f"an input is named '{FEATURES}', which is the matrix of the features"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _vocabularies_fit(self) -> Self:
+        for name, words in self.vocabularies.items():
+            if not 0 < len(words) <= MOST_WORDS or len(set(words)) < len(words):
+                msg = (
+                    f"vocabulary '{name}': expected 1 to {MOST_WORDS:,} words, none of "
+                    f"them twice; got {len(words):,}, {len(set(words)):,} different"
+                )
+                raise ValueError(msg)
+        for one in self.inputs:
+            for column in one.columns:
+                column.must_fit(self.vocabularies)
+        for output in self.outputs:
+            if isinstance(output, Ranking):
+                output.must_fit(self.vocabularies)
         return self
 
     @property
@@ -186,31 +181,64 @@ class Contract(StrictModel):
         return [o.name for o in self.outputs]
 
     @cached_property
+    def output_columns(self) -> tuple[OutputColumn, ...]:
+        """What the outputs are computed as, in their order."""
+        return tuple(column for output in self.outputs for column in output.columns)
+
+    @property
+    def written_names(self) -> list[str]:
+        """The columns of the outputs in predictions."""
+        return [column.name for column in self.output_columns]
+
+    def computed(self, predictions: pa.Table) -> dict[str, np.ndarray]:
+        """Return the outputs of predictions as they were computed, by column."""
+        return {
+            name: values
+            for output in self.outputs
+            for name, values in output.read(predictions, self.vocabularies).items()
+        }
+
+    @cached_property
     def digest(self) -> str:
-        """The sha256 of what this contract asks of the rows: the key and features."""
+        """The sha256 of what this contract asks of the rows: all but the outputs."""
         asks = self.model_dump(mode="json", include={"key", "features"})
+        # Not of those that are not there: a day of before there were any stays as it is.
+        if self.inputs:
+            asks |= self.model_dump(mode="json", include={"inputs", "vocabularies"})
         return hashlib.sha256(json.dumps(asks, sort_keys=True).encode()).hexdigest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
     def raw_schema(self) -> pa.Schema:
         """Return the columns that a source must deliver, in any order."""
         return pa.schema(
-            [(self.key.name, KEY_TYPES[self.key.dtype])]
-            + [(f.name, FEATURE_TYPES[f.dtype]) for f in self.features]
+            [pa.field(self.key.name, KEY_TYPES[self.key.dtype])]
+            + [pa.field(f.name, FEATURE_TYPES[f.dtype]) for f in self.features]
+            + [field for one in self.inputs for field in one.raw_fields()]
         )
 
     def feature_schema(self) -> pa.Schema:
-        """Return the columns of validated features: the key, then float32 in model order."""
+        """Return the columns of validated features, in model order.
+
+        The key, float32 of each feature, and of each input positions and numbers as the
+        model gets them.
+        """
         return pa.schema(
             [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
-            + [(f.name, pa.float32()) for f in self.features]
+            + [pa.field(f.name, pa.float32()) for f in self.features]
+            + [field for one in self.inputs for field in one.fields()]
         )
 
     def prediction_schema(self) -> pa.Schema:
         """Return the columns of predictions: key, outputs, and the release of every row."""
         return pa.schema(
             [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
-            + [(o.name, OUTPUT_TYPES[o.dtype]) for o in self.outputs]
-            + [("model_name", pa.string()), ("model_version", pa.string())]
+            + [f for output in self.outputs for f in output.fields(self.vocabularies)]
+            + [
+                pa.field("model_name", pa.string()),
+                pa.field("model_version", pa.string()),
+            ]
         )
 
     def check_schema(self, schema: pa.Schema, what: str) -> None:
@@ -226,3 +254,11 @@ class Contract(StrictModel):
             ContractError: a column is missing, extra or retyped; all are listed.
         """
         check_columns(schema, self.raw_schema(), what)
+
+
+def _tensors_of(one: Input) -> list[str]:
+    """The names that a model gets an input's tensors by."""
+    if not isinstance(one, Sequence):
+        return [one.name]
+    extra = one.mask if one.form == "padded" else one.offsets
+    return [*(column.name for column in one.columns), extra]

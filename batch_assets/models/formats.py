@@ -8,17 +8,25 @@ archive is first loaded with `weights_only`, and an archive that needs more is r
 import importlib
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch.export.passes import move_to_device_pass
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
-from batch_assets.models.release import Release
+from batch_assets.models.contract import Contract
+from batch_assets.models.input_rows import InputRows, Lists, Values, padded_names
+from batch_assets.models.release import Manifest, Release
 
+# What torch says of a model that was traced for one number of rows is hard to read.
+OF_ANY_SIZE = (
+    "A batch has any number of rows, and its sequences any length: let the model ask "
+    "tensor.shape[0], not len(tensor), and write no such number into its code."
+)
 FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
@@ -48,43 +56,79 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
 
 
 def save_module(
-    module: torch.nn.Module, example: torch.Tensor, folder: Path, model_format: str
+    module: torch.nn.Module,
+    example: Mapping[str, torch.Tensor],
+    folder: Path,
+    manifest: Manifest,
 ) -> None:
     """Write a module into a folder, under its format's name in `FILES`.
 
     The name is fixed: a `.pt2` archive holds its own, and the digest with it. Of a tensor
     that is a piece of another, only its own values are written.
 
+    Args:
+        module: in evaluation mode.
+        example: what it is called with, by name, in the contract's order.
+        folder: where to.
+        manifest: in which format, and how it is called.
+
     Raises:
         ReleaseError: torch can't write it in that format.
     """
-    path = folder / FILES[model_format]
+    spec = manifest.model
+    path = folder / FILES[spec.format]
+    # A strided example would be written into an exported graph as a demand.
+    tensors = {
+        name: one.clone(memory_format=torch.contiguous_format)
+        for name, one in example.items()
+    }
     save = {
         "pt2": _save_program,
         "safetensors": _save_weights,
         "torchscript": _save_script,
-    }[model_format]
+    }[spec.format]
     try:
-        save(module, example.clone(), path)
+        save(module, tensors, path, manifest.contract)
     # torch traces the user's own code here, which can raise anything.
     except Exception as error:
-        msg = f"the model can't be stored as {model_format}: {type(error).__name__}: {error}"
+        msg = f"the model can't be stored as {spec.format}: {type(error).__name__}: {error}"
+        if "specialized it to be a constant" in msg:
+            msg = f"{msg}\n{OF_ANY_SIZE}"
         raise ReleaseError(msg) from error
 
 
-def _save_program(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    batch = {0: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(module, (example,), dynamic_shapes=(batch,))
+def _save_program(
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+    contract: Contract,
+) -> None:
+    padded = padded_names(contract)
+    # Rows, and the length that a sequence is padded to: no batch has those of another.
+    sizes = tuple(
+        dict.fromkeys(range(2 if name in padded else 1), torch.export.Dim.DYNAMIC)
+        for name in tensors
+    )
+    program = torch.export.export(
+        module,
+        tuple(tensors.values()),
+        dynamic_shapes=(sizes,) if isinstance(module, ByPosition) else sizes,
+    )
     for node in program.graph.nodes:
         # Where the module's source lay, line by line: not part of the model,
         # and the digest would change with the folder it was trained in.
         node.meta.pop("stack_trace", None)
-    for tensors in (program.state_dict, program.constants):
-        tensors.update({name: _own_values(one) for name, one in tensors.items()})
+    for held in (program.state_dict, program.constants):
+        held.update({name: _own_values(one) for name, one in held.items()})
     torch.export.save(program, path)
 
 
-def _save_weights(module: torch.nn.Module, _: torch.Tensor, path: Path) -> None:
+def _save_weights(
+    module: torch.nn.Module,
+    _: dict[str, torch.Tensor],
+    path: Path,
+    __: Contract,
+) -> None:
     weights = {
         name: one.detach().cpu().contiguous().clone()
         for name, one in module.state_dict().items()
@@ -92,10 +136,16 @@ def _save_weights(module: torch.nn.Module, _: torch.Tensor, path: Path) -> None:
     save_file(weights, path)
 
 
-def _save_script(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
+def _save_script(
+    module: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+    _: Contract,
+) -> None:
     # Saved and loaded once: what is cut out of its storage here is not the user's own.
     whole = io.BytesIO()
-    torch.jit.save(torch.jit.trace(module, example), whole)
+    traced = torch.jit.trace(module, tuple(tensors.values()))
+    torch.jit.save(traced, whole)
     whole.seek(0)
     script = torch.jit.load(whole)
     for one in [*script.parameters(), *script.buffers()]:
@@ -123,6 +173,21 @@ def _own_values(one: Any) -> Any:
     return own
 
 
+class ByPosition(torch.nn.Module):
+    """A module that takes its tensors by their names, called in their order.
+
+    So it is exported: an input may be named as something that torch writes into the code
+    of a graph, such as `device`.
+    """
+
+    def __init__(self, module: torch.nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.module, self.names = module, tuple(names)
+
+    def forward(self, *given: torch.Tensor) -> Any:
+        return self.module(**dict(zip(self.names, given, strict=True)))
+
+
 class _OnACopy(torch.nn.Module):
     """A module that may write into its input: nobody else reads what it gets."""
 
@@ -130,19 +195,52 @@ class _OnACopy(torch.nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, features: torch.Tensor) -> Any:
-        # Column by column, as the rows come.
-        own = features.T.clone(memory_format=torch.contiguous_format).T
-        return self.module(own)
+    def forward(self, *given: torch.Tensor, **named: torch.Tensor) -> Any:
+        return self.module(
+            *map(_copied, given),
+            **{name: _copied(one) for name, one in named.items()},
+        )
 
 
-def golden_batch(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Read the golden inputs, float32 (rows, features), and each output's column."""
+def _copied(one: torch.Tensor) -> torch.Tensor:
+    if one.ndim != 2:
+        return one.clone()
+    # As the rows come: column by column, if they do.
+    return torch.empty_like(one, memory_format=torch.preserve_format).copy_(one)
+
+
+def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
+    """Read the golden rows, and the columns of each output."""
     tensors = load_file(release.folder / release.manifest.golden.file)
     outputs = {
-        name: tensors[f"output.{name}"] for name in release.contract.output_names
+        column.name: tensors[f"output.{column.name}"]
+        for column in release.contract.output_columns
     }
-    return tensors["inputs"], outputs
+    columns: dict[str, Values] = {}
+    for one in release.contract.inputs:
+        for column in one.columns:
+            values = tensors[f"input.{column.name}"].numpy()
+            offsets = tensors.get(f"offsets.{column.name}")
+            columns[column.name] = (
+                values if offsets is None else Lists(values, offsets.numpy())
+            )
+    features = np.ascontiguousarray(tensors["inputs"].numpy().T)
+    return InputRows(features, columns), outputs
+
+
+def save_golden(path: Path, rows: InputRows, outputs: Mapping[str, np.ndarray]) -> None:
+    """Write the golden rows, and the columns of each output."""
+    tensors = {"inputs": torch.from_numpy(np.ascontiguousarray(rows.features.T))}
+    for name, values in rows.columns.items():
+        if isinstance(values, Lists):
+            tensors[f"offsets.{name}"] = torch.tensor(values.offsets)
+            values = values.values
+        tensors[f"input.{name}"] = torch.tensor(values)
+    # Copies: safetensors refuses two names for one memory, such as of two equal outputs.
+    tensors |= {f"output.{name}": torch.tensor(v) for name, v in outputs.items()}
+    save_file(tensors, path)
+    # safetensors writes for its owner alone.
+    path.chmod(0o644)
 
 
 def _from_program(path: Path, device: torch.device) -> torch.nn.Module:

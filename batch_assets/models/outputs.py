@@ -1,16 +1,18 @@
-"""What a module gives, as one column per declared output: no value is changed on the way.
+"""What a module gives, as the columns of the declared outputs: no value is changed on the way.
 
 Whatever can't be the declared type without loss is refused: by its type, where that says
 so of all values, or by the value. It knows no file and no device.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from batch_assets.errors import ReleaseError, ScoringError
 from batch_assets.models.columns import quoted
-from batch_assets.models.contract import Contract, Output
+from batch_assets.models.contract import Contract
+from batch_assets.models.output_specs import OutputColumn
 
 OUTPUT_TYPES = {
     "float32": torch.float32,
@@ -24,19 +26,20 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Tensor]:
-    """Return a module's result as a column per output, each (n,) and as declared.
+    """Return a module's result as the columns of the outputs, each as declared.
 
-    A module gives a tensor (n, outputs), a tensor (n,) for a single output, or a tuple
-    of columns, (n,) or (n, 1), in the order of the contract.
+    A module gives a tensor (n, outputs) of numbers, a tensor for a single column, a tuple
+    of columns in the order of the contract, or a dict of them by name: (n,) or (n, 1) of
+    a number, (n, width) of several. A ranking has two columns, items and scores.
 
     Raises:
         ReleaseError: the result has another shape, or a type that does not fit.
         ScoringError: a value does not fit the declared type.
     """
     return {
-        output.name: _as_declared(column, output)
-        for output, column in zip(
-            contract.outputs, given_columns(result, contract, rows), strict=True
+        column.name: _as_declared(values, column)
+        for column, values in zip(
+            contract.output_columns, given_columns(result, contract, rows), strict=True
         )
     }
 
@@ -47,41 +50,54 @@ def given_columns(result: Any, contract: Contract, rows: int) -> list[torch.Tens
     Raises:
         ReleaseError: the result has another shape, or a type that does not fit.
     """
-    columns = _columns(result, rows)
-    if columns is None or len(columns) != len(contract.outputs):
+    declared = contract.output_columns
+    columns = _columns(result, declared, rows)
+    if columns is None:
+        what = ", ".join(f"{c.name} {_width(c)}" for c in declared)
         msg = (
-            f"the model gave {_shape(result)} for {rows} rows; its contract declares "
-            f"{len(contract.outputs)}, of a value a row: {', '.join(contract.output_names)}. "
-            "Let it give a tensor (rows, outputs), or a tuple of tensors (rows,)."
+            f"the model gave {shape_of(result)} for {rows} rows; its contract declares "
+            f"{len(declared)}: {what}. Let it give a tensor (rows, outputs) of numbers, a "
+            "tuple of tensors in this order, or a dict of them by name."
         )
         raise ReleaseError(msg)
-    for output, column in zip(contract.outputs, columns, strict=True):
-        _check_type(column, output)
+    for column, values in zip(declared, columns, strict=True):
+        _check_type(values, column)
     return columns
 
 
-def _columns(result: Any, rows: int) -> list[torch.Tensor] | None:
-    """The columns of a result, (n,) each; None if it is something else."""
+def _columns(
+    result: Any, declared: Sequence[OutputColumn], rows: int
+) -> list[torch.Tensor] | None:
+    """The columns of a result; None if it is something else."""
     if isinstance(result, torch.Tensor):
-        if result.ndim == 2 and result.shape[0] == rows:
-            return list(result.unbind(dim=1))
-        result = (result,)
-    if not isinstance(result, tuple | list):
+        wide = len(declared) == 1 and declared[0].width is not None
+        if result.ndim == 2 and result.shape[0] == rows and not wide:
+            result = result.unbind(dim=1)
+        else:
+            result = (result,)
+    if isinstance(result, dict) and set(result) == {c.name for c in declared}:
+        result = [result[column.name] for column in declared]
+    if not isinstance(result, tuple | list) or len(result) != len(declared):
         return None
     columns = []
-    for column in result:
-        if not isinstance(column, torch.Tensor):
+    for column, values in zip(declared, result, strict=True):
+        if not isinstance(values, torch.Tensor):
             return None
-        if column.ndim == 2 and column.shape[1] == 1:
-            column = column[:, 0]
-        if tuple(column.shape) != (rows,):
+        expected = (rows,) if column.width is None else (rows, column.width)
+        if column.width is None and values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if tuple(values.shape) != expected:
             return None
-        columns.append(column)
+        columns.append(values)
     return columns
 
 
-def _shape(result: Any) -> str:
-    """What a module gave, in an error."""
+def _width(column: OutputColumn) -> str:
+    return "(rows,)" if column.width is None else f"(rows, {column.width})"
+
+
+def shape_of(result: Any) -> str:
+    """Return what a module gave, for an error."""
     if isinstance(result, torch.Tensor):
         return f"a tensor of the shape {tuple(result.shape)}"
     if isinstance(result, dict):
@@ -95,9 +111,9 @@ def _shape(result: Any) -> str:
     return f"a {type(result).__name__}"
 
 
-def _check_type(column: torch.Tensor, output: Output) -> None:
+def _check_type(values: torch.Tensor, column: OutputColumn) -> None:
     """Refuse what is not of the declared type whatever its values are."""
-    declared, given = OUTPUT_TYPES[output.dtype], column.dtype
+    declared, given = OUTPUT_TYPES[column.dtype], values.dtype
     if given.is_floating_point:
         fits = (
             given in FLOATS
@@ -106,16 +122,16 @@ def _check_type(column: torch.Tensor, output: Output) -> None:
         )
     else:
         fits = given == torch.bool or _is_whole(given)
-    plain = column.layout == torch.strided and not (
-        column.is_meta or column.is_quantized
+    plain = values.layout == torch.strided and not (
+        values.is_meta or values.is_quantized
     )
     if fits and plain:
         return
     kind = str(given).removeprefix("torch.")
     if not plain:
-        kind += f", {column.layout}, on '{column.device}'"
+        kind += f", {values.layout}, on '{values.device}'"
     msg = (
-        f"output '{output.name}' is declared {output.dtype}, the model gave {kind}, "
+        f"output '{column.name}' is declared {column.dtype}, the model gave {kind}, "
         "which that type does not hold without loss. Let the model round or convert it, "
         "or declare a type that holds it."
     )
@@ -130,25 +146,25 @@ def _is_whole(dtype: torch.dtype) -> bool:
     return True
 
 
-def _as_declared(column: torch.Tensor, output: Output) -> torch.Tensor:
+def _as_declared(values: torch.Tensor, column: OutputColumn) -> torch.Tensor:
     """A column in its declared type, every value as the model gave it."""
-    declared = OUTPUT_TYPES[output.dtype]
-    cast = column.to(declared)
-    if _always_fits(column.dtype, declared):
+    declared = OUTPUT_TYPES[column.dtype]
+    cast = values.to(declared)
+    if _always_fits(values.dtype, declared):
         return cast
-    wide = column.to(torch.int64)
+    wide = values.to(torch.int64)
     if declared.is_floating_point:
         # Past int64 itself, what comes back is not defined.
         changed = (cast >= 2.0**63) | (cast.to(torch.int64) != wide)
     else:
         changed = cast.to(torch.int64) != wide
-    if column.dtype == torch.uint64:
+    if values.dtype == torch.uint64:
         changed |= wide < 0
     if changed.any():
-        row = int(changed.nonzero()[0])
+        at = tuple(changed.nonzero()[0].tolist())
         msg = (
-            f"output '{output.name}' is {column[row].item()}, which is no "
-            f"{output.dtype}, as it is declared: declare a type that holds it"
+            f"output '{column.name}' is {values[at].item()}, which is no "
+            f"{column.dtype}, as it is declared: declare a type that holds it"
         )
         raise ScoringError(msg)
     return cast

@@ -88,22 +88,27 @@ def _prove(release: Release) -> None:
     import torch
 
     from batch_assets.models.formats import golden_batch, load_module
-    from batch_assets.models.row_independence import ask, first_off, must_stand_alone
+    from batch_assets.models.likeness import first_unlike
+    from batch_assets.models.row_independence import (
+        ask,
+        must_stand_alone,
+        shown,
+    )
 
     module = load_module(release, torch.device("cpu"))
     rows, outputs = golden_batch(release)
     recorded = {name: column.numpy() for name, column in outputs.items()}
     tolerance = release.manifest.golden.within("cpu")
-    replayed = ask(module, rows, release.contract)
-    if off := first_off(replayed, recorded, tolerance):
+    replayed = ask(module, rows, release.manifest)
+    if off := first_unlike(replayed, recorded, release.contract, tolerance):
         name, at = off
         msg = (
             f"it does not reproduce its golden batch: output '{name}' of row {at} is "
-            f"{replayed[name][at]:.8g}, recorded is {recorded[name][at]:.8g}, and "
+            f"{shown(replayed[name][at])}, recorded is {shown(recorded[name][at])}, and "
             f"{tolerance:g} is allowed. Write it again with write_release"
         )
         raise GoldenBatchError(msg)
-    must_stand_alone(module, rows, release.contract, replayed, tolerance)
+    must_stand_alone(module, rows, release.manifest, replayed, tolerance)
 
 
 def _refused(release: Release, why: str, *, golden: bool = False) -> ReleaseError:

@@ -19,12 +19,23 @@ from batch_assets.errors import (
     TamperedReleaseError,
     UnknownReleaseError,
 )
-from batch_assets.models.contract import Contract, Name
+from batch_assets.models.contract import Contract
+from batch_assets.models.input_specs import Name, Sequence
+from batch_assets.models.output_specs import Label, Ranking
+from batch_assets.models.post_specs import PostProcessing, Threshold, TopK
 from batch_assets.models.reference import Reference
 from batch_assets.strict import StrictModel
 
 MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
+
+
+Takes = Literal["position", "name"]
+
+
+def _says_nothing(value: object) -> bool:
+    """Left out of what is written: a release keeps the digest of before it could be said."""
+    return value in (None, "position")
 
 
 class FileEntry(StrictModel):
@@ -39,7 +50,8 @@ class ModelSpec(StrictModel):
 
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
     `import_path` names (`package.module:Class`), built with `arguments`; `torchscript`
-    is the legacy format. `torch` is the version that wrote it.
+    is the legacy format. `torch` is the version that wrote it. It `takes` its tensors in
+    the order of the contract, or by their names.
     """
 
     format: Literal["pt2", "safetensors", "torchscript"]
@@ -47,6 +59,7 @@ class ModelSpec(StrictModel):
     torch: str
     import_path: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    takes: Takes = Field(default="position", exclude_if=_says_nothing)
 
 
 class Golden(StrictModel):
@@ -73,6 +86,7 @@ class Manifest(StrictModel):
     model: ModelSpec
     contract: Contract
     golden: Golden
+    post: PostProcessing | None = Field(default=None, exclude_if=_says_nothing)
     reference: dict[str, Reference] = Field(default_factory=dict)
     files: dict[str, FileEntry]
     about: dict[str, Any] = Field(default_factory=dict)
@@ -84,10 +98,53 @@ class Manifest(StrictModel):
         if not loaded <= set(self.files) or any("/" in name for name in self.files):
             msg = f"loads {sorted(loaded)}, but lists {sorted(self.files)}"
             raise ValueError(msg)
+        if self.post:
+            _must_fit(self.post, self.contract)
         if unknown := set(self.reference) - set(self.contract.output_names):
             msg = f"reference of unknown outputs: {sorted(unknown)}"
             raise ValueError(msg)
         return self
+
+
+def _must_fit(post: PostProcessing, contract: Contract) -> None:
+    """Refuse stages that leave something else than the contract's outputs."""
+    if lacking := sorted({c.name for c in contract.output_columns} - post.leaves):
+        msg = f"no stage leaves {lacking}; there are {sorted(post.leaves)} in the end"
+        raise ValueError(msg)
+    outputs = {output.name: output for output in contract.outputs}
+    listed = {
+        column.name
+        for one in contract.inputs
+        if isinstance(one, Sequence)
+        for column in one.columns
+        if not column.is_float
+    }
+    if unknown := sorted(set(post.listed) - listed):
+        msg = (
+            f"a ranking is without {unknown}; the sequences of ids are {sorted(listed)}"
+        )
+        raise ValueError(msg)
+    for stage in post.stages:
+        output = outputs.get(stage.leaves[0])
+        if (
+            isinstance(stage, TopK)
+            and isinstance(output, Ranking)
+            and stage.k != output.k
+        ):
+            msg = (
+                f"'{output.name}' ranks {output.k} items, and its stage takes {stage.k}"
+            )
+            raise ValueError(msg)
+        if (
+            isinstance(stage, Threshold)
+            and isinstance(output, Label)
+            and len(stage.at) + 1 != len(output.classes)
+        ):
+            msg = (
+                f"'{output.name}' has {len(output.classes)} classes, which "
+                f"{len(output.classes) - 1} limits divide; its stage has {len(stage.at)}"
+            )
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.contract import Contract
-from batch_assets.models.outputs import columns_of
+from batch_assets.models.answers import answers, question_of
+from batch_assets.models.input_rows import InputRows
+from batch_assets.models.likeness import first_unlike
+from batch_assets.models.release import Manifest
 
 # So many golden rows are asked alone; a release may hold thousands.
 ALONE = 64
@@ -21,32 +23,37 @@ LAST_BITS = 1e-5
 Outputs = dict[str, np.ndarray]
 
 
-def ask(module: torch.nn.Module, rows: torch.Tensor, contract: Contract) -> Outputs:
+def ask(module: torch.nn.Module, rows: InputRows, manifest: Manifest) -> Outputs:
     """Ask a model for rows that it can't change, laid out as at night: each output.
 
     Raises:
         ReleaseError: the model raised, or its result does not fit the contract.
     """
-    given = rows.T.clone(memory_format=torch.contiguous_format).T
+    # A copy of all of them.
+    question = question_of(rows.take(np.arange(len(rows))), manifest)
     try:
         with torch.inference_mode():
-            columns = columns_of(module(given), contract, len(rows))
+            columns = answers(module, question, manifest)
             return {name: column.cpu().numpy() for name, column in columns.items()}
     # The module is a user's own, and can raise anything.
     except Exception as error:
         if isinstance(error, ReleaseError):
             raise
+        given = ", ".join(
+            f"{name} {str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
+            for name, one in question.tensors.items()
+        )
         msg = (
-            f"the model raises on {len(rows)} rows, float32 {tuple(rows.shape)} on the "
-            f"CPU: {type(error).__name__}: {error}"
+            f"the model raises on {len(rows)} rows, {given} on the CPU: "
+            f"{type(error).__name__}: {error}"
         )
         raise ReleaseError(msg) from error
 
 
 def must_stand_alone(
     module: torch.nn.Module,
-    rows: torch.Tensor,
-    contract: Contract,
+    rows: InputRows,
+    manifest: Manifest,
     expected: Outputs,
     tolerance: float,
 ) -> None:
@@ -56,8 +63,8 @@ def must_stand_alone(
 
     Args:
         module: in evaluation mode, on the CPU.
-        rows: float32 (rows, features).
-        contract: what it gives.
+        rows: the golden rows.
+        manifest: of the release that is written.
         expected: what it said of these rows together.
         tolerance: how far an answer may be off, absolute and relative at once.
 
@@ -67,29 +74,25 @@ def must_stand_alone(
     within = max(tolerance, LAST_BITS)
     for way, places in _ways(len(rows)):
         try:
-            outputs = ask(module, rows[places], contract)
+            outputs = ask(module, rows.take(np.array(places)), manifest)
         except ReleaseError as error:
             msg = f"it gave the golden rows together, but not {way}: {error}. {_ADVICE}"
             raise ReleaseError(msg) from error
         want = {name: values[places] for name, values in expected.items()}
-        if off := first_off(outputs, want, within):
+        if off := first_unlike(outputs, want, manifest.contract, within):
             name, at = off
             msg = (
                 f"its answer to a row depends on more than the row: output '{name}' of "
-                f"golden row {places[at]} is {want[name][at]:.8g} together with the "
-                f"others, and {outputs[name][at]:.8g} {way}; {within:g} is allowed. "
+                f"golden row {places[at]} is {shown(want[name][at])} together with the "
+                f"others, and {shown(outputs[name][at])} {way}; {within:g} is allowed. "
                 f"{_ADVICE}"
             )
             raise ReleaseError(msg)
 
 
-def first_off(outputs: Outputs, want: Outputs, within: float) -> tuple[str, int] | None:
-    """Return the first output and row that are further apart than allowed, if any."""
-    for name, values in outputs.items():
-        close = np.isclose(values, want[name], rtol=within, atol=within, equal_nan=True)
-        if not close.all():
-            return name, int(np.flatnonzero(~close)[0])
-    return None
+def shown(value: np.ndarray) -> str:
+    """Return what an output is for a row, in an error."""
+    return f"{value:.8g}" if np.ndim(value) == 0 else str(value[:5])
 
 
 def _ways(rows: int) -> Iterator[tuple[str, list[int]]]:

@@ -3,19 +3,29 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from pydantic import ValidationError
 
 from batch_assets.errors import ReleaseError
 from batch_assets.models.columns import quoted
 from batch_assets.models.contract import Contract
-from batch_assets.models.formats import FILES, load_module, save_module
+from batch_assets.models.formats import (
+    FILES,
+    ByPosition,
+    load_module,
+    save_golden,
+    save_module,
+)
+from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
+from batch_assets.models.output_specs import Output
+from batch_assets.models.post import source_digest
+from batch_assets.models.post_specs import PostProcessing, Python
 from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
@@ -25,6 +35,7 @@ from batch_assets.models.release import (
     Manifest,
     ModelSpec,
     Release,
+    Takes,
     open_release,
     sha256_of,
 )
@@ -43,7 +54,7 @@ def write_release(
     name: str,
     module: torch.nn.Module,
     contract: Contract,
-    golden_inputs: torch.Tensor,
+    golden_inputs: torch.Tensor | Mapping[str, Any],
     reference: dict[str, np.ndarray] | None = None,
     reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
@@ -51,51 +62,77 @@ def write_release(
     import_path: str | None = None,
     arguments: dict[str, Any] | None = None,
     tolerance: dict[str, float] | None = None,
+    takes: Takes | None = None,
+    post: PostProcessing | None = None,
 ) -> Release:
     """Write a release folder from a trained module.
 
     The golden rows are asked together, again, in reverse order and each alone, of the
     module and of what was written: a model whose answers depend on that is refused.
-    Nothing of the caller's is changed, and of its memory nothing is written but values.
 
     Args:
         folder: where to write; a release that is there is replaced.
         name: the model's name.
-        module: takes float32 (n, features), gives (n, outputs) or a tuple of columns;
-            on the CPU. It is asked in evaluation mode.
+        module: takes float32 (n, features), or each tensor of the contract; gives (n,
+            outputs) or a tuple of columns; on the CPU, in evaluation mode.
         contract: what the module expects and gives.
-        golden_inputs: float32 (rows, features), two or more; their outputs are
-            computed here.
-        reference: each output's values on the data that the model is judged by. Drift
-            of an output without one is not judged.
+        golden_inputs: float32 (rows, features), two or more, or a mapping of all that
+            the module takes (`models.input_rows.rows_of`); asked here.
+        reference: each output's values on usual rows; without, drift is not judged.
         reference_days: the day of each of these values, in any form.
         about: anything worth keeping: training days, metrics, authors.
         model_format: how to store the module.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with, for safetensors.
-        tolerance: how far the golden outputs may be off, per kind of device, or per
-            kind and precision (`cpu bfloat16`).
-
-    Returns:
-        The release, opened and verified.
+        tolerance: of the golden outputs, per kind of device, or kind and precision.
+        takes: its tensors by `position` or `name`; features alone by position.
+        post: the stages that turn what the module gives into the outputs.
 
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
     _must_be_free(folder)
     rows = _golden_rows(golden_inputs, contract)
-    manifest = Manifest(
+    stored = _stored(contract, takes, model_format, import_path, arguments or {})
+    manifest = _manifest(
         name=name,
-        model=_model(model_format, import_path, arguments or {}),
+        model=stored,
         contract=contract,
+        post=_sealed(post) if post else None,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
-        files=dict.fromkeys((FILES[model_format], GOLDEN), NOT_YET),
+        files=dict.fromkeys((stored.file, GOLDEN), NOT_YET),
         about=about or {},
     )
     with _nothing_written(name):
         _write(folder, module, rows, manifest)
     return open_release(folder)
+
+
+def _stored(
+    contract: Contract,
+    takes: Takes | None,
+    model_format: Format,
+    import_path: str | None,
+    arguments: dict[str, Any],
+) -> ModelSpec:
+    return ModelSpec(
+        format=model_format,
+        file=FILES[model_format],
+        torch=torch.__version__.split("+")[0],
+        import_path=import_path,
+        arguments=arguments,
+        takes=takes or ("name" if contract.inputs else "position"),
+    )
+
+
+def _manifest(**fields: Any) -> Manifest:
+    try:
+        return Manifest(**fields)
+    except ValidationError as error:
+        reasons = "; ".join(one["msg"] for one in error.errors(include_url=False))
+        msg = f"{reasons.removeprefix('Value error, ')}. Nothing was written."
+        raise ReleaseError(msg) from error
 
 
 def _must_be_free(folder: Path) -> None:
@@ -104,32 +141,38 @@ def _must_be_free(folder: Path) -> None:
         raise ReleaseError(msg)
 
 
-def _model(
-    model_format: Format, import_path: str | None, arguments: dict[str, Any]
-) -> ModelSpec:
-    return ModelSpec(
-        format=model_format,
-        file=FILES[model_format],
-        torch=torch.__version__.split("+")[0],
-        import_path=import_path,
-        arguments=arguments,
+def _sealed(post: PostProcessing) -> PostProcessing:
+    """The same stages, each function with the digest of its source."""
+    stages = tuple(
+        stage.model_copy(update={"sha256": source_digest(stage.path)})
+        if isinstance(stage, Python)
+        else stage
+        for stage in post.stages
     )
+    return post.model_copy(update={"stages": stages})
 
 
 def _write(
-    folder: Path, module: torch.nn.Module, rows: torch.Tensor, manifest: Manifest
+    folder: Path, module: torch.nn.Module, rows: InputRows, manifest: Manifest
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
-    contract, within = manifest.contract, manifest.golden.within("cpu")
+    spec = manifest.model
+    if spec.takes == "name" and spec.format != "safetensors":
+        # What is stored takes them in their order, whatever they are named.
+        module = ByPosition(module, tensors_of(rows, manifest.contract))
+        spec = spec.model_copy(update={"takes": "position"})
+        manifest = manifest.model_copy(update={"model": spec})
+    within = manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
         made = Path(tmp) / folder.name
         made.mkdir()
         with _evaluating(module):
-            outputs = _golden_outputs(module, rows, contract)
-            must_stand_alone(module, rows, contract, outputs, within)
-            save_module(module, rows, made, manifest.model.format)
-        _write_golden(made / GOLDEN, rows, outputs)
+            outputs = _golden_outputs(module, rows, manifest)
+            must_stand_alone(module, rows, manifest, outputs, within)
+            example = tensors_of(rows, manifest.contract)
+            save_module(module, example, made, manifest)
+        save_golden(made / GOLDEN, rows, outputs)
         files = {
             p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
             for p in sorted(made.iterdir())
@@ -138,30 +181,19 @@ def _write(
         text = json.dumps(shown, indent=2, sort_keys=True)
         (made / MANIFEST).write_text(text + "\n", encoding="utf-8")
         written = load_module(open_release(made), torch.device("cpu"))
-        must_stand_alone(written, rows, contract, outputs, within)
+        must_stand_alone(written, rows, manifest, outputs, within)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
 
 
-def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:
+def _golden_rows(given: Any, contract: Contract) -> InputRows:
     """The golden rows, in memory that holds nothing else."""
     try:
-        rows = torch.as_tensor(given).detach().to("cpu", torch.float32)
-    # torch has an error of its own for each thing that is no tensor.
-    except Exception as error:
-        msg = (
-            f"golden_inputs is no tensor: {type(error).__name__}: {error}. Give float32 "
-            "(rows, features). Nothing was written."
-        )
+        rows = rows_of(given, contract, "golden_inputs")
+    except ReleaseError as error:
+        msg = f"{error}. Nothing was written."
         raise ReleaseError(msg) from error
-    features = len(contract.features)
-    if rows.ndim != 2 or rows.shape[1] != features:
-        msg = (
-            f"golden_inputs has the shape {tuple(rows.shape)}, expected (rows, "
-            f"{features}), a column for each feature of the contract. Nothing was written."
-        )
-        raise ReleaseError(msg)
     if len(rows) < 2:
         msg = (
             f"golden_inputs has {len(rows)} rows, expected two or more: one row does not "
@@ -169,9 +201,7 @@ def _golden_rows(given: Any, contract: Contract) -> torch.Tensor:
             "written."
         )
         raise ReleaseError(msg)
-    # Contiguous too: a strided example would be written into an exported graph as a
-    # demand.
-    return rows.clone(memory_format=torch.contiguous_format)
+    return rows
 
 
 def _references(
@@ -189,28 +219,23 @@ def _references(
 
 
 def _golden_outputs(
-    module: torch.nn.Module, rows: torch.Tensor, contract: Contract
+    module: torch.nn.Module, rows: InputRows, manifest: Manifest
 ) -> Outputs:
     """What the module says of the golden rows, which must be what the contract says."""
-    outputs = ask(module, rows, contract)
-    for output in contract.outputs:
-        values = outputs[output.name]
-        if not output.in_range(values).all():
-            low, high = output.bounds
+    outputs = ask(module, rows, manifest)
+    for output in manifest.contract.outputs:
+        wrong = output.at_fault(outputs)
+        if wrong is not None:
+            row = int(np.flatnonzero(wrong)[0])
             msg = (
-                f"output '{output.name}' of the golden rows is between {values.min():g} "
-                f"and {values.max():g}; the contract declares {low:g} to {high:g}"
+                f"{int(wrong.sum())} of {len(rows)} golden rows are not as declared: of "
+                f"row {row} {output.why(outputs, row)}"
             )
+            if isinstance(output, Output):
+                low, high = output.bounds
+                msg += f"; the contract declares {low:g} to {high:g}"
             raise ReleaseError(msg)
     return outputs
-
-
-def _write_golden(path: Path, rows: torch.Tensor, outputs: Outputs) -> None:
-    # Copies: safetensors refuses two names for one memory, such as of two equal outputs.
-    columns = {f"output.{k}": torch.tensor(v) for k, v in outputs.items()}
-    save_file({"inputs": rows} | columns, path)
-    # safetensors writes for its owner alone.
-    path.chmod(0o644)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class Online:
         if answer is None:
             raise RefusedError(404, self._missing(text, served, version))
         return Json(
-            source_of(version) | {"key": answer.key, "outputs": answer.outputs},
+            source_of(version) | {"key": answer.key, "outputs": answer.plain_outputs},
         )
 
     async def lookup(self, request: Request) -> Response:
@@ -151,7 +151,7 @@ class Online:
             self._served(request), found=len(keys) - missing, asked=len(keys)
         )
         answers = [
-            {"key": key, "outputs": answer and answer.outputs}
+            {"key": key, "outputs": answer and answer.plain_outputs}
             for key, answer in zip(keys, found, strict=True)
         ]
         return Json(source_of(version) | {"missing": missing, "answers": answers})

@@ -26,8 +26,10 @@ from pydantic import (
 # pydantic takes no other before Python 3.12.
 from typing_extensions import TypedDict
 
+from batch_assets.models.columns import word
 from batch_assets.models.contract import Contract
 from batch_assets.models.contract import Feature as FeatureSpec
+from batch_assets.models.input_rows import InputRows, input_columns
 from batch_assets.models.release import Release
 from batch_assets.online.batcher import Batch, Batcher
 from batch_assets.quality.rules import RULES, RowRules
@@ -197,19 +199,31 @@ class LiveRelease:
             answers[int(place)] = BadRowError(broken.to_list())
         if not len(split.good):
             return answers
-        # As the night packs them: float32 (features, rows), in the contract's order.
-        _, *columns = split.good.get_columns()
-        features = np.stack([column.to_numpy() for column in columns])
-        outputs, _ = self._process.score(features, self._max_seconds)
+        outputs, _ = self._process.score(self._packed(split.good), self._max_seconds)
         faults = outside(outputs, contract.outputs, {})
-        values = {name: column.tolist() for name, column in outputs.items()}
-        for row, place in enumerate(split.good[key]):
-            answers[int(place)] = (
-                OutputError(faults[row])
-                if row in faults
-                else {name: column[row] for name, column in values.items()}
-            )
+        alive = np.setdiff1d(np.arange(len(split.good)), list(faults))
+        computed = {name: values[alive] for name, values in outputs.items()}
+        plain = [
+            (output.name, output.plain(computed, contract.vocabularies))
+            for output in contract.outputs
+        ]
+        places = split.good[key].cast(pl.Int64).to_list()
+        for at, row in enumerate(alive.tolist()):
+            answers[places[row]] = {name: values[at] for name, values in plain}
+        for row, why in faults.items():
+            answers[places[row]] = OutputError(why)
         return answers
+
+    def _packed(self, good: pl.DataFrame) -> InputRows:
+        """Rows as the night packs them: float32 (features, rows), and each other input."""
+        contract = self._contract
+        room = np.empty((len(contract.features), len(good)), np.float32)
+        for feature, values in zip(contract.feature_names, room, strict=True):
+            values[:] = good[feature].to_numpy()
+        if not contract.inputs:
+            return InputRows(room)
+        table = good.to_arrow().cast(contract.feature_schema())
+        return InputRows(room, input_columns(table, contract))
 
     async def close(self) -> None:
         """Answer what waits, and end the process."""
@@ -229,14 +243,12 @@ class LiveRelease:
         if self._contract.key.dtype == "string":
             places = [str(place) for place in places]
         columns = [pa.array(places, schema.types[0])]
-        for name in self._contract.feature_names:
-            column = [row[name] for row in rows]
-            columns.append(pa.array(column, schema.field(name).type))
+        for field in list(schema)[1:]:
+            columns.append(pa.array([row[field.name] for row in rows], field.type))
         return pa.table(columns, schema=schema)
 
     def _expected(self, name: str) -> str:
-        key, features = self._contract.key, self._contract.features
-        types = {f.name: str(f.dtype) for f in features} | {key.name: str(key.dtype)}
+        types = {field.name: word(field.type) for field in self._contract.raw_schema()}
         return types.get(name, NOTHING)
 
 
@@ -277,6 +289,12 @@ def _requests_of(contract: Contract, max_rows: int) -> TypeAdapter[Any]:
 
     columns = {contract.key.name: JSON_TYPES[contract.key.dtype]}
     columns |= {feature.name: column(feature) for feature in contract.features}
+    for one in contract.inputs:
+        for field, each in zip(one.raw_fields(), one.columns, strict=True):
+            value: Any = JSON_TYPES[each.dtype]
+            # Whether a null is allowed in a list is a rule, too.
+            listed = pa.types.is_list(field.type)
+            columns[field.name] = (list[value | None] if listed else value) | None
     rows = conlist(_strict("Row", columns), min_length=1, max_length=max_rows)
     return TypeAdapter(_strict("Request", {"rows": rows}))
 

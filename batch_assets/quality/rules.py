@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from batch_assets.models.contract import Contract, Feature
+from batch_assets.quality.input_rules import InputRules
 
 RULES = "rules"
 NAMED = pl.List(pl.String)
@@ -41,6 +42,10 @@ class RowRules:
         # Made once: to make them takes as long as to apply them to a few rows.
         self._rules = {f.name: dict(rules_of(f)) for f in contract.features}
         self._screen = [_is_suspect(f).alias(f.name) for f in contract.features]
+        self._inputs = [
+            field.name for one in contract.inputs for field in one.raw_fields()
+        ]
+        self._input_rules = InputRules(contract)
         self._as_features = [
             pl.col(contract.key.name),
             *(_as_float32(feature) for feature in contract.features),
@@ -55,7 +60,7 @@ class RowRules:
                 to quarantine, because nobody can tell which one is right.
         """
         key = self._contract.key.name
-        broken = {
+        broken: dict[str, pl.Expr | pl.Series] = {
             f"{feature.name} {rule}": breaks
             for feature in self.suspects(rows)
             for rule, breaks in self._rules[feature.name].items()
@@ -63,6 +68,8 @@ class RowRules:
         broken[f"{key} is null"] = pl.col(key).is_null()
         twice = pl.col(key).is_in(duplicated.implode()).fill_null(value=False)
         broken[f"{key} is there more than once"] = twice
+        for rule, breaks in self._of_inputs(rows):
+            broken[rule] = breaks
         marks = rows.select(
             # Bare rules are numbered: a feature may bear any name.
             breaks.alias(str(number))
@@ -83,14 +90,31 @@ class RowRules:
 
     def suspects(self, rows: pl.DataFrame) -> list[Feature]:
         """Find the features of which some row may break a rule, from whole columns."""
+        if not self._screen:
+            return []
         return list(compress(self._contract.features, rows.select(self._screen).row(0)))
 
     def to_features(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Turn good rows into what the model gets: the key, then float32 in order.
 
-        A category becomes its position in the contract's list, a null becomes NaN.
+        A category becomes its position in the contract's list, a null becomes NaN. Ids,
+        vectors and sequences follow as the model gets them.
         """
-        return rows.select(self._as_features)
+        features = rows.select(self._as_features)
+        if not self._inputs:
+            return features
+        prepared = self._input_rules.prepared(rows.select(self._inputs).to_arrow())
+        return features.with_columns(
+            pl.Series(name, values) for name, values in prepared.items()
+        )
+
+    def _of_inputs(self, rows: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
+        """The rules of ids, vectors and sequences that a row breaks, and which do."""
+        if not self._inputs:
+            return
+        table = rows.select(self._inputs).to_arrow()
+        for rule, breaks in self._input_rules.broken(table):
+            yield rule, pl.Series(breaks)
 
 
 def rules_of(feature: Feature) -> Iterator[tuple[str, pl.Expr]]:

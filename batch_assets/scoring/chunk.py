@@ -6,6 +6,7 @@ rest of the day nor who runs it, and commits nothing.
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from batch_assets.errors import ScoringError
 from batch_assets.incremental.reuse import find_reusable_rows
 from batch_assets.lake.parts import open_part
 from batch_assets.lake.shards import hash_keys
-from batch_assets.models.contract import Output
+from batch_assets.models.input_rows import InputRows
+from batch_assets.models.output_specs import AnyOutput, Computed
 from batch_assets.scoring.chunk_parts import (
     PredictedRows,
     write_dead_letters,
@@ -45,24 +47,24 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
                 task.reuse, part, file, task.row_groups, contract
             )
             which = reused.scored_of_groups
-            features = read_features(
+            rows = read_features(
                 part, file, contract, reused.groups, which, pinned=pinned
             )
             keys = reused.keys.filter(pa.array(reused.scored))
         else:
             groups = range(*task.row_groups)
-            keys, features = read_rows(part, file, contract, groups, pinned=pinned)
+            keys, rows = read_rows(part, file, contract, groups, pinned=pinned)
     clock.lap("read")
-    outputs, faults, spent = _score(task, scorer, features)
+    outputs, faults, spent = _score(task, scorer, rows)
     faults |= outside(outputs, contract.outputs, faults)
     clock.lap("compute")
-    dead = write_dead_letters(task, scorer, keys, features, faults) if faults else None
+    dead = write_dead_letters(task, scorer, keys, rows, faults) if faults else None
     if reused is None:
         hashes = hash_keys(keys)
     else:
         # From here on of all rows of the chunk, and not of those alone that were scored.
         keys, hashes = reused.keys, reused.hashes
-        outputs, faults = reused.merged(outputs, faults, scorer.tolerance)
+        outputs, faults = reused.merged(outputs, faults, contract, scorer.tolerance)
     predicted = PredictedRows(keys, hashes, outputs).without(faults)
     predictions = write_predictions(task, scorer, predicted, dead, reused)
     clock.lap("write")
@@ -74,22 +76,26 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
 
 
 def _score(
-    task: ChunkTask, scorer: Scorer, features: np.ndarray
+    task: ChunkTask, scorer: Scorer, given: InputRows
 ) -> tuple[dict[str, np.ndarray], dict[int, str], Spent]:
     """Outputs, the rows at fault with their reason, and the scorer's seconds.
 
     If the model fails, the rows are halved until those at fault are alone.
     """
-    rows = features.shape[1]
+    rows = len(given)
     faults: dict[int, str] = {}
-    outputs: dict[str, np.ndarray] = {}
+    outputs = {
+        # Zeros where a row is at fault.
+        column.name: np.zeros_like(column.empty(rows))
+        for column in scorer.release.contract.output_columns
+    }
     seconds = Spent()
     spans = [(0, rows)]
     with TimedScorer(scorer, task.max_seconds, rows) as timed:
         while spans:
             start, stop = spans.pop()
             try:
-                columns, spent = timed.score(features[:, start:stop])
+                columns, spent = timed.score(given.slice(start, stop))
             except FaultError as fault:
                 if stop - start > 1:
                     middle = (start + stop) // 2
@@ -101,13 +107,7 @@ def _score(
                 continue
             seconds += spent
             for name, values in columns.items():
-                outputs.setdefault(name, np.zeros(rows, values.dtype))[start:stop] = (
-                    values
-                )
-    if not outputs:  # Every row is at fault: the columns are there all the same.
-        outputs = {
-            o.name: np.zeros(rows, o.dtype) for o in scorer.release.contract.outputs
-        }
+                outputs[name][start:stop] = values
     return outputs, faults, seconds
 
 
@@ -119,18 +119,16 @@ def _too_many(task: ChunkTask, last: str) -> ScoringError:
 
 
 def outside(
-    outputs: dict[str, np.ndarray], declared: tuple[Output, ...], faults: dict[int, str]
+    outputs: Computed, declared: Sequence[AnyOutput], faults: dict[int, str]
 ) -> dict[int, str]:
-    """Return the rows whose outputs are not finite or not in their declared range."""
-    at_fault: dict[int, str] = {}
+    """Return the rows whose outputs are not as declared, such as not in their range."""
+    found: dict[int, str] = {}
     for output in declared:
-        values = outputs[output.name]
-        if output.are_in_range(values):
-            continue
-        for row in np.flatnonzero(~output.in_range(values)).tolist():
-            if row not in faults:
-                at_fault[row] = f"output '{output.name}' is {values[row]}"
-    return at_fault
+        wrong = output.at_fault(outputs)
+        for row in [] if wrong is None else np.flatnonzero(wrong).tolist():
+            if row not in faults and row not in found:
+                found[row] = output.why(outputs, row)
+    return found
 
 
 class _Clock:

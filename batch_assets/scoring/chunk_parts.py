@@ -22,6 +22,7 @@ from batch_assets.lake.receipts import (
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content
 from batch_assets.models.contract import Contract
+from batch_assets.models.input_rows import InputRows, to_arrow
 from batch_assets.models.reference import Reference, histogram
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.scorer import Scorer
@@ -83,11 +84,11 @@ def write_predictions(
     """
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
-    keys, outputs = predicted.keys, predicted.outputs
+    keys, outputs, words = predicted.keys, predicted.outputs, contract.vocabularies
     rows = pa.table(
         [
             keys,
-            *(pa.array(outputs[o.name]) for o in contract.outputs),
+            *(c for one in contract.outputs for c in one.written(outputs, words)),
             _same_on_every_row(release.name, len(keys)),
             _same_on_every_row(release.digest, len(keys)),
         ],
@@ -109,10 +110,12 @@ def write_predictions(
         arithmetic=scorer.device.arithmetic,
         carried=reused.total if reused else None,
         rescored=reused.rescored if reused else 0,
-        content=content(predicted.hashes, [outputs[o.name] for o in contract.outputs]),
+        content=content(
+            predicted.hashes, [outputs[c.name] for c in contract.output_columns]
+        ),
         outputs={
-            o.name: summary_of(outputs[o.name], release.manifest.reference.get(o.name))
-            for o in contract.outputs
+            c.name: summary_of(outputs[c.name], release.manifest.reference.get(c.name))
+            for c in contract.output_columns
         },
     )
     with PartWriter(
@@ -126,7 +129,7 @@ def write_dead_letters(
     task: ChunkTask,
     scorer: Scorer,
     keys: pa.Array,
-    features: np.ndarray,
+    given: InputRows,
     faults: dict[int, str],
 ) -> Part[DeadLettersReceipt]:
     """Write rows that could not be scored, whole, each with its reason.
@@ -135,7 +138,7 @@ def write_dead_letters(
         task: the chunk.
         scorer: that could not score them.
         keys: of the rows that were asked, (rows,).
-        features: float32 (features, rows), as the model got them.
+        given: the same rows, as the model got them.
         faults: which of these rows, and why.
     """
     release, schema = scorer.release, dead_letter_schema(scorer.release.contract)
@@ -143,7 +146,7 @@ def write_dead_letters(
     rows = pa.table(
         [
             keys.take(pa.array(at)),
-            *map(pa.array, features[:, at]),
+            *to_arrow(given.take(np.array(at)), release.contract),
             pa.repeat("score", len(at)),
             pa.array([faults[row] for row in at]),
             pa.repeat(release.name, len(at)),
@@ -171,16 +174,16 @@ def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary
     return OutputSummary(
         rows=len(values),
         sum=float(wide.sum()),
-        min=float(wide.min()) if len(values) else None,
-        max=float(wide.max()) if len(values) else None,
+        min=float(wide.min()) if wide.size else None,
+        max=float(wide.max()) if wide.size else None,
         counts=histogram(wide, reference.edges if reference else ()),
     )
 
 
 def _as_written(schema: pa.Schema) -> pa.Schema:
     """The columns of predictions, with strings as dictionaries on their way to disk."""
-    for at, column in enumerate(schema):
-        if column.name in ("model_name", "model_version"):
+    for at, column in enumerate(list(schema)[1:], 1):
+        if pa.types.is_string(column.type):
             schema = schema.set(
                 at, column.with_type(pa.dictionary(pa.int32(), pa.string()))
             )

@@ -15,6 +15,7 @@ import torch
 from batch_assets.lake.parts import Part, read_open, read_plain_columns
 from batch_assets.lake.receipts import Receipt
 from batch_assets.models.contract import KEY_TYPES, Contract
+from batch_assets.models.input_rows import InputRows, input_columns
 
 # The float32 values of a cache line.
 LINE = 16
@@ -50,8 +51,8 @@ def read_rows(
     groups: Sequence[int],
     *,
     pinned: bool = False,
-) -> tuple[pa.Array, np.ndarray]:
-    """Read keys and features of row groups, on this thread alone.
+) -> tuple[pa.Array, InputRows]:
+    """Read keys and rows of row groups, on this thread alone.
 
     Args:
         part: the part.
@@ -61,23 +62,28 @@ def read_rows(
         pinned: whether the features go to a CUDA device from here.
 
     Returns:
-        The keys (rows,), and the features, float32 (features, rows), row-major: one run
-        of memory per column. They stay until the same thread reads its next.
+        The keys (rows,), and the rows. Their features stay until the same thread reads
+        its next.
 
     Raises:
         CorruptPartError: a page's checksum is wrong, or rows are gone.
     """
     key, features = contract.key.name, _room(part, contract, groups, pinned=pinned)
     columns = dict(zip(contract.feature_names, features, strict=True))
+    others = _other_columns(contract)
+    keys, asked, read = np.empty(features.shape[1], np.int64), [key, *others], False
     if contract.key.dtype == "int64":
-        keys = np.empty(features.shape[1], np.int64)
-        if read_plain_columns(part, file, groups, {key: keys, **columns}):
-            return pa.array(keys), features
-    elif read_plain_columns(part, file, groups, columns):
-        return _combined(read_open(part, file, [key], groups)[key], contract), features
-    table = read_open(part, file, [key, *columns], groups)
-    _pack(table, columns)
-    return _combined(table[key], contract), features
+        read = read_plain_columns(part, file, groups, {key: keys, **columns})
+        asked = others if read else asked
+    elif columns:
+        read = read_plain_columns(part, file, groups, columns)
+    if not read:
+        asked += columns
+    table = read_open(part, file, asked, groups) if asked else pa.table({})
+    if not read:
+        _pack(table, columns)
+    found = pa.array(keys) if key not in asked else _combined(table[key], contract)
+    return found, InputRows(features, input_columns(table, contract))
 
 
 def read_features(
@@ -88,22 +94,29 @@ def read_features(
     which: np.ndarray,
     *,
     pinned: bool = False,
-) -> np.ndarray:
-    """Read features alone, as `read_rows` does, of those rows of the row groups.
+) -> InputRows:
+    """Read rows without their keys, as `read_rows` does, of those of the row groups.
 
     Args:
         which: the rows, bool (rows,).
     """
     features = _room(part, contract, groups, pinned=pinned)
     columns = dict(zip(contract.feature_names, features, strict=True))
-    if not read_plain_columns(part, file, groups, columns):
-        _pack(read_open(part, file, list(columns), groups), columns)
+    asked = _other_columns(contract)
+    read = not columns or read_plain_columns(part, file, groups, columns)
+    if not read:
+        asked += columns
+    table = read_open(part, file, asked, groups) if asked else pa.table({})
+    if not read:
+        _pack(table, columns)
     if which.all():
-        return features
+        return InputRows(features, input_columns(table, contract))
     kept = int(np.count_nonzero(which))
     for column in features:
         column[:kept] = column[which]
-    return features[:, :kept]
+    if contract.inputs:
+        table = table.filter(pa.array(which))
+    return InputRows(features[:, :kept], input_columns(table, contract))
 
 
 def _room(
@@ -111,6 +124,11 @@ def _room(
 ) -> np.ndarray:
     rows = sum(part.groups[group] for group in groups)
     return _own.room_for(len(contract.features), rows, pinned=pinned)
+
+
+def _other_columns(contract: Contract) -> list[str]:
+    """The columns of the inputs beside the features."""
+    return [field.name for one in contract.inputs for field in one.fields()]
 
 
 def _pack(table: pa.Table, columns: Mapping[str, np.ndarray]) -> None:

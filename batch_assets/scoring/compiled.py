@@ -20,10 +20,13 @@ import torch
 from filelock import FileLock
 
 from batch_assets.errors import ConfigError, ReleaseError
-from batch_assets.models.contract import Contract
+from batch_assets.models.columns import quoted
+from batch_assets.models.contract import FEATURES
 from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.input_rows import call
 from batch_assets.models.outputs import given_columns
-from batch_assets.models.release import Release, sha256_of
+from batch_assets.models.post import named
+from batch_assets.models.release import Manifest, Release, sha256_of
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, CAST_TO, Device
 from batch_assets.scoring.native import (
     LEAST_ROWS,
@@ -73,6 +76,14 @@ def compiled_module(release: Release, device: Device, folder: Path) -> NativeMod
             f"release {release.name} {release.short} is stored as "
             f"{release.manifest.model.format}: only a .pt2 can be compiled. Nothing was "
             "scored. Write the release as pt2, or set compile to false."
+        )
+        raise ReleaseError(msg)
+    if release.contract.inputs:
+        msg = (
+            f"release {release.name} {release.short} takes "
+            f"{quoted([one.name for one in release.contract.inputs])} beside its features: "
+            "only a model of one matrix can be compiled. Nothing was scored. Set compile "
+            "to false."
         )
         raise ReleaseError(msg)
     if device.batch_rows > MOST_ROWS:
@@ -151,7 +162,7 @@ def _compile(release: Release, device: Device, path: Path) -> None:
     try:
         _package(release, device, beside)
         golden, _ = golden_batch(release)
-        prove_native(beside, device.torch, np.ascontiguousarray(golden.numpy().T))
+        prove_native(beside, device.torch, np.asarray(golden.features))
         record = f"{sha256_of(beside)}  {path.name}\n"
         # The digest first: a run that dies between the two leaves a mismatch.
         write_whole(_record(path), record.encode())
@@ -181,7 +192,7 @@ def _package(release: Release, device: Device, path: Path) -> None:
             torch.no_grad(),
         ):
             aoti_compile_and_package(
-                _exported(module, release.contract, device),
+                _exported(module, release.manifest, device),
                 package_path=str(path),
                 inductor_configs=_options(device),
             )
@@ -202,16 +213,17 @@ def _options(device: Device) -> dict[str, Any]:
 
 
 def _exported(
-    module: torch.nn.Module, contract: Contract, device: Device
+    module: torch.nn.Module, manifest: Manifest, device: Device
 ) -> torch.export.ExportedProgram:
-    """What is compiled: from packed features to the columns of the contract."""
-    features, rows = len(contract.features), AUTO_BATCH_ROWS[device.kind]
+    """What is compiled: from packed features to what the model gives."""
+    features = len(manifest.contract.features)
+    rows = AUTO_BATCH_ROWS[device.kind]
     example = torch.zeros(features, rows, device=device.torch)
     dynamic = {1: torch.export.Dim("rows", min=LEAST_ROWS, max=MOST_ROWS)}
     # As it is run: a constant of the model can't be traced otherwise.
     with torch.inference_mode():
         return torch.export.export(
-            _Packed(module, contract, device),
+            _Packed(module, manifest, device),
             (example,),
             dynamic_shapes=(dynamic,),
         )
@@ -221,10 +233,10 @@ class _Packed(torch.nn.Module):
     """A release's module as the scorer uses it: packed features, precision, columns."""
 
     def __init__(
-        self, module: torch.nn.Module, contract: Contract, device: Device
+        self, module: torch.nn.Module, manifest: Manifest, device: Device
     ) -> None:
         super().__init__()
-        self.module, self.contract, self.device = module, contract, device
+        self.module, self.manifest, self.device = module, manifest, device
 
     def forward(self, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
         precision = self.device.precision
@@ -233,9 +245,13 @@ class _Packed(torch.nn.Module):
             if precision in CAST_TO
             else nullcontext()
         ):
-            result = self.module(packed.T)
+            tensors = {FEATURES: packed.T}
+            result = call(self.module, tensors, self.manifest.model.takes)
+        if self.manifest.post:
+            # The stages come after it, as after any other.
+            return tuple(named(result, self.manifest.post.gives, "the model").values())
         # As given: whether a value fits its declared type is not known before it runs.
-        return tuple(given_columns(result, self.contract, packed.shape[1]))
+        return tuple(given_columns(result, self.manifest.contract, packed.shape[1]))
 
 
 def _need_a_compiler() -> None:

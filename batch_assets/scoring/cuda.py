@@ -5,13 +5,17 @@ and knows neither release nor chunk.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 
+from batch_assets.models.answers import Question
+from batch_assets.models.input_rows import InputRows
+from batch_assets.models.output_specs import OutputColumn
+from batch_assets.models.outputs import OUTPUT_TYPES
 from batch_assets.scoring.usage import Usage
 
 # From (rows, features) on the device to each output as (rows,), by its name.
@@ -51,13 +55,13 @@ class CudaStream:
     """
 
     def __init__(
-        self, device: torch.device, outputs: Mapping[str, torch.dtype], usage: Usage
+        self, device: torch.device, outputs: Sequence[OutputColumn], usage: Usage
     ) -> None:
         """Open a stream.
 
         Args:
             device: a CUDA device.
-            outputs: the type of each output.
+            outputs: the columns of the outputs.
             usage: where the seconds of the device are counted.
         """
         self.stream = torch.cuda.Stream(device)
@@ -68,6 +72,37 @@ class CudaStream:
         self._begun, self._sent, self._scored, self._back = (
             torch.cuda.Event(enable_timing=True) for _ in range(4)
         )
+
+    def sent(self, rows: InputRows) -> InputRows:
+        """Return the rows on the device, if they can be sent there in one piece."""
+        features = rows.features
+        if isinstance(features, np.ndarray):
+            there = self.send(features)
+            return rows if there is None else InputRows(there)
+        return rows
+
+    def ask(
+        self,
+        asked: Callable[[], Question],
+        model: Callable[[Question], Mapping[str, torch.Tensor]],
+    ) -> dict[str, np.ndarray]:
+        """Score rows of several tensors.
+
+        Args:
+            asked: what puts them on the device; it is called with the stream current.
+            model: what gives the outputs, likewise.
+        """
+        with torch.cuda.stream(self.stream):
+            self._begun.record()
+            question = asked()
+            self._sent.record()
+            columns = model(question)
+            self._scored.record()
+            back = {name: column.cpu().numpy() for name, column in columns.items()}
+            self._back.record()
+            self.stream.synchronize()
+        self._count()
+        return back
 
     def send(self, features: np.ndarray) -> torch.Tensor | None:
         """Copy all rows of a chunk to the device in one piece.
@@ -129,13 +164,16 @@ class CudaStream:
             self._back.record()
             # The copies back are asynchronous.
             self.stream.synchronize()
+        self._count()
+        # Copied: the next batch writes over them.
+        return {name: buffers.back[name][:rows].numpy().copy() for name in columns}
+
+    def _count(self) -> None:
         # An event tells milliseconds.
         self.copy_seconds += (
             self._begun.elapsed_time(self._sent) + self._scored.elapsed_time(self._back)
         ) / 1e3
         self._usage.computed(self._sent, self._scored)
-        # Copied: the next batch writes over them.
-        return {name: buffers.back[name][:rows].numpy().copy() for name in columns}
 
     def _buffers_for(self, features: int, bucket: int) -> "_Buffers":
         if self._buffers is None or self._buffers.on_device.shape != (features, bucket):
@@ -156,14 +194,18 @@ class _Buffers:
         self,
         features: int,
         rows: int,
-        outputs: Mapping[str, torch.dtype],
+        outputs: Sequence[OutputColumn],
         device: torch.device,
     ) -> None:
         self._shape = (features, rows)
         self.on_device = torch.empty(self._shape, dtype=torch.float32, device=device)
         self.back = {
-            name: torch.empty(rows, dtype=dtype, pin_memory=True)
-            for name, dtype in outputs.items()
+            column.name: torch.empty(
+                rows if column.width is None else (rows, column.width),
+                dtype=OUTPUT_TYPES[column.dtype],
+                pin_memory=True,
+            )
+            for column in outputs
         }
 
     @cached_property

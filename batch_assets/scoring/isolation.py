@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from batch_assets.errors import ScoringError
+from batch_assets.models.input_rows import InputRows
 from batch_assets.scoring.faults import FaultError, LateError, reason_of
 from batch_assets.scoring.model_process import ModelProcess, Outputs, waits
 from batch_assets.scoring.scorer import Abandoned, Scorer
@@ -60,7 +61,7 @@ class TimedScorer:
         if self._process is not None:
             self._process.close()
 
-    def score(self, features: np.ndarray) -> Outputs:
+    def score(self, rows: np.ndarray | InputRows) -> Outputs:
         """Score rows, as `Scorer.score` does.
 
         Raises:
@@ -68,22 +69,23 @@ class TimedScorer:
             ScoringError: the model can't be loaded in a process of its own.
             Abandoned: the run is over.
         """
-        limit = self.limit(features.shape[1])
+        rows = InputRows.of(rows)
+        limit = self.limit(len(rows))
         if self._process is None:
             with suppress(LateError):
-                return _in_model_thread(self._scorer, features, limit)
+                return _in_model_thread(self._scorer, rows, limit)
             # The machine may only have been slow: the same rows, the whole limit again.
             log.warning(
                 "%s %s gave no answer for %d rows within %.1f s; it is asked again, "
                 "and for the rest of the chunk, in a process of its own",
                 self._scorer.release.name,
                 self._scorer.release.short,
-                features.shape[1],
+                len(rows),
                 limit,
             )
             self._process = ModelProcess(self._scorer)
         try:
-            return self._process.score(features, limit)
+            return self._process.score(rows, limit)
         except ScoringError as error:
             msg = (
                 f"the model was late, and could not be asked again in a process of its "
@@ -105,12 +107,12 @@ class _Request:
     """
 
     scorer: Scorer
-    features: np.ndarray
+    rows: InputRows
     answer: queue.SimpleQueue[Outputs | BaseException]
 
     def serve(self) -> None:
         try:
-            self.answer.put(self.scorer.score(self.features))
+            self.answer.put(self.scorer.score(self.rows))
         # Whatever it was, the worker waits for it and is the one to judge.
         except BaseException as error:  # noqa: BLE001
             self.answer.put(error)
@@ -140,8 +142,8 @@ class _ModelThread:
         # The thread does not hold its thread: it ends when the worker lets go.
         weakref.finalize(self, self._requests.put, None)
 
-    def score(self, scorer: Scorer, features: np.ndarray, limit: float) -> Outputs:
-        request = _Request(scorer, features, queue.SimpleQueue())
+    def score(self, scorer: Scorer, rows: InputRows, limit: float) -> Outputs:
+        request = _Request(scorer, rows, queue.SimpleQueue())
         self._requests.put(request)
         try:
             for seconds in waits(scorer, limit):
@@ -185,10 +187,10 @@ class _Here(threading.local):
 _here = _Here()
 
 
-def _in_model_thread(scorer: Scorer, features: np.ndarray, limit: float) -> Outputs:
+def _in_model_thread(scorer: Scorer, rows: InputRows, limit: float) -> Outputs:
     thread, _here.thread = _here.thread or _ModelThread(), None
     try:
-        outputs = thread.score(scorer, features, limit)
+        outputs = thread.score(scorer, rows, limit)
     except LateError:
         raise
     except FaultError:

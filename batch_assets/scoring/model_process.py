@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from batch_assets.errors import ScoringError
+from batch_assets.models.input_rows import InputRows
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.faults import FaultError, LateError, reason_of
@@ -98,7 +99,7 @@ class ModelProcess:
         """
         self._up()
 
-    def score(self, features: np.ndarray, limit: float) -> Outputs:
+    def score(self, rows: np.ndarray | InputRows, limit: float) -> Outputs:
         """Score rows within `limit` seconds.
 
         Raises:
@@ -107,7 +108,7 @@ class ModelProcess:
         """
         running = self._up()
         try:
-            running.connection.send(features)
+            running.connection.send(rows)
             if not self._heard(running, limit):
                 self.close()
                 raise LateError(limit)
@@ -228,9 +229,9 @@ def serve(descriptor: int) -> None:
             connection.send(_answer(scorer, connection.recv()))
 
 
-def _answer(scorer: Scorer, features: np.ndarray) -> Outputs | str:
+def _answer(scorer: Scorer, rows: np.ndarray | InputRows) -> Outputs | str:
     try:
-        return scorer.score(features)
+        return scorer.score(rows)
     except Exception as error:  # noqa: BLE001
         return reason_of(error)
 

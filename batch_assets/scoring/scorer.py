@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from batch_assets.errors import GoldenBatchError
-from batch_assets.models.contract import OUTPUT_TYPES
+from batch_assets.models.answers import Question, answers, question_of
+from batch_assets.models.contract import FEATURES
 from batch_assets.models.formats import golden_batch, load_module
-from batch_assets.models.outputs import OUTPUT_TYPES as TENSOR_TYPES
-from batch_assets.models.outputs import columns_of
+from batch_assets.models.input_rows import InputRows, longest_allowed, longest_of
+from batch_assets.models.likeness import unlike
 from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.cuda import CudaStream, fill, set_float32_products
@@ -32,8 +33,12 @@ OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
-# Rows (features, rows): on the host, or as a CUDA stream has sent them.
-Features = np.ndarray | torch.Tensor
+# Positions of sequences in a batch where nobody said how many rows it has: on a CPU they
+# should stay in the caches.
+AUTO_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 18}
+# Short rows are asked together, but not in any number: what the model gives of a row, such
+# as a score for each item, does not get shorter with it.
+MOST_ROWS_OF_BATCH = 4
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +93,7 @@ class Scorer:
         self.usage = Usage(device.torch) if device.kind == "cuda" else None
         if device.kind == "cuda":
             set_float32_products("tf32" if device.precision == "tf32" else "ieee")
-        self._module: Callable[[torch.Tensor], Any] = (
+        self._module: Callable[..., Any] = (
             compiled_module(release, device, device.compiled)
             if device.compiled
             else load_module(release, device.torch)
@@ -97,6 +102,10 @@ class Scorer:
             # What loading began on its stream is there before another stream reads it.
             torch.cuda.synchronize(device.torch)
         self.batch_rows = device.batch_rows
+        # Of the longest sequences: a batch is bounded by what all of them have together.
+        self._longest = longest_allowed(release.contract)
+        if self._longest and device.batch_rows_from == "default":
+            self.batch_rows = max(AUTO_TOKENS[device.kind] // self._longest, 1)
         self._shrinking = threading.Lock()
         self._abandoned = threading.Event()
         self._own = _Own()
@@ -112,42 +121,69 @@ class Scorer:
         golden = self.release.manifest.golden
         return golden.within(self.device.kind, self.device.precision)
 
-    def score(self, features: np.ndarray) -> tuple[dict[str, np.ndarray], Spent]:
+    def score(
+        self, rows: np.ndarray | InputRows
+    ) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
 
+        Rows with sequences are asked by their length, so that little of a batch is padding.
+
         Args:
-            features: float32 (features, rows), row-major: one run of memory per column.
+            rows: or of features alone the matrix, float32 (features, rows), row-major:
+                one run of memory per column.
 
         Returns:
-            Each output as (rows,), and where the seconds went.
+            Each column of the outputs, (rows,) or (rows, width), in the order of the
+            rows, and where the seconds went.
 
         Raises:
             Abandoned: the run is over.
         """
-        rows = features.shape[1]
-        contract = self.release.contract
+        source, order, lengths = self._in_order(InputRows.of(rows))
         outputs = {
-            o.name: np.empty(rows, OUTPUT_TYPES[o.dtype].to_pandas_dtype())
-            for o in contract.outputs
+            column.name: column.empty(len(source))
+            for column in self.release.contract.output_columns
         }
         seconds = 0.0
         cuda_stream = self._cuda_stream()
         if cuda_stream:
             cuda_stream.copy_seconds = 0.0
-        source: Features = features
-        if cuda_stream and (sent := cuda_stream.send(features)) is not None:
-            source = sent
+            if not source.columns:
+                source = cuda_stream.sent(source)
         start = 0
         with self._computing():
-            while start < rows:
+            while start < len(source):
                 if self.abandoned:
                     raise Abandoned
-                stop = min(start + self.batch_rows, rows)
+                stop = self._stop(start, len(source), lengths)
                 begin = time.perf_counter()
                 self._fill(outputs, source, start, stop)
                 seconds += time.perf_counter() - begin
                 start = stop
+        if order is not None:
+            back = np.argsort(order)
+            outputs = {name: values[back] for name, values in outputs.items()}
         return outputs, Spent(seconds, cuda_stream.copy_seconds if cuda_stream else 0.0)
+
+    def _in_order(
+        self, rows: InputRows
+    ) -> tuple[InputRows, np.ndarray | None, np.ndarray | None]:
+        """The rows as they are asked, which they are, and their lengths; None if as given."""
+        lengths = longest_of(rows, self.release.contract)
+        if lengths is None:
+            return rows, None, None
+        order = np.argsort(lengths, kind="stable")
+        return rows.take(order), order, lengths[order]
+
+    def _stop(self, start: int, rows: int, lengths: np.ndarray | None) -> int:
+        """Where the batch that begins at a row ends."""
+        if lengths is None or not self._longest:
+            return min(start + self.batch_rows, rows)
+        some = lengths[start : start + MOST_ROWS_OF_BATCH * self.batch_rows]
+        # All are as long as the last, once they are padded.
+        tokens = np.maximum(some, 1) * np.arange(1, len(some) + 1)
+        most = np.searchsorted(tokens, self.batch_rows * self._longest, side="right")
+        return start + max(int(most), 1)
 
     def abandon(self) -> None:
         """Let every thread give up at its next batch: the run is over."""
@@ -160,7 +196,7 @@ class Scorer:
     def _fill(
         self,
         outputs: dict[str, np.ndarray],
-        features: Features,
+        rows: InputRows,
         start: int,
         stop: int,
     ) -> None:
@@ -170,14 +206,14 @@ class Scorer:
         single row of it runs out of memory, the size was not at fault, and the row's
         own error goes out: it must not leave the night at one row a batch.
         """
-        asked = size = self.device.bucket(stop - start, self.batch_rows)
+        asked = size = self._bucket(stop - start, self.batch_rows)
         while start < stop:
             end = min(start + size, stop)
-            columns = self._try(features[:, start:end], size)
+            columns = self._try(rows.slice(start, end), size)
             # Tried again out here: a caught error's traceback holds the tensors of
             # the batch that did not fit.
             if columns is None:
-                size = self.device.bucket(end - start, size) // 2
+                size = self._bucket(end - start, size) // 2
                 self._free_cache()
                 continue
             for name, column in columns.items():
@@ -186,12 +222,18 @@ class Scorer:
         if size < asked:
             self._remember(asked, size)
 
-    def _try(self, features: Features, size: int) -> dict[str, np.ndarray] | None:
+    def _bucket(self, rows: int, size: int) -> int:
+        """The rows that the model sees of a batch that has `rows` of `size`."""
+        if self.release.contract.inputs:
+            return rows
+        return self.device.bucket(rows, size)
+
+    def _try(self, rows: InputRows, size: int) -> dict[str, np.ndarray] | None:
         """The outputs of a batch, or None if it needs more memory than there is."""
         try:
-            return self._forward(features, size)
+            return self._forward(rows, size)
         except (MemoryError, RuntimeError) as error:
-            smallest = self.device.bucket(features.shape[1], size) == 1
+            smallest = self._bucket(len(rows), size) == 1
             if smallest or not out_of_memory(error):
                 raise
             return None
@@ -203,6 +245,9 @@ class Scorer:
     def _remember(self, asked: int, size: int) -> None:
         # Several threads run out of memory at once; the smallest size is the last word.
         with self._shrinking:
+            if self._longest:
+                # So many of all that were asked: they were not of the longest.
+                size = max(self.batch_rows * size // asked, 1)
             if size >= self.batch_rows:
                 return
             self.batch_rows = size
@@ -216,41 +261,56 @@ class Scorer:
             size,
         )
 
-    def forward(self, features: np.ndarray, size: int = 0) -> dict[str, np.ndarray]:
+    def forward(
+        self, rows: np.ndarray | InputRows, size: int = 0
+    ) -> dict[str, np.ndarray]:
         """Score rows at once, as `score` does a batch; it fails if memory runs out.
 
         Where there are fewer than `size`, the model sees the device's bucket of them.
         """
         with self._computing():
-            return self._forward(features, size)
+            return self._forward(InputRows.of(rows), size)
 
-    def _forward(self, features: Features, size: int) -> dict[str, np.ndarray]:
-        rows = features.shape[1]
-        bucket = max(self.device.bucket(rows, size), rows)
-        if cuda_stream := self._cuda_stream():
+    def _forward(self, rows: InputRows, size: int) -> dict[str, np.ndarray]:
+        count = len(rows)
+        manifest = self.release.manifest
+        cuda_stream = self._cuda_stream()
+        if rows.columns:
+            if cuda_stream:
+                return cuda_stream.ask(
+                    lambda: question_of(rows, manifest, self.device.torch),
+                    self._answers,
+                )
+            columns = self._answers(question_of(rows, manifest))
+            return {name: column.numpy() for name, column in columns.items()}
+        features = rows.features
+        bucket = max(self._bucket(count, size), count)
+        if cuda_stream:
             return cuda_stream.run(features, bucket, self._columns)
         if isinstance(features, torch.Tensor):
             msg = "rows were sent to a device that is not there"
             raise TypeError(msg)
-        if rows < bucket:
+        if count < bucket:
             room = np.empty((len(features), bucket), np.float32)
             fill(room, features)
             features = room
         # The transposed view costs nothing; the matrix product takes it.
         columns = self._columns(torch.from_numpy(features).T)
-        return {name: column.numpy()[:rows] for name, column in columns.items()}
+        return {name: column.numpy()[:count] for name, column in columns.items()}
 
     def _columns(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        return columns_of(
-            self._module(features), self.release.contract, features.shape[0]
-        )
+        rows = len(features)
+        return self._answers(Question(rows, rows, {FEATURES: features}, {}))
+
+    def _answers(self, question: Question) -> dict[str, torch.Tensor]:
+        return answers(self._module, question, self.release.manifest)
 
     def _cuda_stream(self) -> CudaStream | None:
         """The stream of the thread that asks, with its buffers; a CPU has none."""
         if self.usage and self._own.cuda_stream is None:
-            outputs = self.release.contract.outputs
-            types = {o.name: TENSOR_TYPES[o.dtype] for o in outputs}
-            self._own.cuda_stream = CudaStream(self.device.torch, types, self.usage)
+            self._own.cuda_stream = CudaStream(
+                self.device.torch, self.release.contract.output_columns, self.usage
+            )
         return self._own.cuda_stream
 
     @contextmanager
@@ -266,22 +326,19 @@ class Scorer:
             yield
 
     def _replay_golden_batch(self) -> None:
-        inputs, expected = golden_batch(self.release)
+        rows, recorded = golden_batch(self.release)
         # As any other rows: in the batches, and padded to the buckets, of the night.
-        outputs, _ = self.score(np.ascontiguousarray(inputs.numpy().T))
-        tolerance = self.tolerance
-        for name, column in expected.items():
-            want = column.numpy()
-            close = np.isclose(
-                outputs[name], want, rtol=tolerance, atol=tolerance, equal_nan=True
-            )
-            if not close.all():
-                gap = float(np.abs(outputs[name][~close] - want[~close]).max())
+        outputs, _ = self.score(rows)
+        expected = {name: column.numpy() for name, column in recorded.items()}
+        contract, tolerance = self.release.contract, self.tolerance
+        for name, rows_unlike in unlike(outputs, expected, contract, tolerance):
+            if rows_unlike.any():
+                gap = float(np.abs(outputs[name] - expected[name])[rows_unlike].max())
                 msg = (
                     f"release {self.release.name} {self.release.short} does not "
                     f"reproduce its golden batch on {self.device.name} in "
                     f"{self.device.computes_in}: output '{name}' is off by up to "
-                    f"{gap:.3g} in {int((~close).sum())} of {len(want)} rows, expected "
+                    f"{gap:.3g} in {int(rows_unlike.sum())} of {len(rows)} rows, expected "
                     f"at most {tolerance:.3g}. Nothing was scored.{self._way_out()}"
                 )
                 raise GoldenBatchError(msg)

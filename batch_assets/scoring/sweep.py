@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from batch_assets.models.formats import golden_batch
+from batch_assets.models.input_rows import InputRows, longest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.native import MOST_ROWS
@@ -214,11 +215,11 @@ class _Trial:
     def __init__(self, scorer: Scorer, workers: int) -> None:
         self.device, self.workers = scorer.device, workers
         self._scorer = scorer
-        self._golden = np.ascontiguousarray(golden_batch(scorer.release)[0].numpy().T)
+        self._golden = _longest(golden_batch(scorer.release)[0], scorer.release)
         self._pool = ThreadPoolExecutor(
             workers, "sweep", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._batches: list[np.ndarray] = []
+        self._batches: list[InputRows] = []
 
     def memory(self, rows: int) -> float | None:
         """MiB that a batch takes on all workers; it also warms them up."""
@@ -242,13 +243,13 @@ class _Trial:
         return self.workers * calls * rows / self._seconds(calls)
 
     def _batch(self, rows: int) -> None:
-        if not self._batches or self._batches[0].shape[1] != rows:
+        if not self._batches or len(self._batches[0]) != rows:
             self._batches = []  # Before the next are made, not after.
-            at = np.arange(rows) % self._golden.shape[1]
-            self._batches = [self._golden[:, at] for _ in range(self.workers)]
+            at = np.arange(rows) % len(self._golden)
+            self._batches = [self._golden.take(at) for _ in range(self.workers)]
 
     def _seconds(self, calls: int) -> float:
-        def work(batch: np.ndarray) -> None:
+        def work(batch: InputRows) -> None:
             for _ in range(calls):
                 # It waits for the device: the outputs are on the host when it returns.
                 self._scorer.forward(batch)
@@ -264,6 +265,14 @@ class _Trial:
         self._pool.shutdown()
         if self.device.kind == "cuda":
             torch.cuda.empty_cache()
+
+
+def _longest(rows: InputRows, release: Release) -> InputRows:
+    """Of rows with sequences the longest: by them a batch is bounded."""
+    lengths = longest_of(rows, release.contract)
+    if lengths is None:
+        return rows
+    return rows.take(np.flatnonzero(lengths == lengths.max()))
 
 
 def _needed(last: float | None, device: Device) -> float | None:

@@ -21,6 +21,7 @@ from batch_assets.lake.receipts import ValidatedReceipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import golden_batch
+from batch_assets.models.input_rows import to_arrow
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.device import Device
@@ -117,11 +118,12 @@ def sweep_workers(
 
 def _golden_part(folder: Path, release: Release, rows: int) -> Path:
     """A validated part of the golden rows, over and over, in one row group."""
-    contract, inputs = release.contract, golden_batch(release)[0].numpy()
+    contract, golden = release.contract, golden_batch(release)[0]
     keys = _keys(contract, rows)
-    at = np.arange(rows) % len(inputs)
-    columns = [pa.array(column[at]) for column in np.ascontiguousarray(inputs.T)]
-    table = pa.table([keys, *columns], schema=contract.feature_schema())
+    repeated = golden.take(np.arange(rows) % len(golden))
+    table = pa.table(
+        [keys, *to_arrow(repeated, contract)], schema=contract.feature_schema()
+    )
     receipt = ValidatedReceipt(
         DAY, 0, 0, JOB, ControlTotal.of(keys), raw="", contract=contract.digest
     )

@@ -19,6 +19,7 @@ import pyarrow as pa
 from batch_assets.errors import ConfigError, SinkError, SnapshotError
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
+from batch_assets.snapshots.forms import Assembly
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.version import Answer, Version
 from batch_assets.strict import StrictModel
@@ -100,8 +101,11 @@ class SinkVersion(StrictModel):
 
     def answer(self, key: int | str, outputs: Iterable[Any]) -> Answer:
         """Return the outputs of a key as the local reader answers."""
-        names = self.manifest.outputs
-        return Answer(key, dict(zip(names, outputs, strict=True)), self.manifest)
+        names, manifest = self.manifest.outputs, self.manifest
+        if manifest.forms:
+            assembly = Assembly(names, manifest.forms, [names])
+            return Answer(key, assembly.row([tuple(outputs)]), manifest)
+        return Answer(key, dict(zip(names, outputs, strict=True)), manifest)
 
     def _content(self) -> tuple[Any, ...]:
         manifest = self.manifest

@@ -16,6 +16,8 @@ import duckdb
 from batch_assets.errors import SnapshotError
 from batch_assets.lake.tables import Lake
 from batch_assets.snapshots.fetch import fetched
+from batch_assets.snapshots.flattening import assembled
+from batch_assets.snapshots.layout import KEY_HASH
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets.storage import is_local, written_beside
@@ -87,16 +89,17 @@ def ask(
 
 def _fill(connection: duckdb.DuckDBPyConnection, version: Version) -> None:
     manifest = version.manifest
-    names = ", ".join(f'"{name}"' for name in (manifest.key, *manifest.outputs))
     for number in range(len(manifest.files)):
-        connection.register("shard", version.shard(number).table)
+        rows = assembled(version.shard(number).table, manifest)
+        names = ", ".join(f'"{n}"' for n in rows.column_names if n != KEY_HASH)
+        connection.register("shard", rows)
         if number == 0:
             connection.execute(
                 f"CREATE TABLE snapshot AS SELECT {names} FROM shard LIMIT 0"
             )
         connection.execute(f"INSERT INTO snapshot SELECT {names} FROM shard")
         connection.unregister("shard")
-    about = manifest.model_dump(mode="json", exclude={"files", "outputs"})
+    about = manifest.model_dump(mode="json", exclude={"files", "outputs", "forms"})
     columns = ", ".join(f'? AS "{name}"' for name in about)
     # Of Python's text, a time is a time in SQL.
     values = [

@@ -111,8 +111,12 @@ def _link_shard(
         return None
     plan = shard.version
     for folder, manifest in earlier:
-        form = (manifest.key, manifest.key_dtype, manifest.outputs, len(manifest.files))
-        if form != (plan.key, plan.key_dtype, plan.outputs, shard.shards):
+        form = (
+            (manifest.key, manifest.key_dtype, len(manifest.files)),
+            (manifest.outputs, manifest.forms),
+        )
+        expected = (plan.key, plan.key_dtype, shard.shards), (plan.outputs, plan.forms)
+        if form != expected:
             continue
         other = manifest.files[shard.number]
         if (other.rows, other.keys, other.content) != (

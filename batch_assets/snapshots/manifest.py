@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import AwareDatetime, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.snapshots.forms import Form
 from batch_assets.storage import StoragePath
 from batch_assets.strict import StrictModel
 
@@ -63,7 +64,8 @@ class SnapshotManifest(StrictModel):
     """What one version is: of which day, release and predictions, in which files.
 
     `predictions` is the digest of the very bytes that it was built from, and `parent`
-    the version that was served when it was built. `forced_at` is when the day's rows were
+    the version that was served when it was built. `outputs` are columns of numbers, and
+    `forms` say which of them are one output that is more. `forced_at` is when the day's rows were
     taken, if that was when the day was over, from a source that keeps no history.
     """
 
@@ -83,6 +85,7 @@ class SnapshotManifest(StrictModel):
     files: tuple[ShardFile, ...]
     parent: str | None = None
     forced_at: AwareDatetime | None = None
+    forms: tuple[Form, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -110,7 +113,7 @@ class SnapshotManifest(StrictModel):
     def dumps(self) -> str:
         """Return the text of manifest.json."""
         # Left out of every other version, so that older readers can read those.
-        out = None if self.forced_at else {"forced_at"}
+        out = {name for name in ("forced_at", "forms") if not getattr(self, name)}
         body = self.model_dump(mode="json", exclude=out)
         return json.dumps({**body, DIGEST: _digest(body)}, indent=2) + "\n"
 

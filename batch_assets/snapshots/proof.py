@@ -22,6 +22,7 @@ from batch_assets.lake.shards import (
     hash_keys,
     shard_of,
 )
+from batch_assets.snapshots.flattening import flattened, written_names
 from batch_assets.snapshots.layout import BLOCK_ROWS, KEY_HASH, columns_of, groups_of
 from batch_assets.snapshots.manifest import ShardFile, SnapshotManifest
 from batch_assets.snapshots.shard import Shard
@@ -51,8 +52,9 @@ class ShardPlan:
 
 def rows_of(parts: Parts, plan: SnapshotManifest) -> pa.Table:
     """Return the key and the outputs of a shard's predictions, as they lie there."""
-    names = [plan.key, *plan.outputs]
-    return pa.concat_tables([_read(part.path, names) for part in parts])
+    names = [plan.key, *written_names(plan)]
+    rows = pa.concat_tables([_read(part.path, names) for part in parts])
+    return flattened(rows, plan)
 
 
 def expected_of(
@@ -139,11 +141,12 @@ def sample_of_parts(parts: Parts, plan: SnapshotManifest) -> pa.Table:
         for p, part in enumerate(parts)
         for n, rows in enumerate(part.groups)
     ]
-    names = [plan.key, *plan.outputs]
+    names = [plan.key, *written_names(plan)]
     if not sizes:
-        return sample_of(_read(parts[0].path, names))
+        return sample_of(flattened(_read(parts[0].path, names), plan))
     _, part, group = max(sizes)
-    return sample_of(read_columns(parts[part].path, names, [group]))
+    rows = read_columns(parts[part].path, names, [group])
+    return sample_of(flattened(rows, plan))
 
 
 def sample_of(rows: pa.Table) -> pa.Table:

@@ -25,6 +25,7 @@ from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
 from batch_assets.snapshots.build import MAKE_ROOM, build_version
 from batch_assets.snapshots.fetch import must_be_whole
+from batch_assets.snapshots.flattening import columns_of, forms_of
 from batch_assets.snapshots.history import new_entry
 from batch_assets.snapshots.manifest import (
     MANIFEST,
@@ -180,7 +181,7 @@ def _build(
         stale_after_seconds=serving.stale_hours * 3600,
         key=contract.key.name,
         key_dtype=contract.key.dtype,
-        outputs=tuple(contract.output_names),
+        outputs=columns_of(contract),
         model_name=scored.release.name,
         model_version=scored.release.digest,
         job=scored.parts[0].receipt.job,
@@ -188,6 +189,7 @@ def _build(
         files=(),
         parent=store.pointer(CURRENT).version_or_none(),
         forced_at=scored.lake.forced_at(scored.day),
+        forms=forms_of(contract),
     )
     earlier: list[tuple[Path, SnapshotManifest]] = []
     if has_links(store.folder):

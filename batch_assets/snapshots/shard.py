@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.fetch import must_be_whole
+from batch_assets.snapshots.forms import Assembly
 from batch_assets.snapshots.layout import (
     KEY_HASH,
     Group,
@@ -70,6 +71,11 @@ class Shard:
         self._step = max(-(-len(self.index) * len(manifest.files) // FENCES), 1)
         self._fences = self.index[:: self._step].tolist()
         self._values = [(group.names, group.values) for group in groups]
+        self._assembly = manifest.forms and Assembly(
+            manifest.outputs,
+            manifest.forms,
+            [group.names for group in groups if len(group.values)],
+        )
         self._groups = [
             (
                 group.names,
@@ -125,6 +131,9 @@ class Shard:
 
     def rows(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Return the outputs of many rows, (n,); cheaper than one by one."""
+        if self._assembly:
+            some = [values[rows].tolist() for _, values in self._values]
+            return [self._assembly.row(groups) for groups in zip(*some, strict=True)]
         names, *more = [names for names, _ in self._values]
         each = zip(*(values[rows].tolist() for _, values in self._values), strict=True)
         if not more:
@@ -134,6 +143,13 @@ class Shard:
 
     def row(self, row: int) -> dict[str, Any]:
         """Return the outputs of one row."""
+        if self._assembly:
+            return self._assembly.row(
+                [
+                    packing.unpack_from(values, row * packing.size)
+                    for _, packing, values in self._groups
+                ]
+            )
         if len(self._groups) == 1:  # As most have one type, in fewer steps.
             names, packing, values = self._groups[0]
             return dict(zip(names, packing.unpack_from(values, row * packing.size)))  # noqa: B905

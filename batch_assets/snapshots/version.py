@@ -19,6 +19,7 @@ import pyarrow as pa
 from batch_assets.errors import SnapshotError
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.snapshots.fetch import fetched
+from batch_assets.snapshots.forms import plain
 from batch_assets.snapshots.manifest import (
     ReleaseName,
     SnapshotManifest,
@@ -36,6 +37,9 @@ SHOWN = 80
 
 class Answer(NamedTuple):
     """What a lookup found: the outputs, and of which version they are.
+
+    An output is a number; of a label the name of its class, of a vector a list of numbers,
+    of a ranking a list of (item, score), the best first.
 
     A tuple, because it is made in half the time of a frozen dataclass.
     """
@@ -66,11 +70,17 @@ class Answer(NamedTuple):
         """Whether it is older than the pipeline allows."""
         return self.age > self.manifest.stale_after
 
+    @property
+    def plain_outputs(self) -> dict[str, Any]:
+        """The outputs as JSON has them."""
+        forms = self.manifest.forms
+        return plain(self.outputs, forms) if forms else self.outputs
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, for JSON; `age` in seconds."""
         return {
             "key": self.key,
-            "outputs": self.outputs,
+            "outputs": self.plain_outputs,
             "version": self.version,
             "day": self.day,
             "model_name": self.release.name,

@@ -108,7 +108,8 @@ def test_training_twice_gives_the_committed_release_to_the_last_bit_of_its_score
     """Bytes may differ between machines; what the model says may not, beyond 1e-4."""
     import torch
 
-    from batch_assets.models.formats import golden_batch, load_module
+    from batch_assets.models.formats import load_module
+    from batch_assets_tests.toys import golden_tensors
 
     folders = [tmp_path / "one" / "flight_delay", tmp_path / "two" / "flight_delay"]
     for folder in folders:
@@ -117,7 +118,7 @@ def test_training_twice_gives_the_committed_release_to_the_last_bit_of_its_score
     one, two = (open_release(folder) for folder in folders)
     assert one.digest == two.digest
     committed = open_release(FLIGHTS / "data" / "releases" / "flight_delay")
-    inputs, expected = golden_batch(committed)
+    inputs, expected = golden_tensors(committed)
     with torch.inference_mode():
         said = load_module(one, torch.device("cpu"))(inputs)[:, 0]
     assert torch.allclose(said, expected["risk"], atol=1e-4)

@@ -76,7 +76,7 @@ def test_a_wrong_feature_is_refused(feature, error):
             {"key": {"name": "model_name", "dtype": "int64"}},
             "the lake uses itself: 'model_name'",
         ),
-        ({"features": []}, "at least 1 item"),
+        ({"features": []}, "features or inputs, and this has neither"),
         ({"outputs": []}, "at least 1 item"),
         ({"key": {"name": "user_id", "dtype": "float64"}}, "'int64' or 'string'"),
         ({"owner": "ada"}, "Extra inputs"),

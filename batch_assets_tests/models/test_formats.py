@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
-from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.formats import load_module
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.release import FileEntry, Release, open_release, sha256_of
 from batch_assets_tests.releases_by_hand import make_by_hand
 from batch_assets_tests.toys import (
     expected_risk,
     features_of,
+    golden_tensors,
     make_contract,
     make_rows,
     write_toy_release,
@@ -72,10 +73,10 @@ def test_every_format_takes_any_number_of_rows(tmp_path, changes):
 
 
 @pytest.mark.parametrize("changes", FORMATS)
-def test_every_format_reproduces_its_golden_batch(tmp_path, changes):
+def test_every_format_reproduces_its_golden_tensors(tmp_path, changes):
     release = write_toy_release(tmp_path / "toy", **changes)
 
-    inputs, outputs = golden_batch(release)
+    inputs, outputs = golden_tensors(release)
 
     assert torch.equal(load_module(release, CPU)(inputs), outputs["risk"])
 
@@ -233,7 +234,9 @@ def test_one_value_for_all_rows_is_refused(result):
 def test_another_number_of_columns_is_refused(result):
     contract = make_contract(outputs=[{"name": "risk"}, {"name": "rank"}])
 
-    with pytest.raises(ReleaseError, match="its contract declares 2, .*: risk, rank"):
+    with pytest.raises(
+        ReleaseError, match="its contract declares 2: risk .rows,., rank .rows,."
+    ):
         columns_of(result, contract, 3)
 
 

@@ -99,7 +99,7 @@ def test_whatever_fits_is_taken_as_it_is(given: torch.Tensor, dtype: str) -> Non
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({"rank": torch.zeros(2)}, "a dict of 'rank'"),
+        ({"other": torch.zeros(2)}, "a dict of 'other'"),
         (None, "a NoneType"),
         (1.0, "a float"),
         ([0.5, 0.25], r"2 columns of the shapes \['float', 'float'\]"),

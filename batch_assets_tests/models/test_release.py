@@ -121,9 +121,9 @@ def test_golden_outputs_out_of_their_declared_range_are_refused(tmp_path):
 
 
 def test_the_golden_outputs_are_those_of_the_module(toy_release):
-    from batch_assets.models.formats import golden_batch
+    from batch_assets_tests.toys import golden_tensors
 
-    inputs, outputs = golden_batch(toy_release)
+    inputs, outputs = golden_tensors(toy_release)
 
     assert toy_release.manifest.golden.rows == len(inputs) == 16
     assert inputs.dtype == torch.float32

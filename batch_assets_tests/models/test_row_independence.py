@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.formats import load_module
 from batch_assets.models.row_independence import ALONE
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.toys import (
     ToyRisk,
     features_of,
+    golden_tensors,
     make_contract,
     make_rows,
     write_toy_release,
@@ -184,7 +185,7 @@ def test_a_module_left_in_training_is_stored_in_evaluation_and_given_back_as_it_
 
     assert [part.training for part in module.modules()] == modes
     assert {True, False} == set(modes)
-    rows, outputs = golden_batch(release)
+    rows, outputs = golden_tensors(release)
     with torch.inference_mode():
         found = load_module(release, torch.device("cpu"))(rows)
         assert torch.equal(found, outputs["risk"])
@@ -220,7 +221,7 @@ def test_a_model_that_writes_into_its_input_changes_nobodys(
     )
 
     np.testing.assert_array_equal(given.numpy(), before.numpy())
-    rows, _ = golden_batch(release)
+    rows, _ = golden_tensors(release)
     np.testing.assert_array_equal(rows.numpy(), before.numpy())
     scorer = Scorer(release, find_device("cpu"))
     packed = np.ascontiguousarray(before.numpy().T)
@@ -302,7 +303,7 @@ def test_a_model_may_give_its_columns_from_any_memory(
         tmp_path / "toy", module=Gives(make), contract=contract, reference={}
     )
 
-    rows, recorded = golden_batch(release)
+    rows, recorded = golden_tensors(release)
     scorer = Scorer(release, find_device("cpu"))
     found, _ = scorer.score(np.ascontiguousarray(rows.numpy().T))
     for name, column in recorded.items():
@@ -320,7 +321,7 @@ def test_an_output_at_the_bound_that_its_type_has_is_in_range(tmp_path: Path) ->
         reference={},
     )
 
-    assert golden_batch(release)[1]["risk"].max() == torch.tensor(0.1)
+    assert golden_tensors(release)[1]["risk"].max() == torch.tensor(0.1)
     above = Gives(lambda x: x[:, 0].clamp(0, 0.10000002))
     with pytest.raises(ReleaseError, match=r"the contract declares 0 to 0\.1"):
         write_toy_release(

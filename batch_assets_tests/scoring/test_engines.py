@@ -35,6 +35,8 @@ from batch_assets_tests.engines import (
     score,
     scoring_on,
 )
+from batch_assets_tests.histories import make_rows as make_histories
+from batch_assets_tests.histories import write_histories
 from batch_assets_tests.stuck import LOOPS, Stuck
 from batch_assets_tests.toys import (
     DAY,
@@ -250,3 +252,41 @@ def test_a_pinned_day_is_validated_on_an_engine_as_on_one_machine(
     assert len(found) > 8
     assert found == expected
     assert sum(rows) == len(crash_rows())
+
+
+def history_nights(root: Path, release: Release, engine: EngineSpec) -> Lake:
+    """Two nights of histories with rows for quarantine; the second builds on the first."""
+    lake, contract = Lake(root, NAME), release.contract
+    rows = make_histories(400).to_pylist()
+    rows[7]["taste"] = [1.0]
+    for day in (DAY, NEXT_DAY):
+        table = pa.Table.from_pylist(rows, contract.raw_schema())
+        copy_rows(lake, table, contract=contract, day=day, project=root / "project")
+        with mapping_on(engine, root) as parallel_map:
+            validate(
+                lake,
+                day=day,
+                contract=contract,
+                fingerprints=True,
+                parallel_map=parallel_map,
+            )
+        with scoring_on(engine, root) as scorer:
+            night = score(lake, release, scorer, day, **BUILDING)
+        for row in rows[::9]:
+            row["items"], row["days_ago"] = row["items"][1:], row["days_ago"][1:]
+    assert night.carried.rows > 300
+    return lake
+
+
+def test_histories_and_rankings_are_the_same_on_every_engine(
+    tmp_path: Path, remote: EngineSpec
+) -> None:
+    release = write_histories(tmp_path / "release", name=NAME)
+    expected = history_nights(tmp_path / "here", release, ENGINES["local"])
+    lake = history_nights(tmp_path / "there", release, remote)
+
+    assert parts_on_disk(lake) == parts_on_disk(expected)
+    assert lake.books(NEXT_DAY).total.quarantined.rows == 1
+    found = read_day(lake, "predictions", NEXT_DAY)
+    assert found.equals(read_day(expected, "predictions", NEXT_DAY))
+    assert set(map(len, found["next_items"].to_pylist())) == {5}

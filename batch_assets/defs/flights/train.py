@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batch_assets.models.contract import Contract, Feature, KeySpec, Output
+from batch_assets.models.contract import Contract, Feature, KeySpec
+from batch_assets.models.output_specs import Output
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,8 +1,11 @@
 """Whether what the model said is finite, and in the range that its release declares."""
 
-from batch_assets.lake.parts import Part
+from collections.abc import Mapping
+
+from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.receipts import PredictionsReceipt
-from batch_assets.models.contract import Output
+from batch_assets.models.input_specs import Words
+from batch_assets.models.output_specs import AnyOutput, Output, VectorOutput
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.judges.footers import column_spans, query
 from batch_assets.quality.verdict import Verdict
@@ -20,7 +23,14 @@ def scores_in_range(evidence: DayEvidence) -> Verdict:
     parts = evidence.parts()
     numbers: dict[str, float] = {}
     outside_rows = 0
-    for output in evidence.manifest().contract.outputs:
+    contract = evidence.manifest().contract
+    vocabularies = contract.vocabularies
+    for output in contract.outputs:
+        if not isinstance(output, Output) or isinstance(output, VectorOutput):
+            wrong = sum(_at_fault(part, output, vocabularies) for part in parts)
+            outside_rows += wrong
+            numbers[f"{output.name}_outside"] = float(wrong)
+            continue
         spans = [
             _trusted_span(part, output) or _counted(part, output) for part in parts
         ]
@@ -70,3 +80,14 @@ def _counted(part: Part[PredictionsReceipt], output: Output) -> Span:
     )
     ((least, most, count),) = query(part, [output.name], sql)
     return least, most, count
+
+
+def _at_fault(
+    part: Part[PredictionsReceipt],
+    output: AnyOutput,
+    vocabularies: Mapping[str, Words],
+) -> int:
+    """Return how many rows are not as declared, from the rows."""
+    names = [column.name for column in output.columns]
+    wrong = output.at_fault(output.read(read_columns(part.path, names), vocabularies))
+    return 0 if wrong is None else int(wrong.sum())

@@ -1,0 +1,343 @@
+"""Rows as a model gets them: one matrix of features, and a column for each other input.
+
+They are cut and put in another order without a look at what is in them, and become
+tensors at the last moment: only then is a sequence padded, to the longest of its batch.
+It knows no file and no device.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from batch_assets.errors import ReleaseError
+from batch_assets.models.contract import FEATURES, Contract
+from batch_assets.models.input_specs import Sequence as SequenceSpec
+from batch_assets.models.input_specs import Vector
+from batch_assets.models.release import Takes
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A list for each row: the values of all, and where each begins and ends.
+
+    `values` is (elements,), `offsets` int64 (rows + 1,), from 0 to as many elements.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Of each list, int64 (rows,)."""
+        return np.diff(self.offsets)
+
+    def slice(self, start: int, stop: int) -> "Lists":
+        """Return the lists of some rows, one after the other."""
+        offsets = self.offsets[start : stop + 1]
+        return Lists(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def take(self, places: np.ndarray) -> "Lists":
+        """Return the lists at these places, in their order."""
+        lengths = self.lengths[places]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        moved = np.repeat(self.offsets[places] - offsets[:-1], lengths)
+        return Lists(self.values[np.arange(offsets[-1]) + moved], offsets)
+
+    @classmethod
+    def of_arrow(cls, column: pa.ChunkedArray | pa.Array) -> Self:
+        """Take them from a column of lists without nulls."""
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return cls(values, offsets - offsets[0])
+
+    @classmethod
+    def of(cls, lists: Sequence[Any], dtype: str) -> Self:
+        """Take them from lists, arrays or tensors."""
+        arrays = [np.asarray(one, dtype) for one in lists]
+        offsets = np.concatenate([[0], np.cumsum([len(one) for one in arrays])])
+        values = np.concatenate(arrays) if arrays else np.empty(0, dtype)
+        return cls(values.astype(dtype), offsets.astype(np.int64))
+
+    def to_arrow(self) -> pa.Array:
+        """Return them as a column of lists."""
+        offsets = pa.array(self.offsets.astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, pa.array(self.values))
+
+    def padded(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values (rows, longest), zeros at the end, and where there is one."""
+        lengths = self.lengths
+        longest = max(int(lengths.max(initial=0)), 1)
+        there = np.arange(longest) < lengths[:, None]
+        room = np.zeros(there.shape, self.values.dtype)
+        room[there] = self.values
+        return room, there
+
+
+Values = np.ndarray | Lists
+
+
+@dataclass(frozen=True)
+class InputRows:
+    """Rows as the model gets them.
+
+    Attributes:
+        features: float32 (features, rows), row-major: one run of memory per feature;
+            or the same on a device that they were sent to.
+        columns: of the other inputs, by name: int64 (rows,) of ids, float32 (rows, size)
+            of a vector, lists of a sequence.
+    """
+
+    features: np.ndarray | torch.Tensor
+    columns: Mapping[str, Values] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: "np.ndarray | InputRows") -> "InputRows":
+        """Take rows that are features alone as they are."""
+        return rows if isinstance(rows, InputRows) else cls(rows)
+
+    def __len__(self) -> int:
+        return int(self.features.shape[1])
+
+    def slice(self, start: int, stop: int) -> "InputRows":
+        """Return some rows, without a copy of them."""
+        columns = {
+            name: values.slice(start, stop)
+            if isinstance(values, Lists)
+            else values[start:stop]
+            for name, values in self.columns.items()
+        }
+        return InputRows(self.features[:, start:stop], columns)
+
+    def take(self, places: np.ndarray) -> "InputRows":
+        """Return the rows at these places, in their order."""
+        columns = {
+            name: values.take(places) if isinstance(values, Lists) else values[places]
+            for name, values in self.columns.items()
+        }
+        return InputRows(self.features[:, places], columns)
+
+
+def input_columns(table: pa.Table, contract: Contract) -> dict[str, Values]:
+    """Take the inputs beside the features from validated rows."""
+    columns: dict[str, Values] = {}
+    for one in contract.inputs:
+        for column in one.fields():
+            values = table[column.name]
+            if isinstance(one, SequenceSpec):
+                columns[column.name] = Lists.of_arrow(values)
+            elif isinstance(one, Vector):
+                flat = Lists.of_arrow(values).values
+                columns[column.name] = flat.reshape(len(table), one.size)
+            else:
+                columns[column.name] = values.to_numpy()
+    return columns
+
+
+def to_arrow(rows: InputRows, contract: Contract) -> list[pa.Array]:
+    """Return validated columns, in the contract's order, without the key."""
+    arrays = [pa.array(feature) for feature in rows.features]
+    for one in contract.inputs:
+        for column in one.fields():
+            values = rows.columns[column.name]
+            if isinstance(values, np.ndarray) and values.ndim == 2:
+                ends = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+                flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+                arrays.append(pa.ListArray.from_arrays(ends, flat))
+            elif isinstance(values, Lists):
+                arrays.append(values.to_arrow())
+            else:
+                arrays.append(pa.array(values))
+    return arrays
+
+
+def longest_of(rows: InputRows, contract: Contract) -> np.ndarray | None:
+    """Return how long each row's longest sequence is that the model gets; None if none."""
+    lengths = [
+        rows.columns[column.name].lengths  # type: ignore[union-attr]
+        for one in contract.inputs
+        if isinstance(one, SequenceSpec) and one.given
+        for column in one.columns[:1]
+    ]
+    return np.maximum.reduce(lengths) if lengths else None
+
+
+def longest_allowed(contract: Contract) -> int:
+    """Return the most positions that a sequence has that the model gets; 0 if none."""
+    lengths = [
+        one.max_length
+        for one in contract.inputs
+        if isinstance(one, SequenceSpec) and one.max_length
+    ]
+    return max(lengths, default=0)
+
+
+def not_too_few(rows: InputRows, contract: Contract) -> InputRows:
+    """Return rows with one more at the end where ragged sequences hold next to nothing.
+
+    torch.export takes for granted that there are two rows, and two elements.
+    """
+    ragged = [
+        column.name
+        for one in contract.inputs
+        if isinstance(one, SequenceSpec) and one.form == "ragged"
+        for column in one.columns
+    ]
+    few = [name for name in ragged if len(rows.columns[name].values) < 2]  # type: ignore[union-attr]
+    if not ragged or (len(rows) > 1 and not few):
+        return rows
+    more = rows.take(np.append(np.arange(len(rows)), len(rows) - 1))
+    columns = dict(more.columns)
+    for name in ragged:
+        lists = columns[name]
+        assert isinstance(lists, Lists)
+        values = np.append(lists.values, np.zeros(2, lists.values.dtype))
+        offsets = lists.offsets.copy()
+        offsets[-1] = len(values)
+        columns[name] = Lists(values, offsets)
+    return InputRows(more.features, columns)
+
+
+def padded_names(contract: Contract) -> set[str]:
+    """Return the tensors (rows, longest) that are as wide as the longest of their batch."""
+    return {
+        name
+        for one in contract.inputs
+        if isinstance(one, SequenceSpec) and one.form == "padded"
+        for name in (*(column.name for column in one.columns), one.mask)
+    }
+
+
+def tensors_of(rows: InputRows, contract: Contract) -> dict[str, torch.Tensor]:
+    """Return what the model is called with: tensors by name, in the contract's order.
+
+    `features` (rows, features), a transposed view; ids int64 (rows,); a vector float32
+    (rows, size); of a sequence each column padded (rows, longest) with `<name>_mask`,
+    or its values (elements,) with `<name>_offsets` (rows + 1,).
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    if contract.features:
+        # The transposed view costs nothing; the matrix product takes it.
+        tensors[FEATURES] = torch.from_numpy(rows.features).T
+    for one in contract.inputs:
+        if isinstance(one, SequenceSpec):
+            if one.given:
+                tensors |= _of_sequence(one, rows)
+        else:
+            values = rows.columns[one.name]
+            tensors[one.name] = torch.from_numpy(np.ascontiguousarray(values))
+    return tensors
+
+
+def _of_sequence(one: SequenceSpec, rows: InputRows) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for column in one.columns:
+        lists = rows.columns[column.name]
+        assert isinstance(lists, Lists)
+        if one.form == "ragged":
+            tensors[column.name] = torch.from_numpy(np.ascontiguousarray(lists.values))
+            extra = one.offsets, lists.offsets
+        else:
+            values, there = lists.padded()
+            tensors[column.name] = torch.from_numpy(values)
+            extra = one.mask, there
+    tensors[extra[0]] = torch.from_numpy(np.ascontiguousarray(extra[1]))
+    return tensors
+
+
+def call(
+    module: Callable[..., Any], tensors: Mapping[str, torch.Tensor], takes: Takes
+) -> Any:
+    """Ask a module, which takes its tensors by their names or in their order."""
+    if takes == "position":
+        return module(*tensors.values())
+    return module(**tensors)
+
+
+def rows_of(given: Any, contract: Contract, what: str) -> InputRows:
+    """Take rows from what a user has: a matrix of features, or tensors and lists by name.
+
+    Args:
+        given: float32 (rows, features); or a mapping with `features` and each column of
+            the inputs: positions (rows,), numbers (rows, size), a list for each row.
+        contract: which columns there must be.
+        what: how an error names it.
+
+    Raises:
+        ReleaseError: it is something else, or has another number of rows.
+    """
+    if not isinstance(given, Mapping):
+        given = {FEATURES: given}
+    expected = [FEATURES] if contract.features else []
+    expected += [field.name for one in contract.inputs for field in one.fields()]
+    if set(given) != set(expected):
+        msg = f"{what} has {sorted(given)}, expected {expected}"
+        raise ReleaseError(msg)
+    columns: dict[str, Values] = {}
+    try:
+        for one in contract.inputs:
+            for column in one.columns:
+                dtype = "float32" if column.is_float else "int64"
+                values = given[column.name]
+                if isinstance(one, SequenceSpec):
+                    columns[column.name] = Lists.of(values, dtype)
+                else:
+                    columns[column.name] = np.array(values, dtype)
+        matrix = _matrix(given[FEATURES]) if contract.features else None
+    # numpy and torch have an error of their own for each thing that is no tensor.
+    except Exception as error:
+        msg = f"{what} is no tensor: {type(error).__name__}: {error}"
+        raise ReleaseError(msg) from error
+    return _checked(matrix, columns, contract, what)
+
+
+def _matrix(given: Any) -> np.ndarray:
+    """Features in memory that holds nothing else."""
+    values: np.ndarray = (
+        torch.as_tensor(given).detach().to("cpu", torch.float32).clone().numpy()
+    )
+    return values
+
+
+def _checked(
+    matrix: np.ndarray | None,
+    columns: dict[str, Values],
+    contract: Contract,
+    what: str,
+) -> InputRows:
+    """The rows, whose shapes are those of the contract."""
+    features = len(contract.features)
+    if matrix is not None and (matrix.ndim != 2 or matrix.shape[1] != features):
+        msg = (
+            f"{what} has the shape {matrix.shape}, expected (rows, {features}), a column "
+            "for each feature of the contract"
+        )
+        raise ReleaseError(msg)
+    for one in contract.inputs:
+        values = columns.get(one.name)
+        size = f", {one.size}" if isinstance(one, Vector) else ""
+        shape = (one.size,) if isinstance(one, Vector) else ()
+        if isinstance(values, np.ndarray) and values.shape[1:] != shape:
+            msg = (
+                f"{what}: '{one.name}' has the shape {values.shape}, expected "
+                f"(rows{size})"
+            )
+            raise ReleaseError(msg)
+    counts = {name: len(values) for name, values in columns.items()}
+    if matrix is not None:
+        counts[FEATURES] = len(matrix)
+    if len(set(counts.values())) > 1:
+        msg = f"{what} has rows {counts}, expected as many of each"
+        raise ReleaseError(msg)
+    rows = next(iter(counts.values()))
+    if matrix is None:
+        matrix = np.empty((rows, 0), np.float32)
+    return InputRows(np.ascontiguousarray(matrix.T), columns)

@@ -1,0 +1,149 @@
+"""Outputs that are more than a number: how they lie in a version, and are put together.
+
+A version holds numbers alone, each in a column of its own: so they are proved, packed and
+sent. A form says which of them are one output, and what it is for whoever asks.
+
+    label    <name>                                   the position of its class
+    vector   <name>.0, <name>.1, …                    its numbers
+    ranking  <name>.0, …, <name>_scores.0, …          positions of its items, and scores;
+                                                      -1 where there is no more item
+
+It knows no file.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from batch_assets.strict import StrictModel
+
+NO_ITEM = -1
+
+
+class LabelForm(StrictModel):
+    """The name of a class."""
+
+    kind: Literal["label"] = "label"
+    name: str
+    classes: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it is made of, in their order."""
+        return [self.name]
+
+    def of(self, values: Sequence[Any]) -> str:
+        """Return it for a row, from the values of these columns."""
+        name: str = self.classes[values[0]]
+        return name
+
+
+class VectorForm(StrictModel):
+    """A list of numbers."""
+
+    kind: Literal["vector"] = "vector"
+    name: str
+    size: int
+    dtype: Literal["float32", "float64"] = "float32"
+
+    @property
+    def columns(self) -> list[str]:
+        return [f"{self.name}.{at}" for at in range(self.size)]
+
+    def of(self, values: Sequence[Any]) -> list[float]:
+        return list(values)
+
+
+class RankingForm(StrictModel):
+    """A list of items with their scores, the best first."""
+
+    kind: Literal["ranking"] = "ranking"
+    name: str
+    k: int
+    items: tuple[int, ...] | tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        names = self.name, f"{self.name}_scores"
+        return [f"{name}.{at}" for name in names for at in range(self.k)]
+
+    def of(self, values: Sequence[Any]) -> list[tuple[int | str, float]]:
+        items, scores = values[: self.k], values[self.k :]
+        if items[-1] == NO_ITEM:
+            items = items[: items.index(NO_ITEM)]
+        return list(zip(map(self.items.__getitem__, items), scores))  # noqa: B905
+
+
+Form = Annotated[LabelForm | VectorForm | RankingForm, Field(discriminator="kind")]
+
+
+class Assembly:
+    """Puts a row's outputs together from the values of its columns."""
+
+    def __init__(
+        self,
+        outputs: Iterable[str],
+        forms: Iterable[Form],
+        groups: Sequence[Sequence[str]],
+    ) -> None:
+        """Find each column once.
+
+        Args:
+            outputs: all columns of a row, in their order.
+            forms: of those that are no output by themselves.
+            groups: the columns of each group of values that `row` is given.
+        """
+        places = {
+            name: (number, at)
+            for number, names in enumerate(groups)
+            for at, name in enumerate(names)
+        }
+        formed = {form.columns[0]: form for form in forms}
+        inside = {name for form in formed.values() for name in form.columns}
+        self._steps: list[tuple[str, Callable[[Sequence[Any]], Any] | None, Any]] = []
+        for name in outputs:
+            if form := formed.get(name):
+                runs = _runs([places[column] for column in form.columns])
+                self._steps.append((form.name, form.of, runs))
+            elif name not in inside:
+                self._steps.append((name, None, places[name]))
+
+    def row(self, groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """Return the outputs by name, from a row's values of each group."""
+        outputs: dict[str, Any] = {}
+        for name, made, runs in self._steps:
+            if made is None:
+                outputs[name] = groups[runs[0]][runs[1]]
+            elif len(runs) == 1:
+                number, start, stop = runs[0]
+                outputs[name] = made(groups[number][start:stop])
+            else:
+                outputs[name] = made(
+                    [
+                        v
+                        for number, start, stop in runs
+                        for v in groups[number][start:stop]
+                    ]
+                )
+        return outputs
+
+
+def _runs(places: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Columns as few runs: the group, the first, one past the last."""
+    runs: list[tuple[int, int, int]] = []
+    for number, at in places:
+        if runs and runs[-1][0] == number and runs[-1][2] == at:
+            runs[-1] = number, runs[-1][1], at + 1
+        else:
+            runs.append((number, at, at + 1))
+    return runs
+
+
+def plain(outputs: dict[str, Any], forms: Iterable[Form]) -> dict[str, Any]:
+    """Return outputs as JSON has them: of a ranking, `item` and `score` of each place."""
+    rankings = [form.name for form in forms if isinstance(form, RankingForm)]
+    return outputs | {
+        name: [{"item": item, "score": score} for item, score in outputs[name]]
+        for name in rankings
+    }
