@@ -15,11 +15,13 @@ from batch_assets.assets.pipeline import (
     total_metadata,
 )
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
+from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
+from batch_assets.scoring.side_items import must_name_tables
 
 
 class RawFeaturesConfig(dg.Config):
@@ -52,18 +54,22 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         """
         day = day_of(context)
         lake = storage.lake(spec.name)
-        contract = storage.registry().resolve(spec.model.name).contract
+        release = storage.registry().resolve(spec.model.name)
+        contract = release.contract
+        must_name_tables(spec.side_tables, release)
+        newest = newest_day(spec, datetime.now(UTC))
+        read = ReadContext(
+            day,
+            spec.timezone,
+            contract.key.name,
+            base=pipeline.base,
+            project=pipeline.project,
+        )
         with day_run(context, lake, "raw_features", None) as run:
             copied = copy_day(
                 run,
                 spec.source,
-                ReadContext(
-                    day,
-                    spec.timezone,
-                    contract.key.name,
-                    base=pipeline.base,
-                    project=pipeline.project,
-                ),
+                read,
                 RawSettings(
                     contract.raw_schema(),
                     spec.shards,
@@ -73,7 +79,14 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 check=lambda schema: contract.check_schema(
                     schema, f"the source of {spec.name}"
                 ),
-                newest=newest_day(spec, datetime.now(UTC)),
+                newest=newest,
+                force=config.force,
+            )
+            side = copy_side_tables(
+                lake,
+                spec.side_tables,
+                read,
+                newest=newest,
                 force=config.force,
             )
         if copied.forced_at:
@@ -83,7 +96,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         return dg.MaterializeResult(
-            metadata=_metadata(lake, contract, copied),
+            metadata=_metadata(lake, contract, copied)
+            | {f"side_table_{name}": rows for name, rows in side.items()},
             data_version=dg.DataVersion(copied.job),
         )
 

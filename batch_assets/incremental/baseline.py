@@ -14,6 +14,7 @@ from batch_assets.lake.commits import BaselineDecision
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import LayoutHint, PredictionsReceipt, ValidatedReceipt
+from batch_assets.lake.side_tables import digests_of, side_tables_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.storage import StoragePath
@@ -126,6 +127,10 @@ def find_baseline(
             f"{before} was scored by another release, or otherwise than in {arithmetic}"
         )
         return None, BaselineDecision(why=why)
+    side = digests_of(side_tables_of(lake, day, release.side_tables))
+    if any(part.receipt.side != side for part in parts):
+        # A row that has not changed may have another ranking all the same.
+        return None, BaselineDecision(why=f"the side tables of {before} were others")
     validated = lake.validated_features.parts(before)
     if why := _why_not(lake, before, parts, validated):
         return None, BaselineDecision(why=why)

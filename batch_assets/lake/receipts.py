@@ -186,7 +186,8 @@ class PredictionsReceipt(Receipt):
     again; `dead` is the digest of the part of dead letters that the chunk left beside
     them. `carried` of the rows took over the prediction of the night before, `rescored`
     of these were scored all the same. `content` is the checksum of the rows with their
-    outputs (`shards.content`); None in parts that an earlier version wrote.
+    outputs (`shards.content`); None in parts that an earlier version wrote. `side` are the
+    digests of the side tables that items were left out by.
     """
 
     table: ClassVar[str] = PREDICTIONS
@@ -202,6 +203,7 @@ class PredictionsReceipt(Receipt):
     rescored: int = 0
     content: int | None = None
     outputs: dict[str, OutputSummary] = field(default_factory=dict)
+    side: dict[str, str] = field(default_factory=dict)
 
     @property
     def made_of(self) -> str | None:
@@ -229,6 +231,7 @@ class PredictionsReceipt(Receipt):
             "dead": self.dead,
             "arithmetic": self.arithmetic,
             **carried,
+            **({"side": self.side} if self.side else {}),
             "content": self.content,
             "outputs": {name: asdict(one) for name, one in self.outputs.items()},
         }
@@ -249,6 +252,7 @@ class PredictionsReceipt(Receipt):
             "carried": ControlTotal(**carried) if carried else None,
             "rescored": facts.get("rescored", 0),
             "content": facts.get("content"),
+            "side": facts.get("side", {}),
             "outputs": {name: OutputSummary(**one) for name, one in outputs.items()},
         }
 

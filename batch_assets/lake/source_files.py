@@ -177,6 +177,8 @@ def plain(dtype: pa.DataType) -> pa.DataType:
 
 
 def _is_text(dtype: pa.DataType) -> bool:
+    if pa.types.is_nested(dtype):
+        return any(_is_text(dtype.field(at).type) for at in range(dtype.num_fields))
     return bool(plain(dtype) == pa.string())
 
 

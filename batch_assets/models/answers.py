@@ -11,6 +11,7 @@ import torch
 from batch_assets.models.input_rows import (
     InputRows,
     Lists,
+    SideItems,
     call,
     not_too_few,
     tensors_of,
@@ -20,6 +21,7 @@ from batch_assets.models.post import Listed, listed_of, processed
 from batch_assets.models.release import Manifest
 
 CPU = torch.device("cpu")
+NOTHING = SideItems(Lists.of([[]], "int64"))
 
 
 class Question(NamedTuple):
@@ -49,6 +51,9 @@ def question_of(
         lists = rows.columns[name]
         assert isinstance(lists, Lists)
         listed[name] = listed_of(lists, device)
+    for name in manifest.post.table_names if manifest.post else ():
+        # Of golden rows, no day is known.
+        listed[name] = listed_of(rows.side.get(name, NOTHING), device)
     return Question(len(rows), asked, tensors, listed)
 
 

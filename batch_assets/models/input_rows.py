@@ -86,6 +86,22 @@ Values = np.ndarray | Lists
 
 
 @dataclass(frozen=True)
+class SideItems:
+    """Items that a side table lists, and for which rows: positions in a vocabulary.
+
+    `lists` are of groups of rows, `group` is that of each row, (rows,); None where the
+    first list is of every row.
+    """
+
+    lists: Lists
+    group: np.ndarray | None = None
+
+    def take(self, places: np.ndarray | slice) -> "SideItems":
+        """Return the same for some rows."""
+        return self if self.group is None else SideItems(self.lists, self.group[places])
+
+
+@dataclass(frozen=True)
 class InputRows:
     """Rows as the model gets them.
 
@@ -94,10 +110,12 @@ class InputRows:
             or the same on a device that they were sent to.
         columns: of the other inputs, by name: int64 (rows,) of ids, float32 (rows, size)
             of a vector, lists of a sequence.
+        side: what side tables list for them, by the table's name.
     """
 
     features: np.ndarray | torch.Tensor
     columns: Mapping[str, Values] = field(default_factory=dict)
+    side: Mapping[str, SideItems] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: "np.ndarray | InputRows") -> "InputRows":
@@ -115,7 +133,8 @@ class InputRows:
             else values[start:stop]
             for name, values in self.columns.items()
         }
-        return InputRows(self.features[:, start:stop], columns)
+        side = {name: one.take(slice(start, stop)) for name, one in self.side.items()}
+        return InputRows(self.features[:, start:stop], columns, side)
 
     def take(self, places: np.ndarray) -> "InputRows":
         """Return the rows at these places, in their order."""
@@ -123,7 +142,8 @@ class InputRows:
             name: values.take(places) if isinstance(values, Lists) else values[places]
             for name, values in self.columns.items()
         }
-        return InputRows(self.features[:, places], columns)
+        side = {name: one.take(places) for name, one in self.side.items()}
+        return InputRows(self.features[:, places], columns, side)
 
 
 def input_columns(table: pa.Table, contract: Contract) -> dict[str, Values]:
@@ -203,7 +223,7 @@ def not_too_few(rows: InputRows, contract: Contract) -> InputRows:
         offsets = lists.offsets.copy()
         offsets[-1] = len(values)
         columns[name] = Lists(values, offsets)
-    return InputRows(more.features, columns)
+    return InputRows(more.features, columns, more.side)
 
 
 def padded_names(contract: Contract) -> set[str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.input_rows import Lists
+from batch_assets.models.input_rows import Lists, SideItems
 from batch_assets.models.output_specs import NO_ITEM
 from batch_assets.models.outputs import shape_of
 from batch_assets.models.post_specs import (
@@ -35,9 +35,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Listed(NamedTuple):
-    """Items that rows list: of which row each is, and its position; int64 (items,)."""
+    """Items that are listed: of which row each is, and its position; int64 (items,).
 
-    rows: torch.Tensor
+    `rows` is None where each item is listed for every row.
+    """
+
+    rows: torch.Tensor | None
     items: torch.Tensor
 
 
@@ -198,8 +201,13 @@ def _listed_here(
         out = torch.zeros_like(scores, dtype=torch.bool)
         # An item that is not ranked at all needs no filter.
         ranked = listed.items < count
-        out[listed.rows[ranked], listed.items[ranked]] = True
+        if listed.rows is None:
+            out[:, listed.items[ranked]] = True
+        else:
+            out[listed.rows[ranked], listed.items[ranked]] = True
         return out
+    if listed.rows is None:
+        return torch.isin(items, listed.items)
     # A row and an item as one number: one search instead of a comparison of each pair.
     most = 1 + max(int(some.max()) for some in (items, listed.items) if some.numel())
     pairs = listed.rows * most + listed.items
@@ -207,8 +215,13 @@ def _listed_here(
     return torch.isin(asked, pairs)
 
 
-def listed_of(lists: Lists, device: torch.device) -> Listed:
-    """Return the items of lists, on a device."""
+def listed_of(lists: Lists | SideItems, device: torch.device) -> Listed:
+    """Return the items of lists, or of a side table, on a device."""
+    if isinstance(lists, SideItems):
+        if lists.group is None:
+            items = torch.from_numpy(lists.lists.slice(0, 1).values)
+            return Listed(None, items.to(device))
+        lists = lists.lists.take(lists.group)
     rows = torch.repeat_interleave(
         torch.arange(len(lists)), torch.from_numpy(lists.lengths)
     )

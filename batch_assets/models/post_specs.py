@@ -5,7 +5,7 @@ and leaves others; the first names are those that the model gives. It computes n
 """
 
 import math
-from collections.abc import Iterable
+import operator
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -129,7 +129,8 @@ class TopK(_Stage):
         k: how many.
         candidates: int64 (rows, n), positions: of which items the scores are. The more
             of them there are than k, the more may be filtered out.
-        without: columns of sequences: the items that they list for a row are left out.
+        without: columns of sequences, and side tables: the items that they list for a
+            row are left out.
     """
 
     kind: Literal["top_k"] = "top_k"
@@ -145,6 +146,19 @@ class TopK(_Stage):
     @property
     def leaves(self) -> tuple[str, ...]:
         return (self.into, f"{self.into}_scores")
+
+
+class SideTable(StrictModel):
+    """A small table of the day that lists items, such as those that are not to be had.
+
+    The pipeline says where it comes from. It has a column `item`, of words of the
+    vocabulary, and with `by` a column of that name: then an item is listed for the rows
+    whose ids of that input are the same, and for all rows where it is null.
+    """
+
+    name: Name
+    vocabulary: Name
+    by: Name | None = None
 
 
 class Python(StrictModel):
@@ -186,9 +200,11 @@ Stage = Annotated[
 class PostProcessing(StrictModel):
     """The stages between a model and its outputs.
 
-    `gives` names what the model gives, in its order.
+    `gives` names what the model gives, in its order; `tables` are the side tables that
+    its stages leave items out by.
     """
 
+    tables: tuple[SideTable, ...] = Field(default=(), exclude_if=operator.not_)
     gives: tuple[Name, ...] = Field(min_length=1)
     stages: tuple[Stage, ...] = Field(min_length=1)
 
@@ -211,11 +227,20 @@ class PostProcessing(StrictModel):
         return set(self.gives).union(*(stage.leaves for stage in self.stages))
 
     @property
-    def listed(self) -> Iterable[str]:
-        """The columns of sequences whose items are left out of a ranking."""
-        return [
+    def without(self) -> set[str]:
+        """All that items are left out of a ranking by: columns, and side tables."""
+        return {
             name
             for stage in self.stages
             if isinstance(stage, TopK)
             for name in stage.without
-        ]
+        }
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        return tuple(table.name for table in self.tables)
+
+    @property
+    def listed(self) -> list[str]:
+        """The columns of sequences whose items are left out of a ranking."""
+        return sorted(self.without - set(self.table_names))

@@ -20,9 +20,14 @@ from batch_assets.errors import (
     UnknownReleaseError,
 )
 from batch_assets.models.contract import Contract
-from batch_assets.models.input_specs import Name, Sequence
+from batch_assets.models.input_specs import Ids, Name, Sequence
 from batch_assets.models.output_specs import Label, Ranking
-from batch_assets.models.post_specs import PostProcessing, Threshold, TopK
+from batch_assets.models.post_specs import (
+    PostProcessing,
+    SideTable,
+    Threshold,
+    TopK,
+)
 from batch_assets.models.reference import Reference
 from batch_assets.strict import StrictModel
 
@@ -124,6 +129,11 @@ def _must_fit(post: PostProcessing, contract: Contract) -> None:
             f"a ranking is without {unknown}; the sequences of ids are {sorted(listed)}"
         )
         raise ValueError(msg)
+    for table in post.tables:
+        _must_fit_table(table, contract)
+    if idle := sorted(set(post.table_names) - post.without):
+        msg = f"no ranking is without the side tables {idle}"
+        raise ValueError(msg)
     for stage in post.stages:
         output = outputs.get(stage.leaves[0])
         if (
@@ -147,6 +157,16 @@ def _must_fit(post: PostProcessing, contract: Contract) -> None:
             raise ValueError(msg)
 
 
+def _must_fit_table(table: SideTable, contract: Contract) -> None:
+    if table.vocabulary not in contract.vocabularies:
+        msg = f"the side table '{table.name}' is of no vocabulary '{table.vocabulary}'"
+        raise ValueError(msg)
+    ids = [one.name for one in contract.inputs if isinstance(one, Ids)]
+    if table.by and table.by not in ids:
+        msg = f"the side table '{table.name}' is by '{table.by}'; the ids are {ids}"
+        raise ValueError(msg)
+
+
 @dataclass(frozen=True)
 class Release:
     """A release on disk whose bytes were those of its digest when it was opened."""
@@ -155,6 +175,9 @@ class Release:
     digest: str
     manifest: Manifest
 
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     @property
     def name(self) -> str:
         return self.manifest.name
@@ -162,6 +185,12 @@ class Release:
     @property
     def contract(self) -> Contract:
         return self.manifest.contract
+
+    @property
+    def side_tables(self) -> tuple[str, ...]:
+        """The side tables that it needs of a day."""
+        post = self.manifest.post
+        return post.table_names if post else ()
 
     @property
     def short(self) -> str:

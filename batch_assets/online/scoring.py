@@ -26,6 +26,7 @@ from pydantic import (
 # pydantic takes no other before Python 3.12.
 from typing_extensions import TypedDict
 
+from batch_assets.errors import ScoringError
 from batch_assets.models.columns import word
 from batch_assets.models.contract import Contract
 from batch_assets.models.contract import Feature as FeatureSpec
@@ -130,6 +131,13 @@ class LiveRelease:
             observe: is told of each batch.
             is_over: whether nobody waits any more, neither for answers nor for a start.
         """
+        if release.side_tables:
+            msg = (
+                f"release {release.name} {release.short} leaves items out by the side "
+                f"tables {list(release.side_tables)}, which are of a night: its scores "
+                "are served by lookup alone"
+            )
+            raise ScoringError(msg)
         self.release = release
         self._contract = release.contract
         self._rules = RowRules(self._contract)

@@ -27,6 +27,7 @@ from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.faults import FaultError
 from batch_assets.scoring.isolation import TimedScorer
 from batch_assets.scoring.scorer import Scorer, Spent
+from batch_assets.scoring.side_items import with_side_items
 
 
 def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
@@ -55,6 +56,8 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
             groups = range(*task.row_groups)
             keys, rows = read_rows(part, file, contract, groups, pinned=pinned)
     clock.lap("read")
+    if task.side:
+        rows = with_side_items(rows, task.side, scorer.release)
     outputs, faults, spent = _score(task, scorer, rows)
     faults |= outside(outputs, contract.outputs, faults)
     clock.lap("compute")

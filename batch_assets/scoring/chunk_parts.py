@@ -21,6 +21,7 @@ from batch_assets.lake.receipts import (
 )
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content
+from batch_assets.lake.side_tables import digests_of
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows, to_arrow
 from batch_assets.models.reference import Reference, histogram
@@ -110,6 +111,7 @@ def write_predictions(
         arithmetic=scorer.device.arithmetic,
         carried=reused.total if reused else None,
         rescored=reused.rescored if reused else 0,
+        side=digests_of(task.side),
         content=content(
             predicted.hashes, [outputs[c.name] for c in contract.output_columns]
         ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from batch_assets.incremental.reuse import ReuseSource
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import DeadLettersReceipt, PredictionsReceipt
+from batch_assets.lake.side_tables import SideTable
 from batch_assets.spec import CHUNK_SECONDS
 from batch_assets.storage import StoragePath
 
@@ -21,7 +22,7 @@ class ChunkTask:
     rows on which the model raises, or takes longer than its share of `max_seconds`, stop
     the chunk. In a replay `validated` is a part of dead letters, and `replay_of` names
     the validated part that they are of. With `reuse`, rows that have not changed take
-    over their prediction.
+    over their prediction. `side` are the side tables of the day.
     """
 
     day: str
@@ -37,6 +38,7 @@ class ChunkTask:
     max_seconds: float = CHUNK_SECONDS
     replay_of: str | None = None
     reuse: ReuseSource | None = None
+    side: tuple[SideTable, ...] = ()
 
     @property
     def made_of(self) -> str:

@@ -14,6 +14,7 @@ from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.receipts import ValidatedReceipt
+from batch_assets.lake.side_tables import digests_of, side_tables_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import most_dead_letters
@@ -84,8 +85,16 @@ def plan_night(
     _must_be_validated_for(release, day, validated)
     inputs = [[part.path.name, part.size] for part in validated]
     built_on = baseline.inputs if baseline else []
+    side = side_tables_of(lake, day, release.side_tables)
     job = job_of(
-        day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
+        day,
+        inputs,
+        release.digest,
+        settings.chunk_rows,
+        computes_in,
+        *built_on,
+        # Of a release without side tables, the job is that of before there were any.
+        *([digests_of(side)] if side else []),
     )
     sources = baseline.sources_of(validated, job) if baseline else {}
     max_dead = most_dead_letters(sum(part.rows for part in validated), settings.gates)
@@ -105,6 +114,7 @@ def plan_night(
             max_faults=max_dead,
             max_seconds=settings.chunk_seconds,
             reuse=sources.get(part.path),
+            side=side,
         )
         for part in validated
         for groups, rows in _chunks(part, settings.chunk_rows)

@@ -19,6 +19,7 @@ from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.receipts import DeadLettersReceipt, PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
+from batch_assets.lake.side_tables import digests_of, side_tables_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_parts import dead_letter_schema
@@ -107,8 +108,16 @@ def replay_day(
     parts = lake.predictions.parts(day)
     dead = _still_dead(lake, parts, lake.dead_letters.parts(day))
     before = total_of(part.receipt.total for part in dead)
+    side = side_tables_of(lake, day, release.side_tables)
+    if any(part.receipt.side != digests_of(side) for part in parts):
+        msg = (
+            f"the side tables of {day} were taken again since it was scored: run the "
+            "whole day again"
+        )
+        raise LakeError(msg)
     tasks = [
-        _task(lake, part, parts, number, settings) for number, part in enumerate(dead)
+        replace(_task(lake, part, parts, number, settings), side=side)
+        for number, part in enumerate(dead)
     ]
     # A part of which nothing could be scored stays as it is.
     rescued = [scored.part for scored in _scored(run, tasks, dead, release, engine)]

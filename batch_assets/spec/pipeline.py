@@ -35,6 +35,11 @@ class PipelineSpec(StrictModel):
         default="30 0 * * *", description="When the day just ended is scored, as cron."
     )
     source: Source
+    side_tables: dict[str, Source] = Field(
+        default_factory=dict,
+        description="Small tables of the day that the release leaves items out by, each "
+        "from a source of its own, by name.",
+    )
     model: Model
     shards: int = Field(default=16, ge=1, le=10_000)
     row_group_rows: int = Field(
