@@ -46,6 +46,7 @@ from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
+from batch_assets_tests import histories
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
@@ -66,6 +67,7 @@ ROW_GROUP_ROWS = 100
 CHUNK_ROWS = 100
 POISON = 111
 TOO_OLD = 130
+POISONED_TASTE = 9.0
 # A night takes well under a second; one that hangs must not hold up the harness.
 ALARM_SECONDS = 60
 DAY_SECONDS = 86_400.0
@@ -130,8 +132,51 @@ def crash_rows(*, seed: int = 0) -> pa.Table:
     return rows.set_column(1, rows.schema.field("age"), pa.array(ages, pa.int16()))
 
 
-def write_crash_source(project: Path, *, seed: int = 0) -> None:
-    write_source(project, crash_rows(seed=seed))
+class FussyHistories(histories.Histories):
+    """The toy recommender, which raises on whoever has the poisoned taste."""
+
+    def forward(self, **tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if (tensors["taste"][:, 0] == POISONED_TASTE).any():
+            msg = "this taste is poison"
+            raise ValueError(msg)
+        return super().forward(**tensors)
+
+
+def write_fussy_histories(folder: Path) -> Release:
+    return histories.write_histories(
+        folder,
+        name=NAME,
+        module=FussyHistories(),
+        model_format="safetensors",
+        import_path="batch_assets_tests.crash:FussyHistories",
+    )
+
+
+def crash_histories(*, seed: int = 0) -> pa.Table:
+    """Histories of which a few break a rule, and a few are poison to the model."""
+    rows = histories.make_rows(ROWS, seed=seed).to_pylist()
+    for row in rows[::97]:
+        row["device"] = -1
+    for row in rows[5::120]:
+        row["taste"][0] = POISONED_TASTE
+    return pa.Table.from_pylist(rows, histories.make_contract().raw_schema())
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a night is of: how its release and its rows are made."""
+
+    write_release: Callable[[Path], Release]
+    rows: Callable[..., pa.Table]
+
+    def write_source(self, project: Path, *, seed: int = 0) -> None:
+        write_source(project, self.rows(seed=seed))
+
+
+KINDS = {
+    "features": Kind(write_fussy_release, crash_rows),
+    "histories": Kind(write_fussy_histories, crash_histories),
+}
 
 
 def run_night(
@@ -144,7 +189,7 @@ def run_night(
     guard: Callable[[], None] = lambda: None,
 ) -> None:
     """One whole night on a root; the source is there already."""
-    lake, contract = Lake(root, NAME), make_contract()
+    lake, contract = Lake(root, NAME), release.contract
     take(
         lake,
         ParquetSource(kind="parquet", glob="days/{{ day }}.parquet"),
@@ -156,7 +201,7 @@ def run_night(
         row_group_rows=ROW_GROUP_ROWS,
         guard=guard,
     )
-    validate(lake, row_group_rows=ROW_GROUP_ROWS, guard=guard)
+    validate(lake, contract=contract, row_group_rows=ROW_GROUP_ROWS, guard=guard)
     if only_validate:
         return
     score_rows(

@@ -33,12 +33,12 @@ from batch_assets.spec import GateLimits
 from batch_assets_tests.crash import (
     CHUNK_ROWS,
     DAY_SECONDS,
+    KINDS,
     Ended,
+    Kind,
     Zygote,
     doubled,
     seen,
-    write_crash_source,
-    write_fussy_release,
 )
 from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import DAY, NAME
@@ -186,11 +186,24 @@ class Watcher:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    folder = tmp_path_factory.mktemp("crash")
+    with staged(tmp_path_factory.mktemp("crash"), KINDS["features"]) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def any_stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    with staged(tmp_path_factory.mktemp("crash"), KINDS[request.param]) as stage:
+        yield stage
+
+
+@contextmanager
+def staged(folder: Path, kind: Kind) -> Iterator[Stage]:
     project, other = folder / "project", folder / "other"
-    write_crash_source(project)
-    write_crash_source(other, seed=1)
-    release = write_fussy_release(folder / "release")
+    kind.write_source(project)
+    kind.write_source(other, seed=1)
+    release = kind.write_release(folder / "release")
     undisturbed, earlier = folder / "undisturbed", folder / "earlier"
     with Zygote(project, release.folder) as zygote:
         before = zygote.start(earlier, project=other)
@@ -252,8 +265,9 @@ def parallel_map(numbers: Sequence[int], count: int) -> list[int]:
 @pytest.mark.crash
 @pytest.mark.timeout(1_200)
 def test_killed_anywhere_a_night_ends_as_an_undisturbed_one(
-    stage: Stage, record_property: Callable[[str, object], None]
+    any_stage: Stage, record_property: Callable[[str, object], None]
 ) -> None:
+    stage = any_stage
     labels, seconds = stage.undisturbed.steps, stage.undisturbed.seconds
     draw = random.Random(SEED)
     steps = range(1, len(labels) + 1)
@@ -282,7 +296,10 @@ def test_killed_anywhere_a_night_ends_as_an_undisturbed_one(
     assert kills >= KILLS
 
 
-def test_killed_a_dozen_times_a_night_ends_as_an_undisturbed_one(stage: Stage) -> None:
+def test_killed_a_dozen_times_a_night_ends_as_an_undisturbed_one(
+    any_stage: Stage,
+) -> None:
+    stage = any_stage
     labels, seconds = stage.undisturbed.steps, stage.undisturbed.seconds
     steps = [labels.index(f"before guard {n}") + 1 for n in (1, 3, 5)]
     steps += parallel_map(range(1, len(labels) - 5), 7)

@@ -16,6 +16,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.input_rows import InputRows, Lists
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import GateLimits
 from batch_assets_tests.histories import (
@@ -29,6 +30,7 @@ from batch_assets_tests.histories import (
     write_histories,
 )
 from batch_assets_tests.nights import score
+from batch_assets_tests.replays import replay
 from batch_assets_tests.toys import copy_rows, pin_rows, read_day, validate
 
 NEXT_DAY = "2026-01-06"
@@ -313,3 +315,33 @@ def test_the_contract_digest_covers_inputs_and_vocabularies() -> None:
     words = {**contract.vocabularies, "items": (*ITEMS[1:], ITEMS[0])}
     assert make_contract(vocabularies=words).digest != contract.digest
     assert make_contract(inputs=contract.inputs[:-1]).digest != contract.digest
+
+
+def test_dead_letters_with_lists_are_replayed(
+    lake: Lake, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(80).sort_by("user_id")
+    copy_rows(lake, rows, contract=release.contract)
+    validate(lake, contract=release.contract)
+    whole = Scorer.score
+
+    def failing(self: Scorer, given: Any) -> Any:
+        asked = InputRows.of(given)
+        taste = asked.columns["taste"]
+        assert isinstance(taste, np.ndarray)
+        if (taste[:, 0] == first).any():
+            msg = "no answer today"
+            raise ValueError(msg)
+        return whole(self, given)
+
+    first = np.float32(rows["taste"][41].as_py()[0])
+    monkeypatch.setattr(Scorer, "score", failing)
+    # The golden rows are others.
+    score(lake, release, LocalEngine(find_device("cpu"), workers=1), gates=GATES)
+    (dead,) = read_day(lake, "dead_letters").to_pylist()
+    assert (dead["user_id"], dead["reason"]) == (42, "ValueError: no answer today")
+    assert dead["taste"] == rows["taste"][41].as_py()
+    monkeypatch.setattr(Scorer, "score", whole)
+    replay(lake, release)
+    assert not lake.dead_letters.parts("2026-01-05")
+    must_be_as_expected(read_day(lake, "predictions"), rows)
