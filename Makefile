@@ -28,7 +28,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-serving \
+.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -47,6 +47,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## score a week of real nights, and look one flight up
 	@$(BIN)/batch-assets demo
+
+demo-baskets: $(READY) ## train a recommender in minutes, score a week, and look one household up
+	@$(BIN)/batch-assets demo baskets
 
 test: need-g++ need-redis-server need-initdb $(READY) ## the whole test suite, the fast part first
 	$(PYTEST) -m "not slow and not crash and not engines"

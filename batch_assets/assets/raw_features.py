@@ -22,6 +22,7 @@ from batch_assets.models.contract import Contract
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
 from batch_assets.scoring.side_items import must_name_tables
+from batch_assets.spec import PipelineSpec
 
 
 class RawFeaturesConfig(dg.Config):
@@ -58,24 +59,13 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         contract = release.contract
         must_name_tables(spec.side_tables, release)
         newest = newest_day(spec, datetime.now(UTC))
-        read = ReadContext(
-            day,
-            spec.timezone,
-            contract.key.name,
-            base=pipeline.base,
-            project=pipeline.project,
-        )
+        read = _context_of(pipeline, day, contract)
         with day_run(context, lake, "raw_features", None) as run:
             copied = copy_day(
                 run,
                 spec.source,
                 read,
-                RawSettings(
-                    contract.raw_schema(),
-                    spec.shards,
-                    spec.row_group_rows,
-                    allow_empty=spec.allow_empty,
-                ),
+                _settings_of(spec, contract),
                 check=lambda schema: contract.check_schema(
                     schema, f"the source of {spec.name}"
                 ),
@@ -102,6 +92,22 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         )
 
     return raw_features
+
+
+def _context_of(pipeline: Pipeline, day: str, contract: Contract) -> ReadContext:
+    return ReadContext(
+        day,
+        pipeline.spec.timezone,
+        contract.key.name,
+        base=pipeline.base,
+        project=pipeline.project,
+    )
+
+
+def _settings_of(spec: PipelineSpec, contract: Contract) -> RawSettings:
+    return RawSettings(
+        contract.raw_schema(), spec.shards, spec.row_group_rows, spec.allow_empty
+    )
 
 
 def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`demo`: a week of real nights, and a flight looked up."""
+"""`demo`: a week of nights, and a key looked up."""
 
 import click
 
@@ -12,29 +12,39 @@ from batch_assets.root import data_root, project_folder
 
 
 @click.command()
+@click.argument("name", type=click.Choice(["flights", "baskets"]), default="flights")
 @as_json
-def demo(as_json: bool) -> None:
-    """Score a week of real nights, and look one flight up."""
+def demo(name: str, as_json: bool) -> None:
+    """Score a week of nights, and look one key up.
+
+    FLIGHTS, the default: real flights, and the risk that each is late. BASKETS:
+    households' purchases, which are simulated, and the ten products that each will most
+    likely buy next; its model is trained here first, which takes minutes.
+    """
     from batch_assets.launch import demo as steps
 
-    root = data_root()
-    release = steps.approve_release(root, project_folder())
+    root, project, shown = data_root(), project_folder(), steps.DEMOS[name]
+    shown.take_data(project)
+    if not shown.release_folder(project).exists():
+        say(f"training {shown.model}, once: it takes minutes", as_json)
+        shown.train(project)
+    release = steps.approve_release(root, project, shown)
     say(f"release {release.name} {release.short} is registered and approved", as_json)
     batch_rows = steps.find_batch_rows(root, release)
     if batch_rows is None:
         with (
-            open_runner(steps.PIPELINE) as (runner, console),
+            open_runner(shown.pipeline) as (runner, console),
             console.status(f"how many rows at once: {release.name}"),
         ):
             batch_rows = steps.sweep_batch_rows(runner, root, release)
     say(f"batches of {batch_rows:,} rows are enough for it on this machine", as_json)
-    reports = run_nights(steps.PIPELINE, steps.DAYS)
-    key, answer = steps.look_up_first(root)
+    reports = run_nights(shown.pipeline, shown.days)
+    key, answer = steps.look_up_first(root, shown)
     if as_json:
         print_json({"nights": reports, "lookup": answer.to_dict() if answer else None})
     else:
         print_nights(reports)
-        click.echo(f"\n$ batch-assets lookup {steps.PIPELINE} {key}")
+        click.echo(f"\n$ batch-assets lookup {shown.pipeline} {key}")
         if answer:
             print_answer(answer)
     exit_as(reports)

@@ -38,13 +38,17 @@ def lookup(pipeline: str, key: str, as_json: bool) -> None:
 
 def print_answer(answer: "Answer") -> None:
     """Print the outputs of a key, and of which version they are."""
-    for name, value in answer.outputs.items():
-        for number, line in enumerate(_lines(value)):
-            click.echo(f"{'' if number else name:<8} {line}")
-    click.echo(f"{'day':<8} {answer.day}")
-    click.echo(f"{'release':<8} {answer.release}")
-    click.echo(f"{'version':<8} {answer.version}")
-    click.echo(f"{'age':<8} {_age(answer.age)}")
+    about = {
+        "day": [answer.day],
+        "release": [str(answer.release)],
+        "version": [answer.version],
+        "age": [_age(answer.age)],
+    }
+    shown = {name: _lines(value) for name, value in answer.outputs.items()} | about
+    width = max(8, *map(len, shown))
+    for name, lines in shown.items():
+        for number, line in enumerate(lines):
+            click.echo(f"{'' if number else name:<{width}} {line}")
 
 
 def _lines(value: Any) -> list[str]:

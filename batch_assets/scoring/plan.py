@@ -86,15 +86,10 @@ def plan_night(
     inputs = [[part.path.name, part.size] for part in validated]
     built_on = baseline.inputs if baseline else []
     side = side_tables_of(lake, day, release.side_tables)
+    # Of a release without side tables, the job is that of before there were any.
+    built_on = [*built_on, *([digests_of(side)] if side else [])]
     job = job_of(
-        day,
-        inputs,
-        release.digest,
-        settings.chunk_rows,
-        computes_in,
-        *built_on,
-        # Of a release without side tables, the job is that of before there were any.
-        *([digests_of(side)] if side else []),
+        day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
     )
     sources = baseline.sources_of(validated, job) if baseline else {}
     max_dead = most_dead_letters(sum(part.rows for part in validated), settings.gates)
