@@ -116,7 +116,7 @@ def show(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=65_536)
+    parser.add_argument("--rows", type=int, default=32_768)
     parser.add_argument("--into", type=Path, default=HERE, help="where results go")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="batch-assets-bench-") as folder:

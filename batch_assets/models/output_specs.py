@@ -45,6 +45,8 @@ class OutputColumn(NamedTuple):
 
 # By the name of its column.
 Computed = Mapping[str, np.ndarray]
+# By the name of the vocabulary.
+Vocabularies = Mapping[str, Words]
 
 
 class Output(StrictModel):
@@ -106,32 +108,28 @@ class Output(StrictModel):
         """What it is computed as."""
         return (OutputColumn(self.name, self.dtype),)
 
-    def at_fault(self, computed: Computed) -> np.ndarray | None:
+    def at_fault(self, computed: Computed, words: Vocabularies) -> np.ndarray | None:
         """Return which rows are not as declared, bool (rows,); None if all are."""
         values = computed[self.name]
         return None if self.are_in_range(values) else ~self.in_range(values)
 
-    def why(self, computed: Computed, row: int) -> str:
+    def why(self, computed: Computed, row: int, words: Vocabularies) -> str:
         """Return what is wrong with a row that is at fault."""
         return f"output '{self.name}' is {computed[self.name][row]}"
 
-    def fields(self, vocabularies: Mapping[str, Words]) -> Iterator[pa.Field]:
+    def fields(self, words: Vocabularies) -> Iterator[pa.Field]:
         """Yield its columns as they are written."""
         yield pa.field(self.name, OUTPUT_TYPES[self.dtype])
 
-    def written(
-        self, computed: Computed, vocabularies: Mapping[str, Words]
-    ) -> Iterator[pa.Array]:
+    def written(self, computed: Computed, words: Vocabularies) -> Iterator[pa.Array]:
         """Yield the same columns of rows that are as declared."""
         yield pa.array(computed[self.name])
 
-    def plain(self, computed: Computed, vocabularies: Mapping[str, Words]) -> list[Any]:
+    def plain(self, computed: Computed, words: Vocabularies) -> list[Any]:
         """Return it for each row that is as declared, as JSON has it."""
         return list(computed[self.name].tolist())
 
-    def read(
-        self, table: pa.Table, vocabularies: Mapping[str, Words]
-    ) -> dict[str, np.ndarray]:
+    def read(self, table: pa.Table, words: Vocabularies) -> dict[str, np.ndarray]:
         """Return what was written as it was computed; what was not so is at fault then."""
         return {self.name: table[self.name].to_numpy()}
 
@@ -154,32 +152,28 @@ class Label(StrictModel):
     def columns(self) -> tuple[OutputColumn, ...]:
         return (OutputColumn(self.name, "int32"),)
 
-    def at_fault(self, computed: Computed) -> np.ndarray | None:
+    def at_fault(self, computed: Computed, words: Vocabularies) -> np.ndarray | None:
         values = computed[self.name]
         wrong = (values < 0) | (values >= len(self.classes))
         return wrong if wrong.any() else None
 
-    def why(self, computed: Computed, row: int) -> str:
+    def why(self, computed: Computed, row: int, words: Vocabularies) -> str:
         return (
             f"label '{self.name}' is {computed[self.name][row]}, expected the position "
             f"of one of {len(self.classes)} classes"
         )
 
-    def fields(self, vocabularies: Mapping[str, Words]) -> Iterator[pa.Field]:
+    def fields(self, words: Vocabularies) -> Iterator[pa.Field]:
         yield pa.field(self.name, pa.string())
 
-    def written(
-        self, computed: Computed, vocabularies: Mapping[str, Words]
-    ) -> Iterator[pa.Array]:
+    def written(self, computed: Computed, words: Vocabularies) -> Iterator[pa.Array]:
         positions = computed[self.name]
         yield pa.DictionaryArray.from_arrays(positions, pa.array(self.classes))
 
-    def plain(self, computed: Computed, vocabularies: Mapping[str, Words]) -> list[Any]:
+    def plain(self, computed: Computed, words: Vocabularies) -> list[Any]:
         return [self.classes[at] for at in computed[self.name].tolist()]
 
-    def read(
-        self, table: pa.Table, vocabularies: Mapping[str, Words]
-    ) -> dict[str, np.ndarray]:
+    def read(self, table: pa.Table, words: Vocabularies) -> dict[str, np.ndarray]:
         names = table[self.name].cast(pa.string())
         positions = pc.index_in(names, value_set=pa.array(self.classes))
         return {self.name: positions.fill_null(NOWHERE).to_numpy()}
@@ -196,28 +190,24 @@ class VectorOutput(Output):
     def columns(self) -> tuple[OutputColumn, ...]:
         return (OutputColumn(self.name, self.dtype, self.size),)
 
-    def at_fault(self, computed: Computed) -> np.ndarray | None:
-        wrong = super().at_fault(computed)
+    def at_fault(self, computed: Computed, words: Vocabularies) -> np.ndarray | None:
+        wrong = super().at_fault(computed, words)
         return None if wrong is None else np.asarray(wrong.any(axis=1))
 
-    def why(self, computed: Computed, row: int) -> str:
+    def why(self, computed: Computed, row: int, words: Vocabularies) -> str:
         values = computed[self.name][row]
         at = int(np.flatnonzero(~self.in_range(values))[0])
         return f"output '{self.name}' is {values[at]} at position {at}"
 
-    def fields(self, vocabularies: Mapping[str, Words]) -> Iterator[pa.Field]:
+    def fields(self, words: Vocabularies) -> Iterator[pa.Field]:
         yield pa.field(self.name, pa.list_(OUTPUT_TYPES[self.dtype]))
 
-    def written(
-        self, computed: Computed, vocabularies: Mapping[str, Words]
-    ) -> Iterator[pa.Array]:
+    def written(self, computed: Computed, words: Vocabularies) -> Iterator[pa.Array]:
         values = computed[self.name]
         ends = np.arange(len(values) + 1, dtype=np.int32) * self.size
         yield pa.ListArray.from_arrays(ends, pa.array(values.reshape(-1)))
 
-    def read(
-        self, table: pa.Table, vocabularies: Mapping[str, Words]
-    ) -> dict[str, np.ndarray]:
+    def read(self, table: pa.Table, words: Vocabularies) -> dict[str, np.ndarray]:
         values, lengths = _flat(table[self.name])
         found = np.full((len(lengths), self.size), np.nan, self.dtype)
         found[lengths == self.size] = values[
@@ -262,39 +252,41 @@ class Ranking(StrictModel):
             OutputColumn(self.scores, "float32", self.k),
         )
 
-    def must_fit(self, vocabularies: Mapping[str, Words]) -> None:
+    def must_fit(self, words: Vocabularies) -> None:
         """Refuse a vocabulary that is not there, or has fewer words than are ranked."""
-        words = vocabularies.get(self.vocabulary)
-        if words is None:
+        known = words.get(self.vocabulary)
+        if known is None:
             msg = (
                 f"ranking '{self.name}' has the vocabulary '{self.vocabulary}', and the "
-                f"contract has {sorted(vocabularies) or 'none'}"
+                f"contract has {sorted(words) or 'none'}"
             )
             raise ValueError(msg)
-        if self.k > len(words):
+        if self.k > len(known):
             msg = (
                 f"ranking '{self.name}': k is {self.k}, and the vocabulary "
-                f"'{self.vocabulary}' has {len(words)} words"
+                f"'{self.vocabulary}' has {len(known)} words"
             )
             raise ValueError(msg)
         if self.at_least is not None and self.at_least > self.k:
             msg = f"ranking '{self.name}': at_least {self.at_least} is above k {self.k}"
             raise ValueError(msg)
 
-    def at_fault(self, computed: Computed) -> np.ndarray | None:
-        wrong = np.logical_or.reduce([rows for _, rows in self._rules(computed)])
+    def at_fault(self, computed: Computed, words: Vocabularies) -> np.ndarray | None:
+        wrong = np.logical_or.reduce([rows for _, rows in self._rules(computed, words)])
         return wrong if wrong.any() else None
 
-    def why(self, computed: Computed, row: int) -> str:
+    def why(self, computed: Computed, row: int, words: Vocabularies) -> str:
         one = {name: values[row : row + 1] for name, values in computed.items()}
-        broken = [why for why, rows in self._rules(one) if rows[0]]
+        broken = [why for why, rows in self._rules(one, words) if rows[0]]
         items, scores = one[self.name][0], one[self.scores][0]
         return (
             f"ranking '{self.name}' {broken[0]}: positions {items[:5].tolist()}, "
             f"scores {scores[:5].tolist()}, and so on"
         )
 
-    def _rules(self, computed: Computed) -> Iterator[tuple[str, np.ndarray]]:
+    def _rules(
+        self, computed: Computed, words: Vocabularies
+    ) -> Iterator[tuple[str, np.ndarray]]:
         """What a ranking may not be, and which rows are that."""
         items, scores = computed[self.name], computed[self.scores]
         there = items != NO_ITEM
@@ -302,7 +294,8 @@ class Ranking(StrictModel):
         count = there.sum(axis=1)
         yield f"has fewer than {least} items", count < least
         yield "has a gap between its items", _any(there[:, 1:] & ~there[:, :-1])
-        yield "has a position below 0", _any(items < NO_ITEM)
+        most = len(words[self.vocabulary]) - 1
+        yield f"has no item from 0 to {most}", _any((items < NO_ITEM) | (items > most))
         ordered = np.sort(items, axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_ITEM)
         yield "has an item twice", _any(twice)
@@ -317,41 +310,37 @@ class Ranking(StrictModel):
             rises = there[:, 1:] & (scores[:, 1:] > scores[:, :-1])
         yield "is not in descending order", _any(rises)
 
-    def fields(self, vocabularies: Mapping[str, Words]) -> Iterator[pa.Field]:
-        text = isinstance(vocabularies[self.vocabulary][0], str)
+    def fields(self, words: Vocabularies) -> Iterator[pa.Field]:
+        text = isinstance(words[self.vocabulary][0], str)
         yield pa.field(self.name, pa.list_(pa.string() if text else pa.int64()))
         yield pa.field(self.scores, pa.list_(pa.float32()))
 
-    def written(
-        self, computed: Computed, vocabularies: Mapping[str, Words]
-    ) -> Iterator[pa.Array]:
+    def written(self, computed: Computed, words: Vocabularies) -> Iterator[pa.Array]:
         items = computed[self.name]
         there = items != NO_ITEM
         ends = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
-        words = pa.array(vocabularies[self.vocabulary])
-        yield pa.ListArray.from_arrays(ends, words.take(pa.array(items[there])))
+        known = pa.array(words[self.vocabulary])
+        yield pa.ListArray.from_arrays(ends, known.take(pa.array(items[there])))
         scores = pa.array(computed[self.scores][there])
         yield pa.ListArray.from_arrays(ends, scores)
 
-    def plain(self, computed: Computed, vocabularies: Mapping[str, Words]) -> list[Any]:
-        words = vocabularies[self.vocabulary]
+    def plain(self, computed: Computed, words: Vocabularies) -> list[Any]:
+        known = words[self.vocabulary]
         rows = zip(
             computed[self.name].tolist(), computed[self.scores].tolist(), strict=True
         )
         return [
             [
-                {"item": words[item], "score": score}
+                {"item": known[item], "score": score}
                 for item, score in zip(items, scores, strict=True)
                 if item != NO_ITEM
             ]
             for items, scores in rows
         ]
 
-    def read(
-        self, table: pa.Table, vocabularies: Mapping[str, Words]
-    ) -> dict[str, np.ndarray]:
-        words = pa.array(vocabularies[self.vocabulary])
-        items, lengths = _flat(table[self.name], words)
+    def read(self, table: pa.Table, words: Vocabularies) -> dict[str, np.ndarray]:
+        known = pa.array(words[self.vocabulary])
+        items, lengths = _flat(table[self.name], known)
         scores, of_scores = _flat(table[self.scores])
         fits = (lengths == of_scores) & (lengths <= self.k)
         there = (np.arange(self.k) < lengths[:, None]) & fits[:, None]

@@ -223,13 +223,14 @@ def _golden_outputs(
 ) -> Outputs:
     """What the module says of the golden rows, which must be what the contract says."""
     outputs = ask(module, rows, manifest)
+    words = manifest.contract.vocabularies
     for output in manifest.contract.outputs:
-        wrong = output.at_fault(outputs)
+        wrong = output.at_fault(outputs, words)
         if wrong is not None:
             row = int(np.flatnonzero(wrong)[0])
             msg = (
                 f"{int(wrong.sum())} of {len(rows)} golden rows are not as declared: of "
-                f"row {row} {output.why(outputs, row)}"
+                f"row {row} {output.why(outputs, row, words)}"
             )
             if isinstance(output, Output):
                 low, high = output.bounds

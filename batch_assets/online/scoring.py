@@ -208,7 +208,7 @@ class LiveRelease:
         if not len(split.good):
             return answers
         outputs, _ = self._process.score(self._packed(split.good), self._max_seconds)
-        faults = outside(outputs, contract.outputs, {})
+        faults = outside(outputs, contract, {})
         alive = np.setdiff1d(np.arange(len(split.good)), list(faults))
         computed = {name: values[alive] for name, values in outputs.items()}
         plain = [

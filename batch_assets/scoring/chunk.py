@@ -6,7 +6,6 @@ rest of the day nor who runs it, and commits nothing.
 """
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +14,9 @@ from batch_assets.errors import ScoringError
 from batch_assets.incremental.reuse import find_reusable_rows
 from batch_assets.lake.parts import open_part
 from batch_assets.lake.shards import hash_keys
+from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows
-from batch_assets.models.output_specs import AnyOutput, Computed
+from batch_assets.models.output_specs import Computed
 from batch_assets.scoring.chunk_parts import (
     PredictedRows,
     write_dead_letters,
@@ -59,7 +59,7 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     if task.side:
         rows = with_side_items(rows, task.side, scorer.release)
     outputs, faults, spent = _score(task, scorer, rows)
-    faults |= outside(outputs, contract.outputs, faults)
+    faults |= outside(outputs, contract, faults)
     clock.lap("compute")
     dead = write_dead_letters(task, scorer, keys, rows, faults) if faults else None
     if reused is None:
@@ -122,15 +122,16 @@ def _too_many(task: ChunkTask, last: str) -> ScoringError:
 
 
 def outside(
-    outputs: Computed, declared: Sequence[AnyOutput], faults: dict[int, str]
+    outputs: Computed, contract: Contract, faults: dict[int, str]
 ) -> dict[int, str]:
     """Return the rows whose outputs are not as declared, such as not in their range."""
     found: dict[int, str] = {}
-    for output in declared:
-        wrong = output.at_fault(outputs)
+    words = contract.vocabularies
+    for output in contract.outputs:
+        wrong = output.at_fault(outputs, words)
         for row in [] if wrong is None else np.flatnonzero(wrong).tolist():
             if row not in faults and row not in found:
-                found[row] = output.why(outputs, row)
+                found[row] = output.why(outputs, row, words)
     return found
 
 

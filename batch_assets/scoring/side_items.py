@@ -130,8 +130,10 @@ def _groups(
     else:
         words = pa.array(contract.vocabularies[ids.vocabulary])
         found = _positions(table, column, words)
-        # A group that no row can have lists nothing, and not what is for all rows.
-        found = np.where((found < 0) & column.is_valid().to_numpy(), OTHERS - 1, found)
+        # Rows whose word the vocabulary does not know have the position `unknown`, and
+        # are left without what is listed for any such word; without it, there are none.
+        unknown = OTHERS - 1 if ids.unknown is None else ids.unknown
+        found = np.where((found < 0) & column.is_valid().to_numpy(), unknown, found)
     return np.asarray(found, np.int64)
 
 

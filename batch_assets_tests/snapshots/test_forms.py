@@ -236,11 +236,25 @@ def test_what_lies_in_predictions_otherwise_than_declared_is_at_fault() -> None:
             ),
         }
     )
-    wrong = ranking.at_fault(ranking.read(table, words))
+    wrong = ranking.at_fault(ranking.read(table, words), words)
     assert wrong is not None
     assert wrong.tolist() == [False, *[True] * 7]
     label = Label(name="verdict", classes=("safe", "unsafe"))
     table = pa.table({"verdict": ["safe", "unsafe", "odd", None]})
-    wrong = label.at_fault(label.read(table, {}))
+    wrong = label.at_fault(label.read(table, {}), {})
     assert wrong is not None
     assert wrong.tolist() == [False, False, True, True]
+
+
+def test_an_item_that_no_vocabulary_has_is_at_fault() -> None:
+    words = {"items": ("tea", "milk", "bread")}
+    ranking = Ranking(name="next", vocabulary="items", k=2, at_least=1)
+    items = np.array([[0, 2], [3, 0], [-2, 0], [1, -1]])
+    scores = np.array([[1, 0.5]] * 4, np.float32)
+    computed = {"next": items, "next_scores": scores}
+    wrong = ranking.at_fault(computed, words)
+    assert wrong is not None
+    assert wrong.tolist() == [False, True, True, False]
+    assert "has no item from 0 to 2: positions [3, 0]" in ranking.why(
+        computed, 1, words
+    )

@@ -89,5 +89,6 @@ def _at_fault(
 ) -> int:
     """Return how many rows are not as declared, from the rows."""
     names = [column.name for column in output.columns]
-    wrong = output.at_fault(output.read(read_columns(part.path, names), vocabularies))
+    found = output.read(read_columns(part.path, names), vocabularies)
+    wrong = output.at_fault(found, vocabularies)
     return 0 if wrong is None else int(wrong.sum())
