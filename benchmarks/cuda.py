@@ -13,7 +13,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -211,10 +210,8 @@ def loop(machine: Machine, size: Size, rows: int, out: Path) -> float:
                     return
                 _, file = open_part(part.path)
                 with file:
-                    keys, features = read_rows(
-                        part, file, contract, [group], pinned=cuda
-                    )
-                there = torch.from_numpy(features).to(machine.device)
+                    keys, rows = read_rows(part, file, contract, [group], pinned=cuda)
+                there = torch.from_numpy(rows.features).to(machine.device)
                 label, confidence = model(there.T)
                 columns = {
                     "user_id": keys,
@@ -224,12 +221,11 @@ def loop(machine: Machine, size: Size, rows: int, out: Path) -> float:
                 pq.write_table(pa.table(columns), out / f"{number}.parquet")
 
     out.mkdir()
-    threads = [threading.Thread(target=work) for _ in range(CORES)]
     begin = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(CORES) as pool:
+        # Whoever fails is heard: a loop that stopped early would look fast.
+        for worker in [pool.submit(work) for _ in range(CORES)]:
+            worker.result()
     seconds = time.perf_counter() - begin
     shutil.rmtree(out)
     return (rows - max(left, 0)) / seconds

@@ -6,6 +6,7 @@ import dagster as dg
 
 from batch_assets.assets.pipeline import table_metadata, total_metadata
 from batch_assets.lake.tables import Lake
+from batch_assets.models.output_specs import Ranking
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_parts import dead_letter_schema
 from batch_assets.scoring.device import Device
@@ -29,10 +30,25 @@ def predictions_metadata(
         ),
         **total_metadata("scored", done.total),
         "dead_letters": done.dead_letters.rows,
+        **short_rankings(release, done),
         **device_metadata(engine.device),
         **usage_metadata(engine.usage, seconds),
         "batch_rows": engine.batch_rows,
         "batch_rows_from": engine.device.batch_rows_from,
+    }
+
+
+def short_rankings(release: Release, done: Night | Replayed) -> dict[str, int]:
+    """Return of each ranking how many rows have fewer items than it may have.
+
+    Its filters took what the model gave beyond that, too.
+    """
+    return {
+        f"{one.name}_short_rankings": sum(
+            part.receipt.outputs[one.name].short or 0 for part in done.parts
+        )
+        for one in release.contract.outputs
+        if isinstance(one, Ranking)
     }
 
 

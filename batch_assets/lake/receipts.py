@@ -168,7 +168,8 @@ class QuarantineReceipt(Receipt):
 class OutputSummary:
     """What a day's distribution is summed from: exact, and mergeable in any order.
 
-    `counts` is over the bins of the release's reference, empty bins included.
+    `counts` is over the bins of the release's reference, empty bins included. `short` are
+    the rows of a ranking that have fewer items than it may have.
     """
 
     rows: int
@@ -176,6 +177,14 @@ class OutputSummary:
     min: float | None
     max: float | None
     counts: list[int]
+    short: int | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as it lies on disk."""
+        facts = asdict(self)
+        if self.short is None:
+            del facts["short"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -233,7 +242,7 @@ class PredictionsReceipt(Receipt):
             **carried,
             **({"side": self.side} if self.side else {}),
             "content": self.content,
-            "outputs": {name: asdict(one) for name, one in self.outputs.items()},
+            "outputs": {name: one.facts() for name, one in self.outputs.items()},
         }
 
     @classmethod

@@ -24,6 +24,7 @@ from batch_assets.lake.shards import content
 from batch_assets.lake.side_tables import digests_of
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows, to_arrow
+from batch_assets.models.output_specs import NO_ITEM, Ranking
 from batch_assets.models.reference import Reference, histogram
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.scorer import Scorer
@@ -86,6 +87,7 @@ def write_predictions(
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
     keys, outputs, words = predicted.keys, predicted.outputs, contract.vocabularies
+    rankings = {one.name for one in contract.outputs if isinstance(one, Ranking)}
     rows = pa.table(
         [
             keys,
@@ -116,7 +118,11 @@ def write_predictions(
             predicted.hashes, [outputs[c.name] for c in contract.output_columns]
         ),
         outputs={
-            c.name: summary_of(outputs[c.name], release.manifest.reference.get(c.name))
+            c.name: summary_of(
+                outputs[c.name],
+                release.manifest.reference.get(c.name),
+                ranked=c.name in rankings,
+            )
             for c in contract.output_columns
         },
     )
@@ -170,8 +176,16 @@ def write_dead_letters(
         return writer.finish(receipt)
 
 
-def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary:
-    """Return what a day's distribution of an output is summed from."""
+def summary_of(
+    values: np.ndarray, reference: Reference | None, *, ranked: bool = False
+) -> OutputSummary:
+    """Return what a day's distribution of an output is summed from.
+
+    Args:
+        values: of the output, (rows,) or (rows, width).
+        reference: what its bins are.
+        ranked: whether they are the items of a ranking.
+    """
     wide = values.astype(np.float64)
     return OutputSummary(
         rows=len(values),
@@ -179,6 +193,7 @@ def summary_of(values: np.ndarray, reference: Reference | None) -> OutputSummary
         min=float(wide.min()) if wide.size else None,
         max=float(wide.max()) if wide.size else None,
         counts=histogram(wide, reference.edges if reference else ()),
+        short=int((values[:, -1] == NO_ITEM).sum()) if ranked else None,
     )
 
 

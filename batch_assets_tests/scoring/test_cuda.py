@@ -18,6 +18,8 @@ import torch
 
 from batch_assets.errors import DeviceError, GoldenBatchError
 from batch_assets.lake.tables import Lake
+from batch_assets.models.formats import golden_batch
+from batch_assets.models.likeness import unlike
 from batch_assets.models.release import Release
 from batch_assets.resources import GpuResource
 from batch_assets.scoring.cuda import CudaStream
@@ -28,6 +30,7 @@ from batch_assets.scoring.scorer import Scorer
 from batch_assets.spec import GateLimits
 from batch_assets_tests import picky
 from batch_assets_tests.compiling import Deep, compiles
+from batch_assets_tests.histories import write_histories
 from batch_assets_tests.projects import attributes, make_project, metadata_of
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
@@ -389,3 +392,17 @@ def test_a_device_that_is_held_is_held_against_other_processes(tmp_path: Path) -
     after = subprocess.run(command, capture_output=True, text=True, check=True)
 
     assert (during.stdout, after.stdout) == ("held\n", "free\n")
+
+
+def test_histories_and_rankings_are_those_of_the_cpu(tmp_path: Path) -> None:
+    release = write_histories(tmp_path / "release")
+    rows, _ = golden_batch(release)
+    rows = rows.take(np.arange(2_000) % len(rows))
+    outputs = {}
+    for kind in ("cpu", "cuda"):
+        scorer = Scorer(release, find_device(kind, batch_rows="64"))
+        outputs[kind], _ = scorer.score(rows)
+    contract = release.contract
+    within = release.manifest.golden.tolerance["cuda"]
+    for name, apart in unlike(outputs["cuda"], outputs["cpu"], contract, within):
+        assert not apart.any(), name

@@ -105,6 +105,17 @@ def test_every_key_is_answered_as_it_was_predicted_alone_and_among_many(
         assert many == [snapshot.get(key) for key in keys]
 
 
+def test_a_receipt_says_how_many_rankings_are_short(
+    served: SnapshotStore, release: Release
+) -> None:
+    lake = Lake(served.folder.parent.parent, NAME)
+    receipts = [part.receipt for part in lake.predictions.parts(DAY)]
+    # None, one and four of five items are left of three of the rows.
+    assert sum(one.outputs["next_items"].short for one in receipts) == 3
+    assert {one.outputs["risk"].short for one in receipts} == {None}
+    assert release.side_tables == ()
+
+
 def test_an_equal_day_links_the_files_of_the_one_before(served: SnapshotStore) -> None:
     version = Version.current(served)
     assert version.manifest.day == NEXT_DAY
