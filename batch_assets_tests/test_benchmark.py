@@ -340,3 +340,30 @@ def test_what_a_device_could_do_is_measured_on_a_cpu_as_well(tmp_path):
         assert any(line.startswith(f"| {what} |") for line in lines), done.stdout
     assert {"small", "heavy", "sequences"} <= set(done.stdout.replace("|", " ").split())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_histories_in_the_readme_are_the_results():
+    from benchmarks import sequences
+
+    results = json.loads((module.HERE / "sequences.json").read_text())
+    assert list(results["columns"]) == [column.name for column in sequences.COLUMNS]
+    text = (module.HERE / "README.md").read_text()
+    told = text.partition(sequences.BEGIN)[2].partition(sequences.END)[0]
+    assert told == f"\n{sequences.show(results)}"
+
+
+def test_a_column_of_histories_is_compared_with_torch(tmp_path):
+    from benchmarks import sequences
+
+    bench = sequences.Sequences(tmp_path, 600)
+    truth = tmp_path / "truth.parquet"
+    sequences.write_truth(bench.root, truth)
+    column = sequences.COLUMNS[1]
+    run = bench.run(column, sequences.NAME, bench.root, None)
+    assert run.rows == 600
+    bench.check(column, run, truth, bench.root)
+    rows = pq.read_table(truth)
+    wrong = rows.set_column(2, "confidence", pa.array([0.5] * 600, pa.float32()))
+    pq.write_table(wrong, truth)
+    with pytest.raises(BenchmarkError, match="wrong confidences"):
+        bench.check(column, run, truth, bench.root)

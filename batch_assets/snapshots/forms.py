@@ -31,10 +31,15 @@ class LabelForm(StrictModel):
     @property
     def columns(self) -> list[str]:
         """The columns that it is made of, in their order."""
-        return [self.name]
+        return [column for part in self.parts for column in part]
+
+    @property
+    def parts(self) -> list[list[str]]:
+        """The same, in pieces of one type."""
+        return [[self.name]]
 
     def of(self, values: Sequence[Any]) -> str:
-        """Return it for a row, from the values of these columns."""
+        """Return it for a row, from the values of each piece."""
         name: str = self.classes[values[0]]
         return name
 
@@ -49,7 +54,11 @@ class VectorForm(StrictModel):
 
     @property
     def columns(self) -> list[str]:
-        return [f"{self.name}.{at}" for at in range(self.size)]
+        return [column for part in self.parts for column in part]
+
+    @property
+    def parts(self) -> list[list[str]]:
+        return [[f"{self.name}.{at}" for at in range(self.size)]]
 
     def of(self, values: Sequence[Any]) -> list[float]:
         return list(values)
@@ -65,11 +74,16 @@ class RankingForm(StrictModel):
 
     @property
     def columns(self) -> list[str]:
-        names = self.name, f"{self.name}_scores"
-        return [f"{name}.{at}" for name in names for at in range(self.k)]
+        return [column for part in self.parts for column in part]
 
-    def of(self, values: Sequence[Any]) -> list[tuple[int | str, float]]:
-        items, scores = values[: self.k], values[self.k :]
+    @property
+    def parts(self) -> list[list[str]]:
+        names = self.name, f"{self.name}_scores"
+        return [[f"{name}.{at}" for at in range(self.k)] for name in names]
+
+    def of(
+        self, items: Sequence[int], scores: Sequence[float]
+    ) -> list[tuple[int | str, float]]:
         if items[-1] == NO_ITEM:
             items = items[: items.index(NO_ITEM)]
         return list(zip(map(self.items.__getitem__, items), scores))  # noqa: B905
@@ -101,43 +115,43 @@ class Assembly:
         }
         formed = {form.columns[0]: form for form in forms}
         inside = {name for form in formed.values() for name in form.columns}
-        self._steps: list[tuple[str, Callable[[Sequence[Any]], Any] | None, Any]] = []
+        self._steps: list[tuple[str, Callable[..., Any] | None, list[_Run]]] = []
         for name in outputs:
             if form := formed.get(name):
-                runs = _runs([places[column] for column in form.columns])
+                runs = [_run([places[one] for one in part]) for part in form.parts]
                 self._steps.append((form.name, form.of, runs))
             elif name not in inside:
-                self._steps.append((name, None, places[name]))
+                number, at = places[name]
+                self._steps.append((name, None, [(number, at, at + 1)]))
 
     def row(self, groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """Return the outputs by name, from a row's values of each group."""
         outputs: dict[str, Any] = {}
         for name, made, runs in self._steps:
+            number, start, stop = runs[0]
             if made is None:
-                outputs[name] = groups[runs[0]][runs[1]]
+                outputs[name] = groups[number][start]
             elif len(runs) == 1:
-                number, start, stop = runs[0]
                 outputs[name] = made(groups[number][start:stop])
             else:
+                other, first, last = runs[1]
                 outputs[name] = made(
-                    [
-                        v
-                        for number, start, stop in runs
-                        for v in groups[number][start:stop]
-                    ]
+                    groups[number][start:stop], groups[other][first:last]
                 )
         return outputs
 
 
-def _runs(places: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """Columns as few runs: the group, the first, one past the last."""
-    runs: list[tuple[int, int, int]] = []
-    for number, at in places:
-        if runs and runs[-1][0] == number and runs[-1][2] == at:
-            runs[-1] = number, runs[-1][1], at + 1
-        else:
-            runs.append((number, at, at + 1))
-    return runs
+# A group, the first of its columns, and one past the last.
+_Run = tuple[int, int, int]
+
+
+def _run(places: Sequence[tuple[int, int]]) -> _Run:
+    """Columns that lie beside each other; those of one type do, as they are grouped."""
+    (number, first), (_, last) = places[0], places[-1]
+    if list(places) != [(number, at) for at in range(first, last + 1)]:
+        msg = f"the columns of one output do not lie beside each other: {places}"
+        raise ValueError(msg)
+    return number, first, last + 1
 
 
 def plain(outputs: dict[str, Any], forms: Iterable[Form]) -> dict[str, Any]:
