@@ -26,6 +26,7 @@ from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows, to_arrow
 from batch_assets.models.output_specs import NO_ITEM, Ranking
 from batch_assets.models.reference import Reference, histogram
+from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.scorer import Scorer
 
@@ -87,7 +88,6 @@ def write_predictions(
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
     keys, outputs, words = predicted.keys, predicted.outputs, contract.vocabularies
-    rankings = {one.name for one in contract.outputs if isinstance(one, Ranking)}
     rows = pa.table(
         [
             keys,
@@ -117,20 +117,29 @@ def write_predictions(
         content=content(
             predicted.hashes, [outputs[c.name] for c in contract.output_columns]
         ),
-        outputs={
-            c.name: summary_of(
-                outputs[c.name],
-                release.manifest.reference.get(c.name),
-                ranked=c.name in rankings,
-            )
-            for c in contract.output_columns
-        },
+        outputs=_summaries(outputs, release),
     )
     with PartWriter(
         task.predictions, schema, row_group_rows=max(len(rows), 1), layout=NUMBERS
     ) as writer:
         writer.write(rows)
         return writer.finish(receipt)
+
+
+def _summaries(
+    outputs: dict[str, np.ndarray], release: Release
+) -> dict[str, OutputSummary]:
+    """What is kept of each column of the outputs."""
+    contract, reference = release.contract, release.manifest.reference
+    rankings = {one.name for one in contract.outputs if isinstance(one, Ranking)}
+    return {
+        column.name: summary_of(
+            outputs[column.name],
+            reference.get(column.name),
+            ranked=column.name in rankings,
+        )
+        for column in contract.output_columns
+    }
 
 
 def write_dead_letters(

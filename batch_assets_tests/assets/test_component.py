@@ -22,17 +22,22 @@ def loaded() -> dg.Definitions:
     return found
 
 
+OWNERS = {"flights": "team:airport-operations", "baskets": "team:merchandising"}
+
+
 def test_every_asset_bears_the_pipelines_name(loaded):
     keys = {spec.key for spec in loaded.resolve_all_asset_specs()}
-    assert keys == {dg.AssetKey(["flights", name]) for name in ASSETS}
+    assert keys == {
+        dg.AssetKey([pipeline, name]) for pipeline in OWNERS for name in ASSETS
+    }
 
 
 def test_every_asset_has_a_description_an_owner_and_kinds(loaded):
     for spec in loaded.resolve_all_asset_specs():
         assert spec.description, spec.key
-        assert spec.owners == ["team:airport-operations"], spec.key
+        assert spec.owners == [OWNERS[spec.group_name]], spec.key
         assert spec.kinds, spec.key
-        assert spec.group_name == "flights", spec.key
+        assert spec.group_name == spec.key.path[0], spec.key
 
 
 def test_all_that_belongs_to_a_night_is_partitioned_by_day(loaded):
