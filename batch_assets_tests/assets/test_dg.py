@@ -64,10 +64,15 @@ def test_dg_check_and_list_defs(environment):
     found = json.loads(run(environment, "dg", "list", "defs", "--json"))
     assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
     assert {job["name"] for job in found["jobs"]} == {
+        "baskets_job",
+        "baskets_replay_job",
         "flights_job",
         "flights_replay_job",
     }
-    assert [s["name"] for s in found["schedules"]] == ["flights_schedule"]
+    assert sorted(s["name"] for s in found["schedules"]) == [
+        "baskets_schedule",
+        "flights_schedule",
+    ]
 
 
 def test_dg_list_components_shows_the_component(environment):
@@ -96,6 +101,8 @@ def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
     assert {job["name"] for job in found["jobs"]} == {
         "churn_job",
         "churn_replay_job",
+        "baskets_job",
+        "baskets_replay_job",
         "flights_job",
         "flights_replay_job",
     }
