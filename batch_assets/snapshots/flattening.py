@@ -61,9 +61,10 @@ def flattened(predictions: pa.Table, plan: SnapshotManifest) -> pa.Table:
         if name in predictions.column_names
     }
     for form in plan.forms:
-        for values in _computed(form, predictions).values():
-            names = form.columns if values.ndim == 1 else _next(form, values, columns)
-            for at, name in enumerate(names):
+        output, words = _output(form)
+        computed = output.read(predictions, words).values()
+        for part, values in zip(form.parts, computed, strict=True):
+            for at, name in enumerate(part):
                 columns[name] = values if values.ndim == 1 else values[:, at]
     arrays = [pa.chunked_array([_plain(columns[name])]) for name in plan.outputs]
     return pa.table([predictions[plan.key], *arrays], [plan.key, *plan.outputs])
@@ -77,12 +78,10 @@ def assembled(rows: pa.Table, plan: SnapshotManifest) -> pa.Table:
         name: rows[name] for name in (plan.key, *plan.outputs)
     }
     for form in plan.forms:
-        columns = [made.pop(name).to_numpy() for name in form.columns]
         output, words = _output(form)
-        computed, at = {}, 0
-        for column in output.columns:
-            several = columns[at : at + (column.width or 1)]
-            at += len(several)
+        computed = {}
+        for column, part in zip(output.columns, form.parts, strict=True):
+            several = [made.pop(name).to_numpy() for name in part]
             computed[column.name] = (
                 several[0] if column.width is None else np.stack(several, axis=1)
             )
@@ -91,21 +90,10 @@ def assembled(rows: pa.Table, plan: SnapshotManifest) -> pa.Table:
     return pa.table(made)
 
 
-def _next(form: Form, values: np.ndarray, made: dict[str, object]) -> list[str]:
-    """The first columns of a form that are not made yet, as many as values are wide."""
-    left = [name for name in form.columns if name not in made]
-    return left[: values.shape[1]]
-
-
 def _plain(values: np.ndarray | pa.ChunkedArray) -> pa.Array:
     if isinstance(values, np.ndarray):
         return pa.array(np.ascontiguousarray(values))
     return values.combine_chunks()
-
-
-def _computed(form: Form, predictions: pa.Table) -> dict[str, np.ndarray]:
-    output, words = _output(form)
-    return output.read(predictions, words)
 
 
 def _output(form: Form) -> tuple[AnyOutput, dict[str, Words]]:

@@ -21,22 +21,27 @@ from batch_assets.strict import StrictModel
 NO_ITEM = -1
 
 
-class LabelForm(StrictModel):
-    """The name of a class."""
+class _Form(StrictModel):
+    """Which columns of a version are one output."""
 
-    kind: Literal["label"] = "label"
     name: str
-    classes: tuple[str, ...]
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns that it is made of, in their order."""
-        return [column for part in self.parts for column in part]
 
     @property
     def parts(self) -> list[list[str]]:
-        """The same, in pieces of one type."""
+        """The columns that it is made of, in their order, in pieces of one type."""
         return [[self.name]]
+
+    @property
+    def columns(self) -> list[str]:
+        """The same, one after the other."""
+        return [column for part in self.parts for column in part]
+
+
+class LabelForm(_Form):
+    """The name of a class."""
+
+    kind: Literal["label"] = "label"
+    classes: tuple[str, ...]
 
     def of(self, values: Sequence[Any]) -> str:
         """Return it for a row, from the values of each piece."""
@@ -44,17 +49,12 @@ class LabelForm(StrictModel):
         return name
 
 
-class VectorForm(StrictModel):
+class VectorForm(_Form):
     """A list of numbers."""
 
     kind: Literal["vector"] = "vector"
-    name: str
     size: int
     dtype: Literal["float32", "float64"] = "float32"
-
-    @property
-    def columns(self) -> list[str]:
-        return [column for part in self.parts for column in part]
 
     @property
     def parts(self) -> list[list[str]]:
@@ -64,17 +64,12 @@ class VectorForm(StrictModel):
         return list(values)
 
 
-class RankingForm(StrictModel):
+class RankingForm(_Form):
     """A list of items with their scores, the best first."""
 
     kind: Literal["ranking"] = "ranking"
-    name: str
     k: int
     items: tuple[int, ...] | tuple[str, ...]
-
-    @property
-    def columns(self) -> list[str]:
-        return [column for part in self.parts for column in part]
 
     @property
     def parts(self) -> list[list[str]]:

@@ -4,7 +4,6 @@ The model is asked by length, in batches of so many positions as are the fastest
 """
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +11,8 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.column import CORES, Work, main
-from benchmarks.columns.floor import ENCODE_ROWS, ENCODINGS, per_row
-from benchmarks.histories import LABELS, load_model, make_rows, score
+from benchmarks.columns.floor import encoder, per_row
+from benchmarks.histories import load_model, make_rows, score
 
 TOKENS = (1 << 12, 1 << 13, 1 << 14, 1 << 15)
 SAMPLE_ROWS = 2_048
@@ -46,14 +45,6 @@ def batches_of(tokens: int) -> list[pa.Array]:
 
 def run(work: Work) -> float:
     model = load_model(work.model)
-    random = np.random.default_rng(0)
-    rows = pa.table(
-        {
-            "user_id": random.permutation(ENCODE_ROWS),
-            "label": random.integers(0, LABELS, ENCODE_ROWS),
-            "confidence": random.random(ENCODE_ROWS, np.float32),
-        }
-    )
     batches = {tokens: batches_of(tokens) for tokens in TOKENS}
 
     def forward(tokens: int, core: int) -> int:
@@ -61,21 +52,10 @@ def run(work: Work) -> float:
             score(model, batch)
         return SAMPLE_ROWS
 
-    def encode(core: int) -> int:
-        file = Path(work.out) / f"{core}.bin"
-        pq.write_table(
-            rows,
-            file,
-            compression="zstd",
-            use_dictionary=False,
-            column_encoding=ENCODINGS,
-        )
-        file.unlink()
-        return len(rows)
-
     fastest = min(TOKENS, key=lambda tokens: per_row(partial(forward, tokens)))
     each = [
-        per_row(of) for of in (partial(decode, work), partial(forward, fastest), encode)
+        per_row(of)
+        for of in (partial(decode, work), partial(forward, fastest), encoder(work))
     ]
     return work.rows * sum(each) / CORES
 
