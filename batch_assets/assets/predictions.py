@@ -16,6 +16,7 @@ from batch_assets.assets.scoring_metadata import (
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
+from batch_assets.snapshots.fallback_table import fallback_of
 
 PREDICTIONS = "What the release says of each key, with the release on every row."
 DEAD_LETTERS = "Rows that the model could not score, kept whole, with the reason."
@@ -51,11 +52,8 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         storage: StorageResource = context.resources.storage
         gpu: GpuResource = context.resources.gpu
         engines: EngineResource = context.resources.engine
-        day, lake, replay = (
-            day_of(context),
-            storage.lake(spec.name),
-            config.replay_dead_letters,
-        )
+        day, lake = day_of(context), storage.lake(spec.name)
+        replay = config.replay_dead_letters
         if replay:
             model, digest = release_of(lake, day)
             rows = lake.dead_letters.rows_by_day().get(day)
@@ -64,6 +62,8 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             rows = lake.validated_features.rows_by_day().get(day)
         release = storage.registry().require(model, digest)
         settings = pipeline.scoring_settings
+        # What can't be published is not scored.
+        fallback_of(lake, day, spec.serving.fallback, release.contract)
         with (
             day_run(context, lake, "predictions", rows) as run,
             engines.scoring(spec, day, release, storage, gpu) as engine,

@@ -57,7 +57,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         lake = storage.lake(spec.name)
         release = storage.registry().resolve(spec.model.name)
         contract = release.contract
-        must_name_tables(spec.side_tables, release)
+        must_name_tables(spec.side_tables, release, spec.serving.fallback)
         newest = newest_day(spec, datetime.now(UTC))
         read = _context_of(pipeline, day, contract)
         with day_run(context, lake, "raw_features", None) as run:

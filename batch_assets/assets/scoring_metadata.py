@@ -39,7 +39,7 @@ def predictions_metadata(
 
 
 def short_rankings(release: Release, done: Night | Replayed) -> dict[str, int]:
-    """Return of each ranking how many rows have fewer items than it may have.
+    """Return of each ranking how many rows have fewer items than a reader is shown.
 
     Its filters took what the model gave beyond that, too.
     """

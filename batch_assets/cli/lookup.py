@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pipeline")
 @click.argument("key")
+@click.option("--segment", help="Whose fallback a key gets that the night has not.")
 @as_json
-def lookup(pipeline: str, key: str, as_json: bool) -> None:
+def lookup(pipeline: str, key: str, segment: str | None, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
     from batch_assets.snapshots.version import Version
 
     snapshot = Version.current(snapshots_of(pipeline))
-    answer = snapshot.get(key)
+    answer = snapshot.get(key, segment)
     if answer is None:
         msg = (
             f"'{key}' is not in version {snapshot.name} of {pipeline}, which has "
@@ -38,12 +39,18 @@ def lookup(pipeline: str, key: str, as_json: bool) -> None:
 
 def print_answer(answer: "Answer") -> None:
     """Print the outputs of a key, and of which version they are."""
+    segment = "" if answer.segment is None else f" of '{answer.segment}'"
     about = {
+        "fallback": [
+            f"the night has no {answer.key!r}: this is what is shown{segment}"
+        ],
         "day": [answer.day],
         "release": [str(answer.release)],
         "version": [answer.version],
         "age": [_age(answer.age)],
     }
+    if not answer.is_fallback:
+        del about["fallback"]
     shown = {name: _lines(value) for name, value in answer.outputs.items()} | about
     width = max(8, *map(len, shown))
     for name, lines in shown.items():
@@ -55,6 +62,8 @@ def _lines(value: Any) -> list[str]:
     """An output as it is read: a ranking has a line for each place."""
     if isinstance(value, str):
         return [value]
+    if value == []:
+        return ["none"]
     if not isinstance(value, list):
         return [f"{value:.6g}"]
     if value and isinstance(value[0], tuple):
@@ -66,7 +75,7 @@ def _lines(value: Any) -> list[str]:
                 zip(items, value, strict=True), 1
             )
         ]
-    return [", ".join(f"{number:.6g}" for number in value) or "none"]
+    return [", ".join(f"{number:.6g}" for number in value)]
 
 
 def _age(age: timedelta) -> str:

@@ -9,6 +9,7 @@ import click
 from batch_assets.cli.books import books
 from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.demo import demo
+from batch_assets.cli.denylist import denylist
 from batch_assets.cli.exits import Commands
 from batch_assets.cli.lookup import lookup
 from batch_assets.cli.releases import release
@@ -29,6 +30,7 @@ for command in (
     books,
     dead_letters,
     demo,
+    denylist,
     lookup,
     release,
     run,

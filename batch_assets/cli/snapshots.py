@@ -191,9 +191,15 @@ def snapshot_history(pipeline: str, as_json: bool) -> None:
         print_json([entry.model_dump(mode="json") for entry in entries])
     else:
         print_table(
-            ["when", "who", "act", "version", "why"],
+            ["when", "who", "act", "version or items", "why"],
             [
-                [time_of(e.at, seconds=True), e.by, e.act, e.version or "-", e.why]
+                [
+                    time_of(e.at, seconds=True),
+                    e.by,
+                    e.act,
+                    e.version or ", ".join(e.items) or "-",
+                    e.why,
+                ]
                 for e in entries
             ],
         )

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batch_assets.errors import LakeError, SourceError
 from batch_assets.lake.sources import ReadContext, Source
@@ -141,7 +142,17 @@ def _canonical(rows: pa.Table) -> pa.Table:
     rows = rows.combine_chunks().replace_schema_metadata(None)
     if not rows.num_columns or not len(rows):
         return rows
-    return rows.sort_by([(name, "ascending") for name in rows.column_names])
+    # Arrow sorts by no lists: those few are sorted by as they read.
+    by = {
+        str(at): pa.array(map(repr, column.to_pylist()))
+        if pa.types.is_nested(column.type)
+        else column
+        for at, column in enumerate(rows.columns)
+    }
+    order = pc.sort_indices(
+        pa.table(by), sort_keys=[(name, "ascending") for name in by]
+    )
+    return rows.take(order)
 
 
 def _write(path: StoragePath, rows: pa.Table) -> None:

@@ -7,6 +7,7 @@ ranking  the best items of a vocabulary with their scores, the best first
 """
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -219,14 +220,15 @@ class VectorOutput(Output):
 class Ranking(StrictModel):
     """The best items for each row, the best first, with a score each.
 
-    They are computed as int64 positions in a vocabulary and float32 scores, (rows, k)
+    They are computed as int64 positions in a vocabulary and float32 scores, (rows, width)
     each, and written as `<name>`, a list of the items' words, and `<name>_scores`. Where
-    there are fewer than k, the rest is `NO_ITEM`.
+    there are fewer, the rest is `NO_ITEM`.
 
     Attributes:
         name: of the column of items.
         vocabulary: the contract's, of all items that can be ranked.
-        k: the most items of a row.
+        k: the most items of a row that a reader is shown.
+        spare: so many more are kept, the next best, for items that are denied later.
         at_least: a row with fewer is at fault; k unless said.
         min: of a score, inclusive.
         max: of a score, inclusive.
@@ -236,9 +238,15 @@ class Ranking(StrictModel):
     name: Name
     vocabulary: Name
     k: int = Field(ge=1)
+    spare: int = Field(default=0, ge=0, exclude_if=operator.not_)
     at_least: int | None = Field(default=None, ge=0)
     min: float | None = None
     max: float | None = None
+
+    @property
+    def width(self) -> int:
+        """How many items of a row are kept, at most."""
+        return self.k + self.spare
 
     @property
     def scores(self) -> str:
@@ -248,8 +256,8 @@ class Ranking(StrictModel):
     @property
     def columns(self) -> tuple[OutputColumn, ...]:
         return (
-            OutputColumn(self.name, "int64", self.k),
-            OutputColumn(self.scores, "float32", self.k),
+            OutputColumn(self.name, "int64", self.width),
+            OutputColumn(self.scores, "float32", self.width),
         )
 
     def must_fit(self, words: Vocabularies) -> None:
@@ -261,9 +269,10 @@ class Ranking(StrictModel):
                 f"contract has {sorted(words) or 'none'}"
             )
             raise ValueError(msg)
-        if self.k > len(known):
+        if self.width > len(known):
+            spare = f" and spare {self.spare}" * bool(self.spare)
             msg = (
-                f"ranking '{self.name}': k is {self.k}, and the vocabulary "
+                f"ranking '{self.name}': k is {self.k}{spare}, and the vocabulary "
                 f"'{self.vocabulary}' has {len(known)} words"
             )
             raise ValueError(msg)
@@ -342,8 +351,8 @@ class Ranking(StrictModel):
         known = pa.array(words[self.vocabulary])
         items, lengths = _flat(table[self.name], known)
         scores, of_scores = _flat(table[self.scores])
-        fits = (lengths == of_scores) & (lengths <= self.k)
-        there = (np.arange(self.k) < lengths[:, None]) & fits[:, None]
+        fits = (lengths == of_scores) & (lengths <= self.width)
+        there = (np.arange(self.width) < lengths[:, None]) & fits[:, None]
         found = np.full(there.shape, NO_ITEM, np.int64)
         found[~fits] = NOWHERE
         found[there] = items[np.repeat(fits, lengths)]

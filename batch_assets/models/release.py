@@ -139,10 +139,11 @@ def _must_fit(post: PostProcessing, contract: Contract) -> None:
         if (
             isinstance(stage, TopK)
             and isinstance(output, Ranking)
-            and stage.k != output.k
+            and stage.k != output.width
         ):
             msg = (
-                f"'{output.name}' ranks {output.k} items, and its stage takes {stage.k}"
+                f"'{output.name}' keeps {output.width} items, k and spare, and its stage "
+                f"takes {stage.k}"
             )
             raise ValueError(msg)
         if (

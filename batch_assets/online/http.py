@@ -2,7 +2,7 @@
 
     GET  /v1/{pipeline}                what is served, and what scores
     GET  /v1/{pipeline}/keys/{key}     one key
-    POST /v1/{pipeline}/lookup         many keys: {"keys": [...]}
+    POST /v1/{pipeline}/lookup         many keys: {"keys": [...], "segments": [...]}
     POST /v1/{pipeline}/score          rows the night did not cover: {"rows": [{...}]}
     GET  /healthz  /readyz  /metrics
 
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -34,14 +35,16 @@ from batch_assets.online.responses import (
     HANDLERS,
     Json,
     RefusedError,
+    found_of,
     outcome_of,
     queue_is_full,
+    shown_of,
     source_of,
     status_of,
     unavailable,
 )
-from batch_assets.online.scoring import keys_of, refused
-from batch_assets.snapshots.version import SHOWN, Version, integer_of
+from batch_assets.online.scoring import LiveRelease, keys_of, refused
+from batch_assets.snapshots.version import SHOWN, Answer, Version, integer_of
 
 log = logging.getLogger(__name__)
 
@@ -128,32 +131,30 @@ class Online:
             name, dtype = version.manifest.key, version.manifest.key_dtype
             kind = "an int64" if dtype == "int64" else "a string in UTF-8"
             raise RefusedError(422, f"the key '{name}' is {kind}, got '{text[:SHOWN]}'")
-        answer = version.get(key)
+        answer = version.get(key, request.query_params.get("segment"))
         served = self._served(request)
-        self._count_keys(served, found=int(answer is not None), asked=1)
+        self._count_keys(served, [answer])
         if answer is None:
             raise RefusedError(404, self._missing(text, served, version))
-        return Json(
-            source_of(version) | {"key": answer.key, "outputs": answer.plain_outputs},
-        )
+        return Json(source_of(version) | shown_of(answer.key, answer))
 
     async def lookup(self, request: Request) -> Response:
         version = self._opened(request)
         body = await read_body(request)
         dtype = version.manifest.key_dtype
         try:
-            keys = self._keys[dtype].validate_json(body)["keys"]
+            asked = self._keys[dtype].validate_json(body)
         except ValidationError as error:
             raise refused(error, "keys", lambda _: dtype) from None
-        found = version.get_many(keys)
-        missing = found.count(None)
-        self._count_keys(
-            self._served(request), found=len(keys) - missing, asked=len(keys)
-        )
+        keys, segments = asked["keys"], asked.get("segments")
+        if segments is not None and len(segments) != len(keys):
+            raise RefusedError(422, f"{len(segments)} segments of {len(keys)} keys")
+        found = version.get_many(keys, segments)
+        self._count_keys(self._served(request), found)
         answers = [
-            {"key": key, "outputs": answer and answer.plain_outputs}
-            for key, answer in zip(keys, found, strict=True)
+            shown_of(key, answer) for key, answer in zip(keys, found, strict=True)
         ]
+        missing = sum(answer is None or answer.is_fallback for answer in found)
         return Json(source_of(version) | {"missing": missing, "answers": answers})
 
     async def score(self, request: Request) -> Response:
@@ -181,7 +182,7 @@ class Online:
             break
         key, release = live.release.contract.key.name, live.release
         shown = [
-            {"key": row[key]} | self._shown(served, answer)
+            {"key": row[key]} | self._shown(served, live, answer)
             for row, answer in zip(rows, answers, strict=True)
         ]
         return Json(
@@ -270,16 +271,17 @@ class Online:
             else f"it can't be scored either: {served.why_not_scored}",
         }
 
-    def _count_keys(self, served: Served, *, found: int, asked: int) -> None:
-        for label, number in (("true", found), ("false", asked - found)):
-            if number:
-                self.metrics.keys.labels(served.name, label).inc(number)
+    def _count_keys(self, served: Served, answers: Sequence[Answer | None]) -> None:
+        found = Counter(map(found_of, answers))
+        for label, number in found.items():
+            self.metrics.keys.labels(served.name, label).inc(number)
 
-    def _shown(self, served: Served, answer: Any) -> dict[str, Any]:
+    def _shown(self, served: Served, live: LiveRelease, answer: Any) -> dict[str, Any]:
         outcome = outcome_of(answer)
         self.metrics.rows.labels(served.name, outcome).inc()
         if outcome == "scored":
-            return {"outputs": answer}
+            denied = served.snapshot.denylist.names if served.snapshot else []
+            return {"outputs": live.shown(answer, denied)}
         shown = {"outputs": None, "error": str(answer)}
         return shown | ({"rules": answer.rules} if outcome == "bad" else {})
 

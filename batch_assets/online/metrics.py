@@ -38,7 +38,7 @@ class Metrics:
             "route",
         )
         self.keys = self._counter(
-            "keys", "Keys that were looked up: found, or missing.", "pipeline", "found"
+            "keys", "Keys: found (true or false), or fallback.", "pipeline", "found"
         )
         self.rows = self._counter(
             "rows",

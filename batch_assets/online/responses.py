@@ -21,7 +21,7 @@ from batch_assets.online.scoring import (
     TooLongError,
 )
 from batch_assets.scoring.faults import FaultError
-from batch_assets.snapshots.version import Version, age_of
+from batch_assets.snapshots.version import Answer, Version, age_of
 
 
 class RefusedError(Exception):
@@ -55,6 +55,25 @@ def source_of(version: Version) -> dict[str, Any]:
         "age_seconds": round(age.total_seconds(), 3),
         "is_stale": age > manifest.stale_after,
     }
+
+
+def shown_of(key: int | str, answer: Answer | None) -> dict[str, Any]:
+    """Return what is said of a key: its outputs, or null, and whose they are."""
+    if answer is None:
+        return {"key": key, "outputs": None, "is_fallback": False}
+    shown = {
+        "key": key,
+        "outputs": answer.plain_outputs,
+        "is_fallback": answer.is_fallback,
+    }
+    return shown | ({"segment": answer.segment} if answer.is_fallback else {})
+
+
+def found_of(answer: Answer | None) -> str:
+    """Return what became of a key that was looked up; see the metrics."""
+    if answer is None:
+        return "false"
+    return "fallback" if answer.is_fallback else "true"
 
 
 def outcome_of(answer: Any) -> str:

@@ -7,9 +7,9 @@ that whatever it does, the event loop goes on. It knows no HTTP, and not who may
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import polars as pl
@@ -17,6 +17,8 @@ import pyarrow as pa
 from pydantic import (
     ConfigDict,
     Field,
+    StrictInt,
+    StrictStr,
     TypeAdapter,
     ValidationError,
     conlist,
@@ -31,6 +33,7 @@ from batch_assets.models.columns import word
 from batch_assets.models.contract import Contract
 from batch_assets.models.contract import Feature as FeatureSpec
 from batch_assets.models.input_rows import InputRows, input_columns
+from batch_assets.models.output_specs import Ranking
 from batch_assets.models.release import Release
 from batch_assets.online.batcher import Batch, Batcher
 from batch_assets.quality.rules import RULES, RowRules
@@ -40,7 +43,8 @@ from batch_assets.scoring.faults import FaultError
 from batch_assets.scoring.model_process import ModelProcess
 
 Row = dict[str, Any]
-Outputs = dict[str, float | int]
+# As JSON has them: numbers, names of classes, lists.
+Outputs = dict[str, Any]
 Answers = list[Outputs | BaseException]
 
 JSON_TYPES: dict[str, Any] = {
@@ -183,6 +187,18 @@ class LiveRelease:
             raise refused(error, "rows", self._expected) from None
         return rows
 
+    def shown(self, outputs: Outputs, denied: Collection[str]) -> Outputs:
+        """Return the outputs of a row as they are shown: rankings without denied items."""
+        rankings = {
+            one.name: one.k
+            for one in self._contract.outputs
+            if isinstance(one, Ranking)
+        }
+        return outputs | {
+            name: [one for one in outputs[name] if str(one["item"]) not in denied][:k]
+            for name, k in rankings.items()
+        }
+
     async def submit(self, rows: Sequence[Row]) -> Answers:
         """Score rows: outputs, or why there are none (`BadRowError`, `FaultError`).
 
@@ -283,9 +299,13 @@ class _Ordered:
 
 
 def keys_of(dtype: str, max_keys: int) -> TypeAdapter[Any]:
-    """Return what reads `{"keys": [...]}`, for keys of a type."""
+    """Return what reads `{"keys": [...], "segments": [...]}`, for keys of a type.
+
+    Segments may be left out, or be null.
+    """
     keys = conlist(JSON_TYPES[dtype], min_length=1, max_length=max_keys)
-    return TypeAdapter(_strict("Request", {"keys": keys}))
+    segments = NotRequired[list[StrictStr | StrictInt | None]]
+    return TypeAdapter(_strict("Request", {"keys": keys, "segments": segments}))
 
 
 def _requests_of(contract: Contract, max_rows: int) -> TypeAdapter[Any]:
@@ -341,9 +361,11 @@ def refused(
         value = NOTHING if missing else _shown(one["input"])
         problems.append(Problem(int(place[0]), name, value, expected(name)))
     if shape:
-        inside = "{COLUMN: VALUE, ...}" if what == "rows" else "KEY"
+        inside, more = "{COLUMN: VALUE, ...}", ""
+        if what == "keys":
+            inside, more = "KEY", ', and as many "segments", texts or null, if any'
         return BadRequestError(
-            f'the body is not {{"{what}": [{inside}, ...]}} with at least one of them'
+            f'the body is not {{"{what}": [{inside}, ...]}} with at least one of them{more}'
         )
     lines = [f"'{p.name}', got: {p.found}, expected: {p.expected}" for p in problems]
     wrong = "columns are missing, extra or" if what == "rows" else "keys are"

@@ -131,12 +131,12 @@ def _summaries(
 ) -> dict[str, OutputSummary]:
     """What is kept of each column of the outputs."""
     contract, reference = release.contract, release.manifest.reference
-    rankings = {one.name for one in contract.outputs if isinstance(one, Ranking)}
+    rankings = {one.name: one.k for one in contract.outputs if isinstance(one, Ranking)}
     return {
         column.name: summary_of(
             outputs[column.name],
             reference.get(column.name),
-            ranked=column.name in rankings,
+            k=rankings.get(column.name),
         )
         for column in contract.output_columns
     }
@@ -186,14 +186,14 @@ def write_dead_letters(
 
 
 def summary_of(
-    values: np.ndarray, reference: Reference | None, *, ranked: bool = False
+    values: np.ndarray, reference: Reference | None, *, k: int | None = None
 ) -> OutputSummary:
     """Return what a day's distribution of an output is summed from.
 
     Args:
         values: of the output, (rows,) or (rows, width).
         reference: what its bins are.
-        ranked: whether they are the items of a ranking.
+        k: how many of them are shown, if they are the items of a ranking.
     """
     wide = values.astype(np.float64)
     return OutputSummary(
@@ -202,7 +202,7 @@ def summary_of(
         min=float(wide.min()) if wide.size else None,
         max=float(wide.max()) if wide.size else None,
         counts=histogram(wide, reference.edges if reference else ()),
-        short=int((values[:, -1] == NO_ITEM).sum()) if ranked else None,
+        short=int((values[:, k - 1] == NO_ITEM).sum()) if k else None,
     )
 
 

@@ -18,6 +18,7 @@ from batch_assets.models.input_rows import InputRows, Lists, SideItems
 from batch_assets.models.input_specs import Ids
 from batch_assets.models.post_specs import SideTable as SideTableSpec
 from batch_assets.models.release import Release
+from batch_assets.spec import FallbackSpec
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,20 @@ ITEM = "item"
 OTHERS = -1
 
 
-def must_name_tables(names: Iterable[str], release: Release) -> None:
-    """Refuse a pipeline that has other side tables than its release needs.
+def must_name_tables(
+    names: Iterable[str], release: Release, fallback: FallbackSpec | None = None
+) -> None:
+    """Refuse a pipeline that has other side tables than its release and fallback need.
 
     Raises:
         ContractError: with both.
     """
-    if sorted(names) != sorted(release.side_tables):
+    needed = {*release.side_tables, *([fallback.table] if fallback else [])}
+    if sorted(names) != sorted(needed):
+        beside = f", and its fallback '{fallback.table}'" if fallback else ""
         msg = (
             f"release {release.name} {release.short} needs the side tables "
-            f"{sorted(release.side_tables)}, the pipeline's `side_tables` are "
+            f"{sorted(release.side_tables)}{beside}; the pipeline's `side_tables` are "
             f"{sorted(names)}. Nothing was read or written."
         )
         raise ContractError(msg)

@@ -7,7 +7,7 @@ served. It knows no other store, not how a version is followed, and no Dagster.
 import operator
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ import pyarrow as pa
 from batch_assets.errors import ConfigError, SinkError, SnapshotError
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
-from batch_assets.snapshots.forms import Assembly
+from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.version import Answer, Version
 from batch_assets.strict import StrictModel
@@ -98,14 +98,6 @@ class SinkVersion(StrictModel):
             msg = f"the key '{self.key}' is an integer, got {key!r}"
             raise SnapshotError(msg) from None
         return number if -(2**63) <= number < 2**63 else None
-
-    def answer(self, key: int | str, outputs: Iterable[Any]) -> Answer:
-        """Return the outputs of a key as the local reader answers."""
-        names, manifest = self.manifest.outputs, self.manifest
-        if manifest.forms:
-            assembly = Assembly(names, manifest.forms, [names])
-            return Answer(key, assembly.row([tuple(outputs)]), manifest)
-        return Answer(key, dict(zip(names, outputs, strict=True)), manifest)
 
     def _content(self) -> tuple[Any, ...]:
         manifest = self.manifest
@@ -205,10 +197,21 @@ class Sink(Protocol):
     def drop(self, version: str) -> None:
         """Remove a version; refuse that which is served."""
 
-    def get(self, key: int | str) -> Answer | None:
+    def deny(self, denylist: Denylist) -> None:
+        """Let no client show these items any more, and no others be held back."""
+
+    def denied(self) -> Denylist:
+        """Return the items that clients do not show now."""
+
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
         """Return the outputs of a key, or None if the night did not score it.
 
-        The pointer and the row are of one version, whatever is swapped meanwhile.
+        The pointer and the row are of one version, whatever is swapped meanwhile. What
+        is denied is asked for once a second.
+
+        Args:
+            key: of the pipeline's type.
+            segment: whose fallback the key gets, if the pipeline has one.
 
         Raises:
             NotServedError: the store serves nothing.

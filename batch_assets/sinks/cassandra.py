@@ -5,6 +5,7 @@
     <keyspace>.<name>_versions  what a version is of, as JSON; its buckets; when it began
                                 and was served
     <keyspace>.<name>_pointer   one row: the version that is served
+    <keyspace>.<name>_denylist  one row: items that no client shows, as JSON
 
 A bucket is the hash of a key modulo the version's number of buckets, a multiple of its
 shards: a partition of some 200 rows, which is written in batches of its own, found by
@@ -42,6 +43,7 @@ from cassandra.query import (
 
 from batch_assets.errors import NotServedError
 from batch_assets.lake.shards import hash_key, hash_keys
+from batch_assets.sinks.answers import Answers
 from batch_assets.sinks.base import (
     RowChecksums,
     SinkVersion,
@@ -53,6 +55,7 @@ from batch_assets.sinks.base import (
     store_errors,
 )
 from batch_assets.sinks.packing import pack, unpack, unpack_row, width
+from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.version import Answer
 from batch_assets.spec import CassandraTarget
 
@@ -71,6 +74,7 @@ TABLES = {
     "versions": "version text PRIMARY KEY, about text, buckets int, "
     "began_at timestamp, served_at timestamp",
     "pointer": "name text PRIMARY KEY, version text",
+    "denylist": "name text PRIMARY KEY, items text",
 }
 CURRENT = "current"
 DRIVER_ERRORS = (DriverException, NoHostAvailable)
@@ -130,14 +134,13 @@ class CassandraSink:
         self._tables = {table: f"{keyspace}.{name}_{table}" for table in TABLES}
         self._prepared: dict[str, PreparedStatement] = {}
         self._served: tuple[SinkVersion, int] | None = None
+        self._answers = Answers(self.denied)
 
     def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
             for table, columns in TABLES.items():
-                columns = columns.format(key=CQL_TYPES[about.manifest.key_dtype])
-                self._session.execute(
-                    f"CREATE TABLE IF NOT EXISTS {self._tables[table]} ({columns})"
-                )
+                key = CQL_TYPES[about.manifest.key_dtype]
+                self._make_table(table, columns.format(key=key))
             known = self._do(
                 "SELECT about FROM {versions} WHERE version = ?", about.name
             )
@@ -229,13 +232,13 @@ class CassandraSink:
                 self._all((delete, (version, bucket)) for bucket in range(buckets))
             self._do("DELETE FROM {versions} WHERE version = ?", version)
 
-    def get(self, key: int | str) -> Answer | None:
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
         with self._store_errors():
             about, buckets = self._served or self._about(None)
             while True:
                 stored_key = about.key_of(key)
                 if stored_key is None:
-                    return None
+                    return self._answers.of(about, key, None, segment)
                 # Sent together; the row counts if the pointer still names its version.
                 pointer = self._later(
                     "SELECT version FROM {pointer} WHERE name = ?", CURRENT
@@ -251,10 +254,27 @@ class CassandraSink:
                 outputs = row.result().one()
                 if version == about.name:
                     self._served = about, buckets
-                    if outputs is None:
-                        return None
-                    return about.answer(stored_key, unpack_row(outputs[0], about))
+                    numbers = None if outputs is None else unpack_row(outputs[0], about)
+                    return self._answers.of(about, stored_key, numbers, segment)
                 about, buckets = self._about(version)
+
+    def deny(self, denylist: Denylist) -> None:
+        with self._store_errors():
+            self._make_table("denylist", TABLES["denylist"])
+            self._do(
+                "INSERT INTO {denylist} (name, items) VALUES (?, ?)",
+                CURRENT,
+                denylist.model_dump_json(),
+            )
+
+    def denied(self) -> Denylist:
+        with self._store_errors():
+            row = None
+            if self._is_there("denylist"):
+                statement = "SELECT items FROM {denylist} WHERE name = ?"
+                row = self._do(statement, CURRENT).one()
+        data = row[0].encode() if row else None
+        return Denylist.loads(data, f"{self.address}: the denylist")
 
     def close(self) -> None:
         self._session.cluster.shutdown()
@@ -307,8 +327,12 @@ class CassandraSink:
         about, buckets = self._do(statement, version).one()
         return SinkVersion.model_validate_json(about), buckets
 
-    def _is_there(self) -> bool:
-        keyspace, _, table = self._tables["pointer"].partition(".")
+    def _make_table(self, table: str, columns: str) -> None:
+        name = self._tables[table]
+        self._session.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+
+    def _is_there(self, name: str = "pointer") -> bool:
+        keyspace, _, table = self._tables[name].partition(".")
         rows = self._session.execute(
             "SELECT table_name FROM system_schema.tables "
             "WHERE keyspace_name = %s AND table_name = %s",

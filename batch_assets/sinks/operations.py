@@ -9,7 +9,13 @@ from batch_assets.errors import BatchAssetsError
 from batch_assets.sinks.base import Sink
 from batch_assets.sinks.declared import declared_sinks
 from batch_assets.sinks.factory import open_sink
-from batch_assets.sinks.sync import SyncResult, prove, sync_sink
+from batch_assets.sinks.sync import (
+    SyncResult,
+    prove,
+    push_denylist,
+    swap_lock,
+    sync_sink,
+)
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 
@@ -66,6 +72,24 @@ def sync_sinks(store: SnapshotStore) -> Iterator[SyncOutcome]:
             yield SyncOutcome(target.name, None, str(error))
         else:
             yield SyncOutcome(target.name, result)
+
+
+def deny_in_sinks(store: SnapshotStore) -> Iterator[tuple[str, str | None]]:
+    """Let each sink deny what is denied here; yield each sink, and why it does not.
+
+    One that fails stops no other; the next night tells it again.
+    """
+    for target in declared_sinks(store):
+        try:
+            with (
+                closing(open_sink(target, store.pipeline)) as sink,
+                swap_lock(store),
+            ):
+                push_denylist(sink, store)
+        except BatchAssetsError as error:
+            yield target.name, str(error)
+        else:
+            yield target.name, None
 
 
 def prove_sinks(store: SnapshotStore) -> Iterator[tuple[str, str]]:

@@ -1,26 +1,29 @@
 """PostgreSQL: a table for each version, and a view of the one that is served.
 
     <schema>.current          the view that is read; its columns name the version, too
+    <schema>.current_numbers  the same as it was loaded: `postgres_view`
     <schema>.rows_<version>   a version: key and outputs, loaded by COPY, one primary key
+    <schema>.items_<version>_<n>   what the positions of its n-th ranking mean
+    <schema>.denylist         items that no ranking shows
     <schema>.loaded           version, shard -> evidence, in one transaction with its rows
     <schema>.versions         what a version is of, as JSON; when it began and was served
     <schema>.pointer          one row: the version of the view
 
-A swap replaces view and pointer in one transaction. It knows no other store.
+A swap replaces views and pointer in one transaction. It knows no other store.
 """
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from datetime import UTC
 from typing import Any, LiteralString
 
-import psycopg
 import pyarrow as pa
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import dict_row
+from psycopg.sql import Identifier
 
 from batch_assets.errors import NotServedError, SinkError
+from batch_assets.sinks.answers import Answers
 from batch_assets.sinks.base import (
     STAYS,
     RowChecksums,
@@ -31,27 +34,26 @@ from batch_assets.sinks.base import (
     must_be_whole,
     must_not_be_served,
     secret,
-    store_errors,
 )
 from batch_assets.sinks.postgres_copy import HEADER, TRAILER, decode, encode
+from batch_assets.sinks.postgres_schema import Schema
+from batch_assets.sinks.postgres_view import (
+    DENYLIST,
+    SERVED_VERSION,
+    items_names,
+    name_items,
+    show,
+    sql_type,
+    table_name,
+    view_of_numbers,
+)
+from batch_assets.snapshots.denylist import DeniedItem, Denylist
 from batch_assets.snapshots.version import Answer
 from batch_assets.spec import PostgresTarget
 
-SECONDS = 30
 # Who waits for a lock makes all wait who come after: better try again than wait long.
 LOCK_SECONDS = 1
 LOCK_TRIES = 8
-
-SQL_TYPES = {
-    "float32": "real",
-    "float64": "double precision",
-    "int32": "integer",
-    "int64": "bigint",
-    "string": 'text COLLATE "C"',
-}
-# What the view adds to the columns of a version; the lake lets no output have the
-# names of the others.
-SERVED_VERSION = "served_version"
 
 TABLES = """\
 CREATE TABLE IF NOT EXISTS {schema}.versions (
@@ -69,6 +71,13 @@ CREATE TABLE IF NOT EXISTS {schema}.loaded (
 CREATE TABLE IF NOT EXISTS {schema}.pointer (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     version text
+);
+CREATE TABLE IF NOT EXISTS {schema}.denylist (
+    item text PRIMARY KEY,
+    place integer NOT NULL,
+    denied_at timestamptz NOT NULL,
+    denied_by text NOT NULL,
+    why text NOT NULL
 );
 INSERT INTO {schema}.pointer DEFAULT VALUES ON CONFLICT DO NOTHING;
 """
@@ -102,21 +111,10 @@ class PostgresSink:
         Raises:
             SinkError: the address is none. It is not shown: it may hold a password.
         """
-        try:
-            parts = conninfo_to_dict(dsn)
-        except psycopg.ProgrammingError:
-            # Its message would show the text, which may hold a password.
-            msg = (
-                "that is no address of a PostgreSQL; one is "
-                "postgresql://user:password@host:5432/database"
-            )
-            raise SinkError(msg) from None
-        server = f"{parts.get('host', 'local')}:{parts.get('port', 5432)}"
-        self.address = f"postgresql://{server}/{parts.get('dbname', '')} {schema}"
-        self._dsn = dsn
-        self._schema = schema
+        self._schema = Schema(dsn, schema)
+        self.address = self._schema.address
         self._served: SinkVersion | None = None
-        self._opened: psycopg.Connection | None = None
+        self._answers = Answers(self.denied)
 
     def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         names = [about.key, *(name for name, _ in about.outputs)]
@@ -125,25 +123,28 @@ class PostgresSink:
             raise SinkError(msg)
         types = [about.manifest.key_dtype, *(dtype for _, dtype in about.outputs)]
         columns = [
-            sql.SQL("{} {} NOT NULL").format(sql.Identifier(name), _type(dtype))
+            sql.SQL("{} {} NOT NULL").format(Identifier(name), sql_type(dtype))
             for name, dtype in zip(names, types, strict=True)
         ]
-        with self._store_errors(), self._connection.transaction():
+        with self._schema.errors(), self._schema.connection.transaction():
             # One at a time: CREATE ... IF NOT EXISTS fails if another one does the same.
-            self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
+            self._schema.do(
+                "SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema.name
+            )
             self._make_room()
-            self._do(
+            self._schema.do(
                 "INSERT INTO {schema}.versions (version, about) VALUES (%s, %s) "
                 "ON CONFLICT DO NOTHING",
                 about.name,
                 about.model_dump_json(),
             )
-            self._do(
+            self._schema.do(
                 "CREATE TABLE IF NOT EXISTS {schema}.{rows} ({columns})",
-                rows=_rows(about.name),
+                rows=Identifier(table_name(about.name)),
                 columns=sql.SQL(", ").join(columns),
             )
-            loaded = self._do(
+            name_items(self._schema, about)
+            loaded = self._schema.do(
                 "SELECT shard, evidence FROM {schema}.loaded WHERE version = %s",
                 about.name,
             )
@@ -152,10 +153,10 @@ class PostgresSink:
     def load(
         self, about: SinkVersion, shard: int, rows: pa.Table, evidence: RowChecksums
     ) -> None:
-        with self._store_errors(), self._connection.transaction():
+        with self._schema.errors(), self._schema.connection.transaction():
             # The record first: a second loader waits here for the first, and then finds
             # it. Rows and record are there together or not at all.
-            new = self._do(
+            new = self._schema.do(
                 "INSERT INTO {schema}.loaded (version, shard, evidence) "
                 "VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING shard",
                 about.name,
@@ -164,26 +165,26 @@ class PostgresSink:
             ).fetchall()
             if not new:
                 return
-            copy_in = self._sql(
+            copy_in = self._schema.sql(
                 "COPY {schema}.{rows} FROM STDIN (FORMAT binary)",
-                rows=_rows(about.name),
+                rows=Identifier(table_name(about.name)),
             )
-            with self._connection.cursor().copy(copy_in) as copy:
+            with self._schema.connection.cursor().copy(copy_in) as copy:
                 copy.write(HEADER)
                 for block in encode(rows, about):
                     copy.write(block)
                 copy.write(TRAILER)
 
     def finish(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
-        with self._store_errors():
+        with self._schema.errors():
             try:
                 self._index(about)
             except errors.UniqueViolation:
                 return {}  # A key is there twice, so nothing adds up.
-            with self._connection.cursor().copy(
-                self._sql(
+            with self._schema.connection.cursor().copy(
+                self._schema.sql(
                     "COPY {schema}.{rows} TO STDOUT (FORMAT binary)",
-                    rows=_rows(about.name),
+                    rows=Identifier(table_name(about.name)),
                 )
             ) as copy:
                 total: dict[int, RowChecksums] = {}
@@ -194,10 +195,10 @@ class PostgresSink:
             return total
 
     def swap(self, about: SinkVersion, *, back: bool) -> None:
-        with self._store_errors():
+        with self._schema.errors():
             for tries_left in reversed(range(LOCK_TRIES)):
                 try:
-                    with self._connection.transaction():
+                    with self._schema.connection.transaction():
                         self._swap(about, back=back)
                     return
                 except errors.LockNotAvailable as error:
@@ -211,14 +212,16 @@ class PostgresSink:
                     time.sleep(LOCK_SECONDS)
 
     def current(self) -> str | None:
-        with self._store_errors():
-            return self._pointer() if self._is_there() else None
+        with self._schema.errors():
+            return self._pointer() if self._schema.has("pointer") else None
 
     def stored_versions(self) -> list[StoredVersion]:
-        with self._store_errors():
-            if not self._is_there():
+        with self._schema.errors():
+            if not self._schema.has("pointer"):
                 return []
-            rows = self._do("SELECT about, began_at, served_at FROM {schema}.versions")
+            rows = self._schema.do(
+                "SELECT about, began_at, served_at FROM {schema}.versions"
+            )
             return [
                 StoredVersion(
                     SinkVersion.model_validate_json(about), began_at, served_at
@@ -227,65 +230,83 @@ class PostgresSink:
             ]
 
     def drop(self, version: str) -> None:
-        with self._store_errors(), self._connection.transaction():
-            self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        with self._schema.errors(), self._schema.connection.transaction():
+            self._schema.do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
             must_not_be_served(version, self._pointer(LOCKED))
-            self._do("DELETE FROM {schema}.versions WHERE version = %s", version)
-            self._do("DROP TABLE IF EXISTS {schema}.{rows}", rows=_rows(version))
-
-    def get(self, key: int | str) -> Answer | None:
-        """Look a key up in the view: one statement sees one version."""
-        with self._store_errors():
-            about = self._served or self._about()
-            stored_key = about.key_of(key)
-            if stored_key is None:
-                return None
-            select = self._sql(
-                "SELECT * FROM {schema}.current WHERE {key} = %s",
-                key=sql.Identifier(about.key),
+            known = self._schema.do(
+                "SELECT about FROM {schema}.versions WHERE version = %s", version
             )
-            cursor = self._connection.cursor(row_factory=dict_row)
-            # Binary: a float32 comes back as it is, not as its shortest text.
-            row = cursor.execute(
-                select, [stored_key], binary=True, prepare=False
-            ).fetchone()
-            if row is None:
-                return None
-            if row[SERVED_VERSION] != about.name:
-                about = self._about(row[SERVED_VERSION])
-            self._served = about
-            return about.answer(stored_key, [row[name] for name, _ in about.outputs])
+            tables = [table_name(version)]
+            for (text,) in known.fetchall():
+                tables += items_names(SinkVersion.model_validate_json(text)).values()
+            self._schema.do("DELETE FROM {schema}.versions WHERE version = %s", version)
+            for table in tables:
+                self._schema.do(
+                    "DROP TABLE IF EXISTS {schema}.{table}",
+                    table=Identifier(table),
+                )
+
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
+        """Look a key up in the view: one statement sees one version."""
+        with self._schema.errors():
+            about = self._served or self._about()
+            while True:
+                stored_key = about.key_of(key)
+                if stored_key is None:
+                    return self._answers.of(about, key, None, segment)
+                version, row = self._look_up(about, stored_key)
+                if version == about.name:
+                    self._served = about
+                    return self._answers.of(about, stored_key, row, segment)
+                about = self._about(version)
+
+    def deny(self, denylist: Denylist) -> None:
+        with self._schema.errors(), self._schema.connection.transaction():
+            self._schema.do(
+                "SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema.name
+            )
+            self._make_room()
+            self._schema.do("DELETE FROM {schema}.denylist")
+            for place, one in enumerate(denylist.items):
+                self._schema.do(
+                    "INSERT INTO {schema}.denylist VALUES (%s, %s, %s, %s, %s)",
+                    one.item,
+                    place,
+                    one.at,
+                    one.by,
+                    one.why,
+                )
+
+    def denied(self) -> Denylist:
+        with self._schema.errors():
+            if not self._schema.has(DENYLIST):
+                return Denylist()
+            rows = self._schema.do(
+                "SELECT item, denied_at, denied_by, why FROM {schema}.denylist "
+                "ORDER BY place"
+            )
+            return Denylist(
+                items=tuple(
+                    DeniedItem(item=item, at=at.astimezone(UTC), by=by, why=why)
+                    for item, at, by, why in rows
+                )
+            )
 
     def close(self) -> None:
-        if self._opened:
-            self._opened.close()
-
-    @property
-    def _connection(self) -> psycopg.Connection:
-        """Return the connection, opened again if the server has closed it."""
-        if self._opened is None or self._opened.closed:
-            self._opened = psycopg.connect(
-                self._dsn, autocommit=True, connect_timeout=SECONDS
-            )
-        return self._opened
+        self._schema.close()
 
     def _make_room(self) -> None:
         # Asked before, because IF NOT EXISTS needs the right to create one all the same.
-        schemas = self._do("SELECT FROM pg_namespace WHERE nspname = %s", self._schema)
-        if not schemas.fetchall():
-            self._do("CREATE SCHEMA {schema}")
-        self._do(TABLES)
-
-    def _is_there(self) -> bool:
-        tables = self._do(
-            "SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'pointer'",
-            self._schema,
+        schemas = self._schema.do(
+            "SELECT FROM pg_namespace WHERE nspname = %s", self._schema.name
         )
-        return bool(tables.fetchall())
+        if not schemas.fetchall():
+            self._schema.do("CREATE SCHEMA {schema}")
+        self._schema.do(TABLES)
 
     def _pointer(self, lock: LiteralString = "") -> str | None:
         """Return what is served; `lock` is a clause as FOR UPDATE."""
-        rows = self._do("SELECT version FROM {schema}.pointer" + lock)
+        rows = self._schema.do("SELECT version FROM {schema}.pointer" + lock)
         version: str | None = rows.fetchall()[0][0]
         return version
 
@@ -295,104 +316,75 @@ class PostgresSink:
         if version is None:
             msg = f"{self.address} serves nothing: load a version first"
             raise NotServedError(msg)
-        rows = self._do(
+        rows = self._schema.do(
             "SELECT about FROM {schema}.versions WHERE version = %s", version
         )
         return SinkVersion.model_validate_json(rows.fetchall()[0][0])
 
     def _index(self, about: SinkVersion) -> None:
-        table = sql.Identifier(self._schema, _name(about.name)).as_string()
-        with self._connection.transaction():
-            self._do("SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema)
-            keys = self._do(
+        table = Identifier(self._schema.name, table_name(about.name)).as_string()
+        with self._schema.connection.transaction():
+            self._schema.do(
+                "SELECT pg_advisory_xact_lock(hashtext(%s))", self._schema.name
+            )
+            keys = self._schema.do(
                 "SELECT FROM pg_index WHERE indrelid = %s::regclass AND indisprimary",
                 table,
             )
             if not keys.fetchall():
-                self._do(
+                self._schema.do(
                     "ALTER TABLE {schema}.{rows} ADD PRIMARY KEY ({key})",
-                    rows=_rows(about.name),
-                    key=sql.Identifier(about.key),
+                    rows=Identifier(table_name(about.name)),
+                    key=Identifier(about.key),
                 )
-                self._do("ANALYZE {schema}.{rows}", rows=_rows(about.name))
+                self._schema.do(
+                    "ANALYZE {schema}.{rows}", rows=Identifier(table_name(about.name))
+                )
 
     def _swap(self, about: SinkVersion, *, back: bool) -> None:
-        self._do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        self._schema.do(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         served = self._pointer(LOCKED)
-        records = self._do(
+        records = self._schema.do(
             "SELECT count(*) FROM {schema}.loaded WHERE version = %s", about.name
         )
         must_be_whole(about, records.fetchall()[0][0])
         must_be_newer(about, self._about(served) if served else None, back=back)
-        self._show(about)
-        self._do("UPDATE {schema}.pointer SET version = %s", about.name)
+        show(self._schema, about)
+        self._schema.do("UPDATE {schema}.pointer SET version = %s", about.name)
         # After all others, even if the clock has gone back.
-        self._do(
+        self._schema.do(
             "UPDATE {schema}.versions SET served_at = greatest(clock_timestamp(), "
             "(SELECT max(served_at) FROM {schema}.versions) + interval '1 ms') "
             "WHERE version = %s",
             about.name,
         )
 
-    def _show(self, about: SinkVersion) -> None:
-        """Let the view show a version; whoever may read it still may."""
-        names = [about.key, *(name for name, _ in about.outputs)]
-        columns: list[sql.Composable] = [sql.Identifier(name) for name in names]
-        facts = {
-            SERVED_VERSION: sql.SQL("{}::text").format(about.name),
-            "day": sql.SQL("{}::date").format(about.manifest.day),
-            "model_name": sql.SQL("{}::text").format(about.manifest.model_name),
-            "model_version": sql.SQL("{}::text").format(about.manifest.model_version),
-        }
-        columns += [
-            sql.SQL("{} AS {}").format(fact, sql.Identifier(name))
-            for name, fact in facts.items()
-        ]
-        view = self._sql(
-            "VIEW {schema}.current AS SELECT {columns} FROM {schema}.{rows}",
-            rows=_rows(about.name),
-            columns=sql.SQL(", ").join(columns),
+    def _look_up(
+        self, about: SinkVersion, key: int | str
+    ) -> tuple[str | None, list[Any] | None]:
+        """Return what is served, and the numbers of a key if that is `about`.
+
+        The view of a version may be gone by now, or be of another key.
+        """
+        select = self._schema.sql(
+            "SELECT p.version AS pointed_at, v.* FROM {schema}.pointer AS p "
+            "LEFT JOIN {schema}.{view} AS v ON v.{key} = %s",
+            view=Identifier(view_of_numbers(about)),
+            key=Identifier(about.key),
         )
+        cursor = self._schema.connection.cursor(row_factory=dict_row)
         try:
-            with self._connection.transaction():
-                self._connection.execute(sql.SQL("CREATE OR REPLACE ") + view)
-        except errors.InvalidTableDefinition:
-            # Another release, other outputs: only a new view can have other columns.
-            readers = self._do(
-                "SELECT CASE grantee WHEN 0 THEN 'PUBLIC' "
-                "ELSE quote_ident(pg_get_userbyid(grantee)) END "
-                "FROM pg_class, aclexplode(relacl) WHERE oid = %s::regclass "
-                "AND privilege_type = 'SELECT' AND grantee <> relowner",
-                sql.Identifier(self._schema, "current").as_string(),
-            ).fetchall()
-            self._do("DROP VIEW {schema}.current")
-            self._connection.execute(sql.SQL("CREATE ") + view)
-            for (reader,) in readers:
-                self._do(
-                    "GRANT SELECT ON {schema}.current TO {reader}",
-                    reader=sql.SQL(reader),
-                )
-
-    def _do(
-        self, statement: LiteralString, *values: Any, **names: sql.Composable
-    ) -> psycopg.Cursor[tuple[Any, ...]]:
-        return self._connection.execute(self._sql(statement, **names), values or None)
-
-    def _sql(self, statement: LiteralString, **names: sql.Composable) -> sql.Composed:
-        schema = sql.Identifier(self._schema)
-        return sql.SQL(statement).format(schema=schema, **names)
-
-    def _store_errors(self) -> AbstractContextManager[None]:
-        return store_errors(self.address, psycopg.Error)
-
-
-def _name(version: str) -> str:
-    return f"rows_{version.replace('-', '_')}"
-
-
-def _rows(version: str) -> sql.Identifier:
-    return sql.Identifier(_name(version))
-
-
-def _type(dtype: str) -> sql.SQL:
-    return sql.SQL(SQL_TYPES[dtype])
+            # Binary: a float32 comes back as it is, not as its shortest text.
+            row = cursor.execute(select, [key], binary=True, prepare=False).fetchone()
+        except (
+            errors.UndefinedTable,
+            errors.UndefinedColumn,
+            errors.UndefinedFunction,  # The key is of another type.
+        ):
+            if (version := self.current()) == about.name:
+                raise
+            return version, None
+        assert row is not None  # The pointer is one row.
+        if row["pointed_at"] != about.name or row[SERVED_VERSION] is None:
+            return row["pointed_at"], None
+        return about.name, [row[name] for name, _ in about.outputs]

@@ -5,6 +5,7 @@
     <prefix>:<version>:loaded        a hash: shard -> evidence, written after its rows
     <prefix>:versions                a hash: version -> what it is of, as JSON
     <prefix>:began, :served          sorted sets: version -> when
+    <prefix>:denylist                items that no client shows, as JSON
 
 Hashes of shards, not a key for each row: a quarter less memory, and a version of any
 size is dropped by naming its shards. It knows no other store.
@@ -23,6 +24,7 @@ from redis.client import Pipeline
 
 from batch_assets.errors import NotServedError, SinkError
 from batch_assets.lake.shards import hash_key
+from batch_assets.sinks.answers import Answers
 from batch_assets.sinks.base import (
     STAYS,
     RowChecksums,
@@ -43,6 +45,7 @@ from batch_assets.sinks.packing import (
     unpack_row,
     width,
 )
+from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.version import Answer
 from batch_assets.spec import RedisTarget
 
@@ -94,6 +97,7 @@ class RedisSink:
         self.address = f"redis://{server}/{options.get('db', 0)} {prefix}"
         self._prefix = prefix
         self._served: SinkVersion | None = None
+        self._answers = Answers(self.denied)
 
     def begin(self, about: SinkVersion) -> Mapping[int, RowChecksums]:
         with self._store_errors():
@@ -174,13 +178,13 @@ class RedisSink:
             self._redis.zrem(self._key("began"), version)
             self._redis.hdel(self._key("versions"), version)
 
-    def get(self, key: int | str) -> Answer | None:
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
         with self._store_errors():
             about = self._served or self._about()
             while True:
                 stored_key = about.key_of(key)
                 if stored_key is None:
-                    return None
+                    return self._answers.of(about, key, None, segment)
                 shard = self._key(about.name, hash_key(stored_key) % about.shards)
                 # The row, then the pointer: if that names its version still, the row is
                 # of what is served. A server without memory takes no transactions.
@@ -190,10 +194,18 @@ class RedisSink:
                     data, served = pipe.execute()
                 if _text(served) == about.name:
                     self._served = about
-                    if data is None:
-                        return None
-                    return about.answer(stored_key, unpack_row(data, about))
+                    row = None if data is None else unpack_row(data, about)
+                    return self._answers.of(about, stored_key, row, segment)
                 about = self._about()
+
+    def deny(self, denylist: Denylist) -> None:
+        with self._store_errors():
+            self._redis.set(self._key("denylist"), denylist.model_dump_json())
+
+    def denied(self) -> Denylist:
+        with self._store_errors():
+            data: Any = self._redis.get(self._key("denylist"))
+        return Denylist.loads(data, f"{self.address}: the denylist")
 
     def close(self) -> None:
         self._redis.close()

@@ -92,9 +92,10 @@ def sync_sink(
             loaded = _load(sink, version)
     # To look at what is served here and to swap is one act, or a slow load could undo
     # a rollback.
-    with filelock.FileLock(locks / ".sinks-swap.lock"):
+    with swap_lock(store):
         guard()
         _must_still_be_served(store, about, sink)
+        push_denylist(sink, store)
         swapped = sink.current() != about.name
         if swapped:
             sink.swap(about, back=back)
@@ -108,6 +109,29 @@ def sync_sink(
         seconds=time.monotonic() - began,
         dropped=dropped,
     )
+
+
+def swap_lock(store: SnapshotStore) -> filelock.BaseFileLock:
+    """Return the lock of whoever changes what the sinks of a pipeline show."""
+    locks = local(store.folder)
+    locks.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(locks / ".sinks-swap.lock")
+
+
+def push_denylist(sink: Sink, store: SnapshotStore) -> bool:
+    """Let a sink deny what is denied here; return whether that is news to it.
+
+    Under `swap_lock`, or a slow one could undo what came after it.
+
+    Raises:
+        SinkError: the sink can't be reached, or refuses.
+        SnapshotError: what is denied here can't be read.
+    """
+    denylist = store.denylist()
+    if sink.denied() == denylist:
+        return False
+    sink.deny(denylist)
+    return True
 
 
 def _must_still_be_served(store: SnapshotStore, about: SinkVersion, sink: Sink) -> None:
@@ -129,11 +153,18 @@ def _taken_back(
 
 
 def serves_the_same(sink: Sink, store: SnapshotStore) -> Verdict:
-    """Judge whether a sink serves the version that is served on disk."""
+    """Judge whether a sink serves the version that is served on disk, less the same items."""
     served, remote = store.served(), sink.current()
+    here, there = store.denylist(), sink.denied()
+    why = f"{sink.address} serves {remote or 'nothing'}, here {served or 'nothing'} is served"
+    if here != there:
+        why += (
+            f"; {len(there.items)} items are denied there, {len(here.items)} here: "
+            f"batch-assets sinks follow {store.pipeline}"
+        )
     return Verdict(
-        served == remote,
-        f"{sink.address} serves {remote or 'nothing'}, here {served or 'nothing'} is served",
+        served == remote and here == there,
+        why,
         facts={"served": served or "nothing", "served_there": remote or "nothing"},
     )
 

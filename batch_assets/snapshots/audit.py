@@ -99,7 +99,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, version: Version) -> None:
             )
         connection.execute(f"INSERT INTO snapshot SELECT {names} FROM shard")
         connection.unregister("shard")
-    about = manifest.model_dump(mode="json", exclude={"files", "outputs", "forms"})
+    about = manifest.model_dump(
+        mode="json", exclude={"files", "outputs", "forms", "fallback"}
+    )
     columns = ", ".join(f'? AS "{name}"' for name in about)
     # Of Python's text, a time is a time in SQL.
     values = [

@@ -3,6 +3,8 @@
 It is the other side of `forms`, for whoever builds a version or proves one.
 """
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -25,7 +27,10 @@ def forms_of(contract: Contract) -> tuple[Form, ...]:
             )
         elif isinstance(output, Ranking):
             items = contract.vocabularies[output.vocabulary]
-            forms.append(RankingForm(name=output.name, k=output.k, items=items))
+            form = RankingForm(
+                name=output.name, k=output.k, spare=output.spare, items=items
+            )
+            forms.append(form)
     return tuple(forms)
 
 
@@ -55,19 +60,27 @@ def flattened(predictions: pa.Table, plan: SnapshotManifest) -> pa.Table:
     """Return predictions as a version holds them: the key, and columns of numbers."""
     if not plan.forms:
         return predictions.select([plan.key, *plan.outputs])
+    numbers = numbers_of(predictions, plan.outputs, plan.forms)
+    return pa.table(
+        [predictions[plan.key], *numbers.columns], [plan.key, *plan.outputs]
+    )
+
+
+def numbers_of(
+    written: pa.Table, outputs: Sequence[str], forms: Iterable[Form]
+) -> pa.Table:
+    """Return outputs as they are written as columns of numbers, in their order."""
     columns: dict[str, np.ndarray | pa.ChunkedArray] = {
-        name: predictions[name]
-        for name in plan.outputs
-        if name in predictions.column_names
+        name: written[name] for name in outputs if name in written.column_names
     }
-    for form in plan.forms:
+    for form in forms:
         output, words = _output(form)
-        computed = output.read(predictions, words).values()
+        computed = output.read(written, words).values()
         for part, values in zip(form.parts, computed, strict=True):
             for at, name in enumerate(part):
                 columns[name] = values if values.ndim == 1 else values[:, at]
-    arrays = [pa.chunked_array([_plain(columns[name])]) for name in plan.outputs]
-    return pa.table([predictions[plan.key], *arrays], [plan.key, *plan.outputs])
+    arrays = [pa.chunked_array([_plain(columns[name])]) for name in outputs]
+    return pa.table(arrays, list(outputs))
 
 
 def assembled(rows: pa.Table, plan: SnapshotManifest) -> pa.Table:
@@ -102,5 +115,5 @@ def _output(form: Form) -> tuple[AnyOutput, dict[str, Words]]:
         return Label(name=form.name, classes=form.classes), {}
     if isinstance(form, VectorForm):
         return VectorOutput(name=form.name, size=form.size, dtype=form.dtype), {}
-    ranking = Ranking(name=form.name, vocabulary="items", k=form.k)
+    ranking = Ranking(name=form.name, vocabulary="items", k=form.k, spare=form.spare)
     return ranking, {"items": form.items}

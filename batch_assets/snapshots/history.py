@@ -6,23 +6,35 @@
 It knows nothing of where they are kept.
 """
 
+import operator
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from batch_assets.errors import SnapshotError
 from batch_assets.storage import this_user
 from batch_assets.strict import StrictModel
 
-Act = Literal["publish", "held", "rollback", "pin", "unpin", "unblock", "collect"]
+Act = Literal[
+    "publish",
+    "held",
+    "rollback",
+    "pin",
+    "unpin",
+    "unblock",
+    "collect",
+    "deny",
+    "allow",
+]
 
 
 class HistoryEntry(StrictModel):
     """One line: what was done.
 
     `version` is what it was done with, `before` what was served (of a pin, pinned)
-    before it. A night that was not let publish is `held`.
+    before it. A night that was not let publish is `held`. `items` were denied, or are
+    allowed again.
     """
 
     at: AwareDatetime
@@ -32,6 +44,7 @@ class HistoryEntry(StrictModel):
     by: str
     why: str
     until: AwareDatetime | None = None
+    items: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
 
 
 class Block(StrictModel):
@@ -58,6 +71,7 @@ def new_entry(
     by: str | None = None,
     before: str | None = None,
     until: datetime | None = None,
+    items: tuple[str, ...] = (),
 ) -> HistoryEntry:
     """Return an entry of now, by this machine's user if nobody else is named.
 
@@ -75,6 +89,7 @@ def new_entry(
         by=by or this_user(),
         why=why.strip(),
         until=until,
+        items=items,
     )
 
 

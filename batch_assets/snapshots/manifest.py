@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import AwareDatetime, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.forms import Form
 from batch_assets.storage import StoragePath
 from batch_assets.strict import StrictModel
@@ -67,6 +68,7 @@ class SnapshotManifest(StrictModel):
     the version that was served when it was built. `outputs` are columns of numbers, and
     `forms` say which of them are one output that is more. `forced_at` is when the day's rows were
     taken, if that was when the day was over, from a source that keeps no history.
+    `fallback` is what a key gets that is in none of the files.
     """
 
     format: Literal[2] = 2
@@ -86,6 +88,7 @@ class SnapshotManifest(StrictModel):
     parent: str | None = None
     forced_at: AwareDatetime | None = None
     forms: tuple[Form, ...] = ()
+    fallback: Fallback | None = None
 
     @property
     def rows(self) -> int:
@@ -113,7 +116,8 @@ class SnapshotManifest(StrictModel):
     def dumps(self) -> str:
         """Return the text of manifest.json."""
         # Left out of every other version, so that older readers can read those.
-        out = {name for name in ("forced_at", "forms") if not getattr(self, name)}
+        later = "forced_at", "forms", "fallback"
+        out = {name for name in later if not getattr(self, name)}
         body = self.model_dump(mode="json", exclude=out)
         return json.dumps({**body, DIGEST: _digest(body)}, indent=2) + "\n"
 

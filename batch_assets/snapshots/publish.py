@@ -24,6 +24,8 @@ from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
 from batch_assets.snapshots.build import MAKE_ROOM, build_version
+from batch_assets.snapshots.fallback import Fallback
+from batch_assets.snapshots.fallback_table import fallback_of
 from batch_assets.snapshots.fetch import must_be_whole
 from batch_assets.snapshots.flattening import columns_of, forms_of
 from batch_assets.snapshots.history import new_entry
@@ -102,9 +104,11 @@ def publish_day(
         # What a killed publisher left; nobody else builds under the lock.
         for leftover in workshop.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover)
-        version = _whole_version(store, scored.digest)
+        contract = scored.release.contract
+        fallback = fallback_of(run.lake, run.day, serving.fallback, contract)
+        version = _whole_version(store, scored.digest, fallback)
         if version is None:
-            manifest = _build(store, scored, serving)
+            manifest = _build(store, scored, serving, fallback)
             # It took a while: the day may be another by now.
             scored.must_be_proved()
             _put(store, manifest)
@@ -169,7 +173,10 @@ class _ScoredDay:
 
 
 def _build(
-    store: SnapshotStore, scored: _ScoredDay, serving: Serving
+    store: SnapshotStore,
+    scored: _ScoredDay,
+    serving: Serving,
+    fallback: Fallback | None,
 ) -> SnapshotManifest:
     """Build a version on this machine, under a name that nobody reads."""
     contract, pages = scored.release.contract, scored.lake.books(scored.day).pages
@@ -190,6 +197,7 @@ def _build(
         parent=store.pointer(CURRENT).version_or_none(),
         forced_at=scored.lake.forced_at(scored.day),
         forms=forms_of(contract),
+        fallback=fallback,
     )
     earlier: list[tuple[Path, SnapshotManifest]] = []
     if has_links(store.folder):
@@ -274,10 +282,16 @@ def _published(
     return Published(version, served, swapped, why, scored.verdicts)
 
 
-def _whole_version(store: SnapshotStore, predictions: str) -> str | None:
+def _whole_version(
+    store: SnapshotStore, predictions: str, fallback: Fallback | None
+) -> str | None:
     """Return a version of these very predictions that can be served as it is."""
     current = store.pointer(CURRENT).version_or_none()
-    names = store.versions_of(predictions)
+    names = [
+        name
+        for name in store.versions_of(predictions)
+        if store.manifest(name).fallback == fallback
+    ]
     for version in sorted(names, key=lambda version: version != current):
         try:
             Version.open(store, version).verify()

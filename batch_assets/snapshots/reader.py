@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from batch_assets.errors import BatchAssetsError, SnapshotError
+from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.manifest import ReleaseName, SnapshotManifest
 from batch_assets.snapshots.store import CURRENT, SnapshotStore
 from batch_assets.snapshots.version import Answer, Version, age_of
@@ -65,17 +66,30 @@ class Snapshot:
         self._follow()
         _following.add(self)
 
-    def get(self, key: int | str) -> Answer | None:
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
         """Return the outputs of a key, or None if the night has no prediction for it.
+
+        Args:
+            key: of the pipeline's type.
+            segment: whose fallback the key gets, if the pipeline has one.
 
         Raises:
             SnapshotError: the key is of the wrong type.
         """
-        return self._opened.get(key)
+        return self._opened.get(key, segment)
 
-    def get_many(self, keys: Iterable[int | str]) -> list[Answer | None]:
+    def get_many(
+        self,
+        keys: Iterable[int | str],
+        segments: Iterable[int | str | None] | None = None,
+    ) -> list[Answer | None]:
         """Do the same for many keys, in their order, all from one version."""
-        return self._opened.get_many(keys)
+        return self._opened.get_many(keys, segments)
+
+    @property
+    def denylist(self) -> Denylist:
+        """The items that no ranking shows now."""
+        return self._opened.denylist
 
     @property
     def opened(self) -> Version:
@@ -135,6 +149,10 @@ class Snapshot:
                 if version is None:
                     msg = f"{self.store} has no {CURRENT} any more"
                     raise SnapshotError(msg)
+                denylist = self.store.denylist()
+                if denylist != self._opened.denylist:
+                    self._opened = self._opened.denying(denylist)
+                    log.info("%s: %d items denied", self.store, len(denylist.items))
                 if version != self._opened.name and not self._is_left_alone(version):
                     self._opened = self._admit(version)
                     log.info("%s: %s is served", self.store, version)

@@ -4,6 +4,7 @@ It is hashed before it is first used, because Arrow serves a flipped bit without
 It knows nothing of other files.
 """
 
+import copy
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.fetch import must_be_whole
-from batch_assets.snapshots.forms import Assembly
+from batch_assets.snapshots.forms import Assembly, Denied
 from batch_assets.snapshots.layout import (
     KEY_HASH,
     Group,
@@ -43,6 +44,7 @@ class Shard:
         folder: Path,
         entry: ShardFile,
         manifest: SnapshotManifest,
+        denied: Denied | None = None,
         *,
         hashed: bool = False,
     ) -> None:
@@ -71,11 +73,8 @@ class Shard:
         self._step = max(-(-len(self.index) * len(manifest.files) // FENCES), 1)
         self._fences = self.index[:: self._step].tolist()
         self._values = [(group.names, group.values) for group in groups]
-        self._assembly = manifest.forms and Assembly(
-            manifest.outputs,
-            manifest.forms,
-            [group.names for group in groups if len(group.values)],
-        )
+        self._forms = manifest.forms
+        self._assembly = self._assembled(denied)
         self._groups = [
             (
                 group.names,
@@ -85,6 +84,18 @@ class Shard:
             for group in groups
             if len(group.values)
         ]
+
+    def denying(self, denied: Denied) -> "Shard":
+        """Return the same rows without other items of rankings."""
+        other = copy.copy(self)
+        other._assembly = self._assembled(denied)
+        return other
+
+    def _assembled(self, denied: Denied | None) -> Assembly | None:
+        names = [names for names, values in self._values if len(values)]
+        if not self._forms:
+            return None
+        return Assembly(self._outputs, self._forms, names, denied)
 
     @property
     def table(self) -> pa.Table:

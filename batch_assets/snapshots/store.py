@@ -4,6 +4,7 @@
     CURRENT          the version that was published, or rolled back to, last
     PIN              the version that readers take instead, as long as the file is there
     BLOCKED          until when the nights publish nothing, and who wanted that
+    denylist.json    items that no ranking shows, whichever version is served
     history.jsonl    what was done to these, before it was done
 
 Each of these files is replaced whole or not at all. On this machine that is done under
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from batch_assets.errors import NotServedError, SnapshotError
+from batch_assets.snapshots.denylist import DENYLIST, Denylist
 from batch_assets.snapshots.history import Block, HistoryEntry, withdrawn_in
 from batch_assets.snapshots.manifest import NAMED, SnapshotManifest, read_manifest
 from batch_assets.storage import (
@@ -152,6 +154,15 @@ class SnapshotStore:
             msg = f"nothing is served at {self}: no {CURRENT}. Run a night first"
             raise NotServedError(msg)
         return version
+
+    def denylist(self) -> Denylist:
+        """Return the items that readers do not show now.
+
+        Raises:
+            SnapshotError: the list can't be read.
+        """
+        path = self.folder / DENYLIST
+        return Denylist.loads(read_versioned(path).data, str(path))
 
     def block(self) -> Block | None:
         """Return what keeps the nights from publishing, if anything does now."""

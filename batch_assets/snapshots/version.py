@@ -5,6 +5,7 @@ because Arrow serves a flipped bit without a word. It knows neither Dagster nor 
 nor which version is served.
 """
 
+import copy
 import itertools
 import operator
 import re
@@ -18,6 +19,8 @@ import pyarrow as pa
 
 from batch_assets.errors import SnapshotError
 from batch_assets.lake.shards import hash_key, hash_keys
+from batch_assets.snapshots.denylist import Denylist
+from batch_assets.snapshots.fallback import Fallbacks
 from batch_assets.snapshots.fetch import fetched
 from batch_assets.snapshots.forms import plain
 from batch_assets.snapshots.manifest import (
@@ -41,12 +44,17 @@ class Answer(NamedTuple):
     An output is a number; of a label the name of its class, of a vector a list of numbers,
     of a ranking a list of (item, score), the best first.
 
+    `is_fallback`: the night does not cover the key, and these are the outputs of its
+    `segment`, or of all others.
+
     A tuple, because it is made in half the time of a frozen dataclass.
     """
 
     key: int | str
     outputs: dict[str, Any]
     manifest: SnapshotManifest
+    is_fallback: bool = False
+    segment: int | str | None = None
 
     @property
     def version(self) -> str:
@@ -78,9 +86,12 @@ class Answer(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, for JSON; `age` in seconds."""
+        fallback = {"segment": self.segment} if self.is_fallback else {}
         return {
             "key": self.key,
             "outputs": self.plain_outputs,
+            "is_fallback": self.is_fallback,
+            **fallback,
             "version": self.version,
             "day": self.day,
             "model_name": self.release.name,
@@ -94,12 +105,20 @@ class Version:
     """One version, opened for lookups."""
 
     def __init__(
-        self, folder: Path, manifest: SnapshotManifest, *, hashed: bool = False
+        self,
+        folder: Path,
+        manifest: SnapshotManifest,
+        *,
+        denylist: Denylist,
+        hashed: bool = False,
     ) -> None:
         """A version in a folder of this machine; hashed, if its files have been."""
         self.folder = folder
         self._hashed = hashed
         self.manifest = manifest
+        self.denylist = denylist
+        self._denied = denylist.denied(manifest.forms)
+        self._fallbacks = self._fallen_back()
         self._strings = manifest.key_dtype == "string"
         self._count = len(manifest.files)
         self._shards: dict[int, Shard] = {}
@@ -127,19 +146,36 @@ class Version:
         From a bucket all of them are copied down and hashed first.
 
         Raises:
-            SnapshotError: it is not there, or its manifest is not whole.
+            SnapshotError: it is not there, its manifest is not whole, or what is denied
+                can't be read.
         """
         store = SnapshotStore.at(snapshots)
         folder = fetched(store, version)
-        hashed = not is_local(store.folder)
-        return cls(folder, read_manifest(folder, version), hashed=hashed)
+        return cls(
+            folder,
+            read_manifest(folder, version),
+            denylist=store.denylist(),
+            hashed=not is_local(store.folder),
+        )
+
+    def denying(self, denylist: Denylist) -> "Version":
+        """Return the same version without other items; what is mapped is shared."""
+        other = copy.copy(self)
+        other.denylist = denylist
+        other._denied = denied = denylist.denied(self.manifest.forms)
+        other._fallbacks = other._fallen_back()
+        other._shards = {n: one.denying(denied) for n, one in self._shards.items()}
+        return other
 
     @property
     def name(self) -> str:
         return self.manifest.version
 
-    def get(self, key: int | str) -> Answer | None:
+    def get(self, key: int | str, segment: int | str | None = None) -> Answer | None:
         """Return the outputs of a key, or None if the night has no prediction for it.
+
+        If the pipeline has a fallback, a key without a prediction gets that of its
+        segment, marked as one.
 
         Raises:
             SnapshotError: the key is of the wrong type, or the file is not whole.
@@ -148,19 +184,44 @@ class Version:
         try:
             hashed = hash_key(key)
         except UnicodeEncodeError:  # Half of a surrogate pair: no file can hold it.
-            return None
+            return self._fall_back(key, segment)
         number = hashed % self._count
         shard = self._shards.get(number) or self.shard(number)
         row = shard.find(key, hashed)
-        return None if row is None else Answer(key, shard.row(row), self.manifest)
+        if row is None:
+            return self._fall_back(key, segment)
+        return Answer(key, shard.row(row), self.manifest)
 
-    def get_many(self, keys: Iterable[int | str]) -> list[Answer | None]:
+    def get_many(
+        self,
+        keys: Iterable[int | str],
+        segments: Iterable[int | str | None] | None = None,
+    ) -> list[Answer | None]:
         """Do the same for many keys, in their order; cheaper than one by one.
 
+        Args:
+            keys: n keys.
+            segments: of each of them; of none if left out.
+
         Raises:
-            SnapshotError: as `get`.
+            SnapshotError: as `get`, or there are more keys than segments, or fewer.
         """
-        checked = list(keys)
+        wanted = list(keys)
+        answers = self._found(wanted)
+        if segments is None:
+            segments = [None] * len(wanted)
+        elif len(segments := list(segments)) != len(wanted):
+            msg = f"got {len(segments)} segments of {len(wanted)} keys"
+            raise SnapshotError(msg)
+        if self.manifest.fallback:
+            for at, answer in enumerate(answers):
+                if answer is None:
+                    key = self._checked(wanted[at])
+                    answers[at] = self._fall_back(key, segments[at])
+        return answers
+
+    def _found(self, checked: list[int | str]) -> list[Answer | None]:
+        """The outputs of many keys, or None where the night has none."""
         # Mostly they are what they should be: asked of all at once, in a tenth of the time.
         if self._strings or set(map(type, checked)) != {int}:
             checked = [self._checked(key) for key in checked]
@@ -191,6 +252,18 @@ class Version:
                 answers[place] = Answer(checked[place], outputs, manifest)
         return answers
 
+    def _fall_back(self, key: int | str, segment: int | str | None) -> Answer | None:
+        outputs = self._fallbacks.of(segment)
+        if outputs is None:
+            return None
+        return Answer(key, outputs, self.manifest, True, segment)
+
+    def _fallen_back(self) -> Fallbacks:
+        manifest = self.manifest
+        return Fallbacks(
+            manifest.fallback, manifest.outputs, manifest.forms, self._denied
+        )
+
     def shard(self, number: int) -> "Shard":
         """Return one shard's columns, hashed before their first use.
 
@@ -200,7 +273,7 @@ class Version:
         if number not in self._shards:
             file = self.manifest.files[number]
             self._shards[number] = Shard(
-                self.folder, file, self.manifest, hashed=self._hashed
+                self.folder, file, self.manifest, self._denied, hashed=self._hashed
             )
         return self._shards[number]
 

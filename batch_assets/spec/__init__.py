@@ -10,7 +10,13 @@ from batch_assets.spec.engines import (
     engine_named,
     engine_names,
 )
-from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
+from batch_assets.spec.limits import (
+    CHUNK_SECONDS,
+    FallbackSpec,
+    GateLimits,
+    Model,
+    Serving,
+)
 from batch_assets.spec.pipeline import PipelineSpec
 from batch_assets.spec.sinks import (
     SINKS,
@@ -27,6 +33,7 @@ DECLARED: tuple[type[StrictModel], ...] = (
     GateLimits,
     Model,
     Serving,
+    FallbackSpec,
     *SOURCES.values(),
     *ENGINES.values(),
     *SINKS.values(),
@@ -40,6 +47,7 @@ __all__ = [
     "SOURCES",
     "CassandraTarget",
     "EngineSpec",
+    "FallbackSpec",
     "GateLimits",
     "Local",
     "Model",

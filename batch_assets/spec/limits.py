@@ -44,6 +44,20 @@ class GateLimits(StrictModel):
     )
 
 
+class FallbackSpec(StrictModel):
+    """What a key gets that the night does not cover: a row of a side table."""
+
+    table: str = Field(
+        description="Of `side_tables`: a row with the release's outputs, as predictions "
+        "have them."
+    )
+    by: str | None = Field(
+        default=None,
+        description="A column of the table: there is a row for each segment, and where "
+        "it is null, one for all others.",
+    )
+
+
 class Serving(StrictModel):
     """The serving snapshot."""
 
@@ -60,4 +74,7 @@ class Serving(StrictModel):
         gt=0,
         allow_inf_nan=False,
         description="Readers call a version that is older than this stale.",
+    )
+    fallback: FallbackSpec | None = Field(
+        default=None, description="What a key gets that the night does not cover."
     )

@@ -37,8 +37,8 @@ class PipelineSpec(StrictModel):
     source: Source
     side_tables: dict[str, Source] = Field(
         default_factory=dict,
-        description="Small tables of the day that the release leaves items out by, each "
-        "from a source of its own, by name.",
+        description="Small tables of the day, each from a source of its own, by name: "
+        "what the release leaves items out by, and what `serving.fallback` names.",
     )
     model: Model
     shards: int = Field(default=16, ge=1, le=10_000)
@@ -137,6 +137,17 @@ class PipelineSpec(StrictModel):
             )
             raise ValueError(msg)
         return schedule
+
+    @model_validator(mode="after")
+    def _fallback_is_a_side_table(self) -> Self:
+        fallback = self.serving.fallback
+        if fallback and fallback.table not in self.side_tables:
+            msg = (
+                f"the fallback is the side table '{fallback.table}', and `side_tables` "
+                f"are {sorted(self.side_tables) or 'none'}"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _days_are_in_order(self) -> Self:

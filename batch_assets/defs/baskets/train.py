@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from batch_assets.defs.baskets.model import NextBasket
     from batch_assets.models.release import Release
 
+# So many of the next best are kept, should some of the ten be denied during the day.
+SPARE = 5
 RELEASE = Path(__file__).parents[3] / "data/releases/next_basket"
 
 # Evenings. What was bought within the seven days after the last one of a span has no
@@ -173,7 +175,14 @@ def contract_of(known: np.ndarray) -> Contract:
         ),
         vocabularies={"products": tuple(known.tolist())},
         outputs=(
-            Ranking(name="next_products", vocabulary="products", k=TOP, min=0, max=1),
+            Ranking(
+                name="next_products",
+                vocabulary="products",
+                k=TOP,
+                spare=SPARE,
+                min=0,
+                max=1,
+            ),
         ),
     )
 
@@ -197,7 +206,7 @@ def write(
                 TopK(
                     of="scores",
                     into="next_products",
-                    k=TOP,
+                    k=TOP + SPARE,
                     without=("bought_this_week", "unavailable"),
                 ),
             ),
