@@ -39,10 +39,10 @@ def lookup(pipeline: str, key: str, segment: str | None, as_json: bool) -> None:
 
 def print_answer(answer: "Answer") -> None:
     """Print the outputs of a key, and of which version they are."""
-    segment = "" if answer.segment is None else f" of '{answer.segment}'"
+    segment = "" if answer.segment is None else f", of '{answer.segment}'"
     about = {
         "fallback": [
-            f"the night has no {answer.key!r}: this is what is shown{segment}"
+            f"the night has no {answer.key!r}: this is shown instead{segment}"
         ],
         "day": [answer.day],
         "release": [str(answer.release)],

@@ -100,6 +100,26 @@ def test_a_night_of_all_households_is_what_the_model_says(
         assert len(items) == len(set(items)) == 10
         assert not set(items) & (gone | set(this_week))
     must_print(version, household, monkeypatch)
+    must_fall_back(version, rows_of("popular.sql", day=evening), set(known.tolist()))
+
+
+def must_fall_back(
+    version: Version, popular: list[tuple[Any, ...]], known: set[int]
+) -> None:
+    """A household that has bought nothing yet gets its store's, or everybody's."""
+    assert len(popular) > 5
+    for store, products, shares in popular:
+        answer = version.get(10**9, store)
+        assert answer is not None
+        assert answer.is_fallback
+        pairs = zip(products, shares, strict=True)
+        best = [pair for pair in pairs if pair[0] in known][:10]
+        assert [item for item, _ in answer.outputs["next_products"]] == [
+            item for item, _ in best
+        ]
+    assert version.get(10**9, "no store") == version.get(10**9)._replace(
+        segment="no store"
+    )
 
 
 def must_print(

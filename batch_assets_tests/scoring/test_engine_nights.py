@@ -5,13 +5,18 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from batch_assets.defs.baskets import train
+from batch_assets.defs.baskets.rows import connect, data_folder
 from batch_assets.lake.tables import Lake
+from batch_assets.launch.demo import DEMOS
 from batch_assets.models.registry import Registry
 from batch_assets_tests.commands import (
     HOME_ROWS,
@@ -98,23 +103,47 @@ def test_a_night_runs_on_the_cluster_of_a_dagster_ray_resource(home: Path) -> No
     assert (report["success"], report["scored_rows"]) == (True, HOME_ROWS), report
 
 
-def test_the_flights_demo_leaves_the_same_predictions_on_every_engine(
+def flights_release(tmp_path: Path) -> Path:
+    return FLIGHTS / "data" / "releases" / "flight_delay"
+
+
+def baskets_release(tmp_path: Path) -> Path:
+    """One that has learned from two evenings, with the data where the demo has it."""
+    DEMOS["baskets"].take_data(FLIGHTS)
+    evenings = date(2017, 10, 25), date(2017, 10, 29)
+    return train.write(connect(data_folder()), tmp_path / "release", evenings).folder
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "release_of", "day", "quarantined"),
+    [
+        ("flights", flights_release, "2013-07-26", 1),
+        ("baskets", baskets_release, "2017-11-05", 0),
+    ],
+)
+def test_a_demo_leaves_the_same_predictions_on_every_engine(
     tmp_path: Path,
+    pipeline: str,
+    release_of: Callable[[Path], Path],
+    day: str,
+    quarantined: int,
 ) -> None:
     found = []
     shutil.copy(FLIGHTS / "dagster.yaml", tmp_path)
     registry = Registry(tmp_path / "local")
-    release = registry.add(FLIGHTS / "data" / "releases" / "flight_delay")
-    registry.approve("flight_delay", release.digest, why="a test needs it")
+    release = registry.add(release_of(tmp_path))
+    registry.approve(release.name, release.digest, why="a test needs it")
     for engine in ("local", "ray", "spark"):
         root = tmp_path / engine
         if engine != "local":
             shutil.copytree(tmp_path / "local" / "models", root / "models")
         env = {"BATCH_ASSETS_ROOT": str(root), "DAGSTER_HOME": str(tmp_path)}
-        command = ("run", "flights", "--day", "2013-07-26", "--engine", engine)
+        command = ("run", pipeline, "--day", day, "--engine", engine)
         report = json.loads(finish(tmp_path, *command, "--json", cwd=FLIGHTS, **env))
-        assert (report["success"], report["quarantined_rows"]) == (True, 1), report
-        found.append(parts_on_disk(Lake(root, "flights")))
+        assert report["success"], report
+        assert report["quarantined_rows"] == quarantined
+        assert report["checks_passed"] == report["checks"]
+        found.append(parts_on_disk(Lake(root, pipeline)))
 
     assert found[0] == found[1] == found[2]
     assert any("predictions" in path for path in found[0])

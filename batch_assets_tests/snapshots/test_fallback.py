@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from dagster import DagsterInstance
 from pydantic import ValidationError
 
 from batch_assets.cli.main import main
@@ -24,9 +26,11 @@ from batch_assets.snapshots.reader import Snapshot
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets.spec import FallbackSpec, PipelineSpec
-from batch_assets_tests.histories import ITEMS, NAME, K
+from batch_assets_tests.histories import ITEMS, NAME, K, make_rows
+from batch_assets_tests.projects import make_project
 from batch_assets_tests.rankings import (
     NOBODY,
+    SOURCE,
     SPEC,
     approve,
     contract_with_spare,
@@ -168,7 +172,7 @@ def test_a_lookup_says_that_it_is_none(
     asked = ["lookup", NAME, str(NOBODY), "--segment", "south"]
     said = CliRunner().invoke(main, asked)
     assert said.exit_code == 0
-    assert f"the night has no {NOBODY}: this is what is shown of 'south'" in said.output
+    assert f"the night has no {NOBODY}: this is shown instead, of 'south'" in said.output
     assert f"1  {ITEMS[10]}" in said.output
     shown = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
     assert (shown["is_fallback"], shown["segment"]) == (True, "south")
@@ -280,3 +284,32 @@ def test_a_pipeline_says_which_side_table_it_is(tmp_path: Path) -> None:
     side = {"popular": {"kind": "parquet", "glob": "popular-{{ day }}.parquet"}}
     spec = PipelineSpec.model_validate_json(json.dumps(plain | {"side_tables": side}))
     assert spec.serving.fallback == SPEC
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_night_whose_fallback_does_not_fit_scores_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: Release, fits: bool
+) -> None:
+    pipeline = {
+        "name": NAME,
+        "start_day": DAY,
+        "source": {"kind": "parquet", "glob": "days/{{ day }}.parquet"},
+        "side_tables": {"popular": SOURCE.model_dump(exclude_none=True)},
+        "serving": {"fallback": {"table": "popular", "by": "shop"}},
+        "model": {"name": NAME},
+        "shards": 2,
+    }
+    folder = tmp_path / "project"
+    project = make_project(folder, tmp_path / "root", monkeypatch, [pipeline])
+    approve(tmp_path / "root", release)
+    (folder / "days").mkdir()
+    pq.write_table(make_rows(50), folder / "days" / f"{DAY}.parquet")
+    table = popular() if fits else popular(risk=[0.5, 0.5, 1.5])
+    pq.write_table(pa.table(table), folder / f"popular-{DAY}.parquet")
+    with DagsterInstance.ephemeral() as on:
+        result = project.run(NAME, DAY, on)
+    lake = project.lake(NAME)
+    assert lake.validated_features.rows_by_day()
+    assert result.success == fits
+    assert bool(lake.predictions.rows_by_day()) == fits
+    assert not fits or Version.current(project.snapshots(NAME)).get(NOBODY).is_fallback
