@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -12,7 +13,9 @@ from batch_assets import Ranking
 from batch_assets.cli.main import main
 from batch_assets.errors import NotServedError, SinkError, SnapshotError
 from batch_assets.lake.tables import Lake
+from batch_assets.models.output_specs import NO_ITEM
 from batch_assets.models.release import Release
+from batch_assets.scoring.chunk_parts import summary_of
 from batch_assets.sinks import answers
 from batch_assets.sinks.sync import push_denylist, serves_the_same, sync_sink
 from batch_assets.snapshots.deny import MOST, allow, deny, replace_denylist
@@ -357,6 +360,12 @@ def test_a_spare_that_no_ranking_can_have_is_refused(
 def test_a_ranking_without_spare_has_the_digest_that_it_always_had() -> None:
     ranking = Ranking(name="next", vocabulary="items", k=3)
     assert "spare" not in ranking.model_dump()
+
+
+def test_a_ranking_is_short_when_a_reader_sees_fewer_than_k() -> None:
+    # Held are two and a spare: the first has all, the second no spare, the third one.
+    items = np.array([[4, 3, 2], [4, 3, NO_ITEM], [4, NO_ITEM, NO_ITEM]])
+    assert summary_of(items, None, k=2).short == 1
 
 
 def test_a_store_that_is_gone_is_said_and_stops_nobody(
