@@ -23,7 +23,7 @@ need-%:
 # Rows of the small model in the benchmark, of its histories, and of the stores in the
 # other; and the environments of its columns.
 BENCH_ROWS ?= 4000000
-SEQUENCE_ROWS ?= 32768
+SEQUENCE_ROWS ?= 65536
 SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
