@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from batch_assets.models.contract import Contract, Feature, KeySpec
     from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
     from batch_assets.models.output_specs import Label, Output, Ranking, VectorOutput
-    from batch_assets.models.writing import write_release
     from batch_assets.snapshots.reader import Snapshot
+    from batch_assets.training.drafts import draft_release, write_release
+    from batch_assets.training.packing import pack
 
 __all__ = [
     "Column",
@@ -29,6 +30,8 @@ __all__ = [
     "Snapshot",
     "Vector",
     "VectorOutput",
+    "draft_release",
+    "pack",
     "write_release",
 ]
 
@@ -46,7 +49,9 @@ _HOMES = {
     "Snapshot": "snapshots.reader",
     "Vector": "models.input_specs",
     "VectorOutput": "models.output_specs",
-    "write_release": "models.writing",
+    "draft_release": "training.drafts",
+    "pack": "training.packing",
+    "write_release": "training.drafts",
 }
 
 

@@ -34,7 +34,7 @@ from batch_assets.models.post_specs import (
     TopK,
 )
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 
 NAME = "histories"
 # Item ids are far above 2**24, where float32 has no odd numbers any more.
@@ -188,7 +188,7 @@ def expected(row: dict[str, Any], module: Histories) -> dict[str, Any]:
 
 
 def golden(n: int = 24) -> dict[str, Any]:
-    """Golden rows as `write_release` takes them, of all lengths."""
+    """Golden rows as `save_release` takes them, of all lengths."""
     random = np.random.default_rng(3)
     lengths = [*range(LONGEST + 1), *random.integers(0, LONGEST, n - LONGEST - 1)]
     return {
@@ -206,7 +206,7 @@ def golden(n: int = 24) -> dict[str, Any]:
 
 
 def write_histories(folder: Path, **changes: Any) -> Release:
-    """Write the release; `changes` go to `write_release`."""
+    """Write the release; `changes` go to `save_release`."""
     arguments: dict[str, Any] = {
         "name": NAME,
         "module": Histories(),
@@ -214,4 +214,4 @@ def write_histories(folder: Path, **changes: Any) -> Release:
         "golden_inputs": golden(),
         "post": POST,
     }
-    return write_release(folder, **(arguments | changes))
+    return save_release(folder, **(arguments | changes))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets_tests.stuck import Moody
 from batch_assets_tests.toys import (
     NAME,
@@ -46,7 +46,7 @@ class Mendable(ToyRisk):
 def write_mendable(folder: Path) -> Release:
     contract = make_contract()
     broken.clear()
-    return write_release(
+    return save_release(
         folder,
         name=NAME,
         module=Mendable(),

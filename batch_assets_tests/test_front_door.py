@@ -24,7 +24,9 @@ HOMES = {
     "Snapshot": "batch_assets.snapshots.reader",
     "Vector": f"{MODELS}.input_specs",
     "VectorOutput": f"{MODELS}.output_specs",
-    "write_release": f"{MODELS}.writing",
+    "draft_release": "batch_assets.training.drafts",
+    "pack": "batch_assets.training.packing",
+    "write_release": "batch_assets.training.drafts",
 }
 
 

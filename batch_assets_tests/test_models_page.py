@@ -1,20 +1,20 @@
-"""The page about models is one program: each of its blocks runs, in order."""
+"""Pages about models are one program each: their blocks run, in order."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from batch_assets_tests.projects import DEFINITIONS
 
 REPOSITORY = Path(__file__).parents[1]
-TEXT = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S)
 
 
 def make_project(folder: Path) -> None:
@@ -30,32 +30,54 @@ def make_project(folder: Path) -> None:
     shutil.copy(REPOSITORY / "dagster.yaml", folder)
 
 
-@pytest.mark.slow
-def test_each_block_of_the_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"__name__": "page"}
-    said = ""
-    for kind, block in BLOCKS:
+def run_page(name: str, folder: Path) -> tuple[dict[str, Any], str]:
+    """Run a page's blocks in a project; the names that it leaves, and what was printed last."""
+    make_project(folder)
+    text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.M | re.S)
+    assert {kind for kind, _ in blocks} == {"python", "yaml", "console"}
+    # As a script's own module: classes of a page are looked up by it.
+    page = types.ModuleType("page")
+    sys.modules["page"] = page
+    names, said = page.__dict__, ""
+    for kind, block in blocks:
         if kind == "python":
-            exec(compile(block, "docs/models.md", "exec"), names)
+            exec(compile(block, f"docs/{name}", "exec"), names)
         elif kind == "yaml":
-            path = tmp_path / block.partition("\n")[0].removeprefix("# ")
+            path = folder / block.partition("\n")[0].removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)
         else:
-            assert kind == "console"
             for line in block.splitlines():
-                said = run(line.replace("DIGEST", _digest(names)), tmp_path)
-    assert {kind for kind, _ in BLOCKS} == {"python", "yaml", "console"}
+                said = run(line.replace("DIGEST", _digest(names)), folder)
+    return names, said
+
+
+@pytest.mark.slow
+def test_each_block_about_histories_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names, said = run_page("models.md", tmp_path)
     ranking = names["answer"].outputs["watch_next"]
     assert len(ranking) == 10
     # What was looked up last is printed, a line for each place.
     assert [line.split()[-2] for line in said.splitlines()[:10]] == [
         film for film, _ in ranking
     ]
+
+
+@pytest.mark.slow
+def test_each_block_about_a_release_in_one_call_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names, said = run_page("release.md", tmp_path)
+    with torch.inference_mode():
+        heads = names["model"].eval()(names["features"][41:42])
+    shown = dict(line.split()[:2] for line in said.splitlines()[:2])
+    assert float(shown["leaves"]) == pytest.approx(heads.leaves.item(), rel=1e-4)
+    assert float(shown["buys"]) == pytest.approx(heads.buys.item(), rel=1e-4, abs=1e-6)
 
 
 def _digest(names: dict[str, Any]) -> str:

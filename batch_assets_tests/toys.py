@@ -25,7 +25,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import golden_batch
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.quality.rules import RowRules
 from batch_assets.quality.validation import Validated
 from batch_assets.scoring.device import CPU_INSTRUCTIONS
@@ -142,7 +142,7 @@ def golden_tensors(release: Release) -> tuple[torch.Tensor, dict[str, torch.Tens
 def write_toy_release(
     folder: Path, *, name: str = NAME, key_dtype: str = "int64", **changes: Any
 ) -> Release:
-    """Write the toy release; `changes` go to `write_release`."""
+    """Write the toy release; `changes` go to `save_release`."""
     contract = make_contract(key_dtype)
     history = make_rows(2_000, seed=1, key_dtype=key_dtype)
     arguments: dict[str, Any] = {
@@ -154,11 +154,11 @@ def write_toy_release(
         "reference_days": np.arange(len(history)) % 5,
         "about": {"author": "the toy maker"},
     }
-    return write_release(folder, **(arguments | changes))
+    return save_release(folder, **(arguments | changes))
 
 
 def write_toy_release_as(model_format: str, folder: Path, **changes: Any) -> Release:
-    """The toy release in one of the formats; `changes` go to `write_release`."""
+    """The toy release in one of the formats; `changes` go to `save_release`."""
     if model_format == "safetensors":
         changes = {"import_path": "batch_assets_tests.toys:ToyRisk"} | changes
     return write_toy_release(folder, model_format=model_format, **changes)

@@ -107,7 +107,7 @@ def prepare(root: Path, rows: int) -> None:
     from batch_assets.lake.sources import ParquetSource, ReadContext
     from batch_assets.lake.tables import Lake
     from batch_assets.models.registry import Registry
-    from batch_assets.models.writing import write_release
+    from batch_assets.models.writing import save_release
     from batch_assets.quality.validation import validate_day
 
     root.mkdir(parents=True)
@@ -127,7 +127,7 @@ def prepare(root: Path, rows: int) -> None:
     )
     model = make_model()
     golden = make_rows(64, seed=1)["items"].to_pylist()
-    release = write_release(
+    release = save_release(
         root / "release",
         name=NAME,
         module=model,

@@ -34,7 +34,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract, Feature, KeySpec
 from batch_assets.models.output_specs import Output
 from batch_assets.models.registry import Registry
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.quality.validation import validate_day
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
@@ -79,7 +79,7 @@ def prepare(root: Path, rows: int) -> None:
         features=tuple(Feature(name=f"f{n}", dtype="float32") for n in range(FEATURES)),
         outputs=tuple(Output(name=f"o{n:02d}", min=0, max=1) for n in range(OUTPUTS)),
     )
-    release = write_release(
+    release = save_release(
         root / "release",
         name=NAME,
         module=Wide(),

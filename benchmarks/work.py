@@ -24,7 +24,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.quality.validation import validate_day
 from benchmarks.column import CORES
 from benchmarks.model import (
@@ -67,7 +67,7 @@ def make_release(folder: Path, size: Size) -> Release:
     module = make_model(size)
     inputs = torch.randn(4_096, FEATURES)
     label, confidence = score(module, inputs)
-    return write_release(
+    return save_release(
         folder,
         name=size.name,
         module=module,

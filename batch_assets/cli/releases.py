@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.cli.new_release import release_new
 from batch_assets.cli.options import as_json, because, in_utc, of_channel
 from batch_assets.cli.printing import print_json, print_table, time_of
 from batch_assets.root import data_root
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 @click.group()
 def release() -> None:
     """Register models, and say who may use them."""
+
+
+release.add_command(release_new)
 
 
 @release.command("add")

@@ -9,8 +9,10 @@ import hashlib
 import json
 import operator
 from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +173,57 @@ class Contract(StrictModel):
             if isinstance(output, Ranking):
                 output.must_fit(self.vocabularies)
         return self
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        key: str | KeySpec,
+        outputs: "str | AnyOutput | SequenceOf[str | AnyOutput]",
+        without: Iterable[str] = (),
+        features: Iterable[Feature] = (),
+        inputs: Iterable[Input] = (),
+        vocabularies: dict[str, Words] | None = None,
+    ) -> "Contract":
+        """Derive a contract from the frame that a model was trained on.
+
+        Of each column its name, order, type, whether it has nulls, its categories or its
+        range: what was seen, and as much again on either side. A list of numbers of one
+        length is a vector, any other a sequence. NaN counts as null.
+
+        Args:
+            frame: of polars, pandas or Arrow.
+            key: the column that names who is scored; as `KeySpec` if it is not there.
+            outputs: what the model gives, by name or as declared.
+            without: columns that the model does not get, such as the label.
+            features: what a caller says of columns instead.
+            inputs: ids, vectors and sequences, which take their columns from the others.
+            vocabularies: of these inputs, and of rankings.
+
+        Raises:
+            ContractError: what some column is can't be derived; all are listed.
+        """
+        from batch_assets.models.derived import contract_from_frame
+
+        return contract_from_frame(
+            frame,
+            key=key,
+            outputs=outputs,
+            without=without,
+            features=features,
+            inputs=inputs,
+            vocabularies=vocabularies,
+        )
+
+    def to_sql(self, table: str = "your_table") -> str:
+        """Return the query that casts a table's columns to these, for DuckDB.
+
+        It stops at a value that a cast would change, such as 1.5 for a whole number.
+        """
+        from batch_assets.models.derived import to_sql
+
+        return to_sql(self, table)
 
     @property
     def feature_names(self) -> list[str]:

@@ -19,14 +19,23 @@ from torch.export.passes import move_to_device_pass
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.contract import Contract
-from batch_assets.models.input_rows import InputRows, Lists, Values, padded_names
-from batch_assets.models.release import Manifest, Release
+from batch_assets.models.input_rows import (
+    InputRows,
+    Lists,
+    Values,
+    call,
+    padded_names,
+)
+from batch_assets.models.release import Manifest, Release, Takes
+from batch_assets.models.results import plain
 
 # What torch says of a model that was traced for one number of rows is hard to read.
 OF_ANY_SIZE = (
     "A batch has any number of rows, and its sequences any length: let the model ask "
     "tensor.shape[0], not len(tensor), and write no such number into its code."
 )
+# The names of what a module gives by name; None of what it gives otherwise.
+Gives = tuple[str, ...] | None
 FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
@@ -174,18 +183,34 @@ def _own_values(one: Any) -> Any:
 
 
 class ByPosition(torch.nn.Module):
-    """A module that takes its tensors by their names, called in their order.
+    """A module that is called with its tensors in their order, and gives them so.
 
     So it is exported: an input may be named as something that torch writes into the code
-    of a graph, such as `device`.
+    of a graph, such as `device`, and a dataclass would have to be there when it is loaded.
     """
 
-    def __init__(self, module: torch.nn.Module, names: Iterable[str]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, takes: Takes, names: Iterable[str], gives: Gives
+    ) -> None:
+        """Wrap a module.
+
+        Args:
+            module: takes its tensors by position, by name, or in a dict.
+            takes: which of them.
+            names: of the tensors, in their order.
+            gives: names of the tensors that it gives by name, in their order.
+        """
         super().__init__()
-        self.module, self.names = module, tuple(names)
+        self.module, self.takes, self.names = module, takes, tuple(names)
+        self.gives = gives
 
     def forward(self, *given: torch.Tensor) -> Any:
-        return self.module(**dict(zip(self.names, given, strict=True)))
+        tensors = dict(zip(self.names, given, strict=True))
+        result = call(self.module, tensors, self.takes)
+        if self.gives is None:
+            return result
+        found = plain(result)
+        return tuple(found[name] for name in self.gives)
 
 
 class _OnACopy(torch.nn.Module):

@@ -276,9 +276,11 @@ def _of_sequence(one: SequenceSpec, rows: InputRows) -> dict[str, torch.Tensor]:
 def call(
     module: Callable[..., Any], tensors: Mapping[str, torch.Tensor], takes: Takes
 ) -> Any:
-    """Ask a module, which takes its tensors by their names or in their order."""
+    """Ask a module, which takes its tensors in their order, by name, or in one dict."""
     if takes == "position":
         return module(*tensors.values())
+    if takes == "dict":
+        return module(dict(tensors))
     return module(**tensors)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from batch_assets.errors import ReleaseError, ScoringError
-from batch_assets.models.columns import quoted
 from batch_assets.models.contract import Contract
 from batch_assets.models.output_specs import OutputColumn
+from batch_assets.models.results import adapter, plain, shape_of
 
 OUTPUT_TYPES = {
     "float32": torch.float32,
@@ -29,8 +29,9 @@ def columns_of(result: Any, contract: Contract, rows: int) -> dict[str, torch.Te
     """Return a module's result as the columns of the outputs, each as declared.
 
     A module gives a tensor (n, outputs) of numbers, a tensor for a single column, a tuple
-    of columns in the order of the contract, or a dict of them by name: (n,) or (n, 1) of
-    a number, (n, width) of several. A ranking has two columns, items and scores.
+    of columns in the order of the contract, or them by name, in a dict, a named tuple or a
+    dataclass, which may hold more: (n,) or (n, 1) of a number, (n, width) of several. A
+    ranking has two columns, items and scores.
 
     Raises:
         ReleaseError: the result has another shape, or a type that does not fit.
@@ -57,7 +58,8 @@ def given_columns(result: Any, contract: Contract, rows: int) -> list[torch.Tens
         msg = (
             f"the model gave {shape_of(result)} for {rows} rows; its contract declares "
             f"{len(declared)}: {what}. Let it give a tensor (rows, outputs) of numbers, a "
-            "tuple of tensors in this order, or a dict of them by name."
+            "tuple of tensors in this order, or them by name, such as in a dict; around a "
+            f"model that can't be changed:\n{adapter(result, [c.name for c in declared])}"
         )
         raise ReleaseError(msg)
     for column, values in zip(declared, columns, strict=True):
@@ -69,13 +71,14 @@ def _columns(
     result: Any, declared: Sequence[OutputColumn], rows: int
 ) -> list[torch.Tensor] | None:
     """The columns of a result; None if it is something else."""
+    result = plain(result)
     if isinstance(result, torch.Tensor):
         wide = len(declared) == 1 and declared[0].width is not None
         if result.ndim == 2 and result.shape[0] == rows and not wide:
             result = result.unbind(dim=1)
         else:
             result = (result,)
-    if isinstance(result, dict) and set(result) == {c.name for c in declared}:
+    if isinstance(result, dict) and {c.name for c in declared} <= set(result):
         result = [result[column.name] for column in declared]
     if not isinstance(result, tuple | list) or len(result) != len(declared):
         return None
@@ -94,21 +97,6 @@ def _columns(
 
 def _width(column: OutputColumn) -> str:
     return "(rows,)" if column.width is None else f"(rows, {column.width})"
-
-
-def shape_of(result: Any) -> str:
-    """Return what a module gave, for an error."""
-    if isinstance(result, torch.Tensor):
-        return f"a tensor of the shape {tuple(result.shape)}"
-    if isinstance(result, dict):
-        return f"a dict of {quoted([str(name) for name in result])}"
-    if isinstance(result, tuple | list):
-        inside = [
-            tuple(one.shape) if isinstance(one, torch.Tensor) else type(one).__name__
-            for one in result[:10]
-        ]
-        return f"{len(result)} columns of the shapes {inside}"
-    return f"a {type(result).__name__}"
 
 
 def _check_type(values: torch.Tensor, column: OutputColumn) -> None:

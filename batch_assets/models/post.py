@@ -16,7 +16,6 @@ import torch
 from batch_assets.errors import ReleaseError
 from batch_assets.models.input_rows import Lists, SideItems
 from batch_assets.models.output_specs import NO_ITEM
-from batch_assets.models.outputs import shape_of
 from batch_assets.models.post_specs import (
     Argmax,
     Isotonic,
@@ -30,8 +29,11 @@ from batch_assets.models.post_specs import (
     Threshold,
     TopK,
 )
+from batch_assets.models.results import adapter, plain, shape_of
 
 Tensors = dict[str, torch.Tensor]
+# How an error calls it.
+MODEL = "the model"
 
 
 class Listed(NamedTuple):
@@ -50,15 +52,15 @@ def processed(
     """Return all tensors that are there after the last stage.
 
     Args:
-        result: what the model gave: a tensor, a tuple in the order of `post.gives`, or a
-            dict of these names.
+        result: what the model gave: a tensor, a tuple in the order of `post.gives`, or
+            these by name.
         post: the stages.
         listed: by column, the items that each row lists.
 
     Raises:
         ReleaseError: the model or a function gave something else.
     """
-    tensors = named(result, post.gives, "the model")
+    tensors = named(result, post.gives, MODEL)
     for stage in post.stages:
         tensors |= _run(stage, tensors, listed)
     return tensors
@@ -70,7 +72,9 @@ def named(result: Any, names: tuple[str, ...], who: str) -> Tensors:
     Raises:
         ReleaseError: it is something else.
     """
-    given = (result,) if isinstance(result, torch.Tensor) else result
+    given = plain(result)
+    if isinstance(given, torch.Tensor):
+        given = (given,)
     if isinstance(given, dict) and set(names) <= set(given):
         given = tuple(given[name] for name in names)
     if (
@@ -79,6 +83,8 @@ def named(result: Any, names: tuple[str, ...], who: str) -> Tensors:
         or not all(isinstance(one, torch.Tensor) for one in given)
     ):
         msg = f"{who} gave {shape_of(result)}, expected the tensors {list(names)}"
+        if who == MODEL:
+            msg += f"; around a model that can't be changed:\n{adapter(result, names)}"
         raise ReleaseError(msg)
     return dict(zip(names, given, strict=True))
 

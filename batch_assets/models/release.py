@@ -35,7 +35,7 @@ MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
 
 
-Takes = Literal["position", "name"]
+Takes = Literal["position", "name", "dict"]
 
 
 def _says_nothing(value: object) -> bool:
@@ -56,7 +56,7 @@ class ModelSpec(StrictModel):
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
     `import_path` names (`package.module:Class`), built with `arguments`; `torchscript`
     is the legacy format. `torch` is the version that wrote it. It `takes` its tensors in
-    the order of the contract, or by their names.
+    the order of the contract, by their names, or in one dict.
     """
 
     format: Literal["pt2", "safetensors", "torchscript"]

@@ -5,15 +5,17 @@ failure. A model whose answers depend on that has no right ones. It knows no fil
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 from batch_assets.errors import ReleaseError
-from batch_assets.models.answers import answers, question_of
-from batch_assets.models.input_rows import InputRows
+from batch_assets.models.answers import Question, answers, question_of
+from batch_assets.models.input_rows import InputRows, call
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.release import Manifest
+from batch_assets.models.results import input_adapter, plain
 
 # So many golden rows are asked alone; a release may hold thousands.
 ALONE = 64
@@ -31,22 +33,52 @@ def ask(module: torch.nn.Module, rows: InputRows, manifest: Manifest) -> Outputs
     """
     # A copy of all of them.
     question = question_of(rows.take(np.arange(len(rows))), manifest)
+    with _explained(module, question, manifest), torch.inference_mode():
+        columns = answers(module, question, manifest)
+        return {name: column.cpu().numpy() for name, column in columns.items()}
+
+
+def given_by_name(
+    module: torch.nn.Module, rows: InputRows, manifest: Manifest
+) -> tuple[str, ...] | None:
+    """Return the names that a module gives its tensors by; None if it gives them else.
+
+    Raises:
+        ReleaseError: the model raised.
+    """
+    question = question_of(rows.take(np.arange(len(rows))), manifest)
+    with _explained(module, question, manifest), torch.inference_mode():
+        result = call(module, question.tensors, manifest.model.takes)
+    columns = tuple(column.name for column in manifest.contract.output_columns)
+    names = manifest.post.gives if manifest.post else columns
+    found = plain(result)
+    return names if isinstance(found, dict) and set(names) <= set(found) else None
+
+
+@contextmanager
+def _explained(
+    module: torch.nn.Module, question: Question, manifest: Manifest
+) -> Iterator[None]:
+    """Say with what a model was called that raises: it is a user's own."""
     try:
-        with torch.inference_mode():
-            columns = answers(module, question, manifest)
-            return {name: column.cpu().numpy() for name, column in columns.items()}
-    # The module is a user's own, and can raise anything.
+        yield
+    except ReleaseError:
+        raise
     except Exception as error:
-        if isinstance(error, ReleaseError):
-            raise
         given = ", ".join(
             f"{name} {str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
             for name, one in question.tensors.items()
         )
+        how = {"position": "by position", "name": "by name", "dict": "in a dict"}
         msg = (
-            f"the model raises on {len(rows)} rows, {given} on the CPU: "
-            f"{type(error).__name__}: {error}"
+            f"the model raises on {question.asked} rows, {given} on the CPU, "
+            f"{how[manifest.model.takes]}: {type(error).__name__}: {error}"
         )
+        if isinstance(error, TypeError):
+            wrapped = input_adapter(module, list(question.tensors))
+            msg += (
+                f"\nIf it takes something else, let an adapter give it that:\n{wrapped}"
+            )
         raise ReleaseError(msg) from error
 
 

@@ -3,10 +3,11 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,22 +40,30 @@ from batch_assets.models.release import (
     open_release,
     sha256_of,
 )
-from batch_assets.models.row_independence import Outputs, ask, must_stand_alone
+from batch_assets.models.row_independence import (
+    Outputs,
+    ask,
+    given_by_name,
+    must_stand_alone,
+)
 
 Format = Literal["pt2", "safetensors", "torchscript"]
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
+# So many usual rows are asked at once.
+ASKED_ROWS = 4_096
 # Of a file that is listed before it is written.
 NOT_YET = FileEntry(size=0, sha256="")
 
 
-def write_release(
+def save_release(
     folder: Path,
     *,
     name: str,
     module: torch.nn.Module,
     contract: Contract,
-    golden_inputs: torch.Tensor | Mapping[str, Any],
+    golden_inputs: Any,
+    usual: InputRows | None = None,
     reference: dict[str, np.ndarray] | None = None,
     reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
@@ -67,31 +76,31 @@ def write_release(
 ) -> Release:
     """Write a release folder from a trained module.
 
-    The golden rows are asked together, again, in reverse order and each alone, of the
-    module and of what was written: a model whose answers depend on that is refused.
+    Module and file are asked the golden rows together, again, reversed and alone: a model
+    whose answers depend on that is refused.
 
     Args:
         folder: where to write; a release that is there is replaced.
         name: the model's name.
-        module: takes float32 (n, features), or each tensor of the contract; gives (n,
-            outputs) or a tuple of columns; on the CPU, in evaluation mode.
+        module: takes float32 (n, features), or each tensor of the contract; on the CPU.
         contract: what the module expects and gives.
-        golden_inputs: float32 (rows, features), two or more, or a mapping of all that
-            the module takes (`models.input_rows.rows_of`); asked here.
-        reference: each output's values on usual rows; without, drift is not judged.
-        reference_days: the day of each of these values, in any form.
-        about: anything worth keeping: training days, metrics, authors.
+        golden_inputs: float32 (rows, features), two or more, or `InputRows`, or a
+            mapping of all that the module takes (`models.input_rows.rows_of`).
+        usual: rows that are asked for the values of each output that `reference` lacks.
+        reference: each output's values on usual rows; without both, drift is not judged.
+        reference_days: the day of each of these values or rows, in any form.
+        about: anything worth keeping.
         model_format: how to store the module.
         import_path: `package.module:Class`, for safetensors.
-        arguments: what the class is built with, for safetensors.
-        tolerance: of the golden outputs, per kind of device, or kind and precision.
-        takes: its tensors by `position` or `name`; features alone by position.
+        arguments: what the class is built with.
+        tolerance: of the golden outputs, per kind of device, or with its precision.
+        takes: its tensors by `position` (features alone), `name`, or in one `dict`.
         post: the stages that turn what the module gives into the outputs.
 
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
-    _must_be_free(folder)
+    _must_be_possible(folder, module)
     rows = _golden_rows(golden_inputs, contract)
     stored = _stored(contract, takes, model_format, import_path, arguments or {})
     manifest = _manifest(
@@ -105,8 +114,42 @@ def write_release(
         about=about or {},
     )
     with _nothing_written(name):
-        _write(folder, module, rows, manifest)
+        _write(folder, module, rows, manifest, _Usual(usual, reference_days))
     return open_release(folder)
+
+
+class _Usual(NamedTuple):
+    """Rows as they usually are, and the day of each."""
+
+    rows: InputRows | None
+    days: Any
+
+    def references(
+        self, module: torch.nn.Module, manifest: Manifest
+    ) -> dict[str, Reference]:
+        """Ask a release for the reference of each output that has none yet."""
+        if self.rows is None:
+            return {}
+        missing = [
+            output.name
+            for output in manifest.contract.outputs
+            if output.name not in manifest.reference
+            and all(column.width is None for column in output.columns)
+        ]
+        parts = [
+            ask(module, self.rows.take(np.arange(start, stop)), manifest)
+            for start, stop in pairwise(_steps(len(self.rows)))
+        ]
+        return {
+            name: reference_of(
+                name, np.concatenate([part[name] for part in parts]), self.days
+            )
+            for name in missing
+        }
+
+
+def _steps(rows: int) -> list[int]:
+    return [*range(0, rows, ASKED_ROWS), rows]
 
 
 def _stored(
@@ -135,9 +178,15 @@ def _manifest(**fields: Any) -> Manifest:
         raise ReleaseError(msg) from error
 
 
-def _must_be_free(folder: Path) -> None:
+def _must_be_possible(folder: Path, module: object) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         msg = f"{folder} is not empty and holds no release: nothing was written there"
+        raise ReleaseError(msg)
+    if not isinstance(module, torch.nn.Module):
+        msg = (
+            f"the model is a {type(module).__name__}, expected a torch.nn.Module. "
+            "Nothing was written."
+        )
         raise ReleaseError(msg)
 
 
@@ -153,15 +202,15 @@ def _sealed(post: PostProcessing) -> PostProcessing:
 
 
 def _write(
-    folder: Path, module: torch.nn.Module, rows: InputRows, manifest: Manifest
+    folder: Path,
+    module: torch.nn.Module,
+    rows: InputRows,
+    manifest: Manifest,
+    usual: _Usual,
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
-    spec = manifest.model
-    if spec.takes == "name" and spec.format != "safetensors":
-        # What is stored takes them in their order, whatever they are named.
-        module = ByPosition(module, tensors_of(rows, manifest.contract))
-        spec = spec.model_copy(update={"takes": "position"})
-        manifest = manifest.model_copy(update={"model": spec})
+    if manifest.model.format != "safetensors":
+        module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
@@ -177,20 +226,46 @@ def _write(
             p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
             for p in sorted(made.iterdir())
         }
-        shown = manifest.model_copy(update={"files": files}).model_dump(mode="json")
-        text = json.dumps(shown, indent=2, sort_keys=True)
-        (made / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": files})
+        _write_manifest(made, manifest)
         written = load_module(open_release(made), torch.device("cpu"))
         must_stand_alone(written, rows, manifest, outputs, within)
+        if references := usual.references(written, manifest):
+            every = manifest.reference | references
+            _write_manifest(made, manifest.model_copy(update={"reference": every}))
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
 
 
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, sort_keys=True)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _by_position(
+    module: torch.nn.Module, rows: InputRows, manifest: Manifest
+) -> tuple[torch.nn.Module, Manifest]:
+    """What is stored takes and gives tensors in their order, whatever they are named."""
+    spec, contract = manifest.model, manifest.contract
+    with _evaluating(module):
+        gives = given_by_name(module, rows, manifest)
+    if spec.takes == "position" and gives is None:
+        return module, manifest
+    names = tensors_of(rows, contract)
+    wrapped = ByPosition(module, spec.takes, names, gives)
+    spec = spec.model_copy(update={"takes": "position"})
+    return wrapped, manifest.model_copy(update={"model": spec})
+
+
 def _golden_rows(given: Any, contract: Contract) -> InputRows:
     """The golden rows, in memory that holds nothing else."""
     try:
-        rows = rows_of(given, contract, "golden_inputs")
+        rows = (
+            given
+            if isinstance(given, InputRows)
+            else rows_of(given, contract, "golden_inputs")
+        )
     except ReleaseError as error:
         msg = f"{error}. Nothing was written."
         raise ReleaseError(msg) from error

@@ -13,7 +13,7 @@ from batch_assets import Column, Contract, Ids, KeySpec, Output, Sequence, Vecto
 from batch_assets.errors import ReleaseError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.input_rows import InputRows, Lists, rows_of, tensors_of
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.nights import score
@@ -87,7 +87,7 @@ def test_a_model_gets_its_sequences_as_it_takes_them(
 ) -> None:
     module = {"padded": Padded, "ragged": Ragged, "position": RaggedByPosition}[form]
     contract = make_contract("padded" if form == "padded" else "ragged")
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="words",
         module=module(),
@@ -121,7 +121,7 @@ def test_a_day_and_a_row_without_any_element_are_scored(
     root: Path, tmp_path: Path
 ) -> None:
     contract = make_contract()
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="words",
         module=Padded(),
@@ -228,7 +228,7 @@ def test_golden_rows_that_are_none_are_one_sentence(
     tmp_path: Path, given: Any, said: str
 ) -> None:
     with pytest.raises(ReleaseError, match=said):
-        write_release(
+        save_release(
             tmp_path / "release",
             name="words",
             module=Padded(),
@@ -284,7 +284,7 @@ def test_a_filter_is_not_cut() -> None:
 
 
 def test_batches_of_one_row_are_those_of_all(tmp_path: Path) -> None:
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="words",
         module=Padded(),

@@ -99,7 +99,7 @@ def test_whatever_fits_is_taken_as_it_is(given: torch.Tensor, dtype: str) -> Non
 @pytest.mark.parametrize(
     ("given", "found"),
     [
-        ({"other": torch.zeros(2)}, "a dict of 'other'"),
+        ({"other": torch.zeros(2)}, r"a dict of the tensors \{.other.: \(2,\)\}"),
         (None, "a NoneType"),
         (1.0, "a float"),
         ([0.5, 0.25], r"2 columns of the shapes \['float', 'float'\]"),

@@ -21,7 +21,7 @@ from batch_assets.lake.shards import content, hash_keys
 from batch_assets.lake.tables import Lake
 from batch_assets.models.reference import histogram
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.scoring import chunk_rows
 from batch_assets.scoring.chunk import score_chunk
 from batch_assets.scoring.chunk_parts import dead_letter_schema
@@ -75,7 +75,7 @@ class Fickle(torch.nn.Module):
 @pytest.fixture(scope="module")
 def fickle(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     contract = make_contract()
-    release = write_release(
+    release = save_release(
         tmp_path_factory.mktemp("fickle") / "release",
         name="fickle",
         module=Fickle(),
@@ -278,7 +278,7 @@ def test_an_output_without_a_range_must_be_finite_all_the_same(
     lake: Lake, tmp_path: Path, age: int
 ) -> None:
     contract = make_contract(outputs=[{"name": "risk"}])
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="fickle",
         module=Fickle(),
@@ -316,7 +316,7 @@ def test_every_kind_of_fault_in_one_chunk_keeps_the_books_closed(
 def written(folder: Path, module: torch.nn.Module, **arguments: Any) -> Release:
     contract = make_contract()
     kind = type(module)
-    return write_release(
+    return save_release(
         folder / "release",
         name="troubled",
         module=module,
@@ -467,7 +467,7 @@ def test_a_null_reaches_the_model_as_nan(lake: Lake, tmp_path: Path) -> None:
 
     contract = make_contract(outputs=[{"name": "unknown"}])
     rows = make_rows(300)
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="toy",
         module=Counts(),
@@ -540,7 +540,7 @@ def test_a_rank_that_does_not_fit_is_a_dead_letter_and_rows_asked_again_are_as_b
     lake: Lake, tmp_path: Path
 ) -> None:
     contract = make_contract(outputs=[{"name": "rank", "dtype": "int32"}])
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="scribbling",
         module=Scribbling(),
@@ -659,7 +659,7 @@ def test_rows_that_a_model_changed_in_place_are_asked_again_as_they_were_read(
     rows = aged(make_rows(64), {7: RAISES - 10})
     contract = make_contract()
     golden = features_of(aged(make_rows(16)), contract)
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="in_place",
         module=InPlace(),

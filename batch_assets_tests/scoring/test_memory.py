@@ -14,7 +14,7 @@ from deltalake import convert_to_deltalake
 
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets_tests.toys import DAY, NAME
 
 FEATURES = 16
@@ -125,7 +125,7 @@ def growth(root: Path, rows: int, how: str) -> dict[str, float]:
     write_day(root / "days" / "day.parquet", rows)
     if how == "pinned":
         convert_to_deltalake(root / "days")
-    release = write_release(
+    release = save_release(
         root / "made",
         name=NAME,
         module=Wide(),

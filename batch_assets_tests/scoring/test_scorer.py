@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from batch_assets.errors import GoldenBatchError, ReleaseError
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import GOLDEN, Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer, Spent, out_of_memory
 from batch_assets_tests.models_that_fail import POISON, WRONG, Hungry
@@ -292,7 +292,7 @@ def test_a_wrong_number_of_columns_is_refused_when_the_release_loads(
     tmp_path: Path, columns: int
 ) -> None:
     contract = Contract.model_validate(make_contract().model_dump())
-    release = write_release(
+    release = save_release(
         tmp_path / "release",
         name="toy",
         module=Shy(1),

@@ -191,11 +191,11 @@ def write(
     con: duckdb.DuckDBPyConnection, folder: Path, span: tuple[date, date] = TRAINING
 ) -> Release:
     """Train on the evenings of a span, and write the release."""
-    from batch_assets.models.writing import write_release
+    from batch_assets.models.writing import save_release
 
     rows, known = training_rows(con, span)
     golden = rows.take(np.linspace(0, len(rows) - 1, 64).astype(int))
-    return write_release(
+    return save_release(
         folder,
         name="next_basket",
         module=train(rows, len(known)),

