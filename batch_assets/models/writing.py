@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from batch_assets.models.formats import (
     save_golden,
     save_module,
 )
+from batch_assets.models.frameworks.registry import ForeignModel, as_module
 from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
+from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
 from batch_assets.models.post_specs import PostProcessing, Python
@@ -36,12 +38,17 @@ from batch_assets.models.release import (
     ModelSpec,
     Release,
     Takes,
+    TorchFormat,
     open_release,
     sha256_of,
 )
-from batch_assets.models.row_independence import Outputs, ask, must_stand_alone
+from batch_assets.models.row_independence import (
+    Outputs,
+    ask,
+    must_stand_alone,
+    shown,
+)
 
-Format = Literal["pt2", "safetensors", "torchscript"]
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 # Of a file that is listed before it is written.
@@ -52,13 +59,13 @@ def write_release(
     folder: Path,
     *,
     name: str,
-    module: torch.nn.Module,
+    module: Any,
     contract: Contract,
     golden_inputs: torch.Tensor | Mapping[str, Any],
     reference: dict[str, np.ndarray] | None = None,
     reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
-    model_format: Format = "pt2",
+    model_format: TorchFormat = "pt2",
     import_path: str | None = None,
     arguments: dict[str, Any] | None = None,
     tolerance: dict[str, float] | None = None,
@@ -74,14 +81,15 @@ def write_release(
         folder: where to write; a release that is there is replaced.
         name: the model's name.
         module: takes float32 (n, features), or each tensor of the contract; gives (n,
-            outputs) or a tuple of columns; on the CPU, in evaluation mode.
+            outputs) or a tuple of columns; on the CPU, in evaluation mode. Or a model of
+            another framework (`models.frameworks.registry.as_module`).
         contract: what the module expects and gives.
         golden_inputs: float32 (rows, features), two or more, or a mapping of all that
             the module takes (`models.input_rows.rows_of`); asked here.
         reference: each output's values on usual rows; without, drift is not judged.
         reference_days: the day of each of these values, in any form.
         about: anything worth keeping: training days, metrics, authors.
-        model_format: how to store the module.
+        model_format: how to store a module of torch; any other has a format of its own.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with, for safetensors.
         tolerance: of the golden outputs, per kind of device, or kind and precision.
@@ -93,7 +101,11 @@ def write_release(
     """
     _must_be_free(folder)
     rows = _golden_rows(golden_inputs, contract)
+    with _nothing_written(name):
+        module = as_module(module, contract, post)
     stored = _stored(contract, takes, model_format, import_path, arguments or {})
+    if isinstance(module, ForeignModel):
+        stored = _of_its_own(stored, module)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -112,7 +124,7 @@ def write_release(
 def _stored(
     contract: Contract,
     takes: Takes | None,
-    model_format: Format,
+    model_format: TorchFormat,
     import_path: str | None,
     arguments: dict[str, Any],
 ) -> ModelSpec:
@@ -124,6 +136,13 @@ def _stored(
         arguments=arguments,
         takes=takes or ("name" if contract.inputs else "position"),
     )
+
+
+def _of_its_own(stored: ModelSpec, module: ForeignModel) -> ModelSpec:
+    """The same for a model of another framework: its format, and what wrote it."""
+    file = FILES[module.format]
+    changes = {"format": module.format, "file": file, "versions": module.versions}
+    return ModelSpec.model_validate(stored.model_dump() | changes)
 
 
 def _manifest(**fields: Any) -> Manifest:
@@ -157,7 +176,7 @@ def _write(
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
     spec = manifest.model
-    if spec.takes == "name" and spec.format != "safetensors":
+    if spec.takes == "name" and spec.format in ("pt2", "torchscript"):
         # What is stored takes them in their order, whatever they are named.
         module = ByPosition(module, tensors_of(rows, manifest.contract))
         spec = spec.model_copy(update={"takes": "position"})
@@ -181,10 +200,32 @@ def _write(
         text = json.dumps(shown, indent=2, sort_keys=True)
         (made / MANIFEST).write_text(text + "\n", encoding="utf-8")
         written = load_module(open_release(made), torch.device("cpu"))
+        if isinstance(module, ForeignModel):
+            _must_say_the_same(written, module, rows, manifest, outputs)
         must_stand_alone(written, rows, manifest, outputs, within)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
+
+
+def _must_say_the_same(
+    written: torch.nn.Module,
+    module: ForeignModel,
+    rows: InputRows,
+    manifest: Manifest,
+    outputs: Outputs,
+) -> None:
+    """Refuse what is stored if it answers otherwise than the framework's own model."""
+    found, within = ask(written, rows, manifest), manifest.golden.within("cpu")
+    if off := first_unlike(found, outputs, manifest.contract, within):
+        name, at = off
+        msg = (
+            f"stored as {module.format} it answers otherwise than the model itself: output "
+            f"'{name}' of golden row {at} is {shown(found[name][at])}, and by the model "
+            f"{shown(outputs[name][at])}; {within:g} is allowed. A night gives float32: "
+            "train the model on columns of that type, or allow a larger tolerance."
+        )
+        raise ReleaseError(msg)
 
 
 def _golden_rows(given: Any, contract: Contract) -> InputRows:
