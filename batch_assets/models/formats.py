@@ -1,5 +1,7 @@
 """Release files to torch modules and back. It knows no approval and no device policy.
 
+Those of other frameworks are the business of the room `frameworks`.
+
 No pickle of unknown origin is loaded: a `.pt2` archive holds one for its sample
 inputs, and torch falls back to the unsafe unpickler by itself, so each pickle of an
 archive is first loaded with `weights_only`, and an archive that needs more is refused.
@@ -19,6 +21,8 @@ from torch.export.passes import move_to_device_pass
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.contract import Contract
+from batch_assets.models.frameworks.registry import FILES as FOREIGN_FILES
+from batch_assets.models.frameworks.registry import ForeignModel, load_foreign
 from batch_assets.models.input_rows import (
     InputRows,
     Lists,
@@ -40,6 +44,7 @@ FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
     "torchscript": "model.ts",
+    **FOREIGN_FILES,
 }
 
 
@@ -48,7 +53,9 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
 
     Raises:
         TamperedReleaseError: the archive holds a pickle that is more than tensors.
-        ReleaseError: torch can't read the file, or the class can't be imported.
+        ReleaseError: torch, or the framework that it is of, can't read the file, or the
+            class can't be imported.
+        DeviceError: the framework does not run on the device.
     """
     spec = release.manifest.model
     path = release.folder / spec.file
@@ -62,6 +69,8 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
         case "torchscript":
             module = _checked(release, lambda: torch.jit.load(path, device))
             return _OnACopy(module).eval()
+        case _:
+            return load_foreign(release, device)
 
 
 def save_module(
@@ -86,6 +95,9 @@ def save_module(
     """
     spec = manifest.model
     path = folder / FILES[spec.format]
+    if isinstance(module, ForeignModel):
+        module.save(path)
+        return
     # A strided example would be written into an exported graph as a demand.
     tensors = {
         name: one.clone(memory_format=torch.contiguous_format)

@@ -36,11 +36,13 @@ GOLDEN = "golden.safetensors"
 
 
 Takes = Literal["position", "name", "dict"]
+TorchFormat = Literal["pt2", "safetensors", "torchscript"]
+Format = TorchFormat | Literal["onnx", "xgboost", "lightgbm", "catboost"]
 
 
 def _says_nothing(value: object) -> bool:
     """Left out of what is written: a release keeps the digest of before it could be said."""
-    return value in (None, "position")
+    return value in (None, "position", {})
 
 
 class FileEntry(StrictModel):
@@ -55,16 +57,19 @@ class ModelSpec(StrictModel):
 
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
     `import_path` names (`package.module:Class`), built with `arguments`; `torchscript`
-    is the legacy format. `torch` is the version that wrote it. It `takes` its tensors in
-    the order of the contract, by their names, or in one dict.
+    is the legacy format. The others are those of other frameworks: an ONNX graph, and the
+    trees of XGBoost, LightGBM and CatBoost. `torch` is the version that wrote it, and
+    `versions` those of what it is not torch's. It `takes` its tensors in the order of the
+    contract, by their names, or in one dict.
     """
 
-    format: Literal["pt2", "safetensors", "torchscript"]
+    format: Format
     file: str
     torch: str
     import_path: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     takes: Takes = Field(default="position", exclude_if=_says_nothing)
+    versions: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
 
 
 class Golden(StrictModel):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from batch_assets.models.formats import (
     save_golden,
     save_module,
 )
+from batch_assets.models.frameworks.registry import ForeignModel, as_module
 from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
+from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
 from batch_assets.models.post_specs import PostProcessing, Python
@@ -37,6 +39,7 @@ from batch_assets.models.release import (
     ModelSpec,
     Release,
     Takes,
+    TorchFormat,
     open_release,
     sha256_of,
 )
@@ -45,9 +48,9 @@ from batch_assets.models.row_independence import (
     ask,
     given_by_name,
     must_stand_alone,
+    shown,
 )
 
-Format = Literal["pt2", "safetensors", "torchscript"]
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 # So many usual rows are asked at once.
@@ -60,14 +63,14 @@ def save_release(
     folder: Path,
     *,
     name: str,
-    module: torch.nn.Module,
+    module: Any,
     contract: Contract,
     golden_inputs: Any,
     usual: InputRows | None = None,
     reference: dict[str, np.ndarray] | None = None,
     reference_days: Sequence[Any] | np.ndarray | None = None,
     about: dict[str, Any] | None = None,
-    model_format: Format = "pt2",
+    model_format: TorchFormat = "pt2",
     import_path: str | None = None,
     arguments: dict[str, Any] | None = None,
     tolerance: dict[str, float] | None = None,
@@ -82,7 +85,8 @@ def save_release(
     Args:
         folder: where to write; a release that is there is replaced.
         name: the model's name.
-        module: takes float32 (n, features), or each tensor of the contract; on the CPU.
+        module: takes float32 (n, features), or each tensor of the contract; or a model
+            of another framework (`models.frameworks.registry.as_module`).
         contract: what the module expects and gives.
         golden_inputs: float32 (rows, features), two or more, or `InputRows`, or a
             mapping of all that the module takes (`models.input_rows.rows_of`).
@@ -90,7 +94,7 @@ def save_release(
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
         about: anything worth keeping.
-        model_format: how to store the module.
+        model_format: how to store a module of torch; others have one of their own.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with.
         tolerance: of the golden outputs, per kind of device, or with its precision.
@@ -100,9 +104,13 @@ def save_release(
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
-    _must_be_possible(folder, module)
+    _must_be_free(folder)
     rows = _golden_rows(golden_inputs, contract)
+    with _nothing_written(name):
+        module = as_module(module, contract, post)
     stored = _stored(contract, takes, model_format, import_path, arguments or {})
+    if isinstance(module, ForeignModel):
+        stored = _of_its_own(stored, module)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -155,7 +163,7 @@ def _steps(rows: int) -> list[int]:
 def _stored(
     contract: Contract,
     takes: Takes | None,
-    model_format: Format,
+    model_format: TorchFormat,
     import_path: str | None,
     arguments: dict[str, Any],
 ) -> ModelSpec:
@@ -169,6 +177,13 @@ def _stored(
     )
 
 
+def _of_its_own(stored: ModelSpec, module: ForeignModel) -> ModelSpec:
+    """The same for a model of another framework: its format, and what wrote it."""
+    file = FILES[module.format]
+    changes = {"format": module.format, "file": file, "versions": module.versions}
+    return ModelSpec.model_validate(stored.model_dump() | changes)
+
+
 def _manifest(**fields: Any) -> Manifest:
     try:
         return Manifest(**fields)
@@ -178,15 +193,9 @@ def _manifest(**fields: Any) -> Manifest:
         raise ReleaseError(msg) from error
 
 
-def _must_be_possible(folder: Path, module: object) -> None:
+def _must_be_free(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         msg = f"{folder} is not empty and holds no release: nothing was written there"
-        raise ReleaseError(msg)
-    if not isinstance(module, torch.nn.Module):
-        msg = (
-            f"the model is a {type(module).__name__}, expected a torch.nn.Module. "
-            "Nothing was written."
-        )
         raise ReleaseError(msg)
 
 
@@ -209,7 +218,7 @@ def _write(
     usual: _Usual,
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
-    if manifest.model.format != "safetensors":
+    if manifest.model.format in ("pt2", "torchscript"):
         module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +238,8 @@ def _write(
         manifest = manifest.model_copy(update={"files": files})
         _write_manifest(made, manifest)
         written = load_module(open_release(made), torch.device("cpu"))
+        if isinstance(module, ForeignModel):
+            _must_say_the_same(written, module, rows, manifest, outputs)
         must_stand_alone(written, rows, manifest, outputs, within)
         if references := usual.references(written, manifest):
             every = manifest.reference | references
@@ -236,6 +247,26 @@ def _write(
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)
+
+
+def _must_say_the_same(
+    written: torch.nn.Module,
+    module: ForeignModel,
+    rows: InputRows,
+    manifest: Manifest,
+    outputs: Outputs,
+) -> None:
+    """Refuse what is stored if it answers otherwise than the framework's own model."""
+    found, within = ask(written, rows, manifest), manifest.golden.within("cpu")
+    if off := first_unlike(found, outputs, manifest.contract, within):
+        name, at = off
+        msg = (
+            f"stored as {module.format} it answers otherwise than the model itself: output "
+            f"'{name}' of golden row {at} is {shown(found[name][at])}, and by the model "
+            f"{shown(outputs[name][at])}; {within:g} is allowed. A night gives float32: "
+            "train the model on columns of that type, or allow a larger tolerance."
+        )
+        raise ReleaseError(msg)
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> None:

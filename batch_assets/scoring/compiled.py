@@ -75,7 +75,7 @@ def compiled_module(release: Release, device: Device, folder: Path) -> NativeMod
         msg = (
             f"release {release.name} {release.short} is stored as "
             f"{release.manifest.model.format}: only a .pt2 can be compiled. Nothing was "
-            "scored. Write the release as pt2, or set compile to false."
+            "scored. Set compile to false, or write a model of torch as pt2."
         )
         raise ReleaseError(msg)
     if release.contract.inputs:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from batch_assets.errors import GoldenBatchError
+from batch_assets.errors import ConfigError, GoldenBatchError
 from batch_assets.models.answers import Question, answers, question_of
 from batch_assets.models.contract import FEATURES
 from batch_assets.models.formats import golden_batch, load_module
@@ -86,12 +86,14 @@ class Scorer:
 
         Raises:
             GoldenBatchError: the outputs of the golden batch are not those recorded.
-            ConfigError: there is nothing to compile it with.
+            ConfigError: there is nothing to compile it with, or it does not compute in
+                that precision.
             ReleaseError: it can't be loaded, or not be compiled.
         """
         self.release = release
         self.device = device
         self.usage = Usage(device.torch) if device.kind == "cuda" else None
+        _must_compute_in(device, release)
         if device.kind == "cuda":
             set_float32_products("tf32" if device.precision == "tf32" else "ieee")
         self._module: Callable[..., Any] = (
@@ -353,6 +355,18 @@ class Scorer:
             f" Score it in float32 and with compile false; or, if so much is no loss, "
             f"write the release with a tolerance for '{where}'."
         )
+
+
+def _must_compute_in(device: Device, release: Release) -> None:
+    """Refuse a precision that is torch's alone."""
+    spec = release.manifest.model
+    if spec.versions and device.precision != "float32":
+        msg = (
+            f"release {release.name} {release.short} is stored as {spec.format}, which "
+            f"computes in its own precision, and '{device.precision}' was asked for. "
+            "Nothing was scored. Set precision to 'float32'."
+        )
+        raise ConfigError(msg)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -22,9 +22,9 @@ from batch_assets.models.input_specs import Input, Words
 from batch_assets.models.output_specs import AnyOutput, Output, VectorOutput
 from batch_assets.models.post_specs import PostProcessing
 from batch_assets.models.reference import QUANTILES
-from batch_assets.models.release import Release, Takes
+from batch_assets.models.release import Release, Takes, TorchFormat
 from batch_assets.models.results import plain, shape_of
-from batch_assets.models.writing import Format, save_release
+from batch_assets.models.writing import save_release
 from batch_assets.training.packing import packed_rows
 
 GOLDEN_ROWS = 64
@@ -57,7 +57,7 @@ class Options(TypedDict, total=False):
     reference: dict[str, np.ndarray]
     reference_days: Any
     about: dict[str, Any]
-    model_format: Format
+    model_format: TorchFormat
     import_path: str
     arguments: dict[str, Any]
     tolerance: dict[str, float]
@@ -135,7 +135,8 @@ def draft_release(model: Any, frame: Any = None, **options: Unpack[Options]) -> 
     """Draft a release: derive its contract from a frame, and take rows to prove it by.
 
     Args:
-        model: a torch module, on the CPU.
+        model: a torch module, on the CPU, or a model of another framework: of XGBoost,
+            LightGBM, CatBoost, scikit-learn or ONNX.
         frame: of polars, pandas or Arrow, with raw columns.
         options:
             name: of the model.

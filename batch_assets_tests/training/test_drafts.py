@@ -239,9 +239,9 @@ class NeedsAFrame(torch.nn.Module):
 
 
 WRONG_MODELS: list[tuple[str, Any, dict[str, Any], str]] = [
-    ("a word", "model.pt", {}, "the model is a str, expected a torch.nn.Module"),
+    ("a word", "model.pt", {}, "model.pt is no file, expected the path of an .onnx file"),
     ("a state dict", Net().state_dict(), {}, "the model is a OrderedDict, expected"),
-    ("a class", Net, {}, "the model is a type, expected"),
+    ("a class", Net, {}, "the model is the class Net, expected"),
     ("too many columns", Net(), {}, r"gave a tensor of the shape \(64, 2\) .*risk \(rows,\).*out\[:, 1\]"),
     ("too few columns", Net(), {"outputs": ["a", "b", "c"]}, r"declares 3: a \(rows,\), b"),
     ("no names", Net(), {"outputs": None}, r"\(64, 2\), which has no names: .*outputs="),
