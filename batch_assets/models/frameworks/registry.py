@@ -127,9 +127,11 @@ def _package_of(model: Any) -> str:
             package = one.__module__.partition(".")[0]
             if package in FORMATS:
                 return package
-    what = model.__name__ if isinstance(model, type) else type(model).__name__
+    what = f"a {type(model).__name__}"
+    if isinstance(model, type):
+        what = f"the class {model.__name__}"
     msg = (
-        f"the model is a {what}, expected a torch.nn.Module, a fitted model of "
+        f"the model is {what}, expected a torch.nn.Module, a fitted model of "
         "scikit-learn, XGBoost, LightGBM or CatBoost, an onnx.ModelProto, or the path of "
         "an .onnx file."
     )
@@ -165,10 +167,3 @@ def _told(what: str, do: Callable[[], T], more: str = "") -> T:
         why = " ".join(str(error).partition("Stack trace")[0].split())
         msg = f"{what}: {type(error).__name__}: {why}. {more}".rstrip()
         raise ReleaseError(msg) from error
-
-
-def _shown(model: Any) -> str:
-    """What a model is, in an error: a class is a usual slip for one of its own."""
-    if isinstance(model, type):
-        return f"the class {model.__name__}"
-    return f"a {type(model).__name__}"
