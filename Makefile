@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# MLflow's server wants other versions than this project: it has a place of its own.
+MLFLOW := .venv-mlflow
 # A test per core at a time, but no more than memory has room for.
 PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
@@ -51,12 +53,17 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 demo-baskets: $(READY) ## train a recommender in minutes, score a week, and look one household up
 	@$(BIN)/batch-assets demo baskets
 
-test: need-g++ need-redis-server need-initdb $(READY) ## the whole test suite, the fast part first
+test: need-g++ need-redis-server need-initdb $(READY) $(MLFLOW)/.ready ## the whole test suite, the fast part first
 	$(PYTEST) -m "not slow and not crash and not engines"
 	$(PYTEST) -m "slow and not crash and not engines"
 
 test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
 	$(PYTEST) -m "not slow and not crash and not engines"
+
+$(MLFLOW)/.ready: batch_assets_tests/mlflow-server.txt
+	$(PYTHON) -m venv $(MLFLOW)
+	$(MLFLOW)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 test-crash: $(READY) ## kill a night 200 times and more
 	$(BIN)/pytest -m crash --quiet

@@ -40,7 +40,11 @@ def release_new(where: str, out: Path | None, yes: bool, as_json: bool) -> None:
     """
     from batch_assets.training.scripts import draft_from
 
-    draft = draft_from(where)
+    offer(draft_from(where), out, yes=yes, as_json=as_json)
+
+
+def offer(draft: "Draft", out: Path | None, *, yes: bool, as_json: bool) -> None:
+    """Show a draft, and write it if a person wants it."""
     folder = out or project_folder() / "data" / "releases" / draft.name
     if not as_json:
         _show(draft)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.cli.import_release import release_import
 from batch_assets.cli.new_release import release_new
 from batch_assets.cli.options import as_json, because, in_utc, of_channel
 from batch_assets.cli.printing import print_json, print_table, time_of
@@ -21,6 +22,7 @@ def release() -> None:
 
 
 release.add_command(release_new)
+release.add_command(release_import)
 
 
 @release.command("add")

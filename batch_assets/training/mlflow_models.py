@@ -8,6 +8,7 @@ takes nothing else over: digest and approval are this project's.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 
-from batch_assets.errors import ReleaseError
-from batch_assets.models.contract import Contract, Feature, KeySpec
+from batch_assets.errors import ContractError, ReleaseError
+from batch_assets.models.contract import (
+    FEATURE_TYPES,
+    Contract,
+    Feature,
+    KeySpec,
+)
 from batch_assets.models.frames import table_of
 from batch_assets.training.drafts import Draft, draft_release
 
@@ -85,6 +91,7 @@ def draft_from_mlflow(
     with tempfile.TemporaryDirectory() as scratch:
         logged = _fetched(uri, tracking_uri, Path(scratch))
         given = table_of(frame if frame is not None else _example(logged))
+        given = _as_signed(given, logged)
         contract = _contract_of(
             logged, key, given, outputs, with_ranges=frame is not None
         )
@@ -101,6 +108,8 @@ def _fetched(uri: str, tracking_uri: str | None, scratch: Path) -> Logged:
     """Copy a model's folder down, and read what it says of itself."""
     if (Path(uri) / MODEL_FILE).is_file():
         return _logged(Path(uri), {"uri": uri})
+    # Its bars would stand between the lines of whoever imports.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         import mlflow
     except ImportError as error:
@@ -166,6 +175,24 @@ def _example(logged: Logged) -> Any:
             said["columns"], zip(*said["data"], strict=True), strict=True
         )
     }
+
+
+def _as_signed(frame: pa.Table, logged: Logged) -> pa.Table:
+    """A frame with its columns in the types of a signature; what is not of it stays.
+
+    An example is kept as JSON, which has one type of whole numbers.
+    """
+    for one in logged.inputs:
+        name, kind = one.get("name"), TYPES.get(str(one.get("type")))
+        if kind is None or name not in frame.column_names:
+            continue
+        try:
+            column = frame[name].cast(FEATURE_TYPES[kind])
+        except pa.ArrowException as error:
+            msg = f"'{name}' is {frame[name].type}, by its signature {kind}: {error}"
+            raise ContractError(msg) from error
+        frame = frame.set_column(frame.column_names.index(name), name, column)
+    return frame
 
 
 def _contract_of(
