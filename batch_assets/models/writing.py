@@ -1,4 +1,8 @@
-"""Write a release from a trained module. It approves nothing."""
+"""Write a release from a trained module. It approves nothing.
+
+Module and file are asked the golden rows together, again, in reverse order and alone: a
+model whose answers depend on that is refused.
+"""
 
 import json
 import shutil
@@ -79,24 +83,18 @@ def save_release(
 ) -> Release:
     """Write a release folder from a trained module.
 
-    Module and file are asked the golden rows together, again, reversed and alone: a model
-    whose answers depend on that is refused.
-
     Args:
         folder: where to write; a release that is there is replaced.
         name: the model's name.
-        module: takes float32 (n, features), or each tensor of the contract; or a model
-            of another framework (`models.frameworks.registry.as_module`).
+        module: of torch, or of a framework that `frameworks.registry.as_module` knows.
         contract: what the module expects and gives.
-        golden_inputs: float32 (rows, features), two or more, or `InputRows`, or a
-            mapping of all that the module takes (`models.input_rows.rows_of`).
+        golden_inputs: two rows or more, as `models.input_rows.rows_of` takes them.
         usual: rows that are asked for the values of each output that `reference` lacks.
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
         about: anything worth keeping.
         model_format: how to store a module of torch; others have one of their own.
-        import_path: `package.module:Class`, for safetensors.
-        arguments: what the class is built with.
+        import_path: `package.module:Class`, built with `arguments`, for safetensors.
         tolerance: of the golden outputs, per kind of device, or with its precision.
         takes: its tensors by `position` (features alone), `name`, or in one `dict`.
         post: the stages that turn what the module gives into the outputs.
@@ -108,9 +106,9 @@ def save_release(
     rows = _golden_rows(golden_inputs, contract)
     with _nothing_written(name):
         module = as_module(module, contract, post)
-    stored = _stored(contract, takes, model_format, import_path, arguments or {})
-    if isinstance(module, ForeignModel):
-        stored = _of_its_own(stored, module)
+    stored = _stored(
+        module, contract, takes, model_format, import_path, arguments or {}
+    )
     manifest = _manifest(
         name=name,
         model=stored,
@@ -161,13 +159,14 @@ def _steps(rows: int) -> list[int]:
 
 
 def _stored(
+    module: torch.nn.Module,
     contract: Contract,
     takes: Takes | None,
     model_format: TorchFormat,
     import_path: str | None,
     arguments: dict[str, Any],
 ) -> ModelSpec:
-    return ModelSpec(
+    stored = ModelSpec(
         format=model_format,
         file=FILES[model_format],
         torch=torch.__version__.split("+")[0],
@@ -175,10 +174,9 @@ def _stored(
         arguments=arguments,
         takes=takes or ("name" if contract.inputs else "position"),
     )
-
-
-def _of_its_own(stored: ModelSpec, module: ForeignModel) -> ModelSpec:
-    """The same for a model of another framework: its format, and what wrote it."""
+    if not isinstance(module, ForeignModel):
+        return stored
+    # A model of another framework has its own format, and tells what wrote it.
     file = FILES[module.format]
     changes = {"format": module.format, "file": file, "versions": module.versions}
     return ModelSpec.model_validate(stored.model_dump() | changes)
