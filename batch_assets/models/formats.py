@@ -26,6 +26,7 @@ from batch_assets.models.input_rows import (
     call,
     padded_names,
 )
+from batch_assets.models.input_specs import Text
 from batch_assets.models.release import Manifest, Release, Takes
 from batch_assets.models.results import plain
 
@@ -235,7 +236,7 @@ def _copied(one: torch.Tensor) -> torch.Tensor:
 
 
 def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
-    """Read the golden rows, and the columns of each output."""
+    """Read the golden rows, their texts as such, and the columns of each output."""
     tensors = load_file(release.folder / release.manifest.golden.file)
     outputs = {
         column.name: tensors[f"output.{column.name}"]
@@ -243,7 +244,7 @@ def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
     }
     columns: dict[str, Values] = {}
     for one in release.contract.inputs:
-        for column in one.columns:
+        for column in (one,) if isinstance(one, Text) else one.columns:
             values = tensors[f"input.{column.name}"].numpy()
             offsets = tensors.get(f"offsets.{column.name}")
             columns[column.name] = (

@@ -20,7 +20,7 @@ from batch_assets.errors import (
     UnknownReleaseError,
 )
 from batch_assets.models.contract import Contract
-from batch_assets.models.input_specs import Ids, Name, Sequence
+from batch_assets.models.input_specs import Ids, Name, Sequence, Text
 from batch_assets.models.output_specs import Label, Ranking
 from batch_assets.models.post_specs import (
     PostProcessing,
@@ -33,6 +33,7 @@ from batch_assets.strict import StrictModel
 
 MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
+TOKENIZER = "tokenizer.json"
 
 
 Takes = Literal["position", "name", "dict"]
@@ -98,11 +99,16 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _names_what_it_holds(self) -> Self:
-        loaded = {self.model.file, self.golden.file}
+        texts = [one for one in self.contract.inputs if isinstance(one, Text)]
+        loaded = {self.model.file, self.golden.file, *([TOKENIZER] if texts else [])}
         # A file that is not listed is not hashed: it could be another tomorrow.
         if not loaded <= set(self.files) or any("/" in name for name in self.files):
             msg = f"loads {sorted(loaded)}, but lists {sorted(self.files)}"
             raise ValueError(msg)
+        for one in texts:
+            if one.tokenizer is None or one.pad is None:
+                msg = f"text '{one.name}' names no tokenizer, or no padding"
+                raise ValueError(msg)
         if self.post:
             _must_fit(self.post, self.contract)
         if unknown := set(self.reference) - set(self.contract.output_names):

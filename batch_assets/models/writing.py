@@ -23,7 +23,8 @@ from batch_assets.models.formats import (
     save_golden,
     save_module,
 )
-from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
+from batch_assets.models.given_rows import rows_of
+from batch_assets.models.input_rows import InputRows, tensors_of
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
 from batch_assets.models.post_specs import PostProcessing, Python
@@ -31,6 +32,7 @@ from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
     MANIFEST,
+    TOKENIZER,
     FileEntry,
     Golden,
     Manifest,
@@ -46,6 +48,8 @@ from batch_assets.models.row_independence import (
     given_by_name,
     must_stand_alone,
 )
+from batch_assets.models.token_probe import must_take_every_token
+from batch_assets.models.tokenizing import Tokenizing, tokenised, with_tokenizer
 
 Format = Literal["pt2", "safetensors", "torchscript"]
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
@@ -73,6 +77,7 @@ def save_release(
     tolerance: dict[str, float] | None = None,
     takes: Takes | None = None,
     post: PostProcessing | None = None,
+    tokenizer: Any = None,
 ) -> Release:
     """Write a release folder from a trained module.
 
@@ -85,7 +90,7 @@ def save_release(
         module: takes float32 (n, features), or each tensor of the contract; on the CPU.
         contract: what the module expects and gives.
         golden_inputs: float32 (rows, features), two or more, or `InputRows`, or a
-            mapping of all that the module takes (`models.input_rows.rows_of`).
+            mapping of all that the module takes (`models.given_rows.rows_of`).
         usual: rows that are asked for the values of each output that `reference` lacks.
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
@@ -96,11 +101,14 @@ def save_release(
         tolerance: of the golden outputs, per kind of device, or with its precision.
         takes: its tensors by `position` (features alone), `name`, or in one `dict`.
         post: the stages that turn what the module gives into the outputs.
+        tokenizer: of the contract's texts: the path of a `tokenizer.json`, or a
+            `tokenizers.Tokenizer`.
 
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
     _must_be_possible(folder, module)
+    contract, tokenizing = with_tokenizer(contract, tokenizer)
     rows = _golden_rows(golden_inputs, contract)
     stored = _stored(contract, takes, model_format, import_path, arguments or {})
     manifest = _manifest(
@@ -110,11 +118,13 @@ def save_release(
         post=_sealed(post) if post else None,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
-        files=dict.fromkeys((stored.file, GOLDEN), NOT_YET),
+        files=dict.fromkeys((stored.file, GOLDEN, TOKENIZER), NOT_YET),
         about=about or {},
     )
     with _nothing_written(name):
-        _write(folder, module, rows, manifest, _Usual(usual, reference_days))
+        asked = None if usual is None else tokenised(usual, tokenizing)
+        about_usual = _Usual(asked, reference_days)
+        _write(folder, module, rows, manifest, about_usual, tokenizing)
     return open_release(folder)
 
 
@@ -204,11 +214,13 @@ def _sealed(post: PostProcessing) -> PostProcessing:
 def _write(
     folder: Path,
     module: torch.nn.Module,
-    rows: InputRows,
+    golden: InputRows,
     manifest: Manifest,
     usual: _Usual,
+    tokenizing: Tokenizing | None,
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
+    rows = tokenised(golden, tokenizing)
     if manifest.model.format != "safetensors":
         module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
@@ -219,9 +231,12 @@ def _write(
         with _evaluating(module):
             outputs = _golden_outputs(module, rows, manifest)
             must_stand_alone(module, rows, manifest, outputs, within)
+            must_take_every_token(module, rows, manifest, tokenizing)
             example = tensors_of(rows, manifest.contract)
             save_module(module, example, made, manifest)
-        save_golden(made / GOLDEN, rows, outputs)
+        save_golden(made / GOLDEN, golden, outputs)
+        if tokenizing:
+            (made / TOKENIZER).write_bytes(tokenizing.data)
         files = {
             p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
             for p in sorted(made.iterdir())
