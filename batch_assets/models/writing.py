@@ -229,9 +229,9 @@ def _write(
         made = Path(tmp) / folder.name
         made.mkdir()
         with _evaluating(module):
+            must_take_every_token(module, rows, manifest, tokenizing)
             outputs = _golden_outputs(module, rows, manifest)
             must_stand_alone(module, rows, manifest, outputs, within)
-            must_take_every_token(module, rows, manifest, tokenizing)
             example = tensors_of(rows, manifest.contract)
             save_module(module, example, made, manifest)
         save_golden(made / GOLDEN, golden, outputs)
