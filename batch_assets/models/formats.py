@@ -29,6 +29,7 @@ from batch_assets.models.input_rows import (
 from batch_assets.models.input_specs import Text
 from batch_assets.models.release import Manifest, Release, Takes
 from batch_assets.models.results import plain
+from batch_assets.models.transformer import WEIGHTS, Transformer
 
 # What torch says of a model that was traced for one number of rows is hard to read.
 OF_ANY_SIZE = (
@@ -41,6 +42,7 @@ FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
     "torchscript": "model.ts",
+    "transformers": WEIGHTS,
 }
 
 
@@ -63,6 +65,11 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
         case "torchscript":
             module = _checked(release, lambda: torch.jit.load(path, device))
             return _OnACopy(module).eval()
+        case "transformers":
+            transformer = _checked(
+                release, lambda: Transformer(release.folder, **spec.arguments)
+            )
+            return _OnACopy(transformer.to(device)).eval()
 
 
 def save_module(
@@ -96,6 +103,7 @@ def save_module(
         "pt2": _save_program,
         "safetensors": _save_weights,
         "torchscript": _save_script,
+        "transformers": _save_transformer,
     }[spec.format]
     try:
         save(module, tensors, path, manifest.contract)
@@ -166,6 +174,16 @@ def _save_script(
                 if node.hasAttribute("value") and node.kindOf("value") == "t":
                     node.t_("value", _own_values(node.t("value")))
     script.save(str(path))
+
+
+def _save_transformer(
+    module: torch.nn.Module,
+    _: dict[str, torch.Tensor],
+    path: Path,
+    __: Contract,
+) -> None:
+    assert isinstance(module, Transformer)
+    module.save(path.parent)
 
 
 def _own_values(one: Any) -> Any:

@@ -34,6 +34,7 @@ from batch_assets.strict import StrictModel
 MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
 TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
 
 
 Takes = Literal["position", "name", "dict"]
@@ -56,16 +57,24 @@ class ModelSpec(StrictModel):
 
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
     `import_path` names (`package.module:Class`), built with `arguments`; `torchscript`
-    is the legacy format. `torch` is the version that wrote it. It `takes` its tensors in
-    the order of the contract, by their names, or in one dict.
+    is the legacy format; `transformers` holds weights and the `config.json` of a
+    transformer, with `arguments` that say what it gives. `torch` is the version that wrote
+    it. It `takes` its tensors in the order of the contract, by their names, or in one dict.
     """
 
-    format: Literal["pt2", "safetensors", "torchscript"]
+    format: Literal["pt2", "safetensors", "torchscript", "transformers"]
     file: str
     torch: str
     import_path: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
     takes: Takes = Field(default="position", exclude_if=_says_nothing)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it is loaded from."""
+        if self.format == "transformers":
+            return self.file, CONFIG
+        return (self.file,)
 
 
 class Golden(StrictModel):
@@ -100,7 +109,7 @@ class Manifest(StrictModel):
     @model_validator(mode="after")
     def _names_what_it_holds(self) -> Self:
         texts = [one for one in self.contract.inputs if isinstance(one, Text)]
-        loaded = {self.model.file, self.golden.file, *([TOKENIZER] if texts else [])}
+        loaded = {*self.model.files, self.golden.file, *([TOKENIZER] if texts else [])}
         # A file that is not listed is not hashed: it could be another tomorrow.
         if not loaded <= set(self.files) or any("/" in name for name in self.files):
             msg = f"loads {sorted(loaded)}, but lists {sorted(self.files)}"

@@ -50,8 +50,11 @@ from batch_assets.models.row_independence import (
 )
 from batch_assets.models.token_probe import must_take_every_token
 from batch_assets.models.tokenizing import Tokenizing, tokenised, with_tokenizer
+from batch_assets.models.transformer import arguments_of
 
-Format = Literal["pt2", "safetensors", "torchscript"]
+Format = Literal["pt2", "safetensors", "torchscript", "transformers"]
+# A graph takes its tensors in their order; these are modules, which take them by name.
+AS_MODULES = ("safetensors", "transformers")
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 # So many usual rows are asked at once.
@@ -95,7 +98,8 @@ def save_release(
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
         about: anything worth keeping.
-        model_format: how to store the module.
+        model_format: how to store the module; `transformers` is for a
+            `models.transformer.Transformer`.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with.
         tolerance: of the golden outputs, per kind of device, or with its precision.
@@ -110,6 +114,8 @@ def save_release(
     _must_be_possible(folder, module)
     contract, tokenizing = with_tokenizer(contract, tokenizer)
     rows = _golden_rows(golden_inputs, contract)
+    if model_format == "transformers":
+        arguments = arguments_of(module)
     stored = _stored(contract, takes, model_format, import_path, arguments or {})
     manifest = _manifest(
         name=name,
@@ -118,7 +124,7 @@ def save_release(
         post=_sealed(post) if post else None,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
-        files=dict.fromkeys((stored.file, GOLDEN, TOKENIZER), NOT_YET),
+        files=dict.fromkeys((*stored.files, GOLDEN, TOKENIZER), NOT_YET),
         about=about or {},
     )
     with _nothing_written(name):
@@ -221,7 +227,7 @@ def _write(
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
     rows = tokenised(golden, tokenizing)
-    if manifest.model.format != "safetensors":
+    if manifest.model.format not in AS_MODULES:
         module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
