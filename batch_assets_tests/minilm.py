@@ -20,7 +20,7 @@ from batch_assets.models.post_specs import (
 )
 from batch_assets.models.release import Release
 from batch_assets.models.transformer import Transformer
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 
 NAME, WIDTH, LONGEST = "sentences", 384, 64
 TOPICS = {
@@ -105,7 +105,7 @@ POST = PostProcessing(
 
 
 def write_sentences(path: Path, **changes: Any) -> Release:
-    """Write the release; `changes` go to `write_release`."""
+    """Write the release; `changes` go to `save_release`."""
     arguments: dict[str, Any] = {
         "name": NAME,
         "contract": make_contract(),
@@ -114,4 +114,4 @@ def write_sentences(path: Path, **changes: Any) -> Release:
         "post": POST,
     }
     arguments |= changes
-    return write_release(path, **({"module": Sentences(load())} | arguments))
+    return save_release(path, **({"module": Sentences(load())} | arguments))

@@ -16,7 +16,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from batch_assets import Contract, Feature, KeySpec, Label, Output, Text, VectorOutput
 from batch_assets.models.post_specs import Argmax, PostProcessing, Softmax
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 
 NAME = "texts"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -166,7 +166,7 @@ def expected(row: dict[str, Any], module: Moods) -> dict[str, Any]:
 
 
 def golden(n: int = 24) -> dict[str, Any]:
-    """Golden rows as `write_release` takes them."""
+    """Golden rows as `save_release` takes them."""
     rows = make_rows(n, seed=3)
     return {
         "features": torch.tensor(rows["age"].to_pylist()).float()[:, None],
@@ -176,7 +176,7 @@ def golden(n: int = 24) -> dict[str, Any]:
 
 
 def write_texts(folder: Path, **changes: Any) -> Release:
-    """Write the release; `changes` go to `write_release`."""
+    """Write the release; `changes` go to `save_release`."""
     arguments: dict[str, Any] = {
         "name": NAME,
         "module": Moods(),
@@ -185,4 +185,4 @@ def write_texts(folder: Path, **changes: Any) -> Release:
         "post": POST,
         "tokenizer": make_tokenizer(),
     }
-    return write_release(folder, **(arguments | changes))
+    return save_release(folder, **(arguments | changes))

@@ -18,7 +18,7 @@ from batch_assets.errors import ConfigError, ReleaseError
 from batch_assets.models.input_rows import InputRows, Lists
 from batch_assets.models.release import TOKENIZER
 from batch_assets.models.tokenizing import Tokenizing, with_tokenizer
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets_tests.texts import (
     LONGEST,
     SPECIAL,
@@ -169,7 +169,7 @@ def test_a_model_with_fewer_positions_than_a_text_may_have_is_refused(
     tmp_path: Path, most: int, fits: bool
 ) -> None:
     def write() -> None:
-        write_release(
+        save_release(
             tmp_path / "release",
             name="places",
             module=Positions(),

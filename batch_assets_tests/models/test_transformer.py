@@ -20,7 +20,7 @@ from batch_assets.models.post_specs import Argmax, PostProcessing, Softmax
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import Release, open_release
 from batch_assets.models.transformer import Transformer
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.texts import CLASSES, SPECIAL, WORDS, make_texts, make_tokenizer
@@ -92,7 +92,7 @@ def write(folder: Path, module: torch.nn.Module, gives: str, **changes: Any) -> 
         "tokenizer": make_tokenizer(),
         "model_format": "transformers",
     }
-    return write_release(folder, **(arguments | changes))
+    return save_release(folder, **(arguments | changes))
 
 
 @pytest.mark.parametrize("model_format", ["transformers", "pt2"])

@@ -18,7 +18,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.formats import golden_batch
 from batch_assets.models.input_rows import InputRows, Lists
 from batch_assets.models.release import TOKENIZER, Release, open_release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.scorer import Scorer
@@ -315,7 +315,7 @@ class LastWord(torch.nn.Module):
 def test_a_text_that_the_model_has_no_answer_to_is_a_dead_letter(
     lake: Lake, tmp_path: Path
 ) -> None:
-    release = write_release(
+    release = save_release(
         tmp_path / NAME,
         name=NAME,
         module=LastWord(),
