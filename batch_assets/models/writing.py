@@ -227,6 +227,8 @@ def _write(
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
     rows = tokenised(golden, tokenizing)
+    with _evaluating(module):
+        must_take_every_token(module, rows, manifest, tokenizing)
     if manifest.model.format not in AS_MODULES:
         module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
@@ -235,7 +237,6 @@ def _write(
         made = Path(tmp) / folder.name
         made.mkdir()
         with _evaluating(module):
-            must_take_every_token(module, rows, manifest, tokenizing)
             outputs = _golden_outputs(module, rows, manifest)
             must_stand_alone(module, rows, manifest, outputs, within)
             example = tensors_of(rows, manifest.contract)
