@@ -84,12 +84,10 @@ def save_release(
 ) -> Release:
     """Write a release folder from a trained module.
 
-    Module and file are asked the golden rows together, again, reversed and alone: a model
-    whose answers depend on that is refused.
+    Refuse one whose answers to golden rows together, again, reversed and alone differ.
 
     Args:
-        folder: where to write; a release that is there is replaced.
-        name: the model's name.
+        folder, name: where to write, replacing a release that is there, and of the model.
         module: takes float32 (n, features), or each tensor of the contract; on the CPU.
         contract: what the module expects and gives.
         golden_inputs: float32 (rows, features), two or more, or `InputRows`, or a
@@ -98,15 +96,12 @@ def save_release(
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
         about: anything worth keeping.
-        model_format: how to store the module; `transformers` is for a
-            `models.transformer.Transformer`.
-        import_path: `package.module:Class`, for safetensors.
-        arguments: what the class is built with.
+        model_format: how to store the module; `transformers` is of a `Transformer`.
+        import_path, arguments: `package.module:Class`, and with what it is built.
         tolerance: of the golden outputs, per kind of device, or with its precision.
         takes: its tensors by `position` (features alone), `name`, or in one `dict`.
         post: the stages that turn what the module gives into the outputs.
-        tokenizer: of the contract's texts: the path of a `tokenizer.json`, or a
-            `tokenizers.Tokenizer`.
+        tokenizer: of its texts: path of a `tokenizer.json`, or `tokenizers.Tokenizer`.
 
     Raises:
         ReleaseError: with what is wrong; nothing was written.
@@ -114,9 +109,7 @@ def save_release(
     _must_be_possible(folder, module)
     contract, tokenizing = with_tokenizer(contract, tokenizer)
     rows = _golden_rows(golden_inputs, contract)
-    if model_format == "transformers":
-        arguments = arguments_of(module)
-    stored = _stored(contract, takes, model_format, import_path, arguments or {})
+    stored = _stored(module, contract, takes, model_format, import_path, arguments)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -124,13 +117,11 @@ def save_release(
         post=_sealed(post) if post else None,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
-        files=dict.fromkeys((*stored.files, GOLDEN, TOKENIZER), NOT_YET),
         about=about or {},
     )
     with _nothing_written(name):
-        asked = None if usual is None else tokenised(usual, tokenizing)
-        about_usual = _Usual(asked, reference_days)
-        _write(folder, module, rows, manifest, about_usual, tokenizing)
+        usually = _Usual(usual, reference_days)
+        _write(folder, module, rows, manifest, usually, tokenizing)
     return open_release(folder)
 
 
@@ -141,7 +132,10 @@ class _Usual(NamedTuple):
     days: Any
 
     def references(
-        self, module: torch.nn.Module, manifest: Manifest
+        self,
+        module: torch.nn.Module,
+        manifest: Manifest,
+        tokenizing: Tokenizing | None,
     ) -> dict[str, Reference]:
         """Ask a release for the reference of each output that has none yet."""
         if self.rows is None:
@@ -152,10 +146,11 @@ class _Usual(NamedTuple):
             if output.name not in manifest.reference
             and all(column.width is None for column in output.columns)
         ]
-        parts = [
-            ask(module, self.rows.take(np.arange(start, stop)), manifest)
+        pieces = (
+            self.rows.take(np.arange(start, stop))
             for start, stop in pairwise(_steps(len(self.rows)))
-        ]
+        )
+        parts = [ask(module, tokenised(one, tokenizing), manifest) for one in pieces]
         return {
             name: reference_of(
                 name, np.concatenate([part[name] for part in parts]), self.days
@@ -169,25 +164,29 @@ def _steps(rows: int) -> list[int]:
 
 
 def _stored(
+    module: torch.nn.Module,
     contract: Contract,
     takes: Takes | None,
     model_format: Format,
     import_path: str | None,
-    arguments: dict[str, Any],
+    arguments: dict[str, Any] | None,
 ) -> ModelSpec:
+    if model_format == "transformers":
+        arguments = arguments_of(module)
     return ModelSpec(
         format=model_format,
         file=FILES[model_format],
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
-        arguments=arguments,
+        arguments=arguments or {},
         takes=takes or ("name" if contract.inputs else "position"),
     )
 
 
-def _manifest(**fields: Any) -> Manifest:
+def _manifest(*, model: ModelSpec, **fields: Any) -> Manifest:
+    files = dict.fromkeys((*model.files, GOLDEN, TOKENIZER), NOT_YET)
     try:
-        return Manifest(**fields)
+        return Manifest(model=model, files=files, **fields)
     except ValidationError as error:
         reasons = "; ".join(one["msg"] for one in error.errors(include_url=False))
         msg = f"{reasons.removeprefix('Value error, ')}. Nothing was written."
@@ -252,7 +251,7 @@ def _write(
         _write_manifest(made, manifest)
         written = load_module(open_release(made), torch.device("cpu"))
         must_stand_alone(written, rows, manifest, outputs, within)
-        if references := usual.references(written, manifest):
+        if references := usual.references(written, manifest, tokenizing):
             every = manifest.reference | references
             _write_manifest(made, manifest.model_copy(update={"reference": every}))
         if folder.exists():
