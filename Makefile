@@ -22,10 +22,11 @@ need-%:
 	@command -v $* >/dev/null || { \
 		echo "make $(MAKECMDGOALS) needs $*, which is not here: apt-get install $(PACKAGE)"; exit 1; }
 
-# Rows of the small model in the benchmark, of its histories, and of the stores in the
-# other; and the environments of its columns.
+# Rows of the small model in the benchmark, of its histories and texts, and of the stores
+# in the other; and the environments of its columns.
 BENCH_ROWS ?= 4000000
 SEQUENCE_ROWS ?= 65536
+TEXT_ROWS ?= 2048
 SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
@@ -105,6 +106,7 @@ bench: need-java need-g++ ## measure against the floor and the peers
 	@$(MAKE) --no-print-directory --jobs 2 $(BENCH)/.ready $(DAFT)/.ready
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
 	@$(BENCH)/bin/python -m benchmarks.sequences --rows $(SEQUENCE_ROWS)
+	@$(BENCH)/bin/python -m benchmarks.texts --rows $(TEXT_ROWS)
 
 # An environment that is there already may be named: CUDA_PYTHON=python3
 CUDA_PYTHON ?= $(BIN)/python

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batch_assets.component import ScoringPipeline
     from batch_assets.models.contract import Contract, Feature, KeySpec
-    from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
+    from batch_assets.models.input_specs import Column, Ids, Sequence, Text, Vector
     from batch_assets.models.output_specs import Label, Output, Ranking, VectorOutput
     from batch_assets.snapshots.reader import Snapshot
     from batch_assets.training.drafts import draft_release, write_release
@@ -28,6 +28,7 @@ __all__ = [
     "ScoringPipeline",
     "Sequence",
     "Snapshot",
+    "Text",
     "Vector",
     "VectorOutput",
     "draft_release",
@@ -47,6 +48,7 @@ _HOMES = {
     "ScoringPipeline": "component",
     "Sequence": "models.input_specs",
     "Snapshot": "snapshots.reader",
+    "Text": "models.input_specs",
     "Vector": "models.input_specs",
     "VectorOutput": "models.output_specs",
     "draft_release": "training.drafts",

@@ -15,7 +15,7 @@ from batch_assets.models.contract import (
     Feature,
     KeySpec,
 )
-from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
+from batch_assets.models.input_specs import Column, Ids, Sequence, Text, Vector
 from batch_assets.models.output_specs import (
     OUTPUT_TYPES,
     Label,
@@ -70,6 +70,7 @@ def test_what_may_be_declared_is_what_has_a_type(model, types):
         Ids,
         Vector,
         Sequence,
+        Text,
         Column,
         Label,
         VectorOutput,

@@ -22,6 +22,7 @@ HOMES = {
     "ScoringPipeline": "batch_assets.component",
     "Sequence": f"{MODELS}.input_specs",
     "Snapshot": "batch_assets.snapshots.reader",
+    "Text": f"{MODELS}.input_specs",
     "Vector": f"{MODELS}.input_specs",
     "VectorOutput": f"{MODELS}.output_specs",
     "draft_release": "batch_assets.training.drafts",

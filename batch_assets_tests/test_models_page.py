@@ -80,6 +80,17 @@ def test_each_block_about_a_release_in_one_call_runs(
     assert float(shown["buys"]) == pytest.approx(heads.buys.item(), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_block_about_texts_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names, said = run_page("text.md", tmp_path)
+    assert names["topics"] == ["food", "money", "sport"]
+    assert re.search(r"topic\s+sport", said)
+
+
 def _digest(names: dict[str, Any]) -> str:
     return str(names["release"].digest)
 

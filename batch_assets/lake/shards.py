@@ -16,7 +16,8 @@ all past days are aligned by it. It knows nothing of files or tables.
     fingerprint of a row's features: that of a string of their bytes, float32 in order;
                 0 if there are none; then for each other input of the row
                     h = mix(h ^ hash of its value) + 0x9E3779B97F4A7C15,
-                the hash of a list being that of a string of its values' bytes
+                the hash of a list being that of a string of its values' bytes, of a
+                text that of the string
     shard       hash modulo the shard count
     checksum    sum of the hashes modulo 2**64
     content     for each row h = hash of the key, then for each output in its order,
@@ -158,10 +159,10 @@ def folded(marks: np.ndarray, column: pa.Array) -> np.ndarray:
 
     Args:
         marks: of the rows so far, uint64 (rows,).
-        column: without nulls: integers, or lists of numbers.
+        column: without nulls: integers, strings, or lists of numbers.
     """
-    if pa.types.is_integer(column.type):
-        return _mix(marks ^ _hash_integers(column)) + np.uint64(GOLDEN_RATIO)
+    if pa.types.is_integer(column.type) or _is_string(column.type):
+        return _mix(marks ^ hash_keys(column)) + np.uint64(GOLDEN_RATIO)
     values = column.flatten().to_numpy(zero_copy_only=False)
     offsets = column.offsets.to_numpy().astype(np.int64)
     ends = (offsets - offsets[0]) * values.itemsize

@@ -173,6 +173,8 @@ def plain(dtype: pa.DataType) -> pa.DataType:
         return plain(dtype.value_type)
     if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
         return pa.string()
+    if pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype):
+        return pa.binary()
     return dtype
 
 

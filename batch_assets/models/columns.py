@@ -23,6 +23,7 @@ SQL_TYPES = {
     "int64": "BIGINT",
     "bool": "BOOLEAN",
     "string": "VARCHAR",
+    "binary": "BLOB",
 }
 # Arrow's words for types that have another name in a contract or in SQL.
 WORDS = {
@@ -79,6 +80,9 @@ def fits(got: pa.DataType, expected: pa.DataType) -> bool:
     got, name = plain_type(got), word(expected)
     if got == expected or types.is_null(got):
         return True
+    if name == "binary":
+        # Each text is its own bytes.
+        return bool(types.is_string(got))
     if types.is_list(got) or types.is_list(expected):
         return bool(
             types.is_list(got)
@@ -112,12 +116,18 @@ def word(dtype: pa.DataType) -> str:
 def plain_type(dtype: pa.DataType) -> pa.DataType:
     """Return the type without its encoding: every kind of string column is a string.
 
-    And every kind of list is a list.
+    And every kind of list is a list, and of bytes binary.
     """
     if types.is_dictionary(dtype):
         return plain_type(dtype.value_type)
     if types.is_large_string(dtype) or types.is_string_view(dtype):
         return pa.string()
+    if (
+        types.is_large_binary(dtype)
+        or types.is_binary_view(dtype)
+        or types.is_fixed_size_binary(dtype)
+    ):
+        return pa.binary()
     if _is_any_list(dtype):
         return pa.list_(plain_type(dtype.value_type))
     return dtype
@@ -190,6 +200,8 @@ def _turned(column: str, got: pa.DataType, expected: pa.DataType) -> str | None:
     cast = f"CAST({column} AS {SQL_TYPES[name]})"
     number = types.is_integer(got) or types.is_floating(got) or types.is_decimal(got)
     turned: str | None = None
+    if name == "binary":
+        return None
     if name == "string" and types.is_binary(got):
         turned = f"decode({column})"
     elif name == "string":

@@ -24,6 +24,7 @@ from batch_assets.models.input_specs import (
     Input,
     Name,
     Sequence,
+    Text,
     Words,
 )
 from batch_assets.models.output_specs import (
@@ -275,7 +276,7 @@ class Contract(StrictModel):
         """Return the columns of validated features, in model order.
 
         The key, float32 of each feature, and of each input positions and numbers as the
-        model gets them.
+        model gets them; a text as it is.
         """
         return pa.schema(
             [pa.field(self.key.name, KEY_TYPES[self.key.dtype], nullable=False)]
@@ -311,6 +312,8 @@ class Contract(StrictModel):
 
 def _tensors_of(one: Input) -> list[str]:
     """The names that a model gets an input's tensors by."""
+    if isinstance(one, Text):
+        return list(one.tensors)
     if not isinstance(one, Sequence):
         return [one.name]
     extra = one.mask if one.form == "padded" else one.offsets

@@ -213,7 +213,7 @@ def _categories(column: pa.ChunkedArray) -> tuple[str, ...]:
     if len(found) > MOST_CATEGORIES:
         msg = (
             f"has {len(found):,} different words, which are no categories: give it as "
-            "Ids(...) with a vocabulary among the inputs"
+            "Ids(...) with a vocabulary among the inputs, or texts as Text(...)"
         )
         raise ValueError(msg)
     return tuple(found)

@@ -30,8 +30,10 @@ from batch_assets.models.input_rows import (
     call,
     padded_names,
 )
+from batch_assets.models.input_specs import Text
 from batch_assets.models.release import Manifest, Release, Takes
 from batch_assets.models.results import plain
+from batch_assets.models.transformer import WEIGHTS, Transformer
 
 # What torch says of a model that was traced for one number of rows is hard to read.
 OF_ANY_SIZE = (
@@ -44,6 +46,7 @@ FILES = {
     "pt2": "model.pt2",
     "safetensors": "model.safetensors",
     "torchscript": "model.ts",
+    "transformers": WEIGHTS,
     **FOREIGN_FILES,
 }
 
@@ -69,6 +72,11 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
         case "torchscript":
             module = _checked(release, lambda: torch.jit.load(path, device))
             return _OnACopy(module).eval()
+        case "transformers":
+            transformer = _checked(
+                release, lambda: Transformer(release.folder, **spec.arguments)
+            )
+            return _OnACopy(transformer.to(device)).eval()
         case _:
             return load_foreign(release, device)
 
@@ -107,6 +115,7 @@ def save_module(
         "pt2": _save_program,
         "safetensors": _save_weights,
         "torchscript": _save_script,
+        "transformers": _save_transformer,
     }[spec.format]
     try:
         save(module, tensors, path, manifest.contract)
@@ -179,6 +188,16 @@ def _save_script(
     script.save(str(path))
 
 
+def _save_transformer(
+    module: torch.nn.Module,
+    _: dict[str, torch.Tensor],
+    path: Path,
+    __: Contract,
+) -> None:
+    assert isinstance(module, Transformer)
+    module.save(path.parent)
+
+
 def _own_values(one: Any) -> Any:
     """A tensor that holds its values alone; whatever else it is, as it is.
 
@@ -247,7 +266,7 @@ def _copied(one: torch.Tensor) -> torch.Tensor:
 
 
 def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
-    """Read the golden rows, and the columns of each output."""
+    """Read the golden rows, their texts as such, and the columns of each output."""
     tensors = load_file(release.folder / release.manifest.golden.file)
     outputs = {
         column.name: tensors[f"output.{column.name}"]
@@ -255,7 +274,7 @@ def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
     }
     columns: dict[str, Values] = {}
     for one in release.contract.inputs:
-        for column in one.columns:
+        for column in (one,) if isinstance(one, Text) else one.columns:
             values = tensors[f"input.{column.name}"].numpy()
             offsets = tensors.get(f"offsets.{column.name}")
             columns[column.name] = (

@@ -2,7 +2,8 @@
 
 They are cut and put in another order without a look at what is in them, and become
 tensors at the last moment: only then is a sequence padded, to the longest of its batch.
-It knows no file and no device.
+A text is a list of its bytes until it is tokenised, and one of ids after that. It knows
+no file, no tokenizer and no device.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from batch_assets.errors import ReleaseError
 from batch_assets.models.contract import FEATURES, Contract
 from batch_assets.models.input_specs import Sequence as SequenceSpec
-from batch_assets.models.input_specs import Vector
+from batch_assets.models.input_specs import Text, Vector
 from batch_assets.models.release import Takes
 
 
@@ -67,17 +67,36 @@ class Lists:
         values = np.concatenate(arrays) if arrays else np.empty(0, dtype)
         return cls(values.astype(dtype), offsets.astype(np.int64))
 
+    @classmethod
+    def of_texts(cls, texts: pa.ChunkedArray | pa.Array | Sequence[str]) -> Self:
+        """Take the bytes of texts, uint8, from a column without nulls, or from strings."""
+        if isinstance(texts, pa.ChunkedArray):
+            texts = texts.cast(pa.large_string()).combine_chunks()
+        column = pa.array(texts, pa.large_string())
+        _, ends, data = column.buffers()
+        if not len(column):
+            return cls(np.empty(0, np.uint8), np.zeros(1, np.int64))
+        offsets = np.frombuffer(ends, np.int64)[column.offset :][: len(column) + 1]
+        values = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]]
+        return cls(values, offsets - offsets[0])
+
+    def to_texts(self) -> pa.Array:
+        """Return them as a column of the texts that they are the bytes of."""
+        data = np.ascontiguousarray(self.values)
+        buffers = [None, *map(pa.py_buffer, (self.offsets, data))]
+        return pa.Array.from_buffers(pa.large_string(), len(self), buffers)
+
     def to_arrow(self) -> pa.Array:
         """Return them as a column of lists."""
         offsets = pa.array(self.offsets.astype(np.int32))
         return pa.ListArray.from_arrays(offsets, pa.array(self.values))
 
-    def padded(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values (rows, longest), zeros at the end, and where there is one."""
+    def padded(self, fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values (rows, longest), filled at the end, and where there is one."""
         lengths = self.lengths
         longest = max(int(lengths.max(initial=0)), 1)
         there = np.arange(longest) < lengths[:, None]
-        room = np.zeros(there.shape, self.values.dtype)
+        room = np.full(there.shape, fill, self.values.dtype)
         room[there] = self.values
         return room, there
 
@@ -109,7 +128,7 @@ class InputRows:
         features: float32 (features, rows), row-major: one run of memory per feature;
             or the same on a device that they were sent to.
         columns: of the other inputs, by name: int64 (rows,) of ids, float32 (rows, size)
-            of a vector, lists of a sequence.
+            of a vector, lists of a sequence; of a text its bytes or the ids of its tokens.
         side: what side tables list for them, by the table's name.
     """
 
@@ -154,6 +173,8 @@ def input_columns(table: pa.Table, contract: Contract) -> dict[str, Values]:
             values = table[column.name]
             if isinstance(one, SequenceSpec):
                 columns[column.name] = Lists.of_arrow(values)
+            elif isinstance(one, Text):
+                columns[column.name] = Lists.of_texts(values)
             elif isinstance(one, Vector):
                 flat = Lists.of_arrow(values).values
                 columns[column.name] = flat.reshape(len(table), one.size)
@@ -173,29 +194,35 @@ def to_arrow(rows: InputRows, contract: Contract) -> list[pa.Array]:
                 flat = pa.array(np.ascontiguousarray(values).reshape(-1))
                 arrays.append(pa.ListArray.from_arrays(ends, flat))
             elif isinstance(values, Lists):
-                arrays.append(values.to_arrow())
+                text = isinstance(one, Text)
+                arrays.append(
+                    values.to_texts().cast(column.type) if text else values.to_arrow()
+                )
             else:
                 arrays.append(pa.array(values))
     return arrays
 
 
 def longest_of(rows: InputRows, contract: Contract) -> np.ndarray | None:
-    """Return how long each row's longest sequence is that the model gets; None if none."""
-    lengths = [
-        rows.columns[column.name].lengths  # type: ignore[union-attr]
+    """Return how long each row's longest sequence is that the model gets; None if none.
+
+    A text is as long as it has tokens.
+    """
+    given = [
+        one.name if isinstance(one, Text) else one.columns[0].name
         for one in contract.inputs
-        if isinstance(one, SequenceSpec) and one.given
-        for column in one.columns[:1]
+        if isinstance(one, Text) or (isinstance(one, SequenceSpec) and one.given)
     ]
+    lengths = [rows.columns[name].lengths for name in given]  # type: ignore[union-attr]
     return np.maximum.reduce(lengths) if lengths else None
 
 
 def longest_allowed(contract: Contract) -> int:
-    """Return the most positions that a sequence has that the model gets; 0 if none."""
+    """Return the most positions of a sequence or text that the model gets; 0 if none."""
     lengths = [
         one.max_length
         for one in contract.inputs
-        if isinstance(one, SequenceSpec) and one.max_length
+        if isinstance(one, SequenceSpec | Text) and one.max_length
     ]
     return max(lengths, default=0)
 
@@ -231,8 +258,13 @@ def padded_names(contract: Contract) -> set[str]:
     return {
         name
         for one in contract.inputs
-        if isinstance(one, SequenceSpec) and one.form == "padded"
-        for name in (*(column.name for column in one.columns), one.mask)
+        if isinstance(one, Text)
+        or (isinstance(one, SequenceSpec) and one.form == "padded")
+        for name in (
+            one.tensors
+            if isinstance(one, Text)
+            else (*(column.name for column in one.columns), one.mask)
+        )
     }
 
 
@@ -241,7 +273,8 @@ def tensors_of(rows: InputRows, contract: Contract) -> dict[str, torch.Tensor]:
 
     `features` (rows, features), a transposed view; ids int64 (rows,); a vector float32
     (rows, size); of a sequence each column padded (rows, longest) with `<name>_mask`,
-    or its values (elements,) with `<name>_offsets` (rows + 1,).
+    or its values (elements,) with `<name>_offsets` (rows + 1,); of a text, which must be
+    tokenised, the ids int64 (rows, longest) and their mask.
     """
     tensors: dict[str, torch.Tensor] = {}
     if contract.features:
@@ -251,6 +284,8 @@ def tensors_of(rows: InputRows, contract: Contract) -> dict[str, torch.Tensor]:
         if isinstance(one, SequenceSpec):
             if one.given:
                 tensors |= _of_sequence(one, rows)
+        elif isinstance(one, Text):
+            tensors |= _of_text(one, rows)
         else:
             values = rows.columns[one.name]
             tensors[one.name] = torch.from_numpy(np.ascontiguousarray(values))
@@ -273,6 +308,16 @@ def _of_sequence(one: SequenceSpec, rows: InputRows) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def _of_text(one: Text, rows: InputRows) -> dict[str, torch.Tensor]:
+    tokens = rows.columns[one.name]
+    if not isinstance(tokens, Lists) or tokens.values.dtype == np.uint8:
+        msg = f"text '{one.name}' was not tokenised before the model was asked"
+        raise TypeError(msg)
+    ids, there = tokens.padded(one.pad or 0)
+    given = torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(there)
+    return dict(zip(one.tensors, given, strict=True))
+
+
 def call(
     module: Callable[..., Any], tensors: Mapping[str, torch.Tensor], takes: Takes
 ) -> Any:
@@ -282,84 +327,3 @@ def call(
     if takes == "dict":
         return module(dict(tensors))
     return module(**tensors)
-
-
-def rows_of(given: Any, contract: Contract, what: str) -> InputRows:
-    """Take rows from what a user has: a matrix of features, or tensors and lists by name.
-
-    Args:
-        given: float32 (rows, features); or a mapping with `features` and each column of
-            the inputs: positions (rows,), numbers (rows, size), a list for each row.
-        contract: which columns there must be.
-        what: how an error names it.
-
-    Raises:
-        ReleaseError: it is something else, or has another number of rows.
-    """
-    if not isinstance(given, Mapping):
-        given = {FEATURES: given}
-    expected = [FEATURES] if contract.features else []
-    expected += [field.name for one in contract.inputs for field in one.fields()]
-    if set(given) != set(expected):
-        msg = f"{what} has {sorted(given)}, expected {expected}"
-        raise ReleaseError(msg)
-    columns: dict[str, Values] = {}
-    try:
-        for one in contract.inputs:
-            for column in one.columns:
-                dtype = "float32" if column.is_float else "int64"
-                values = given[column.name]
-                if isinstance(one, SequenceSpec):
-                    columns[column.name] = Lists.of(values, dtype)
-                else:
-                    columns[column.name] = np.array(values, dtype)
-        matrix = _matrix(given[FEATURES]) if contract.features else None
-    # numpy and torch have an error of their own for each thing that is no tensor.
-    except Exception as error:
-        msg = f"{what} is no tensor: {type(error).__name__}: {error}"
-        raise ReleaseError(msg) from error
-    return _checked(matrix, columns, contract, what)
-
-
-def _matrix(given: Any) -> np.ndarray:
-    """Features in memory that holds nothing else."""
-    values: np.ndarray = (
-        torch.as_tensor(given).detach().to("cpu", torch.float32).clone().numpy()
-    )
-    return values
-
-
-def _checked(
-    matrix: np.ndarray | None,
-    columns: dict[str, Values],
-    contract: Contract,
-    what: str,
-) -> InputRows:
-    """The rows, whose shapes are those of the contract."""
-    features = len(contract.features)
-    if matrix is not None and (matrix.ndim != 2 or matrix.shape[1] != features):
-        msg = (
-            f"{what} has the shape {matrix.shape}, expected (rows, {features}), a column "
-            "for each feature of the contract"
-        )
-        raise ReleaseError(msg)
-    for one in contract.inputs:
-        values = columns.get(one.name)
-        size = f", {one.size}" if isinstance(one, Vector) else ""
-        shape = (one.size,) if isinstance(one, Vector) else ()
-        if isinstance(values, np.ndarray) and values.shape[1:] != shape:
-            msg = (
-                f"{what}: '{one.name}' has the shape {values.shape}, expected "
-                f"(rows{size})"
-            )
-            raise ReleaseError(msg)
-    counts = {name: len(values) for name, values in columns.items()}
-    if matrix is not None:
-        counts[FEATURES] = len(matrix)
-    if len(set(counts.values())) > 1:
-        msg = f"{what} has rows {counts}, expected as many of each"
-        raise ReleaseError(msg)
-    rows = next(iter(counts.values()))
-    if matrix is None:
-        matrix = np.empty((rows, 0), np.float32)
-    return InputRows(np.ascontiguousarray(matrix.T), columns)

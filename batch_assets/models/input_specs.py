@@ -1,8 +1,8 @@
-"""What a model takes beside its features: ids, vectors and sequences, as declared.
+"""What a model takes beside its features: ids, vectors, sequences and texts, as declared.
 
 Each is a tensor of its own, by its name. Ids are positions in an embedding table: they
-come as such, or as the words of a vocabulary whose positions they are turned into. It
-holds no row.
+come as such, or as the words of a vocabulary whose positions they are turned into. A text
+becomes the ids of its tokens. It holds no row, and knows no tokenizer.
 """
 
 from collections.abc import Iterator
@@ -226,7 +226,70 @@ class Sequence(StrictModel):
             yield pa.field(column.name, pa.list_(column.type))
 
 
-Input = Annotated[Ids | Vector | Sequence, Field(discriminator="kind")]
+class Text(StrictModel):
+    """A text for each row, which the model gets as the ids of its tokens.
+
+    They are int64 (rows, longest of the batch), with a bool mask of the same shape that is
+    true where there is a token. The tokenizer is a file of the release.
+
+    Attributes:
+        name: of the column.
+        max_length: the most tokens that the model gets, special ones such as that of the
+            beginning included.
+        dtype: of the column; in `binary`, what is not UTF-8 is quarantined row by row.
+        keep: which end of a longer text the model gets.
+        min_length: in characters; a shorter text is quarantined.
+        longest: in characters; a longer text is quarantined, not cut.
+        nullable: whether a null passes; the model gets it as a text without characters.
+        ids: the name of the tensor of ids; that of the column if left out.
+        mask: the name of the tensor of the mask; `<name>_mask` if left out.
+        pad: the id that fills up a batch; the tokenizer's own if left out.
+        tokenizer: the sha256 of the release's tokenizer, which `write_release` fills in.
+    """
+
+    kind: Literal["text"] = "text"
+    name: Name
+    max_length: int = Field(ge=1)
+    dtype: Literal["string", "binary"] = "string"
+    keep: Literal["head", "tail"] = "head"
+    min_length: int = Field(default=1, ge=0)
+    longest: int = Field(default=LONGEST, ge=1)
+    nullable: bool = False
+    ids: Name | None = None
+    mask: Name | None = None
+    pad: int | None = Field(default=None, ge=0)
+    tokenizer: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.min_length > self.longest:
+            msg = (
+                f"text '{self.name}': expected min_length ≤ longest, got "
+                f"{self.min_length}, {self.longest}"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def tensors(self) -> tuple[str, str]:
+        """The names that the model gets the ids and the mask by."""
+        return self.ids or self.name, self.mask or f"{self.name}_mask"
+
+    @property
+    def columns(self) -> tuple[Values, ...]:
+        """None: a text has no vocabulary of the contract."""
+        return ()
+
+    def raw_fields(self) -> Iterator[pa.Field]:
+        yield pa.field(
+            self.name, pa.binary() if self.dtype == "binary" else pa.string()
+        )
+
+    def fields(self) -> Iterator[pa.Field]:
+        yield pa.field(self.name, pa.string())
+
+
+Input = Annotated[Ids | Vector | Sequence | Text, Field(discriminator="kind")]
 
 
 def _position_fits(name: str, position: int, size: int) -> None:

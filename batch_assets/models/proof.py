@@ -94,9 +94,11 @@ def _prove(release: Release) -> None:
         must_stand_alone,
         shown,
     )
+    from batch_assets.models.tokenizing import Tokenizing, tokenised
 
     module = load_module(release, torch.device("cpu"))
-    rows, outputs = golden_batch(release)
+    golden, outputs = golden_batch(release)
+    rows = tokenised(golden, Tokenizing.of(release))
     recorded = {name: column.numpy() for name, column in outputs.items()}
     tolerance = release.manifest.golden.within("cpu")
     replayed = ask(module, rows, release.manifest)

@@ -20,7 +20,7 @@ from batch_assets.errors import (
     UnknownReleaseError,
 )
 from batch_assets.models.contract import Contract
-from batch_assets.models.input_specs import Ids, Name, Sequence
+from batch_assets.models.input_specs import Ids, Name, Sequence, Text
 from batch_assets.models.output_specs import Label, Ranking
 from batch_assets.models.post_specs import (
     PostProcessing,
@@ -33,10 +33,12 @@ from batch_assets.strict import StrictModel
 
 MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
 
 
 Takes = Literal["position", "name", "dict"]
-TorchFormat = Literal["pt2", "safetensors", "torchscript"]
+TorchFormat = Literal["pt2", "safetensors", "torchscript", "transformers"]
 Format = TorchFormat | Literal["onnx", "xgboost", "lightgbm", "catboost"]
 
 
@@ -57,10 +59,11 @@ class ModelSpec(StrictModel):
 
     `pt2` is a `torch.export` archive; `safetensors` holds weights for the class that
     `import_path` names (`package.module:Class`), built with `arguments`; `torchscript`
-    is the legacy format. The others are those of other frameworks: an ONNX graph, and the
-    trees of XGBoost, LightGBM and CatBoost. `torch` is the version that wrote it, and
-    `versions` those of what it is not torch's. It `takes` its tensors in the order of the
-    contract, by their names, or in one dict.
+    is the legacy format; `transformers` holds weights and the `config.json` of a
+    transformer, with `arguments` that say what it gives. The others are those of other
+    frameworks: an ONNX graph, and the trees of XGBoost, LightGBM and CatBoost. `torch` is
+    the version that wrote it, and `versions` those of what it is not torch's. It `takes`
+    its tensors in the order of the contract, by their names, or in one dict.
     """
 
     format: Format
@@ -70,6 +73,13 @@ class ModelSpec(StrictModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
     takes: Takes = Field(default="position", exclude_if=_says_nothing)
     versions: dict[str, str] = Field(default_factory=dict, exclude_if=_says_nothing)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that it is loaded from."""
+        if self.format == "transformers":
+            return self.file, CONFIG
+        return (self.file,)
 
 
 class Golden(StrictModel):
@@ -103,11 +113,16 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _names_what_it_holds(self) -> Self:
-        loaded = {self.model.file, self.golden.file}
+        texts = [one for one in self.contract.inputs if isinstance(one, Text)]
+        loaded = {*self.model.files, self.golden.file, *([TOKENIZER] if texts else [])}
         # A file that is not listed is not hashed: it could be another tomorrow.
         if not loaded <= set(self.files) or any("/" in name for name in self.files):
             msg = f"loads {sorted(loaded)}, but lists {sorted(self.files)}"
             raise ValueError(msg)
+        for one in texts:
+            if one.tokenizer is None or one.pad is None:
+                msg = f"text '{one.name}' names no tokenizer, or no padding"
+                raise ValueError(msg)
         if self.post:
             _must_fit(self.post, self.contract)
         if unknown := set(self.reference) - set(self.contract.output_names):

@@ -28,7 +28,8 @@ from batch_assets.models.formats import (
     save_module,
 )
 from batch_assets.models.frameworks.registry import ForeignModel, as_module
-from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
+from batch_assets.models.given_rows import rows_of
+from batch_assets.models.input_rows import InputRows, tensors_of
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
@@ -37,6 +38,7 @@ from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
     MANIFEST,
+    TOKENIZER,
     FileEntry,
     Golden,
     Manifest,
@@ -54,7 +56,12 @@ from batch_assets.models.row_independence import (
     must_stand_alone,
     shown,
 )
+from batch_assets.models.token_probe import must_take_every_token
+from batch_assets.models.tokenizing import Tokenizing, tokenised, with_tokenizer
+from batch_assets.models.transformer import arguments_of
 
+# Of these a graph is stored, which takes its tensors in their order.
+AS_GRAPHS = ("pt2", "torchscript")
 # How far the golden outputs may be off, absolutely and relatively, per kind of device.
 TOLERANCE = {"cpu": 1e-5, "cuda": 1e-3}
 # So many usual rows are asked at once.
@@ -80,35 +87,36 @@ def save_release(
     tolerance: dict[str, float] | None = None,
     takes: Takes | None = None,
     post: PostProcessing | None = None,
+    tokenizer: Any = None,
 ) -> Release:
     """Write a release folder from a trained module.
 
     Args:
-        folder: where to write; a release that is there is replaced.
-        name: the model's name.
+        folder, name: where to write, replacing a release that is there, and of the model.
         module: of torch, or of a framework that `frameworks.registry.as_module` knows.
         contract: what the module expects and gives.
-        golden_inputs: two rows or more, as `models.input_rows.rows_of` takes them.
+        golden_inputs: two rows or more, as `models.given_rows.rows_of` takes them.
         usual: rows that are asked for the values of each output that `reference` lacks.
         reference: each output's values on usual rows; without both, drift is not judged.
         reference_days: the day of each of these values or rows, in any form.
         about: anything worth keeping.
-        model_format: how to store a module of torch; others have one of their own.
-        import_path: `package.module:Class`, built with `arguments`, for safetensors.
+        model_format: of a module of torch, `transformers` of a `Transformer`; any other
+            has one of its own.
+        import_path, arguments: `package.module:Class`, and with what it is built.
         tolerance: of the golden outputs, per kind of device, or with its precision.
         takes: its tensors by `position` (features alone), `name`, or in one `dict`.
         post: the stages that turn what the module gives into the outputs.
+        tokenizer: of its texts: path of a `tokenizer.json`, or `tokenizers.Tokenizer`.
 
     Raises:
         ReleaseError: with what is wrong; nothing was written.
     """
     _must_be_free(folder)
+    contract, tokenizing = with_tokenizer(contract, tokenizer)
     rows = _golden_rows(golden_inputs, contract)
     with _nothing_written(name):
         module = as_module(module, contract, post)
-    stored = _stored(
-        module, contract, takes, model_format, import_path, arguments or {}
-    )
+    stored = _stored(module, contract, takes, model_format, import_path, arguments)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -116,11 +124,11 @@ def save_release(
         post=_sealed(post) if post else None,
         golden=Golden(rows=len(rows), tolerance=tolerance or TOLERANCE),
         reference=_references(reference or {}, reference_days, contract),
-        files=dict.fromkeys((stored.file, GOLDEN), NOT_YET),
         about=about or {},
     )
     with _nothing_written(name):
-        _write(folder, module, rows, manifest, _Usual(usual, reference_days))
+        usually = _Usual(usual, reference_days)
+        _write(folder, module, rows, manifest, usually, tokenizing)
     return open_release(folder)
 
 
@@ -131,7 +139,10 @@ class _Usual(NamedTuple):
     days: Any
 
     def references(
-        self, module: torch.nn.Module, manifest: Manifest
+        self,
+        module: torch.nn.Module,
+        manifest: Manifest,
+        tokenizing: Tokenizing | None,
     ) -> dict[str, Reference]:
         """Ask a release for the reference of each output that has none yet."""
         if self.rows is None:
@@ -142,10 +153,11 @@ class _Usual(NamedTuple):
             if output.name not in manifest.reference
             and all(column.width is None for column in output.columns)
         ]
-        parts = [
-            ask(module, self.rows.take(np.arange(start, stop)), manifest)
+        pieces = (
+            self.rows.take(np.arange(start, stop))
             for start, stop in pairwise(_steps(len(self.rows)))
-        ]
+        )
+        parts = [ask(module, tokenised(one, tokenizing), manifest) for one in pieces]
         return {
             name: reference_of(
                 name, np.concatenate([part[name] for part in parts]), self.days
@@ -164,14 +176,16 @@ def _stored(
     takes: Takes | None,
     model_format: TorchFormat,
     import_path: str | None,
-    arguments: dict[str, Any],
+    arguments: dict[str, Any] | None,
 ) -> ModelSpec:
+    if model_format == "transformers":
+        arguments = arguments_of(module)
     stored = ModelSpec(
         format=model_format,
         file=FILES[model_format],
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
-        arguments=arguments,
+        arguments=arguments or {},
         takes=takes or ("name" if contract.inputs else "position"),
     )
     if not isinstance(module, ForeignModel):
@@ -182,9 +196,10 @@ def _stored(
     return ModelSpec.model_validate(stored.model_dump() | changes)
 
 
-def _manifest(**fields: Any) -> Manifest:
+def _manifest(*, model: ModelSpec, **fields: Any) -> Manifest:
+    files = dict.fromkeys((*model.files, GOLDEN, TOKENIZER), NOT_YET)
     try:
-        return Manifest(**fields)
+        return Manifest(model=model, files=files, **fields)
     except ValidationError as error:
         reasons = "; ".join(one["msg"] for one in error.errors(include_url=False))
         msg = f"{reasons.removeprefix('Value error, ')}. Nothing was written."
@@ -211,12 +226,16 @@ def _sealed(post: PostProcessing) -> PostProcessing:
 def _write(
     folder: Path,
     module: torch.nn.Module,
-    rows: InputRows,
+    golden: InputRows,
     manifest: Manifest,
     usual: _Usual,
+    tokenizing: Tokenizing | None,
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
-    if manifest.model.format in ("pt2", "torchscript"):
+    rows = tokenised(golden, tokenizing)
+    with _evaluating(module):
+        must_take_every_token(module, rows, manifest, tokenizing)
+    if manifest.model.format in AS_GRAPHS:
         module, manifest = _by_position(module, rows, manifest)
     within = manifest.golden.within("cpu")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +247,9 @@ def _write(
             must_stand_alone(module, rows, manifest, outputs, within)
             example = tensors_of(rows, manifest.contract)
             save_module(module, example, made, manifest)
-        save_golden(made / GOLDEN, rows, outputs)
+        save_golden(made / GOLDEN, golden, outputs)
+        if tokenizing:
+            (made / TOKENIZER).write_bytes(tokenizing.data)
         files = {
             p.name: FileEntry(size=p.stat().st_size, sha256=sha256_of(p))
             for p in sorted(made.iterdir())
@@ -239,7 +260,7 @@ def _write(
         if isinstance(module, ForeignModel):
             _must_say_the_same(written, module, rows, manifest, outputs)
         must_stand_alone(written, rows, manifest, outputs, within)
-        if references := usual.references(written, manifest):
+        if references := usual.references(written, manifest, tokenizing):
             every = manifest.reference | references
             _write_manifest(made, manifest.model_copy(update={"reference": every}))
         if folder.exists():

@@ -33,6 +33,7 @@ from batch_assets.models.columns import word
 from batch_assets.models.contract import Contract
 from batch_assets.models.contract import Feature as FeatureSpec
 from batch_assets.models.input_rows import InputRows, input_columns
+from batch_assets.models.input_specs import Text
 from batch_assets.models.output_specs import Ranking
 from batch_assets.models.release import Release
 from batch_assets.online.batcher import Batch, Batcher
@@ -318,6 +319,9 @@ def _requests_of(contract: Contract, max_rows: int) -> TypeAdapter[Any]:
     columns = {contract.key.name: JSON_TYPES[contract.key.dtype]}
     columns |= {feature.name: column(feature) for feature in contract.features}
     for one in contract.inputs:
+        if isinstance(one, Text):
+            columns[one.name] = str | None
+            continue
         for field, each in zip(one.raw_fields(), one.columns, strict=True):
             value: Any = JSON_TYPES[each.dtype]
             # Whether a null is allowed in a list is a rule, too.

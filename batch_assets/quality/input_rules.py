@@ -1,4 +1,4 @@
-"""The row rules of ids, vectors and sequences, and their values as the model gets them.
+"""The row rules of ids, vectors, sequences and texts, and their values as a chunk has them.
 
 Rules are asked of whole columns: of a list all values lie side by side, and what is found
 of a value is brought back to its row. It reads no file.
@@ -13,7 +13,15 @@ import pyarrow.compute as pc
 
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import Lists
-from batch_assets.models.input_specs import Column, Ids, Sequence, Values, Vector
+from batch_assets.models.input_specs import (
+    Column,
+    Ids,
+    Input,
+    Sequence,
+    Text,
+    Values,
+    Vector,
+)
 
 # The position of a value that has none: a null, or a word that is in no vocabulary.
 NOWHERE = -1
@@ -35,26 +43,28 @@ class InputRules:
                 if breaks.any():
                     yield rule, breaks
 
-    def prepared(self, rows: pa.Table) -> dict[str, pa.Array]:
-        """Return the columns of good rows as the model gets them, by name."""
-        columns: dict[str, pa.Array] = {}
+    def prepared(self, rows: pa.Table) -> dict[str, pa.Array | pa.ChunkedArray]:
+        """Return the columns of good rows as the model gets them, by name; texts as such."""
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {}
         for one in self._contract.inputs:
             if isinstance(one, Ids):
                 positions = self._positions(one, rows[one.name])
                 columns[one.name] = pa.array(_filled(positions, one))
             elif isinstance(one, Vector):
                 columns[one.name] = rows[one.name].combine_chunks()
+            elif isinstance(one, Text):
+                columns[one.name] = rows[one.name].cast(pa.large_string()).fill_null("")
             else:
                 columns |= self._cut(one, rows)
         return columns
 
-    def _rules(
-        self, one: Ids | Vector | Sequence, rows: pa.Table
-    ) -> Iterator[tuple[str, np.ndarray]]:
+    def _rules(self, one: Input, rows: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
         if isinstance(one, Ids):
             yield from self._rules_of_ids(one, rows[one.name])
         elif isinstance(one, Vector):
             yield from _rules_of_vector(one, rows[one.name])
+        elif isinstance(one, Text):
+            yield from _rules_of_text(one, rows[one.name])
         else:
             yield from self._rules_of_sequence(one, rows)
 
@@ -188,6 +198,41 @@ def _rules_of_vector(
     yield f"{one.name} has not {one.size} numbers", (flat.lengths != one.size) & ~null
     yield f"{one.name} holds a null", flat.any_of(_nulls(flat.values))
     yield from _rules_of_numbers(one.columns[0], flat)
+
+
+def _rules_of_text(
+    one: Text, column: pa.ChunkedArray
+) -> Iterator[tuple[str, np.ndarray]]:
+    null = _nulls(column)
+    if not one.nullable:
+        yield f"{one.name} is null", null
+    texts, broken = _as_texts(column)
+    yield f"{one.name} is not UTF-8", broken
+    lengths = pc.utf8_length(texts).fill_null(0).to_numpy()
+    told = null | broken
+    yield (
+        f"{one.name} is shorter than {one.min_length}",
+        ((lengths < one.min_length) & ~told),
+    )
+    yield f"{one.name} is longer than {one.longest}", (lengths > one.longest) & ~told
+
+
+def _as_texts(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Texts, null where they are not UTF-8, and which are not, bool (rows,)."""
+    try:
+        texts = column.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        # Arrow does not say which: they are tried one by one.
+        each = [_decoded(one.as_py()) for one in column]
+        texts = pa.chunked_array([pa.array(each, pa.large_string())])
+    return texts, _nulls(texts) & ~_nulls(column)
+
+
+def _decoded(text: bytes | None) -> str | None:
+    try:
+        return None if text is None else text.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _rules_of_numbers(column: Column, flat: _Flat) -> Iterator[tuple[str, np.ndarray]]:

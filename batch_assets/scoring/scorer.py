@@ -18,6 +18,7 @@ from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.input_rows import InputRows, longest_allowed, longest_of
 from batch_assets.models.likeness import unlike
 from batch_assets.models.release import Release
+from batch_assets.models.tokenizing import Tokenizing, tokenised
 from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.cuda import CudaStream, fill, set_float32_products
 from batch_assets.scoring.device import CAST_TO, Device
@@ -91,6 +92,7 @@ class Scorer:
             ReleaseError: it can't be loaded, or not be compiled.
         """
         self.release = release
+        self._tokenizing = Tokenizing.of(release)
         self.device = device
         self.usage = Usage(device.torch) if device.kind == "cuda" else None
         _must_compute_in(device, release)
@@ -129,7 +131,8 @@ class Scorer:
     ) -> tuple[dict[str, np.ndarray], Spent]:
         """Score rows, a batch at a time; in smaller batches where memory runs out.
 
-        Rows with sequences are asked by their length, so that little of a batch is padding.
+        Texts are tokenised here. Rows with sequences or texts are asked by their length, so
+        that little of a batch is padding.
 
         Args:
             rows: or of features alone the matrix, float32 (features, rows), row-major:
@@ -142,7 +145,7 @@ class Scorer:
         Raises:
             Abandoned: the run is over.
         """
-        source, order, lengths = self._in_order(InputRows.of(rows))
+        source, order, lengths = self._in_order(self.tokenised(InputRows.of(rows)))
         outputs = {
             column.name: column.empty(len(source))
             for column in self.release.contract.output_columns
@@ -167,6 +170,10 @@ class Scorer:
             back = np.argsort(order)
             outputs = {name: values[back] for name, values in outputs.items()}
         return outputs, Spent(seconds, cuda_stream.copy_seconds if cuda_stream else 0.0)
+
+    def tokenised(self, rows: InputRows) -> InputRows:
+        """Return rows with their texts as the ids of tokens, if they have any."""
+        return tokenised(rows, self._tokenizing)
 
     def _in_order(
         self, rows: InputRows
@@ -269,6 +276,7 @@ class Scorer:
     ) -> dict[str, np.ndarray]:
         """Score rows at once, as `score` does a batch; it fails if memory runs out.
 
+        Their texts are tokenised.
         Where there are fewer than `size`, the model sees the device's bucket of them.
         """
         with self._computing():

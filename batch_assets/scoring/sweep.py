@@ -215,7 +215,8 @@ class _Trial:
     def __init__(self, scorer: Scorer, workers: int) -> None:
         self.device, self.workers = scorer.device, workers
         self._scorer = scorer
-        self._golden = _longest(golden_batch(scorer.release)[0], scorer.release)
+        golden = scorer.tokenised(golden_batch(scorer.release)[0])
+        self._golden = _longest(golden, scorer.release)
         self._pool = ThreadPoolExecutor(
             workers, "sweep", initializer=torch.set_num_threads, initargs=(1,)
         )

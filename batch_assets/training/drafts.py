@@ -24,6 +24,7 @@ from batch_assets.models.post_specs import PostProcessing
 from batch_assets.models.reference import QUANTILES
 from batch_assets.models.release import Release, Takes, TorchFormat
 from batch_assets.models.results import plain, shape_of
+from batch_assets.models.tokenizing import tokenised, with_tokenizer
 from batch_assets.models.writing import save_release
 from batch_assets.training.packing import packed_rows
 
@@ -63,6 +64,7 @@ class Options(TypedDict, total=False):
     tolerance: dict[str, float]
     takes: Takes
     post: PostProcessing
+    tokenizer: Any
 
 
 # What goes on as it is to whoever writes the files.
@@ -75,6 +77,7 @@ _SAVED = (
     "tolerance",
     "takes",
     "post",
+    "tokenizer",
 )
 
 
@@ -148,8 +151,8 @@ def draft_release(model: Any, frame: Any = None, **options: Unpack[Options]) -> 
             contract: all of that, as it stands.
             day: the frame's column of days, for how far single days are from the whole.
             golden_inputs, reference, reference_days: instead of the frame's rows.
-            about, model_format, import_path, arguments, tolerance, takes, post: as of
-                `models.writing.save_release`.
+            about, model_format, import_path, arguments, tolerance, takes, post,
+                tokenizer: as of `models.writing.save_release`.
 
     Raises:
         ContractError: no contract can be derived, or the frame does not keep it.
@@ -173,7 +176,9 @@ def draft_release(model: Any, frame: Any = None, **options: Unpack[Options]) -> 
         "golden_inputs", packed.rows.take(_spread(packed.rows, GOLDEN_ROWS))
     )
     if "contract" not in options and isinstance(golden, InputRows):
-        contract = _as_given(model, golden, contract, options)
+        contract, tokenizing = with_tokenizer(contract, options.get("tokenizer"))
+        tokens = tokenised(golden, tokenizing)
+        contract = _as_given(model, tokens, contract, options)
     usual, days = None, options.get("reference_days")
     if len(packed.places) >= QUANTILES:
         chosen = _spread(packed.rows, USUAL_ROWS)

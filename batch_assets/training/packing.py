@@ -16,6 +16,7 @@ from batch_assets.errors import ContractError
 from batch_assets.models.contract import Contract
 from batch_assets.models.frames import table_of
 from batch_assets.models.input_rows import InputRows, input_columns, tensors_of
+from batch_assets.models.tokenizing import tokenised, with_tokenizer
 from batch_assets.quality.rules import RowRules
 
 
@@ -28,23 +29,29 @@ class Packed:
     broken: dict[str, int]
 
 
-def pack(contract: Contract, frame: Any) -> dict[str, torch.Tensor]:
+def pack(
+    contract: Contract, frame: Any, *, tokenizer: Any = None
+) -> dict[str, torch.Tensor]:
     """Return the tensors that a night would give a model for the rows of a frame.
 
     Args:
         contract: of the release.
         frame: of polars, pandas or Arrow, with the contract's columns, raw; the key may
             be left out, and columns that the contract does not name are.
+        tokenizer: of the contract's texts, as of `models.writing.save_release`.
 
     Returns:
         By name: `features` float32 (rows, features), a transposed view, NaN where there
         is a null; ids int64 (rows,); a vector float32 (rows, size); of a sequence its
-        columns (rows, longest) with a mask, or values with offsets.
+        columns (rows, longest) with a mask, or values with offsets; of a text the ids of
+        its tokens with a mask.
 
     Raises:
         ContractError: a column is missing or of another type, or a row breaks a rule:
             that row would be quarantined.
+        ReleaseError: there are texts, and no tokenizer that can be used.
     """
+    contract, tokenizing = with_tokenizer(contract, tokenizer)
     packed = packed_rows(contract, frame)
     if packed.broken:
         lost = len(table_of(frame)) - len(packed.places)
@@ -55,7 +62,7 @@ def pack(contract: Contract, frame: Any) -> dict[str, torch.Tensor]:
         raise ContractError(msg)
     # In memory of their own, which a training loop may write into.
     own = packed.rows.take(np.arange(len(packed.rows)))
-    return tensors_of(own, contract)
+    return tensors_of(tokenised(own, tokenizing), contract)
 
 
 def packed_rows(contract: Contract, frame: Any) -> Packed:
