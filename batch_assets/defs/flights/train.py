@@ -33,48 +33,66 @@ DATA = HERE.parents[2] / "data"
 # Evenings, each the one before its flights.
 TRAINING = (date(2013, 1, 29), date(2013, 6, 29))
 
+CARRIERS = tuple(
+    [
+        "9E",
+        "AA",
+        "AS",
+        "B6",
+        "DL",
+        "EV",
+        "F9",
+        "FL",
+        "HA",
+        "MQ",
+        "OO",
+        "UA",
+        "US",
+        "VX",
+        "WN",
+        "YV",
+    ]
+)
+ORIGINS = ("EWR", "JFK", "LGA")
+
+
 SHARE = {"dtype": "float32", "min": 0, "max": 1}
 COUNT = {"dtype": "int16"}
 MEASURE = {"dtype": "float32", "nullable": True}
+PLANE = {"dtype": "int16", "nullable": True}
 
 # Ranges are what can be true, not what was seen: a 1,048 mph wind is a broken sensor.
 CONTRACT = Contract(
     key=KeySpec(name="flight_id", dtype="string"),
     features=(
-        Feature(name="weekday", **COUNT, min=1, max=7),
+        Feature(name="carrier", dtype="string", categories=CARRIERS),
+        Feature(name="origin", dtype="string", categories=ORIGINS),
         Feature(name="hour", **COUNT, min=0, max=23),
+        Feature(name="minute", **COUNT, min=0, max=59),
+        Feature(name="weekday", **COUNT, min=1, max=7),
         Feature(name="distance", **COUNT, min=50, max=6000),
-        Feature(name="day_flights", **COUNT, min=1, max=3000),
         Feature(name="origin_hour_flights", **COUNT, min=1, max=200),
-        Feature(name="origin_flights_3h_before", **COUNT, min=0, max=600),
         Feature(name="late_share", **SHARE),
         Feature(name="carrier_late_share", **SHARE),
-        Feature(name="origin_late_share", **SHARE),
-        Feature(name="dest_late_share", **SHARE),
+        Feature(name="route_late_share", **SHARE),
         Feature(name="origin_hour_late_share", **SHARE),
-        Feature(name="carrier_hour_late_share", **SHARE),
-        Feature(name="carrier_route_late_share", **SHARE),
         Feature(name="flight_late_share", **SHARE),
-        Feature(name="flight_mean_delay", dtype="float32", min=-30, max=90),
-        Feature(name="today_late_share", **SHARE, nullable=True),
-        Feature(name="origin_today_late_share", **SHARE, nullable=True),
-        Feature(name="origin_evening_late_share", **SHARE, nullable=True),
-        Feature(name="carrier_today_late_share", **SHARE, nullable=True),
-        Feature(name="dest_today_late_share", **SHARE, nullable=True),
+        Feature(name="tail_late_share", **SHARE),
+        Feature(name="origin_dep_delay", **MEASURE, min=-60, max=1440),
+        Feature(name="carrier_dep_delay", **MEASURE, min=-60, max=1440),
+        Feature(name="origin_not_departed", **SHARE, nullable=True),
         Feature(name="wind_max", **MEASURE, min=0, max=150),
         Feature(name="gust_max", **MEASURE, min=0, max=200),
         Feature(name="visibility_min", **MEASURE, min=0, max=10),
         Feature(name="precip_sum", **MEASURE, min=0, max=20),
         Feature(name="pressure_change", **MEASURE, min=-60, max=60),
         Feature(name="humidity_last", **MEASURE, min=0, max=100),
+        Feature(name="plane_age", **PLANE, min=0, max=80),
+        Feature(name="seats", **PLANE, min=1, max=900),
+        Feature(name="engines", **PLANE, min=1, max=8),
     ),
     outputs=(Output(name="risk", dtype="float32", min=0, max=1),),
 )
-WEEKDAY = 0
-LATE_SHARE, GROUP_SHARES = 6, slice(7, 14)
-PRECIPITATION = 23
-# The penalty on the square of each weight, chosen from 300, 1,000 and 3,000.
-PENALTY = 1000.0
 
 
 def read_days(first: date, last: date, data: Path) -> pl.DataFrame:
@@ -83,7 +101,7 @@ def read_days(first: date, last: date, data: Path) -> pl.DataFrame:
     import polars as pl
 
     con = duckdb.connect()
-    for name in ("flights", "weather"):
+    for name in ("flights", "weather", "planes"):
         con.sql(f"CREATE VIEW {name} AS FROM '{data / name}.parquet'")
     query = (HERE / "features.sql").read_text(encoding="utf-8")
     labelled = f"""
@@ -110,82 +128,77 @@ def read_days(first: date, last: date, data: Path) -> pl.DataFrame:
 
 
 def inputs_of(rows: pl.DataFrame) -> torch.Tensor:
-    """Return what the model is given: float32 (rows, features), and NaN for null."""
+    """Return what the model is given: positions of categories, and NaN for null."""
     import polars as pl
     import torch
 
-    columns = [pl.col(f.name).cast(pl.Float32) for f in CONTRACT.features]
-    floats = rows.select(c.fill_null(np.nan) for c in columns)
+    columns = [
+        pl.col(f.name).cast(pl.Enum(f.categories)).to_physical()
+        if f.categories
+        else pl.col(f.name)
+        for f in CONTRACT.features
+    ]
+    floats = rows.select(c.cast(pl.Float32).fill_null(np.nan) for c in columns)
     return torch.from_numpy(np.ascontiguousarray(floats.to_numpy()))
 
 
 def build(inputs: torch.Tensor) -> torch.nn.Module:
-    """Build an unfitted logistic regression that knows the mean and spread of its terms."""
+    """Build an untrained network that knows the mean, spread and gaps of its inputs."""
     import torch
     from torch import nn
 
     class FlightRisk(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            values = self.values(inputs).double()
-            mean = values.nanmean(dim=0)
-            spread = (values - mean).square().nanmean(dim=0).sqrt()
+            numbers = inputs[:, 2:].double()
+            mean = numbers.nanmean(dim=0)
+            spread = (numbers - mean).square().nanmean(dim=0).sqrt()
+            gaps = numbers.isnan().any(dim=0).nonzero()[:, 0]
             self.register_buffer("mean", mean.float())
             self.register_buffer("spread", spread.float())
-            self.linear = nn.Linear(len(mean), 1)
-
-        @staticmethod
-        def values(rows: torch.Tensor) -> torch.Tensor:
-            """Return the terms as they are: float32 (rows, terms), NaN where unknown."""
-            # In log-odds a group's lateness adds to the overall one: in a month that is
-            # more punctual than any of the training's, the same weights still hold.
-            level = rows[:, LATE_SHARE : LATE_SHARE + 1].logit(eps=1e-3)
-            groups = rows[:, GROUP_SHARES].logit(eps=1e-3) - level
-            weekday = rows[:, WEEKDAY : WEEKDAY + 1]
-            days = [(weekday == day).float() for day in range(1, 8)]
-            rain = rows[:, PRECIPITATION : PRECIPITATION + 1].sqrt()
-            rest = [
-                rows[:, WEEKDAY + 1 : LATE_SHARE],
-                rows[:, GROUP_SHARES.stop : PRECIPITATION],
-                rows[:, PRECIPITATION + 1 :],
-            ]
-            return torch.cat([level, groups, *days, rain, *rest], dim=1)
-
-        def terms(self, rows: torch.Tensor) -> torch.Tensor:
-            """Return what is weighed: an unknown is as the mean, no term beyond 5 spreads."""
-            scaled = (self.values(rows) - self.mean) / self.spread
-            return scaled.masked_fill(scaled.isnan(), 0.0).clamp(-5, 5)
+            self.register_buffer("gaps", gaps)
+            self.register_buffer("carriers", torch.arange(float(len(CARRIERS))))
+            self.register_buffer("origins", torch.arange(float(len(ORIGINS))))
+            width = len(CARRIERS) + len(ORIGINS) + len(mean) + len(gaps)
+            # Flights share their evening: 150 evenings are few, hence small and noisy.
+            self.layers = nn.Sequential(
+                nn.Linear(width, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 1)
+            )
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
-            return self.linear(self.terms(rows)).sigmoid()
+            carrier = (rows[:, 0:1] == self.carriers).float()
+            origin = (rows[:, 1:2] == self.origins).float()
+            numbers = (rows[:, 2:] - self.mean) / self.spread
+            missing = numbers.isnan()
+            # Nothing is further out than 5 spreads, so no input runs away with the sum.
+            numbers = numbers.masked_fill(missing, 0.0).clamp(-5, 5)
+            gaps = missing.index_select(1, self.gaps).float()
+            seen = torch.cat([carrier, origin, numbers, gaps], dim=1)
+            return self.layers(seen).sigmoid()
 
     return FlightRisk()
 
 
 def train(inputs: torch.Tensor, late: torch.Tensor) -> torch.nn.Module:
-    """Fit by Newton's method; the same inputs give the same weights on the same machine.
-
-    Args:
-        inputs: float32 (rows, features).
-        late: float32 (rows,), 1 for a flight that arrived late.
-    """
+    """Train; the same inputs give the same weights on the same machine and torch."""
     import torch
 
+    torch.manual_seed(0)
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    epochs, batch, rate = 3, 1024, 3e-3
+    steps = epochs * -(-len(inputs) // batch)
     module = build(inputs)
-    terms = module.terms(inputs).double()
-    terms = torch.cat([terms, torch.ones(len(terms), 1, dtype=torch.float64)], dim=1)
-    penalty = torch.full((terms.shape[1],), PENALTY, dtype=torch.float64)
-    penalty[-1] = 0.0  # the intercept is what it is
-    weights = torch.zeros_like(penalty)
-    for _ in range(8):
-        risk = (terms @ weights).sigmoid()
-        slope = terms.T @ (late - risk) - penalty * weights
-        curvature = (terms * (risk * (1 - risk))[:, None]).T @ terms + penalty.diag()
-        weights += torch.linalg.solve(curvature, slope)
-    with torch.no_grad():
-        module.linear.weight.copy_(weights[None, :-1])
-        module.linear.bias.copy_(weights[-1:])
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(inputs)).split(batch):
+            risk = module(inputs[chosen])[:, 0]
+            loss = torch.nn.functional.binary_cross_entropy(risk, late[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
     return module.eval()
 
 
