@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batch_assets.defs.flights.train import DATA, TRAINING, inputs_of, read_days
+from batch_assets.defs.flights.train import (
+    CONTRACT,
+    DATA,
+    TRAINING,
+    inputs_of,
+    read_days,
+)
+from batch_assets.errors import ConfigError, ReleaseError
 from batch_assets.models.formats import load_module
 from batch_assets.models.release import open_release
 
@@ -127,7 +134,8 @@ def averages(data: Path) -> pl.DataFrame:
         learned AS (FROM f WHERE late IS NOT NULL AND day BETWEEN $first AND $last),
         base AS (SELECT avg(late) AS base FROM learned),
         fixed AS (
-            SELECT carrier, hour, avg(late) AS fixed FROM learned GROUP BY carrier, hour
+            SELECT carrier, hour, (sum(late) + 20 * any_value(base)) / (20 + count(*)) AS fixed
+            FROM learned CROSS JOIN base GROUP BY carrier, hour
         ),
         evenings AS (SELECT DISTINCT day FROM f),
         overall AS (
@@ -160,15 +168,42 @@ def averages(data: Path) -> pl.DataFrame:
 
 
 def read_judged(first: date, last: date, data: Path, release: Path) -> Judged:
-    """Read the flights of the evenings, and what the release and its rivals say of them."""
+    """Read the flights of the evenings, and what the release and its rivals say of them.
+
+    Raises:
+        ConfigError: there is nothing to judge, or nothing to compare it with.
+        ReleaseError: the release was not trained on these features.
+    """
     import polars as pl
     import torch
 
+    opened = open_release(release)
+    if opened.contract != CONTRACT:
+        msg = (
+            f"release {opened.name} {opened.short} has another contract than train.py: "
+            "judge it with the train.py that wrote it, or train it again"
+        )
+        raise ReleaseError(msg)
+    if last < first:
+        msg = f"the last evening, {last}, is before the first, {first}: swap them"
+        raise ConfigError(msg)
+    if first < TRAINING[0]:
+        msg = (
+            f"the first evening is {first}, and 28 whole days lie before those from "
+            f"{TRAINING[0]} on: begin there"
+        )
+        raise ConfigError(msg)
     rows = read_days(first, last, data).filter(pl.col("late").is_not_null())
+    if rows.is_empty():
+        msg = (
+            f"no flight arrived on the days after {first} to {last}, expected one or "
+            "more: name evenings between 2013-01-29 and 2013-12-30"
+        )
+        raise ConfigError(msg)
     rows = rows.join(
         averages(data), on=["day", "flight_id"], how="left", maintain_order="left"
     )
-    module = load_module(open_release(release), torch.device("cpu"))
+    module = load_module(opened, torch.device("cpu"))
     with torch.inference_mode():
         risk = module(inputs_of(rows))[:, 0].double().numpy()
     _, day = np.unique(rows["day"].to_numpy(), return_inverse=True)
