@@ -10,7 +10,7 @@ takes nothing else over: digest and approval are this project's.
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from batch_assets.models.contract import (
     KeySpec,
 )
 from batch_assets.models.frames import table_of
+from batch_assets.models.frameworks.registry import read_model
 from batch_assets.training.drafts import Draft, draft_release
 
 MODEL_FILE = "MLmodel"
@@ -40,6 +41,8 @@ TYPES = {
 }
 PICKLES = (".pkl", ".pickle", ".pth", ".joblib", ".cloudpickle")
 PREDICTION = "prediction"
+# Flavors whose files hold no code, as the formats of releases are called.
+FLAVORS = ("xgboost", "lightgbm", "catboost", "onnx")
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,7 @@ def _feature(column: Mapping[str, Any], told: Feature | None) -> Feature:
 def _model_of(logged: Logged) -> Any:
     """The model in its own file, of a flavor whose files hold no code."""
     flavors = logged.says.get("flavors") or {}
-    for flavor, read in FLAVORS.items():
+    for flavor in FLAVORS:
         if flavor not in flavors:
             continue
         said = flavors[flavor]
@@ -279,7 +282,7 @@ def _model_of(logged: Logged) -> Any:
         if path.suffix in PICKLES or not path.exists():
             break
         logged.about["flavor"] = flavor
-        return read(path)
+        return read_model(flavor, path)
     others = sorted(set(flavors) - {"python_function"})
     msg = (
         f"the model is of the flavors {others}, stored as a pickle or as code, which is "
@@ -288,38 +291,6 @@ def _model_of(logged: Logged) -> Any:
         "(write_release)"
     )
     raise ReleaseError(msg)
-
-
-def _xgboost(path: Path) -> Any:
-    import xgboost
-
-    return xgboost.Booster(model_file=str(path))
-
-
-def _lightgbm(path: Path) -> Any:
-    import lightgbm
-
-    return lightgbm.Booster(model_file=str(path))
-
-
-def _catboost(path: Path) -> Any:
-    import catboost
-
-    return catboost.CatBoost().load_model(str(path))
-
-
-def _onnx(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(str(path))
-
-
-FLAVORS: dict[str, Callable[[Path], Any]] = {
-    "xgboost": _xgboost,
-    "lightgbm": _lightgbm,
-    "catboost": _catboost,
-    "onnx": _onnx,
-}
 
 
 def _name_of(logged: Logged, uri: str) -> str:

@@ -45,12 +45,17 @@ def save(model: Any, path: Path, declared: Declared) -> None:
 
 def load(path: Path, declared: Declared, device: torch.device) -> Foreign:
     """Read a model for many threads, each of which computes alone."""
+    must_be_cpu(device, "CatBoost")
+    return _Trees(read(path), declared, thread_count=THREADS)
+
+
+def read(path: Path) -> Any:
+    """Read a model of CatBoost's binary format."""
     with needs("catboost"):
         import catboost
-    must_be_cpu(device, "CatBoost")
     model = catboost.CatBoost()
     model.load_model(str(path), format="cbm")
-    return _Trees(model, declared, thread_count=THREADS)
+    return model
 
 
 def versions() -> dict[str, str]:

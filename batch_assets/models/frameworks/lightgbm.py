@@ -37,10 +37,15 @@ def save(model: Any, path: Path, declared: Declared) -> None:
 
 def load(path: Path, declared: Declared, device: torch.device) -> Foreign:
     """Read a booster for many threads, each of which computes alone."""
+    must_be_cpu(device, "LightGBM")
+    return _Trees(read(path), declared, num_threads=THREADS)
+
+
+def read(path: Path) -> Any:
+    """Read a booster of text."""
     with needs("lightgbm"):
         import lightgbm
-    must_be_cpu(device, "LightGBM")
-    return _Trees(lightgbm.Booster(model_file=path), declared, num_threads=THREADS)
+    return lightgbm.Booster(model_file=path)
 
 
 def versions() -> dict[str, str]:

@@ -45,6 +45,13 @@ def load(path: Path, declared: Declared, device: torch.device) -> Foreign:
     return _Graph(_session(runtime, str(path), device), declared, device)
 
 
+def read(path: Path) -> Any:
+    """Read a graph whole, with the weights that lie in files beside it."""
+    with needs("onnx"):
+        import onnx
+    return onnx.load(str(path))
+
+
 def versions() -> dict[str, str]:
     with needs("onnx"):
         import onnx

@@ -115,6 +115,15 @@ def load_foreign(release: Release, device: torch.device) -> Foreign:
     )
 
 
+def read_model(framework: str, path: Path) -> Any:
+    """Read a framework's own file into memory, for a release to be written of it.
+
+    Raises:
+        ReleaseError: the framework is not installed.
+    """
+    return import_module(f"{__name__.rpartition('.')[0]}.{framework}").read(path)
+
+
 def _framework(package: str) -> Framework:
     room = __name__.rpartition(".")[0]
     return cast(Framework, import_module(f"{room}.{package}"))

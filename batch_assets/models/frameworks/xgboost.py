@@ -38,13 +38,18 @@ def save(model: Any, path: Path, declared: Declared) -> None:
 
 def load(path: Path, declared: Declared, device: torch.device) -> Foreign:
     """Read a booster for many threads, each of which computes alone."""
-    with needs("xgboost"):
-        import xgboost
     must_be_cpu(device, "XGBoost")
-    booster = xgboost.Booster(model_file=path)
+    booster = read(path)
     booster.set_param({"nthread": THREADS})
     _must_fit(booster, declared)
     return _Loaded(booster, declared)
+
+
+def read(path: Path) -> Any:
+    """Read a booster of JSON or UBJSON."""
+    with needs("xgboost"):
+        import xgboost
+    return xgboost.Booster(model_file=path)
 
 
 def versions() -> dict[str, str]:
