@@ -21,10 +21,11 @@ from batch_assets.cli.options import as_json
 @click.option(
     "--frame",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Parquet or CSV of rows it was trained on; its input example if left out.",
+    help="Parquet or CSV of rows as it was trained on; the golden rows are of them.",
 )
 @click.option("--output", "outputs", multiple=True, help="What it gives, by name.")
 @click.option("--tracking-uri", help="MLflow's server or store.")
+@click.option("--text", help="The column that a transformer reads.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -39,28 +40,52 @@ def release_import(
     frame: Path | None,
     outputs: tuple[str, ...],
     tracking_uri: str | None,
+    text: str | None,
     out: Path | None,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Write a release from the model at URI, after showing its contract.
 
-    URI is mlflow:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN/PATH, or a folder with a
-    file MLmodel.
+    URI is mlflow:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN/PATH, a folder with a file
+    MLmodel, or a folder with a transformer, as Hugging Face lays it out.
 
     Example: batch-assets release import mlflow:/churn/3 --key customer_id:int64
+
+    Example: batch-assets release import ./minilm --key id:int64 --text message
+    --frame messages.parquet --name meanings
     """
     from batch_assets.training.mlflow_models import draft_from_mlflow
-
-    draft = draft_from_mlflow(
-        uri,
-        key=_key(key),
-        name=name,
-        frame=_read(frame) if frame else None,
-        outputs=outputs,
-        tracking_uri=tracking_uri,
+    from batch_assets.training.transformer_folders import (
+        draft_from_transformer,
+        is_transformer,
     )
+
+    rows = _read(frame) if frame else None
+    if is_transformer(Path(uri)):
+        draft = draft_from_transformer(
+            Path(uri),
+            key=_key(key),
+            text=_given(text, "--text"),
+            frame=_given(rows, "--frame"),
+            name=_given(name, "--name"),
+        )
+    else:
+        draft = draft_from_mlflow(
+            uri,
+            key=_key(key),
+            name=name,
+            frame=rows,
+            outputs=outputs,
+            tracking_uri=tracking_uri,
+        )
     offer(draft, out, yes=yes, as_json=as_json)
+
+
+def _given(value: Any, option: str) -> Any:
+    if value is None:
+        raise click.MissingParameter(param_hint=option, param_type="option")
+    return value
 
 
 def _key(text: str) -> Any:
