@@ -172,7 +172,9 @@ def test_a_lookup_says_that_it_is_none(
     asked = ["lookup", NAME, str(NOBODY), "--segment", "south"]
     said = CliRunner().invoke(main, asked)
     assert said.exit_code == 0
-    assert f"the night has no {NOBODY}: this is shown instead, of 'south'" in said.output
+    assert (
+        f"the night has no {NOBODY}: this is shown instead, of 'south'" in said.output
+    )
     assert f"1  {ITEMS[10]}" in said.output
     shown = json.loads(CliRunner().invoke(main, [*asked, "--json"]).output)
     assert (shown["is_fallback"], shown["segment"]) == (True, "south")
