@@ -22,7 +22,7 @@ from batch_assets.models.formats import (
     save_golden,
     save_module,
 )
-from batch_assets.models.frameworks.registry import ForeignModel, as_module
+from batch_assets.models.frameworks.registry import ForeignModel, as_module, stored_as
 from batch_assets.models.input_rows import InputRows, rows_of, tensors_of
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
@@ -81,15 +81,13 @@ def write_release(
         folder: where to write; a release that is there is replaced.
         name: the model's name.
         module: takes float32 (n, features), or each tensor of the contract; gives (n,
-            outputs) or a tuple of columns; on the CPU, in evaluation mode. Or a model of
-            another framework (`models.frameworks.registry.as_module`).
+            outputs) or a tuple of columns; on the CPU. Or a model of another framework.
         contract: what the module expects and gives.
-        golden_inputs: float32 (rows, features), two or more, or a mapping of all that
-            the module takes (`models.input_rows.rows_of`); asked here.
+        golden_inputs: float32 (rows, features), two or more, or a mapping for `rows_of`.
         reference: each output's values on usual rows; without, drift is not judged.
         reference_days: the day of each of these values, in any form.
         about: anything worth keeping: training days, metrics, authors.
-        model_format: how to store a module of torch; any other has a format of its own.
+        model_format: how to store a module of torch.
         import_path: `package.module:Class`, for safetensors.
         arguments: what the class is built with, for safetensors.
         tolerance: of the golden outputs, per kind of device, or kind and precision.
@@ -103,9 +101,7 @@ def write_release(
     rows = _golden_rows(golden_inputs, contract)
     with _nothing_written(name):
         module = as_module(module, contract, post)
-    stored = _stored(contract, takes, model_format, import_path, arguments or {})
-    if isinstance(module, ForeignModel):
-        stored = _of_its_own(stored, module)
+        stored = _stored(module, contract, takes, model_format, import_path, arguments)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -122,27 +118,25 @@ def write_release(
 
 
 def _stored(
+    module: torch.nn.Module,
     contract: Contract,
     takes: Takes | None,
     model_format: TorchFormat,
     import_path: str | None,
-    arguments: dict[str, Any],
+    arguments: dict[str, Any] | None,
 ) -> ModelSpec:
+    usual: Takes = "name" if contract.inputs else "position"
+    stored, versions = stored_as(module, model_format)
     return ModelSpec(
-        format=model_format,
-        file=FILES[model_format],
+        format=stored,
+        file=FILES[stored],
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
-        arguments=arguments,
-        takes=takes or ("name" if contract.inputs else "position"),
+        arguments=arguments or {},
+        # Models of other frameworks find tensors by their names.
+        takes=usual if versions or takes is None else takes,
+        versions=versions,
     )
-
-
-def _of_its_own(stored: ModelSpec, module: ForeignModel) -> ModelSpec:
-    """The same for a model of another framework: its format, and what wrote it."""
-    file = FILES[module.format]
-    changes = {"format": module.format, "file": file, "versions": module.versions}
-    return ModelSpec.model_validate(stored.model_dump() | changes)
 
 
 def _manifest(**fields: Any) -> Manifest:

@@ -470,6 +470,18 @@ def test_what_is_no_model_is_refused(tmp_path):
         assert told in refusal(tmp_path, "xgboost", module=wrong)
 
 
+def test_a_format_is_that_of_the_model(tmp_path):
+    release = write_trained(tmp_path / "r", "onnx", model_format="onnx")
+    assert release.manifest.model.format == "onnx"
+
+    said = refusal(tmp_path, "xgboost", model_format="safetensors")
+    assert "model_format is 'safetensors', and this model is stored as xgboost" in said
+    said = refusal(
+        tmp_path, "xgboost", module=torch.nn.Linear(3, 1), model_format="onnx"
+    )
+    assert "stored as pt2 or safetensors or torchscript" in said
+
+
 def test_a_pickle_is_refused_and_never_read(tmp_path):
     for suffix in ("pkl", "joblib"):
         path = tmp_path / f"model.{suffix}"
