@@ -22,16 +22,17 @@ need-%:
 	@command -v $* >/dev/null || { \
 		echo "make $(MAKECMDGOALS) needs $*, which is not here: apt-get install $(PACKAGE)"; exit 1; }
 
-# Rows of the small model in the benchmark, of its histories and texts, and of the stores
-# in the other; and the environments of its columns.
+# Rows of the small model in the benchmark, of its histories and texts, of the models of
+# other frameworks, and of the stores; and the environments of its columns.
 BENCH_ROWS ?= 4000000
 SEQUENCE_ROWS ?= 65536
 TEXT_ROWS ?= 2048
+FRAMEWORK_ROWS ?= 1048576
 SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-serving \
+.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -107,6 +108,9 @@ bench: need-java need-g++ ## measure against the floor and the peers
 	@$(BENCH)/bin/python -m benchmarks.run --rows $(BENCH_ROWS) --daft $(DAFT)/bin/python
 	@$(BENCH)/bin/python -m benchmarks.sequences --rows $(SEQUENCE_ROWS)
 	@$(BENCH)/bin/python -m benchmarks.texts --rows $(TEXT_ROWS)
+
+bench-frameworks: $(BENCH)/.ready ## measure models of other frameworks against a plain loop
+	@$(BENCH)/bin/python -m benchmarks.frameworks --rows $(FRAMEWORK_ROWS)
 
 # An environment that is there already may be named: CUDA_PYTHON=python3
 CUDA_PYTHON ?= $(BIN)/python

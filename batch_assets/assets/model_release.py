@@ -30,6 +30,7 @@ def build_model_release(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "digest": release.digest,
                 "format": manifest.model.format,
                 "torch": manifest.model.torch,
+                "versions": dg.MetadataValue.json(manifest.model.versions),
                 "features": len(manifest.contract.features),
                 "outputs": ", ".join(manifest.contract.output_names),
                 "bytes": sum(entry.size for entry in manifest.files.values()),

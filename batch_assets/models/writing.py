@@ -27,7 +27,7 @@ from batch_assets.models.formats import (
     save_golden,
     save_module,
 )
-from batch_assets.models.frameworks.registry import ForeignModel, as_module
+from batch_assets.models.frameworks.registry import ForeignModel, as_module, stored_as
 from batch_assets.models.given_rows import rows_of
 from batch_assets.models.input_rows import InputRows, tensors_of
 from batch_assets.models.likeness import first_unlike
@@ -116,7 +116,7 @@ def save_release(
     rows = _golden_rows(golden_inputs, contract)
     with _nothing_written(name):
         module = as_module(module, contract, post)
-    stored = _stored(module, contract, takes, model_format, import_path, arguments)
+        stored = _stored(module, contract, takes, model_format, import_path, arguments)
     manifest = _manifest(
         name=name,
         model=stored,
@@ -180,20 +180,18 @@ def _stored(
 ) -> ModelSpec:
     if model_format == "transformers":
         arguments = arguments_of(module)
-    stored = ModelSpec(
-        format=model_format,
-        file=FILES[model_format],
+    usual: Takes = "name" if contract.inputs else "position"
+    stored, versions = stored_as(module, model_format)
+    return ModelSpec(
+        format=stored,
+        file=FILES[stored],
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
         arguments=arguments or {},
-        takes=takes or ("name" if contract.inputs else "position"),
+        # Models of other frameworks find tensors by their names.
+        takes=usual if versions or takes is None else takes,
+        versions=versions,
     )
-    if not isinstance(module, ForeignModel):
-        return stored
-    # A model of another framework has its own format, and tells what wrote it.
-    file = FILES[module.format]
-    changes = {"format": module.format, "file": file, "versions": module.versions}
-    return ModelSpec.model_validate(stored.model_dump() | changes)
 
 
 def _manifest(*, model: ModelSpec, **fields: Any) -> Manifest:

@@ -16,8 +16,8 @@ from batch_assets.models.frameworks.base import THREADS, Declared, Foreign, need
 from batch_assets.models.frameworks.onnx_inputs import inputs_of
 from batch_assets.models.frameworks.onnx_outputs import outputs_of
 
-# Of its own log, errors alone: it warns of what it does not optimise.
-ERRORS = 3
+# Of its own log, nothing: it warns of what it does not optimise, and raises its errors.
+FATAL = 4
 CPU = torch.device("cpu")
 CUDA = "CUDAExecutionProvider"
 # What an .onnx file may hold at most; Protocol Buffers have no larger message.
@@ -78,7 +78,7 @@ def _bytes(model: Any) -> bytes:
 def _session(runtime: Any, model: str | bytes, device: torch.device) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = THREADS
-    options.log_severity_level = ERRORS
+    options.log_severity_level = FATAL
     if device.type == "cpu":
         return runtime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 
@@ -16,7 +16,7 @@ from batch_assets.models.frameworks.base import (
     Writer,
 )
 from batch_assets.models.post_specs import PostProcessing
-from batch_assets.models.release import Release
+from batch_assets.models.release import Format, Release, TorchFormat
 
 # The file of a release in each format that is not torch's.
 FILES = {
@@ -26,7 +26,7 @@ FILES = {
     "catboost": "model.cbm",
 }
 # The format of a model by the package of its class.
-FORMATS = {
+FORMATS: dict[str, Format] = {
     "onnx": "onnx",
     "sklearn": "onnx",
     "xgboost": "xgboost",
@@ -88,6 +88,30 @@ def as_module(
     else:
         package = _package_of(model)
     return ForeignModel(package, model, Declared.of(contract, post))
+
+
+def stored_as(module: torch.nn.Module, asked: str) -> tuple[Format, dict[str, str]]:
+    """Return the format of a module, and what writes it: nothing else, of torch's own.
+
+    Args:
+        module: as `as_module` has given it.
+        asked: the format for a module of torch; `pt2` if nobody has asked.
+
+    Raises:
+        ReleaseError: it is not stored in the format that was asked for.
+    """
+    own = module.format if isinstance(module, ForeignModel) else None
+    fitting = (own,) if own else get_args(TorchFormat)
+    if asked not in fitting and not (own and asked == "pt2"):
+        msg = (
+            f"model_format is '{asked}', and this model is stored as "
+            f"{' or '.join(fitting)}: leave it out, or convert the model, and give what "
+            "came of it."
+        )
+        raise ReleaseError(msg)
+    if isinstance(module, ForeignModel):
+        return module.format, module.versions
+    return cast(Format, asked), {}
 
 
 def load_foreign(release: Release, device: torch.device) -> Foreign:

@@ -4,6 +4,7 @@ What is stored and scored is the graph; the estimator itself is asked once more 
 golden rows, so that a conversion that says anything else is refused. It reads no pickle.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,17 @@ def _converted(model: Any, declared: Declared) -> Any:
     else:
         types = [(FEATURES, FloatTensorType([None, len(features)]))]
     try:
-        return convert_sklearn(
-            model,
-            # The same bytes each time: a name of its own is drawn otherwise.
-            name="model",
-            initial_types=types,
-            options={"zipmap": False} if is_classifier(model) else None,
-            target_opset=OPSETS,
-        )
+        with warnings.catch_warnings():
+            # Its use of NumPy and of ONNX is its own.
+            warnings.simplefilter("ignore")
+            return convert_sklearn(
+                model,
+                # The same bytes each time: a name of its own is drawn otherwise.
+                name="model",
+                initial_types=types,
+                options={"zipmap": False} if is_classifier(model) else None,
+                target_opset=OPSETS,
+            )
     # Each converter raises what it likes.
     except Exception as error:
         why = " ".join(str(error).partition("\n\n")[0].split())
