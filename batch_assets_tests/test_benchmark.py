@@ -3,6 +3,7 @@
 The peers have environments of their own; their columns run in `make bench`.
 """
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -350,6 +351,34 @@ def test_the_histories_in_the_readme_are_the_results():
     text = (module.HERE / "README.md").read_text()
     told = text.partition(sequences.BEGIN)[2].partition(sequences.END)[0]
     assert told == f"\n{sequences.show(results)}"
+
+
+def test_the_texts_in_the_readme_are_the_results():
+    from benchmarks import texts
+    from benchmarks.parts import show
+
+    results = json.loads((module.HERE / "texts.json").read_text())
+    assert list(results["columns"]) == [column.name for column in texts.COLUMNS]
+    text = (module.HERE / "README.md").read_text()
+    told = text.partition(texts.PART.begin)[2].partition(texts.PART.end)[0]
+    assert told == f"\n{show(texts.PART, results)}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["batch_assets", "plain"])
+def test_a_column_of_texts_is_compared_with_torch(tmp_path, name):
+    from benchmarks import texts
+    from benchmarks.parts import PartBench
+
+    part = dataclasses.replace(texts.PART, warm_rows=8)
+    bench = PartBench(part, tmp_path, 40)
+    truth = tmp_path / "truth.parquet"
+    part.write_truth(bench.root, truth)
+    (column,) = (column for column in part.columns if column.name == name)
+    run = bench.run(column, part.model, bench.root, None)
+    assert run.rows == 40
+    bench.check(column, run, truth, bench.root)
 
 
 def test_a_column_of_histories_is_compared_with_torch(tmp_path):

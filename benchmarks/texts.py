@@ -46,7 +46,7 @@ PART = Part(
     prepare=prepare,
     write_truth=write_truth,
     tokens=tokens_of_a_row,
-    rounds=5,
+    rounds=3,
     warm_rows=64,
 )
 

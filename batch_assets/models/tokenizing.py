@@ -62,7 +62,17 @@ class Tokenizing:
         texts = [one for one in release.contract.inputs if isinstance(one, Text)]
         if not texts:
             return None
-        data = (release.folder / TOKENIZER).read_bytes()
+        # A night has a worker for each core already; threads of its own would also hang in
+        # a process that is forked from here. Whoever trains may want them.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        try:
+            data = (release.folder / TOKENIZER).read_bytes()
+        except OSError as error:
+            msg = (
+                f"{TOKENIZER} of release {release.name} {release.short} can't be read any "
+                f"more: {error}. Nothing was scored; get the release again, and add it."
+            )
+            raise TamperedReleaseError(msg) from error
         digest = hashlib.sha256(data).hexdigest()
         if {one.tokenizer for one in texts} != {digest}:
             msg = (
@@ -191,9 +201,6 @@ def _set_up(data: bytes, one: Text) -> Any:
 
 
 def _read(data: bytes) -> Any:
-    # A night has a worker for each core already; threads of its own would also hang in
-    # a process that is forked from here.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         import tokenizers
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from tokenizers import models
 
 from batch_assets import Contract, Feature, KeySpec, Output, Text
 from batch_assets.errors import ConfigError, ReleaseError
-from batch_assets.models.input_rows import InputRows, Lists
+from batch_assets.models.input_rows import InputRows, Lists, tensors_of
 from batch_assets.models.release import TOKENIZER
 from batch_assets.models.tokenizing import Tokenizing, with_tokenizer
 from batch_assets.models.writing import save_release
@@ -142,6 +142,27 @@ def lengths(tokenizing: Tokenizing, texts: list[str]) -> list[int]:
     tokens = tokenizing.tokenised(rows).columns["review"]
     assert isinstance(tokens, Lists)
     return tokens.lengths.tolist()
+
+
+def test_a_batch_is_filled_up_to_its_longest_text_beside_a_mask() -> None:
+    contract, tokenizing = with_tokenizer(texts_of(pad=1), make_tokenizer())
+    assert tokenizing is not None
+    columns = {
+        "review": Lists.of_texts(["good bad", "", "GOOD"]),
+        "title": Lists.of_texts(["", "", ""]),
+    }
+    rows = tokenizing.tokenised(InputRows(np.zeros((1, 3), np.float32), columns))
+    tensors = tensors_of(rows, contract)
+    assert tensors["review"].tolist() == [[2, 4, 5, 3], [2, 3, 1, 1], [2, 4, 3, 1]]
+    mask = tensors["review_mask"]
+    assert (mask.sum(dim=1).tolist(), mask[1].tolist()) == (
+        [4, 2, 3],
+        [True, True, False, False],
+    )
+    assert tensors["title_ids"].shape == tensors["title_there"].shape == (3, 2)
+    assert (tensors["review"].dtype, mask.dtype) == (torch.int64, torch.bool)
+    with pytest.raises(TypeError, match="'review' was not tokenised"):
+        tensors_of(InputRows(rows.features, columns), contract)
 
 
 def test_texts_are_tokenised_in_pieces_as_they_are_at_once() -> None:

@@ -1,5 +1,6 @@
 """Nights of texts, against the model and the tokenizer row by row."""
 
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.scorer import Scorer
+from batch_assets.scoring.sweep import Effort, sweep
+from batch_assets.scoring.worker_sweep import sweep_workers
 from batch_assets.spec import GateLimits
 from batch_assets_tests.nights import score
 from batch_assets_tests.replays import replay
@@ -349,6 +352,35 @@ def test_an_altered_tokenizer_is_refused(release: Release, tmp_path: Path) -> No
     # Altered since it was opened.
     with pytest.raises(TamperedReleaseError, match="not the tokenizer of its contract"):
         Scorer(copy, find_device("cpu"))
+
+
+def test_a_tokenizer_that_is_gone_is_refused(tmp_path: Path) -> None:
+    release = write_texts(tmp_path / NAME)
+    (release.folder / TOKENIZER).unlink()
+    with pytest.raises(TamperedReleaseError, match="can't be read any more"):
+        Scorer(release, find_device("cpu"))
+
+
+@pytest.mark.parametrize(("said", "is_set"), [(None, "false"), ("true", "true")])
+def test_a_scorer_has_no_threads_of_the_tokenizer_unless_told(
+    release: Release, monkeypatch: pytest.MonkeyPatch, said: str | None, is_set: str
+) -> None:
+    name = "TOKENIZERS_PARALLELISM"
+    # Set first, so that it is put back whatever it was.
+    monkeypatch.setenv(name, "as it was")
+    if said is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, said)
+    Scorer(release, find_device("cpu"))
+    assert os.environ[name] == is_set
+
+
+def test_batches_and_workers_of_texts_are_swept(release: Release) -> None:
+    found = sweep(release, find_device("cpu"), 1, Effort(1, 1, 0, max_rows=4))
+    assert [point.batch_rows for point in found.points] == [1, 2, 4]
+    points = sweep_workers(release, find_device("cpu"), [1], chunk_rows=8)
+    assert points[0].rows_per_second > 0
 
 
 def test_another_tokenizer_is_another_contract_and_another_validated_day(
