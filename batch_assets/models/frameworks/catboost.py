@@ -28,6 +28,8 @@ from batch_assets.models.frameworks.base import (
 WHAT = "the CatBoost model"
 PROBABLE = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 PROBABLE_EACH = ("MultiLogloss", "MultiCrossEntropy")
+# The value, and its variance.
+UNCERTAIN = "RMSEWithUncertainty"
 EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile")
 
 
@@ -101,6 +103,8 @@ class _Trees(Foreign):
             self.kind, self.classes = "Probability", max(len(model.classes_), 2)
         elif loss in PROBABLE_EACH:
             self.kind = "Probability"
+        elif loss == UNCERTAIN:
+            self.kind = UNCERTAIN
         elif loss in EXPONENTIAL:
             self.kind = "Exponent"
 
