@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1 << 20)
     parser.add_argument("--into", type=Path, default=HERE, help="where results go")
     asked = parser.parse_args()
+    asked.into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="batch-assets-bench-") as folder:
         results = results_of(compare(Frameworks(Path(folder), asked.rows)))
     tables = show(results)

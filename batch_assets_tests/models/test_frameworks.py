@@ -220,6 +220,12 @@ def regressors() -> dict[str, Any]:
             ),
             one.predict(matrix),
         ),
+        "CatBoostRanker": (
+            one := catboost.CatBoostRanker(iterations=5, **quiet).fit(
+                matrix, target, group_id=np.arange(600) // 10
+            ),
+            one.predict(matrix),
+        ),
         "CatBoost of counts": (
             poisson.fit(matrix, target),
             poisson.predict(matrix),
@@ -459,8 +465,15 @@ def test_a_model_that_is_not_fitted_is_refused(tmp_path, kind):
 
 
 def test_what_is_no_model_is_refused(tmp_path):
+    import catboost
+    import lightgbm
+    import xgboost
+
     for wrong, told in (
         (42, "the model is a int"),
+        (catboost.Pool([[1.0]]), "is a Pool, which is no model"),
+        (lightgbm.Dataset([[1.0]]), "is a Dataset, which is no model"),
+        (xgboost.DMatrix([[1.0]]), "is a DMatrix, which is no model"),
         (None, "the model is a NoneType"),
         ({"trees": []}, "the model is a dict"),
         (type(train("xgboost")), "the model is a XGBClassifier"),

@@ -90,7 +90,7 @@ def test_a_night_predicts_what_the_framework_predicts(
     assert set(predictions["model_version"].to_pylist()) == {release.digest}
     quarantined = read_day(lake, "quarantined_rows")
     assert set(quarantined["user_id"].to_pylist()) == bad
-    assert night.total.rows == len(want) - len(bad)
+    assert night.total.rows == len(want) - len(bad) - len(dead)
     if dead:
         letters = read_day(lake, "dead_letters")
         assert set(letters["user_id"].to_pylist()) == dead

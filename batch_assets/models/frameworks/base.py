@@ -151,6 +151,17 @@ def must_be_cpu(device: torch.device, what: str) -> None:
         raise DeviceError(msg)
 
 
+def must_be_model(model: Any, method: str, what: str) -> None:
+    """Refuse what a framework has beside models, such as its rows for training.
+
+    Raises:
+        ReleaseError: it lacks what each of the framework's models has.
+    """
+    if not hasattr(model, method):
+        msg = f"{what} is a {type(model).__name__}, which is no model: give what was fitted"
+        raise ReleaseError(msg)
+
+
 def must_take_features(
     names: Sequence[str] | int, contract: Contract, what: str
 ) -> None:

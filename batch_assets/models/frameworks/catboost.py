@@ -20,6 +20,7 @@ from batch_assets.models.frameworks.base import (
     by_column,
     is_exact,
     must_be_cpu,
+    must_be_model,
     must_take_features,
     needs,
 )
@@ -27,15 +28,18 @@ from batch_assets.models.frameworks.base import (
 WHAT = "the CatBoost model"
 PROBABLE = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll")
 PROBABLE_EACH = ("MultiLogloss", "MultiCrossEntropy")
+# The value, and its variance.
+UNCERTAIN = "RMSEWithUncertainty"
 EXPONENTIAL = ("Poisson", "Tweedie", "LogLinQuantile")
 
 
 def own(model: Any, declared: Declared) -> Foreign:
     """Return a model as it predicts by itself."""
+    must_be_model(model, "is_fitted", WHAT)
     if not model.is_fitted():
         msg = f"{WHAT} {type(model).__name__} is not fitted: fit it first"
         raise ReleaseError(msg)
-    return _Trees(model, declared)
+    return _Own(model, declared)
 
 
 def save(model: Any, path: Path, declared: Declared) -> None:
@@ -104,6 +108,8 @@ class _Trees(Foreign):
             self.kind, self.classes = "Probability", max(len(model.classes_), 2)
         elif loss in PROBABLE_EACH:
             self.kind = "Probability"
+        elif loss == UNCERTAIN:
+            self.kind = UNCERTAIN
         elif loss in EXPONENTIAL:
             self.kind = "Exponent"
 
@@ -130,6 +136,21 @@ class _Trees(Foreign):
             },
             copy=False,
         )
+
+
+class _Own(_Trees):
+    def ask(self, tensors: dict[str, torch.Tensor]) -> Any:
+        import catboost
+
+        if type(self.model) is catboost.CatBoost:
+            # It has no answer of its own: whoever asks says which.
+            return super().ask(tensors)
+        rows = self._rows(by_column(tensors))
+        if hasattr(self.model, "predict_proba"):
+            values = self.model.predict_proba(rows)
+        else:
+            values = self.model.predict(rows)
+        return self.declared.answer(np.asarray(values), self.classes)
 
 
 def _category(feature: Feature, values: np.ndarray) -> Any:

@@ -15,6 +15,7 @@ from batch_assets.models.frameworks.base import (
     Foreign,
     by_row,
     must_be_cpu,
+    must_be_model,
     must_know_words,
     must_take_features,
     needs,
@@ -56,6 +57,7 @@ def versions() -> dict[str, str]:
 
 def _booster(model: Any) -> Any:
     if not hasattr(model, "booster_") and not hasattr(type(model), "booster_"):
+        must_be_model(model, "model_to_string", WHAT)
         return model
     if not model.__sklearn_is_fitted__():
         msg = f"{WHAT} {type(model).__name__} is not fitted: fit it first"

@@ -16,6 +16,7 @@ from batch_assets.models.frameworks.base import (
     Foreign,
     by_row,
     must_be_cpu,
+    must_be_model,
     must_know_words,
     must_take_features,
     needs,
@@ -61,6 +62,7 @@ def versions() -> dict[str, str]:
 def _booster(model: Any) -> Any:
     """The trees that a model predicts with: of early stopping, up to the best round."""
     if not hasattr(model, "get_booster"):
+        must_be_model(model, "inplace_predict", WHAT)
         return model
     if not model.__sklearn_is_fitted__():
         msg = f"{WHAT} {type(model).__name__} is not fitted: fit it first"
