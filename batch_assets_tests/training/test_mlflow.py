@@ -76,7 +76,9 @@ def trained(flavor: str, frame: pd.DataFrame) -> tuple[Any, Any]:
         )
         return model, model.predict(frame)
     if flavor == "catboost":
-        model = catboost.CatBoostClassifier(iterations=5, verbose=0, thread_count=1)
+        model = catboost.CatBoostClassifier(
+            iterations=5, verbose=0, thread_count=1, allow_writing_files=False
+        )
         model.fit(frame, label)
         return model, model.predict_proba(frame)[:, 1]
     estimator = LogisticRegression().fit(frame.to_numpy(np.float32), label)
