@@ -396,3 +396,25 @@ def test_a_column_of_histories_is_compared_with_torch(tmp_path):
     pq.write_table(wrong, truth)
     with pytest.raises(BenchmarkError, match="wrong confidences"):
         bench.check(column, run, truth, bench.root)
+
+
+def test_the_frameworks_in_the_readme_are_the_results():
+    from benchmarks import frameworks
+
+    results = json.loads((module.HERE / "frameworks.json").read_text())
+    assert list(results["frameworks"]) == list(frameworks.FRAMEWORKS)
+    text = (module.HERE / "README.md").read_text()
+    told = text.partition(frameworks.BEGIN)[2].partition(frameworks.END)[0]
+    assert told == f"\n{frameworks.show(results)}"
+
+
+def test_a_night_on_a_framework_that_says_something_else_ends_the_run():
+    from benchmarks import frameworks
+
+    truth = pa.table({"user_id": [1, 2, 3], "risk": [0.1, 0.2, 0.3]})
+    frameworks.must_be_like(truth, truth, "night")
+    with pytest.raises(BenchmarkError, match="night left 2 rows, expected each of 3"):
+        frameworks.must_be_like(truth.slice(1), truth, "night")
+    other = truth.set_column(1, "risk", pa.array([0.1, 0.2001, 0.3]))
+    with pytest.raises(BenchmarkError, match="1 wrong probabilities of 3"):
+        frameworks.must_be_like(other, truth, "night")

