@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 
 PLANS = ("pro", "free", "team")
 KINDS = ("sklearn", "onnx", "xgboost", "lightgbm", "catboost")
@@ -169,14 +169,14 @@ def expected(kind: str, rows: pa.Table, classes: int = 2) -> np.ndarray:
 
 
 def write_trained(folder: Path, kind: str, **changes: Any) -> Release:
-    """Write a release; `changes` go to `write_release`."""
+    """Write a release; `changes` go to `save_release`."""
     arguments: dict[str, Any] = {
         "name": kind,
         "module": train(kind) if "module" not in changes else None,
         "contract": CONTRACT,
         "golden_inputs": golden(kind),
     }
-    return write_release(folder, **(arguments | changes))
+    return save_release(folder, **(arguments | changes))
 
 
 def golden(kind: str) -> np.ndarray:

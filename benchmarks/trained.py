@@ -122,7 +122,7 @@ def prepare(root: Path, rows: int, models: Mapping[str, Any]) -> None:
     from batch_assets.lake.sources import ParquetSource, ReadContext
     from batch_assets.lake.tables import Lake
     from batch_assets.models.registry import Registry
-    from batch_assets.models.writing import write_release
+    from batch_assets.models.writing import save_release
     from batch_assets.quality.validation import validate_day
 
     root.mkdir(parents=True)
@@ -135,7 +135,7 @@ def prepare(root: Path, rows: int, models: Mapping[str, Any]) -> None:
     )
     versions, registry = {}, Registry(root)
     for framework, model in models.items():
-        release = write_release(
+        release = save_release(
             root / "releases" / framework,
             name=framework,
             module=model,

@@ -14,7 +14,7 @@ from batch_assets.models.contract import Contract, Feature, KeySpec, Output
 from batch_assets.models.formats import load_module
 from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
 from batch_assets.models.release import Release
-from batch_assets.models.writing import write_release
+from batch_assets.models.writing import save_release
 
 CPU = torch.device("cpu")
 NUMBERS = {
@@ -72,7 +72,7 @@ SPEND = Feature(name="spend", dtype="float32", nullable=True)
 
 
 def write(folder: Path, model: Any, declared: Contract, golden: Any) -> Release:
-    return write_release(
+    return save_release(
         folder, name="graph", module=model, contract=declared, golden_inputs=golden
     )
 

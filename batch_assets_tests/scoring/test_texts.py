@@ -377,7 +377,7 @@ def test_a_scorer_has_no_threads_of_the_tokenizer_unless_told(
 
 
 def test_batches_and_workers_of_texts_are_swept(release: Release) -> None:
-    found = sweep(release, find_device("cpu"), 1, Effort(1, 1, 0, max_rows=4))
+    found = sweep(release, find_device("cpu"), 1, Effort(None, 1, 0, 0.001, max_rows=4))
     assert [point.batch_rows for point in found.points] == [1, 2, 4]
     points = sweep_workers(release, find_device("cpu"), [1], chunk_rows=8)
     assert points[0].rows_per_second > 0
