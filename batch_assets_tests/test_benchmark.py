@@ -357,11 +357,14 @@ def test_the_texts_in_the_readme_are_the_results():
     from benchmarks import texts
     from benchmarks.parts import show
 
-    results = json.loads((module.HERE / "texts.json").read_text())
-    assert list(results["columns"]) == [column.name for column in texts.COLUMNS]
+    path, tables = module.HERE / "texts.json", ""
+    if path.exists():  # No table of what was never measured to the end.
+        results = json.loads(path.read_text())
+        assert list(results["columns"]) == [column.name for column in texts.COLUMNS]
+        tables = show(texts.PART, results)
     text = (module.HERE / "README.md").read_text()
     told = text.partition(texts.PART.begin)[2].partition(texts.PART.end)[0]
-    assert told == f"\n{show(texts.PART, results)}"
+    assert told == f"\n{tables}"
 
 
 @pytest.mark.slow
