@@ -325,7 +325,8 @@ def test_a_file_that_is_not_read_names_both_versions(releases, kind, tmp_path):
 
     package, version = next(iter(release.manifest.model.versions.items()))
     assert str(refused.value).count(f"{package} {version}") == 2
-    assert "\n" not in str(refused.value)
+    # One sentence, and for some the adapter to write.
+    assert "\n" not in str(refused.value).partition("\nclass Adapter")[0]
 
 
 PACKAGES = {
@@ -375,7 +376,8 @@ def refusal(tmp_path: Path, kind: str, **changes: Any) -> str:
     with pytest.raises(ReleaseError) as refused:
         write_trained(tmp_path / "none", kind, **changes)
     assert not (tmp_path / "none").exists()
-    assert "\n" not in str(refused.value)
+    # One sentence, and for some the adapter to write.
+    assert "\n" not in str(refused.value).partition("\nclass Adapter")[0]
     return str(refused.value)
 
 

@@ -239,7 +239,8 @@ def refusal(tmp_path: Path, model: Any, declared: Contract) -> str:
     with pytest.raises(ReleaseError) as refused:
         write(tmp_path / "none", model, declared, golden)
     assert not (tmp_path / "none").exists()
-    assert "\n" not in str(refused.value)
+    # One sentence, and for some the adapter to write.
+    assert "\n" not in str(refused.value).partition("\nclass Adapter")[0]
     return str(refused.value)
 
 
