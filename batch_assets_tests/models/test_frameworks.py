@@ -478,7 +478,7 @@ def test_what_is_no_model_is_refused(tmp_path):
         (xgboost.DMatrix([[1.0]]), "is a DMatrix, which is no model"),
         (None, "the model is a NoneType"),
         ({"trees": []}, "the model is a dict"),
-        (type(train("xgboost")), "the model is a XGBClassifier"),
+        (type(train("xgboost")), "the model is the class XGBClassifier"),
         (tmp_path / "model.ubj", "is no file, expected the path of an .onnx"),
         (str(tmp_path / "gone.onnx"), "is no file"),
     ):
