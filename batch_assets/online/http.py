@@ -280,7 +280,7 @@ class Online:
         outcome = outcome_of(answer)
         self.metrics.rows.labels(served.name, outcome).inc()
         if outcome == "scored":
-            denied = served.snapshot.denylist.names if served.snapshot else []
+            denied = served.snapshot.denylist.texts if served.snapshot else frozenset()
             return {"outputs": live.shown(answer, denied)}
         shown = {"outputs": None, "error": str(answer)}
         return shown | ({"rules": answer.rules} if outcome == "bad" else {})

@@ -7,7 +7,8 @@ that whatever it does, the event loop goes on. It knows no HTTP, and not who may
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired
 
@@ -32,12 +33,11 @@ from batch_assets.errors import ScoringError
 from batch_assets.models.columns import word
 from batch_assets.models.contract import Contract
 from batch_assets.models.contract import Feature as FeatureSpec
-from batch_assets.models.input_rows import InputRows, input_columns
 from batch_assets.models.input_specs import Text
 from batch_assets.models.output_specs import Ranking
 from batch_assets.models.release import Release
 from batch_assets.online.batcher import Batch, Batcher
-from batch_assets.quality.rules import RULES, RowRules
+from batch_assets.quality.rules import RULES, RowRules, packed
 from batch_assets.scoring.chunk import outside
 from batch_assets.scoring.device import Device
 from batch_assets.scoring.faults import FaultError
@@ -145,6 +145,11 @@ class LiveRelease:
             raise ScoringError(msg)
         self.release = release
         self._contract = release.contract
+        self._rankings = {
+            one.name: one.k
+            for one in self._contract.outputs
+            if isinstance(one, Ranking)
+        }
         self._rules = RowRules(self._contract)
         self._nobody = pl.Series(
             self._contract.key.name, [], pl.DataFrame(self._table([])).dtypes[0]
@@ -188,16 +193,11 @@ class LiveRelease:
             raise refused(error, "rows", self._expected) from None
         return rows
 
-    def shown(self, outputs: Outputs, denied: Collection[str]) -> Outputs:
+    def shown(self, outputs: Outputs, denied: AbstractSet[str]) -> Outputs:
         """Return the outputs of a row as they are shown: rankings without denied items."""
-        rankings = {
-            one.name: one.k
-            for one in self._contract.outputs
-            if isinstance(one, Ranking)
-        }
         return outputs | {
             name: [one for one in outputs[name] if str(one["item"]) not in denied][:k]
-            for name, k in rankings.items()
+            for name, k in self._rankings.items()
         }
 
     async def submit(self, rows: Sequence[Row]) -> Answers:
@@ -224,7 +224,9 @@ class LiveRelease:
             answers[int(place)] = BadRowError(broken.to_list())
         if not len(split.good):
             return answers
-        outputs, _ = self._process.score(self._packed(split.good), self._max_seconds)
+        outputs, _ = self._process.score(
+            packed(split.good, contract), self._max_seconds
+        )
         faults = outside(outputs, contract, {})
         alive = np.setdiff1d(np.arange(len(split.good)), list(faults))
         computed = {name: values[alive] for name, values in outputs.items()}
@@ -238,17 +240,6 @@ class LiveRelease:
         for row, why in faults.items():
             answers[places[row]] = OutputError(why)
         return answers
-
-    def _packed(self, good: pl.DataFrame) -> InputRows:
-        """Rows as the night packs them: float32 (features, rows), and each other input."""
-        contract = self._contract
-        room = np.empty((len(contract.features), len(good)), np.float32)
-        for feature, values in zip(contract.feature_names, room, strict=True):
-            values[:] = good[feature].to_numpy()
-        if not contract.inputs:
-            return InputRows(room)
-        table = good.to_arrow().cast(contract.feature_schema())
-        return InputRows(room, input_columns(table, contract))
 
     async def close(self) -> None:
         """Answer what waits, and end the process."""

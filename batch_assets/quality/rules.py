@@ -11,8 +11,10 @@ from itertools import compress
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from batch_assets.models.contract import Contract, Feature
+from batch_assets.models.input_rows import InputRows, input_columns
 from batch_assets.quality.input_rules import InputRules
 
 RULES = "rules"
@@ -115,6 +117,24 @@ class RowRules:
         table = rows.select(self._inputs).to_arrow()
         for rule, breaks in self._input_rules.broken(table):
             yield rule, pl.Series(breaks)
+
+
+def packed(good: pl.DataFrame, contract: Contract) -> InputRows:
+    """Return what `to_features` gave as a model's rows: features beside each other.
+
+    Args:
+        good: the key, of any type, and validated columns.
+        contract: whose they are.
+    """
+    features = np.empty((len(contract.features), len(good)), np.float32)
+    for feature, values in zip(contract.feature_names, features, strict=True):
+        values[:] = good[feature].to_numpy()
+    if not contract.inputs:
+        return InputRows(features)
+    fields = [field for one in contract.inputs for field in one.fields()]
+    schema = pa.schema(fields)
+    table = good.select(schema.names).to_arrow().cast(schema)
+    return InputRows(features, input_columns(table, contract))
 
 
 def rules_of(feature: Feature) -> Iterator[tuple[str, pl.Expr]]:

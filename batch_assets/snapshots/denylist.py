@@ -8,6 +8,7 @@ the remote stores. It knows neither where it is kept nor who reads it.
 
 import re
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Literal, Self
 
 from pydantic import AwareDatetime, ValidationError
@@ -62,6 +63,11 @@ class Denylist(StrictModel):
     def names(self) -> list[str]:
         """The items alone."""
         return [one.item for one in self.items]
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """The same, to ask whether one is among them."""
+        return frozenset(self.names)
 
     def denied(self, forms: Iterable[Form]) -> Denied:
         """Return the positions of its items in each ranking that has any of them."""

@@ -15,9 +15,9 @@ import torch
 from batch_assets.errors import ContractError
 from batch_assets.models.contract import Contract
 from batch_assets.models.frames import table_of
-from batch_assets.models.input_rows import InputRows, input_columns, tensors_of
+from batch_assets.models.input_rows import InputRows, tensors_of
 from batch_assets.models.tokenizing import tokenised, with_tokenizer
-from batch_assets.quality.rules import RowRules
+from batch_assets.quality.rules import RowRules, packed
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,17 @@ def pack(
         ReleaseError: there are texts, and no tokenizer that can be used.
     """
     contract, tokenizing = with_tokenizer(contract, tokenizer)
-    packed = packed_rows(contract, frame)
-    if packed.broken:
-        lost = len(table_of(frame)) - len(packed.places)
+    table = table_of(frame)
+    found = packed_rows(contract, table)
+    if found.broken:
+        lost = len(table) - len(found.places)
         msg = (
-            f"{lost:,} rows of the frame would be quarantined: {packed.broken}. Leave "
+            f"{lost:,} rows of the frame would be quarantined: {found.broken}. Leave "
             "them out, or let the contract allow them"
         )
         raise ContractError(msg)
     # In memory of their own, which a training loop may write into.
-    own = packed.rows.take(np.arange(len(packed.rows)))
+    own = found.rows.take(np.arange(len(found.rows)))
     return tensors_of(tokenised(own, tokenizing), contract)
 
 
@@ -75,23 +76,8 @@ def packed_rows(contract: Contract, frame: Any) -> Packed:
     split = RowRules(contract).split(
         pl.DataFrame(table), pl.Series(contract.key.name, [], pl.Int64)
     )
-    good = split.good
-    features = np.empty((len(contract.features), len(good)), np.float32)
-    for feature, values in zip(contract.feature_names, features, strict=True):
-        values[:] = good[feature].to_numpy()
-    places = good[contract.key.name].to_numpy()
-    rows = InputRows(features)
-    if contract.inputs:
-        schema = contract.feature_schema()
-        columns = pa.table(
-            [
-                good[name].to_arrow().cast(schema.field(name).type)
-                for name in schema.names[1:]
-            ],
-            schema.names[1:],
-        )
-        rows = InputRows(features, input_columns(columns, contract))
-    return Packed(rows, places, split.counts)
+    places = split.good[contract.key.name].to_numpy()
+    return Packed(packed(split.good, contract), places, split.counts)
 
 
 def _as_declared(table: pa.Table, contract: Contract) -> pa.Table:
