@@ -231,7 +231,7 @@ def _write(
 ) -> None:
     """Write all files beside the folder, prove what they say, and put them in its place."""
     rows = tokenised(golden, tokenizing)
-    with _evaluating(module):
+    with evaluating(module):
         must_take_every_token(module, rows, manifest, tokenizing)
     if manifest.model.format in AS_GRAPHS:
         module, manifest = _by_position(module, rows, manifest)
@@ -240,7 +240,7 @@ def _write(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as tmp:
         made = Path(tmp) / folder.name
         made.mkdir()
-        with _evaluating(module):
+        with evaluating(module):
             outputs = _golden_outputs(module, rows, manifest)
             must_stand_alone(module, rows, manifest, outputs, within)
             example = tensors_of(rows, manifest.contract)
@@ -296,7 +296,7 @@ def _by_position(
 ) -> tuple[torch.nn.Module, Manifest]:
     """What is stored takes and gives tensors in their order, whatever they are named."""
     spec, contract = manifest.model, manifest.contract
-    with _evaluating(module):
+    with evaluating(module):
         gives = given_by_name(module, rows, manifest)
     if spec.takes == "position" and gives is None:
         return module, manifest
@@ -363,7 +363,7 @@ def _golden_outputs(
 
 
 @contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
     """A module in evaluation mode; after that, each part in the mode that it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

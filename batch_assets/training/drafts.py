@@ -25,7 +25,8 @@ from batch_assets.models.reference import QUANTILES
 from batch_assets.models.release import Release, Takes, TorchFormat
 from batch_assets.models.results import plain, shape_of
 from batch_assets.models.tokenizing import tokenised, with_tokenizer
-from batch_assets.models.writing import save_release
+from batch_assets.models.writing import evaluating, save_release
+from batch_assets.strict import StrictModel
 from batch_assets.training.packing import packed_rows
 
 GOLDEN_ROWS = 64
@@ -164,12 +165,14 @@ def draft_release(model: Any, frame: Any = None, **options: Unpack[Options]) -> 
     saved = {name: options[name] for name in _SAVED if name in options}  # type: ignore[literal-required]
     if frame is None:
         return _without_frame(model, options, saved)
-    contract = options.get("contract") or _derived(frame, options)
-    packed = packed_rows(contract, frame)
+    # Once: a lazy frame is computed each time that it is asked.
+    table = table_of(frame)
+    contract = options.get("contract") or _derived(table, options)
+    packed = packed_rows(contract, table)
     if len(packed.places) < 2:
         msg = (
-            f"{len(packed.places)} of {len(table_of(frame)):,} rows of the frame keep "
-            f"the contract, expected two or more; broken are {packed.broken}"
+            f"{len(packed.places)} of {len(table):,} rows of the frame keep the contract, "
+            f"expected two or more; broken are {packed.broken}"
         )
         raise ContractError(msg)
     golden = options.get(
@@ -184,7 +187,7 @@ def draft_release(model: Any, frame: Any = None, **options: Unpack[Options]) -> 
         chosen = _spread(packed.rows, USUAL_ROWS)
         usual = packed.rows.take(chosen)
         if days is None and "day" in options:
-            days = _days(frame, options["day"])[packed.places[chosen]]
+            days = _days(table, options["day"])[packed.places[chosen]]
     return Draft(
         options["name"], model, contract, golden, usual, days, packed.broken, saved
     )
@@ -205,19 +208,18 @@ def _without_frame(model: Any, options: Options, saved: dict[str, Any]) -> Draft
     )
 
 
-def _derived(frame: Any, options: Options) -> Contract:
+def _derived(table: pa.Table, options: Options) -> Contract:
     if "key" not in options:
-        columns = table_of(frame).column_names
         msg = (
             "whom does a row score? Give the column as key='...', or key=KeySpec(...) if "
-            f"the frame has none; its columns are {columns}"
+            f"the frame has none; its columns are {table.column_names}"
         )
         raise ReleaseError(msg)
     without = [*options.get("without", ())]
     if "day" in options:
         without.append(options["day"])
     return Contract.from_frame(
-        frame,
+        table,
         key=options["key"],
         # What they are is asked of the model, where it is not said.
         outputs=options.get("outputs", ("output",)),
@@ -234,18 +236,15 @@ def _as_given(
     """The contract, with types and sizes of outputs that are named alone, as the model gives."""
     if "post" in options or not isinstance(model, torch.nn.Module):
         return contract
-    given = options.get("outputs")
     takes = options.get("takes") or ("name" if contract.inputs else "position")
-    was_training = model.training
     try:
-        with torch.inference_mode():
-            result = call(model.eval(), tensors_of(rows, contract), takes)
+        with evaluating(model), torch.inference_mode():
+            result = call(model, tensors_of(rows, contract), takes)
     # It is a user's own. Whoever writes the release says what it raised, and on what.
     except Exception:  # noqa: BLE001
         return contract
-    finally:
-        model.train(was_training)
     found = plain(result)
+    given = options.get("outputs")
     if given is None:
         if not isinstance(found, dict) or not found:
             msg = (
@@ -254,28 +253,28 @@ def _as_given(
             )
             raise ReleaseError(msg)
         given = tuple(found)
-    declared = outputs_of(given)
-    named = [one.name for one in declared]
-    if isinstance(found, torch.Tensor) and found.ndim == 2:
-        # A column each. Whether one name is meant for several is for the caller to say.
-        found = found.unbind(dim=1)
-    elif isinstance(found, torch.Tensor):
-        found = (found,)
-    if isinstance(found, tuple) and len(found) == len(named):
-        found = dict(zip(named, found, strict=True))
-    said = {
-        one
-        for one in (given if not isinstance(given, str) else ())
-        if not isinstance(one, str)
-    }
+    asked = [given] if isinstance(given, str | StrictModel) else list(given)
+    tensors = _by_name(found, [one.name for one in outputs_of(asked)])
     outputs = tuple(
-        one
-        if one in said or not isinstance(found, dict) or one.name not in found
-        else _of_tensor(one.name, found[one.name])
-        for one in declared
+        _of_tensor(one, tensors[one])
+        if isinstance(one, str) and one in tensors
+        else one
+        for one in asked
     )
     fields = {name: getattr(contract, name) for name in Contract.model_fields}
-    return Contract(**fields | {"outputs": outputs})
+    return Contract(**fields | {"outputs": outputs_of(outputs)})
+
+
+def _by_name(found: Any, names: list[str]) -> dict[str, Any]:
+    """What a model gave, by the outputs' names, if it gave as many."""
+    if isinstance(found, dict):
+        return found
+    if isinstance(found, torch.Tensor):
+        # A column each. Whether one name is meant for several is for the caller to say.
+        found = found.unbind(dim=1) if found.ndim == 2 else (found,)
+    if isinstance(found, tuple) and len(found) == len(names):
+        return dict(zip(names, found, strict=True))
+    return {}
 
 
 def _of_tensor(name: str, values: Any) -> AnyOutput:
@@ -293,8 +292,7 @@ def _spread(rows: InputRows, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int))
 
 
-def _days(frame: Any, name: str) -> np.ndarray:
-    table = table_of(frame)
+def _days(table: pa.Table, name: str) -> np.ndarray:
     if name not in table.column_names:
         msg = (
             f"the frame has no column '{name}' of days; there are {table.column_names}"

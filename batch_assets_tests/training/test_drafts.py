@@ -172,6 +172,26 @@ def test_what_a_caller_says_goes_before_what_the_frame_tells(tmp_path: Path) -> 
     assert release.manifest.about == {"who": "ada"}
 
 
+def test_an_output_that_is_declared_alone_stays_as_it_is_declared(
+    tmp_path: Path,
+) -> None:
+    declared = Output(name="risk", min=0, max=1)
+    for outputs in (declared, [declared], (declared,)):
+        release = write(tmp_path / "r", Named(), outputs=outputs)
+        assert release.contract.outputs == (declared,)
+
+
+def test_each_part_of_a_model_is_left_in_its_mode_and_a_lazy_frame_computed_once(
+    tmp_path: Path,
+) -> None:
+    model, computed = Net().train(), []
+    model.layer.eval()  # As a part that is frozen is, in training.
+    lazy = make_frame().lazy().map_batches(lambda df: computed.append(1) or df)
+    write(tmp_path / "r", model, lazy, outputs=["a", "b"])
+    assert (model.training, model.layer.training) == (True, False)
+    assert computed == [1]
+
+
 def test_stages_and_labels_go_with_it(tmp_path: Path) -> None:
     post = PostProcessing(
         gives=("shares",),
