@@ -267,15 +267,10 @@ class PostgresSink:
             )
             self._make_room()
             self._schema.do("DELETE FROM {schema}.denylist")
-            for place, one in enumerate(denylist.items):
-                self._schema.do(
-                    "INSERT INTO {schema}.denylist VALUES (%s, %s, %s, %s, %s)",
-                    one.item,
-                    place,
-                    one.at,
-                    one.by,
-                    one.why,
-                )
+            copy_in = self._schema.sql("COPY {schema}.denylist FROM STDIN")
+            with self._schema.connection.cursor().copy(copy_in) as copy:
+                for place, one in enumerate(denylist.items):
+                    copy.write_row((one.item, place, one.at, one.by, one.why))
 
     def denied(self) -> Denylist:
         with self._schema.errors():

@@ -44,7 +44,7 @@ def deny(
     wanted = _texts(items)
 
     def add(before: list[str]) -> list[str]:
-        return [*before, *(name for name in wanted if name not in set(before))]
+        return list(dict.fromkeys([*before, *wanted]))
 
     return _change(store, add, why=why, by=by)
 
@@ -114,7 +114,8 @@ def _change(
                 )
             )
             denied = [name for name in names if name not in kept]
-            allowed = [name for name in kept if name not in set(names)]
+            still = set(names)
+            allowed = [name for name in kept if name not in still]
             for entry in _entries(denied, allowed, why=why, by=who):
                 store.record(entry)
             if after == before and not mend:

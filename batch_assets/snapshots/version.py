@@ -220,8 +220,9 @@ class Version:
                     answers[at] = self._fall_back(key, segments[at])
         return answers
 
-    def _found(self, checked: list[int | str]) -> list[Answer | None]:
+    def _found(self, keys: list[int | str]) -> list[Answer | None]:
         """The outputs of many keys, or None where the night has none."""
+        checked = keys
         # Mostly they are what they should be: asked of all at once, in a tenth of the time.
         if self._strings or set(map(type, checked)) != {int}:
             checked = [self._checked(key) for key in checked]

@@ -205,6 +205,20 @@ def test_it_is_said_who_did_it_and_why(served: SnapshotStore) -> None:
     ]
 
 
+def test_a_list_as_long_as_may_be_is_replaced_and_told_to_postgres(
+    request: pytest.FixtureRequest, served: SnapshotStore
+) -> None:
+    most = [str(n) for n in range(MOST)]
+    deny(served, most, why="w")
+    turned = replace_denylist(served, most[::-1][:-1], why="w")
+    assert (turned.denied, turned.allowed) == ([], ["0"])
+    assert turned.denylist.names == most[::-1][:-1]
+    for store in open_store(request, "postgres"):
+        sink = store.open()
+        assert push_denylist(sink, served)
+        assert sink.denied() == served.denylist()
+
+
 def test_where_nothing_is_served_there_is_nothing_to_deny(tmp_path: Path) -> None:
     with pytest.raises(NotServedError):
         deny(SnapshotStore(tmp_path, "nobody"), [1], why="w")
