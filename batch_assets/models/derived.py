@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
+from pydantic import ValidationError
 
 from batch_assets.errors import ContractError
 from batch_assets.models.columns import SQL_TYPES, plain_type, word
@@ -58,7 +59,7 @@ def contract_from_frame(
         try:
             found = given.get(name) or _derived(name, table[name], words)
         except ValueError as error:
-            problems.append(f"- '{name}': {error}")
+            problems.append(f"- '{name}': {reason_of(error)}")
             continue
         if isinstance(found, Feature):
             derived.append(found)
@@ -80,9 +81,22 @@ def contract_from_frame(
             vocabularies=words,
             outputs=declared,
         )
-    except ValueError as error:
-        msg = f"no contract can be derived: {error}"
+    except ValidationError as error:
+        msg = f"no contract can be derived: {reason_of(error)}"
         raise ContractError(msg) from error
+
+
+def reason_of(error: ValueError) -> str:
+    """Return what is wrong in one line; of a type's own rules the first that is broken."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "string_pattern_mismatch":
+        return (
+            f"{first['input']!r} is no name: letters, digits and _, and no digit first; "
+            "rename it"
+        )
+    return str(first["msg"]).removeprefix("Value error, ")
 
 
 def outputs_of(

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
+from pydantic import ValidationError
 
 from batch_assets.errors import ContractError, ReleaseError
 from batch_assets.models.contract import (
@@ -25,6 +26,7 @@ from batch_assets.models.contract import (
     Feature,
     KeySpec,
 )
+from batch_assets.models.derived import outputs_of, reason_of
 from batch_assets.models.frames import table_of
 from batch_assets.models.frameworks.registry import read_model
 from batch_assets.training.drafts import Draft, draft_release
@@ -238,20 +240,22 @@ def _contract_of(
         )
         raise ReleaseError(msg)
     told: dict[str, Feature] = {}
-    if with_ranges:
-        there = [name for name in names if name in frame.column_names]
+    there = [name for name in names if name in frame.column_names]
+    if with_ranges and there:
         derived = Contract.from_frame(frame.select(there), key=key, outputs=PREDICTION)
         told = {one.name: one for one in derived.features}
-    features = tuple(_feature(one, told.get(one["name"])) for one in columns)
     gives = list(outputs) or [
         str(one["name"]) for one in logged.outputs if one.get("name")
     ]
-    return Contract.from_frame(
-        {one.name: [None] for one in features},
-        key=key,
-        features=features,
-        outputs=gives or [PREDICTION],
-    )
+    try:
+        return Contract(
+            key=key,
+            features=tuple(_feature(one, told.get(one["name"])) for one in columns),
+            outputs=outputs_of(gives or [PREDICTION]),
+        )
+    except ValidationError as error:
+        msg = f"its signature can be no contract: {reason_of(error)}"
+        raise ReleaseError(msg) from error
 
 
 def _feature(column: Mapping[str, Any], told: Feature | None) -> Feature:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batch_assets.errors import ReleaseError
+from batch_assets.errors import BatchAssetsError, ReleaseError
 from batch_assets.training.drafts import Draft
 
 EXAMPLE = (
@@ -34,7 +34,7 @@ def draft_from(where: str) -> Draft:
         raise ReleaseError(msg)
     try:
         made: Any = function()
-    except ReleaseError:
+    except BatchAssetsError:
         raise
     # It is a user's own.
     except Exception as error:

@@ -11,10 +11,11 @@ from onnx import TensorProto, helper
 
 from batch_assets.errors import ReleaseError
 from batch_assets.models.contract import Contract, Feature, KeySpec, Output
-from batch_assets.models.formats import load_module
-from batch_assets.models.input_specs import Column, Ids, Sequence, Vector
+from batch_assets.models.formats import golden_batch, load_module
+from batch_assets.models.input_specs import Column, Ids, Sequence, Text, Vector
 from batch_assets.models.release import Release
 from batch_assets.models.writing import save_release
+from batch_assets_tests.texts import make_texts, make_tokenizer
 
 CPU = torch.device("cpu")
 NUMBERS = {
@@ -227,11 +228,36 @@ def test_tensors_of_a_contract_reach_the_inputs_of_their_names(tmp_path):
 
     release = write(tmp_path / "r", model, declared, golden)
 
-    from batch_assets.models.formats import golden_batch
-
     _, outputs = golden_batch(release)
     assert outputs["odd"].tolist() == [1, 0, 1]
     assert outputs["total"].tolist() == [15, 5, 13]
+
+
+def test_the_tokens_of_a_text_reach_the_inputs_of_their_names(tmp_path):
+    text = Text(name="text", max_length=16, ids="input_ids", mask="attention_mask")
+    summed = graph(
+        [
+            ("Mul", ["input_ids", "attention_mask"], ["there"], {}),
+            ("ReduceSum", ["there", "axis"], ["whole"], {"keepdims": 0}),
+            ("Cast", ["whole"], ["y"], {"to": TensorProto.FLOAT}),
+        ],
+        {"input_ids": ("int64", ["n", "l"]), "attention_mask": ("int64", ["n", "l"])},
+        {"y": ("float", ["n"])},
+        {"axis": np.array([1], np.int64)},
+    )
+    texts, tokenizer = make_texts(8), make_tokenizer()
+    release = save_release(
+        tmp_path / "r",
+        name="graph",
+        module=summed,
+        contract=contract(inputs=(text,)),
+        golden_inputs={"text": texts},
+        tokenizer=tokenizer,
+    )
+    tokenizer.enable_truncation(16)
+    want = [float(sum(tokenizer.encode(one).ids)) for one in texts]
+    _, outputs = golden_batch(release)
+    assert outputs["risk"].tolist() == want
 
 
 def refusal(tmp_path: Path, model: Any, declared: Contract) -> str:
@@ -315,8 +341,6 @@ def test_outputs_are_found_by_name_or_in_their_order(tmp_path):
     ):
         declared = contract(AGE, SPEND, outputs=("total", "most"))
         release = write(tmp_path / f"{number}", model, declared, rows)
-        from batch_assets.models.formats import golden_batch
-
         _, outputs = golden_batch(release)
         assert {name: one.tolist() for name, one in outputs.items()} == want
     said = refusal(

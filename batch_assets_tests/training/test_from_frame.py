@@ -171,6 +171,16 @@ def test_what_can_be_no_input_is_named_with_all_others(column: Any, said: str) -
     assert "without=" in str(error.value)
 
 
+def test_a_column_that_can_have_no_name_is_said_in_one_line() -> None:
+    frame = {"customer": [1, 2], "my age": [1, 2], "1st": [1.0, 2.0]}
+    with pytest.raises(ContractError) as error:
+        derived(frame, without=())
+    lines = str(error.value).splitlines()
+    assert lines[1].startswith("- 'my age': 'my age' is no name: letters, digits and _")
+    assert lines[2].startswith("- '1st': '1st' is no name")
+    assert len(lines) == 4
+
+
 def test_too_many_words_are_no_categories() -> None:
     names = [f"w{n}" for n in range(1_001)]
     frame = {"customer": range(1_001), "name": names, "n": range(1_001)}

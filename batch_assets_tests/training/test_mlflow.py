@@ -199,6 +199,10 @@ COLUMNS = [{"type": "double", "name": "spend", "required": True}]
             r"trained on the columns 'age', 'spend', and the contract has the features 'spend'",
         ),
         (
+            {"signature": {"inputs": json.dumps([{"type": "long", "name": "my age"}])}},
+            "can be no contract: 'my age' is no name",
+        ),
+        (
             {"flavors": {"sklearn": {"pickled_model": "model.pkl"}}},
             r"flavors \['sklearn'\], stored as a pickle or as code",
         ),

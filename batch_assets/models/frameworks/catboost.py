@@ -120,10 +120,7 @@ class _Trees(Foreign):
         return self.declared.answer(np.asarray(values), self.classes)
 
     def _rows(self, columns: np.ndarray) -> Any:
-        """Features as CatBoost takes them without a copy: numbers column by column.
-
-        In rows one after the other they took twice the time.
-        """
+        """Features as CatBoost takes them without a copy: numbers column by column."""
         if not self.categories:
             return np.ascontiguousarray(columns).T
         import pandas as pd

@@ -15,7 +15,7 @@ from batch_assets.errors import ReleaseError
 from batch_assets.models.columns import quoted
 from batch_assets.models.contract import FEATURES, Contract, Feature
 from batch_assets.models.frameworks.base import is_exact
-from batch_assets.models.input_specs import Ids, Sequence, Vector
+from batch_assets.models.input_specs import Ids, Sequence, Text
 
 TYPES = {
     "tensor(float)": "float32",
@@ -131,8 +131,9 @@ def _tensors(contract: Contract) -> dict[str, str]:
                 found[column.name] = "float32" if column.is_float else "int64"
             mask = one.form == "padded"
             found[one.mask if mask else one.offsets] = "bool" if mask else "int64"
+        elif isinstance(one, Text):
+            found |= dict(zip(one.tensors, ("int64", "bool"), strict=True))
         else:
-            assert isinstance(one, Ids | Vector)
             found[one.name] = "int64" if isinstance(one, Ids) else "float32"
     return found
 
