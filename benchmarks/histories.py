@@ -5,7 +5,6 @@ generated, from a fixed seed. It needs torch, numpy and Arrow; `prepare` alone n
 project.
 """
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -99,16 +98,12 @@ def make_rows(rows: int, seed: int = 11) -> pa.Table:
 
 def prepare(root: Path, rows: int) -> None:
     """Write the release, and the rows as a night leaves them, validated."""
-    import pyarrow.parquet as pq
-
     from batch_assets import Column, Contract, KeySpec, Output, Sequence
     from batch_assets.lake.day_run import DayRun
-    from batch_assets.lake.raw import RawSettings, copy_day
-    from batch_assets.lake.sources import ParquetSource, ReadContext
     from batch_assets.lake.tables import Lake
     from batch_assets.models.registry import Registry
     from batch_assets.models.writing import save_release
-    from batch_assets.quality.validation import validate_day
+    from benchmarks.validated import write_validated
 
     root.mkdir(parents=True)
     contract = Contract(
@@ -139,22 +134,12 @@ def prepare(root: Path, rows: int) -> None:
     registry.add(release.folder)
     registry.approve(NAME, release.digest, why="benchmark")
     torch.save(model.state_dict(), root / f"{NAME}.pt")
-    pq.write_table(make_rows(rows), root / "source.parquet")
-    run = DayRun(Lake(root, NAME), DAY)
-    copy_day(
-        run,
-        ParquetSource(kind="parquet", glob="source.parquet"),
-        ReadContext(DAY, "UTC", "user_id", base=root, project=root),
-        RawSettings(contract.raw_schema(), SHARDS, ROW_GROUP_ROWS),
-        check=lambda schema: contract.check_schema(schema, "the source"),
-        newest=DAY,
+    write_validated(
+        root,
+        DayRun(Lake(root, NAME), DAY),
+        release.contract,
+        make_rows(rows),
+        {NAME: release.digest},
+        shards=SHARDS,
+        row_group_rows=ROW_GROUP_ROWS,
     )
-    parts = validate_day(run, contract, row_group_rows=ROW_GROUP_ROWS).parts
-    files = [str(part.path) for part in parts]
-    described = {
-        "rows": rows,
-        "files": files,
-        "fast_files": files,
-        "versions": {NAME: release.digest},
-    }
-    (root / "work.json").write_text(json.dumps(described), encoding="utf-8")

@@ -4,14 +4,12 @@ The data is generated, from a fixed seed: numbers of which some are missing, and
 categories. A framework is imported where its model is trained or asked.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 FRAMEWORKS = ("xgboost", "lightgbm", "catboost", "sklearn", "onnx")
 NUMBERS, CATEGORIES = 28, (("plan", 3), ("country", 20))
@@ -118,12 +116,10 @@ def prepare(root: Path, rows: int, models: Mapping[str, Any]) -> None:
     """Write a release of each framework, and the rows as a night leaves them, validated."""
     from batch_assets import Contract, Feature, KeySpec, Output
     from batch_assets.lake.day_run import DayRun
-    from batch_assets.lake.raw import RawSettings, copy_day
-    from batch_assets.lake.sources import ParquetSource, ReadContext
     from batch_assets.lake.tables import Lake
     from batch_assets.models.registry import Registry
     from batch_assets.models.writing import save_release
-    from batch_assets.quality.validation import validate_day
+    from benchmarks.validated import write_validated
 
     root.mkdir(parents=True)
     contract = Contract(
@@ -150,22 +146,12 @@ def prepare(root: Path, rows: int, models: Mapping[str, Any]) -> None:
     keys = np.random.default_rng(11).permutation(rows)
     columns = [pa.array(one, from_pandas=True) for one in matrix.T]
     table = pa.table([pa.array(keys), *columns], names=["user_id", *NAMES])
-    pq.write_table(table, root / "source.parquet")
-    run = DayRun(Lake(root, PIPELINE), DAY)
-    copy_day(
-        run,
-        ParquetSource(kind="parquet", glob="source.parquet"),
-        ReadContext(DAY, "UTC", "user_id", base=root, project=root),
-        RawSettings(contract.raw_schema(), SHARDS, ROW_GROUP_ROWS),
-        check=lambda schema: contract.check_schema(schema, "the source"),
-        newest=DAY,
+    write_validated(
+        root,
+        DayRun(Lake(root, PIPELINE), DAY),
+        contract,
+        table,
+        versions,
+        shards=SHARDS,
+        row_group_rows=ROW_GROUP_ROWS,
     )
-    parts = validate_day(run, contract, row_group_rows=ROW_GROUP_ROWS).parts
-    files = [str(part.path) for part in parts]
-    described = {
-        "rows": rows,
-        "files": files,
-        "fast_files": files,
-        "versions": versions,
-    }
-    (root / "work.json").write_text(json.dumps(described), encoding="utf-8")

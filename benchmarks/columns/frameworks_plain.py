@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.column import Work, arguments, main
+from benchmarks.loop import write_batches
 from benchmarks.trained import NAMES, Predict, loaded
 
-# The best of 4,096 to 262,144 on two cores, or as good as that, for each.
+# Enough that what a call costs by itself does not show.
 BATCH_ROWS = 65_536
 PACKAGES = {
     "xgboost": "xgboost-cpu",
@@ -29,25 +29,21 @@ def model(framework: str, root: Path) -> Predict:
 
 def run(work: Work) -> None:
     predict = model(work.size, arguments().root)
-    for number, file in enumerate(work.files):
-        writer = None
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
-            # A null is a missing number to all of them.
-            rows = np.column_stack(
-                [batch[name].to_numpy(zero_copy_only=False) for name in NAMES]
-            )
-            table = pa.table(
-                {
-                    "user_id": batch["user_id"],
-                    "risk": predict(rows).astype(np.float32),
-                    "model_version": pa.repeat(work.version, len(batch)),
-                }
-            )
-            if writer is None:
-                writer = pq.ParquetWriter(work.out / f"{number}.parquet", table.schema)
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+
+    def scored(batch: pa.RecordBatch) -> pa.Table:
+        # A null is a missing number to all of them.
+        rows = np.column_stack(
+            [batch[name].to_numpy(zero_copy_only=False) for name in NAMES]
+        )
+        return pa.table(
+            {
+                "user_id": batch["user_id"],
+                "risk": predict(rows).astype(np.float32),
+                "model_version": pa.repeat(work.version, len(batch)),
+            }
+        )
+
+    write_batches(work, BATCH_ROWS, scored)
 
 
 def load(work: Work) -> None:

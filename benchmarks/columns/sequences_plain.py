@@ -1,11 +1,11 @@
 """A plain loop over histories: Arrow reads a batch, torch scores it, Arrow writes it."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from benchmarks.column import Work, main
 from benchmarks.histories import load_model, score
+from benchmarks.loop import write_batches
 
 # The best of 32 to 1,024 on two cores.
 BATCH_ROWS = 128
@@ -13,16 +13,7 @@ BATCH_ROWS = 128
 
 def run(work: Work) -> None:
     model = load_model(work.model)
-    for number, file in enumerate(work.files):
-        source = pq.ParquetFile(file)
-        writer = None
-        for batch in source.iter_batches(BATCH_ROWS):
-            rows = scored(model, batch, work.version)
-            if writer is None:
-                writer = pq.ParquetWriter(work.out / f"{number}.parquet", rows.schema)
-            writer.write_table(rows)
-        if writer is not None:
-            writer.close()
+    write_batches(work, BATCH_ROWS, lambda batch: scored(model, batch, work.version))
 
 
 def scored(model: torch.nn.Module, batch: pa.RecordBatch, version: str) -> pa.Table:

@@ -1,10 +1,10 @@
 """A plain loop over texts: Arrow reads a batch, it is tokenised, torch scores it."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from benchmarks.column import Work, main
+from benchmarks.loop import write_batches
 from benchmarks.sentences import Sentences, load_model, score
 
 # The best of 8 to 128 on two cores.
@@ -13,16 +13,7 @@ BATCH_ROWS = 32
 
 def run(work: Work) -> None:
     model = load_model()
-    for number, file in enumerate(work.files):
-        source = pq.ParquetFile(file)
-        writer = None
-        for batch in source.iter_batches(BATCH_ROWS):
-            rows = scored(model, batch, work.version)
-            if writer is None:
-                writer = pq.ParquetWriter(work.out / f"{number}.parquet", rows.schema)
-            writer.write_table(rows)
-        if writer is not None:
-            writer.close()
+    write_batches(work, BATCH_ROWS, lambda batch: scored(model, batch, work.version))
 
 
 def scored(
