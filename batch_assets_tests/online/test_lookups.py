@@ -42,10 +42,10 @@ def test_many_keys_are_answered_in_their_order_from_one_version(server: Server) 
 
     alone = {key: server.get(f"/v1/{NAME}/keys/{key}").json() for key in (1, 5)}
     assert found["answers"] == [
-        {"key": 5, "outputs": alone[5]["outputs"]},
-        {"key": 10**9, "outputs": None},
-        {"key": 1, "outputs": alone[1]["outputs"]},
-        {"key": 5, "outputs": alone[5]["outputs"]},
+        {"key": 5, "outputs": alone[5]["outputs"], "is_fallback": False},
+        {"key": 10**9, "outputs": None, "is_fallback": False},
+        {"key": 1, "outputs": alone[1]["outputs"], "is_fallback": False},
+        {"key": 5, "outputs": alone[5]["outputs"], "is_fallback": False},
     ]
     assert found["missing"] == 1
     assert found["version"] == alone[1]["version"]
