@@ -6,6 +6,7 @@ A text is a list of its bytes until it is tokenised, and one of ids after that. 
 no file, no tokenizer and no device.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -15,8 +16,8 @@ import pyarrow as pa
 import torch
 
 from batch_assets.models.contract import FEATURES, Contract
+from batch_assets.models.input_specs import Ids, Text, Vector
 from batch_assets.models.input_specs import Sequence as SequenceSpec
-from batch_assets.models.input_specs import Text, Vector
 from batch_assets.models.release import Takes
 
 
@@ -327,3 +328,19 @@ def call(
     if takes == "dict":
         return module(dict(tensors))
     return module(**tensors)
+
+
+def usual_takes(module: Any, contract: Contract) -> Takes:
+    """Return how a module takes its tensors where nobody says: by position or by name.
+
+    One matrix of features has no name to go by. Neither need a single tensor have one
+    that the module knows; of several a mistake in the order would not be seen.
+    """
+    if not contract.inputs:
+        return "position"
+    alone = not contract.features and len(contract.inputs) == 1
+    if not alone or not isinstance(contract.inputs[0], Ids | Vector):
+        return "name"
+    takes = inspect.signature(getattr(module, "forward", module)).parameters.values()
+    needed = [one.name for one in takes if one.default is one.empty]
+    return "name" if contract.inputs[0].name in needed else "position"

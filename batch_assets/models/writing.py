@@ -29,7 +29,7 @@ from batch_assets.models.formats import (
 )
 from batch_assets.models.frameworks.registry import ForeignModel, as_module, stored_as
 from batch_assets.models.given_rows import rows_of
-from batch_assets.models.input_rows import InputRows, tensors_of
+from batch_assets.models.input_rows import InputRows, tensors_of, usual_takes
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
@@ -180,7 +180,6 @@ def _stored(
 ) -> ModelSpec:
     if model_format == "transformers":
         arguments = arguments_of(module)
-    usual: Takes = "name" if contract.inputs else "position"
     stored, versions = stored_as(module, model_format)
     return ModelSpec(
         format=stored,
@@ -188,10 +187,18 @@ def _stored(
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
         arguments=arguments or {},
-        # Models of other frameworks find tensors by their names.
-        takes=usual if versions or takes is None else takes,
+        takes=_takes(module, contract, takes, foreign=bool(versions)),
         versions=versions,
     )
+
+
+def _takes(
+    module: torch.nn.Module, contract: Contract, said: Takes | None, *, foreign: bool
+) -> Takes:
+    if foreign:
+        # They find tensors by their names.
+        return "name" if contract.inputs else "position"
+    return said or usual_takes(module, contract)
 
 
 def _manifest(*, model: ModelSpec, **fields: Any) -> Manifest:

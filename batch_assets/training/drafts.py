@@ -17,7 +17,7 @@ from batch_assets.errors import ContractError, ReleaseError
 from batch_assets.models.contract import Contract, Feature, KeySpec
 from batch_assets.models.derived import outputs_of
 from batch_assets.models.frames import table_of
-from batch_assets.models.input_rows import InputRows, call, tensors_of
+from batch_assets.models.input_rows import InputRows, call, tensors_of, usual_takes
 from batch_assets.models.input_specs import Input, Words
 from batch_assets.models.output_specs import AnyOutput, Output, VectorOutput
 from batch_assets.models.post_specs import PostProcessing
@@ -236,7 +236,7 @@ def _as_given(
     """The contract, with types and sizes of outputs that are named alone, as the model gives."""
     if "post" in options or not isinstance(model, torch.nn.Module):
         return contract
-    takes = options.get("takes") or ("name" if contract.inputs else "position")
+    takes = options.get("takes") or usual_takes(model, contract)
     try:
         with evaluating(model), torch.inference_mode():
             result = call(model, tensors_of(rows, contract), takes)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from batch_assets import (
     Contract,
     Feature,
+    Ids,
     KeySpec,
     Label,
     Output,
@@ -407,3 +408,40 @@ def test_arrow_tables_of_several_chunks_are_taken_whole(tmp_path: Path) -> None:
     assert (
         write(tmp_path / "b", Net(), several, outputs=["a", "b"]).digest == whole.digest
     )
+
+
+class OfX(torch.nn.Module):
+    """Takes one tensor, under a name that no column has."""
+
+    def forward(self, x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        return x.float().reshape(x.shape[0], -1).sum(dim=1) * scale
+
+
+@pytest.mark.parametrize("column", [[1.0, 2.0, 3.0], 7])
+@pytest.mark.parametrize("stored", ["pt2", "safetensors"])
+def test_a_single_tensor_needs_no_name_that_the_model_knows(
+    column: object, stored: str, tmp_path: Path
+) -> None:
+    frame = pl.DataFrame({"id": range(70), "seen": [column] * 70})
+    if isinstance(column, list):
+        frame = frame.cast({"seen": pl.Array(pl.Float32, 3)})
+    said = (
+        {"features": (), "inputs": [Ids(name="seen", dtype="int64", size=10)]}
+        if isinstance(column, int)
+        else {}
+    )
+    path = f"{__name__}:OfX" if stored == "safetensors" else None
+    release = write_release(
+        OfX(),
+        frame,
+        folder=tmp_path / "r",
+        name="x",
+        key="id",
+        outputs="sum",
+        model_format=stored,
+        import_path=path,
+        **said,
+    )
+    assert release.manifest.model.takes == "position"
+    _, outputs = golden_batch(release)
+    assert set(outputs["sum"].tolist()) == {2.0 * np.sum(column)}
