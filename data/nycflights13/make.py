@@ -51,17 +51,6 @@ WEATHER = {
     "pressure": pl.Float32,
     "visib": pl.Float32,
 }
-PLANES = {
-    "tailnum": pl.String,
-    "year": pl.Int16,
-    "type": pl.String,
-    "manufacturer": pl.String,
-    "model": pl.String,
-    "engines": pl.Int16,
-    "seats": pl.Int16,
-    "speed": pl.Int16,
-    "engine": pl.String,
-}
 FLIGHT_ORDER = ["date", "sched_dep_time", "carrier", "flight", "origin"]
 DATE = pl.date("year", "month", "day").alias("date")
 
@@ -94,12 +83,10 @@ def main() -> None:
     weather = read(data / "weather.csv").with_columns(
         DATE, pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
     )
-    planes = read(data / "planes.csv")
 
     write(flights.sort(FLIGHT_ORDER), FLIGHTS, "flights")
     # Sorted by instant, because the local hour 1 comes twice when the clocks go back.
     write(weather.sort("time_hour", "origin"), WEATHER, "weather")
-    write(planes.sort("tailnum"), PLANES, "planes")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 -- One row per flight scheduled for `$day + 1`, with what was known at 22:00 New York
--- time on `$day`, a DATE. Reads the views flights, weather and planes. The trailing
+-- time on `$day`, a DATE. Reads the views flights and weather. The trailing
 -- window needs 28 days, so the first whole one is for 2013-01-29.
 --
 -- Of tomorrow it uses the schedule, the route and the aircraft only. The data names the
@@ -142,11 +142,7 @@ SELECT
     w.visibility_min::FLOAT AS visibility_min,
     w.precip_sum::FLOAT AS precip_sum,
     w.pressure_change::FLOAT AS pressure_change,
-    w.humidity_last::FLOAT AS humidity_last,
-
-    (year(t.date) - p.year)::SMALLINT AS plane_age,
-    p.seats::SMALLINT AS seats,
-    p.engines::SMALLINT AS engines
+    w.humidity_last::FLOAT AS humidity_last
 FROM tomorrow AS t
 CROSS JOIN overall AS o
 LEFT JOIN by_carrier AS c USING (carrier)
@@ -157,4 +153,3 @@ LEFT JOIN by_tail AS a USING (tailnum)
 LEFT JOIN today_by_origin AS ot USING (origin)
 LEFT JOIN today_by_carrier AS ct USING (carrier)
 LEFT JOIN weather_today AS w USING (origin)
-LEFT JOIN planes AS p USING (tailnum)
