@@ -53,7 +53,11 @@ class Pipeline:
             else None
         )
         return ScoringSettings(
-            spec.gates, spec.chunk_rows, spec.chunk_seconds, incremental
+            spec.gates,
+            spec.chunk_rows,
+            spec.chunk_seconds,
+            incremental,
+            tuple(spec.segments),
         )
 
     def key(self, name: str) -> dg.AssetKey:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from batch_assets.lake.profiles import Profile
 from batch_assets.lake.reconciliation import ControlTotal
 
 RAW, VALIDATED, QUARANTINED = "raw_features", "validated_features", "quarantined_rows"
@@ -196,7 +197,8 @@ class PredictionsReceipt(Receipt):
     them. `carried` of the rows took over the prediction of the night before, `rescored`
     of these were scored all the same. `content` is the checksum of the rows with their
     outputs (`shards.content`); None in parts that an earlier version wrote. `side` are the
-    digests of the side tables that items were left out by.
+    digests of the side tables that items were left out by. `profile` counts a sample of
+    the rows, of a release that has bins for them.
     """
 
     table: ClassVar[str] = PREDICTIONS
@@ -212,6 +214,7 @@ class PredictionsReceipt(Receipt):
     rescored: int = 0
     content: int | None = None
     outputs: dict[str, OutputSummary] = field(default_factory=dict)
+    profile: Profile | None = None
     side: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -241,6 +244,7 @@ class PredictionsReceipt(Receipt):
             "arithmetic": self.arithmetic,
             **carried,
             **({"side": self.side} if self.side else {}),
+            **({"profile": self.profile.facts()} if self.profile else {}),
             "content": self.content,
             "outputs": {name: one.facts() for name, one in self.outputs.items()},
         }
@@ -262,6 +266,9 @@ class PredictionsReceipt(Receipt):
             "rescored": facts.get("rescored", 0),
             "content": facts.get("content"),
             "side": facts.get("side", {}),
+            "profile": Profile.of_facts(facts["profile"])
+            if "profile" in facts
+            else None,
             "outputs": {name: OutputSummary(**one) for name, one in outputs.items()},
         }
 

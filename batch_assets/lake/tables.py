@@ -1,4 +1,4 @@
-"""The five Delta tables of a pipeline, and the books of its days.
+"""The Delta tables of a pipeline: five of rows, and those of its metrics.
 
 It knows no model.
 """
@@ -11,6 +11,7 @@ from datetime import datetime
 from batch_assets.lake.books import books_of
 from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
 from batch_assets.lake.delta_table import Table
+from batch_assets.lake.metrics import DRIFT, PROFILE, MetricTable
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     DEAD_LETTERS,
@@ -50,6 +51,8 @@ class Lake:
         self.dead_letters = Table(
             self.folder / DEAD_LETTERS, DeadLettersReceipt, ScoringCommit
         )
+        self.profile_metrics = MetricTable(self.folder / "profile_metrics", PROFILE)
+        self.drift_metrics = MetricTable(self.folder / "drift_metrics", DRIFT)
 
     def exchange_folder(self, day: str) -> StoragePath:
         """Return where workers elsewhere post what came of their work on a day."""

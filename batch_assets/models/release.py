@@ -19,6 +19,7 @@ from batch_assets.errors import (
     TamperedReleaseError,
     UnknownReleaseError,
 )
+from batch_assets.models.bins import Bins
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_specs import Ids, Name, Sequence, Text
 from batch_assets.models.output_specs import Label, Ranking
@@ -99,7 +100,11 @@ class Golden(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What `release.json` holds."""
+    """What `release.json` holds.
+
+    `reference` is how single days' outputs were distributed, and `profile` the bins of
+    every feature, input and output, with their counts.
+    """
 
     version: Literal[1] = 1
     name: Name
@@ -108,6 +113,7 @@ class Manifest(StrictModel):
     golden: Golden
     post: PostProcessing | None = Field(default=None, exclude_if=_says_nothing)
     reference: dict[str, Reference] = Field(default_factory=dict)
+    profile: dict[str, Bins] = Field(default_factory=dict, exclude_if=_says_nothing)
     files: dict[str, FileEntry]
     about: dict[str, Any] = Field(default_factory=dict)
 

@@ -34,6 +34,7 @@ from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
 from batch_assets.models.post_specs import PostProcessing, Python
+from batch_assets.models.profiling import usual_bins
 from batch_assets.models.reference import Reference, reference_of
 from batch_assets.models.release import (
     GOLDEN,
@@ -138,15 +139,15 @@ class _Usual(NamedTuple):
     rows: InputRows | None
     days: Any
 
-    def references(
+    def described(
         self,
         module: torch.nn.Module,
         manifest: Manifest,
         tokenizing: Tokenizing | None,
-    ) -> dict[str, Reference]:
-        """Ask a release for the reference of each output that has none yet."""
+    ) -> Manifest | None:
+        """Ask a release for the profile, and the reference of outputs that have none yet."""
         if self.rows is None:
-            return {}
+            return None
         missing = [
             output.name
             for output in manifest.contract.outputs
@@ -158,12 +159,17 @@ class _Usual(NamedTuple):
             for start, stop in pairwise(_steps(len(self.rows)))
         )
         parts = [ask(module, tokenised(one, tokenizing), manifest) for one in pieces]
-        return {
-            name: reference_of(
-                name, np.concatenate([part[name] for part in parts]), self.days
-            )
-            for name in missing
+        outputs = {
+            column.name: np.concatenate([part[column.name] for part in parts])
+            for column in manifest.contract.output_columns
         }
+        references = {
+            name: reference_of(name, outputs[name], self.days) for name in missing
+        }
+        profile = usual_bins(self.rows, outputs, manifest.contract)
+        return manifest.model_copy(
+            update={"reference": manifest.reference | references, "profile": profile}
+        )
 
 
 def _steps(rows: int) -> list[int]:
@@ -265,9 +271,8 @@ def _write(
         if isinstance(module, ForeignModel):
             _must_say_the_same(written, module, rows, manifest, outputs)
         must_stand_alone(written, rows, manifest, outputs, within)
-        if references := usual.references(written, manifest, tokenizing):
-            every = manifest.reference | references
-            _write_manifest(made, manifest.model_copy(update={"reference": every}))
+        if described := usual.described(written, manifest, tokenizing):
+            _write_manifest(made, described)
         if folder.exists():
             shutil.rmtree(folder)
         made.rename(folder)

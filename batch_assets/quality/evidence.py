@@ -8,11 +8,14 @@ from typing import Any, Self
 from batch_assets.lake.commits import ScoringCommit
 from batch_assets.lake.delta_table import DayCommit
 from batch_assets.lake.parts import Part
+from batch_assets.lake.profiles import Profile
 from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import Books
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest, Release
+from batch_assets.quality.changes import Nights
+from batch_assets.quality.nights import profile_of_day, read_nights
 from batch_assets.spec import GateLimits
 
 
@@ -34,6 +37,8 @@ class DayEvidence:
         commit: that of the predictions.
         manifest: of the release that scored the day, its bytes verified.
         approved: the release of a name and a digest, if it is approved for `batch`.
+        profile: of the day's rows, if the release has bins for them.
+        nights: that it can be compared with.
         graph_digest: the release that Dagster recorded with the day, if it did.
     """
 
@@ -45,6 +50,8 @@ class DayEvidence:
     commit: Callable[[], DayCommit[ScoringCommit] | None] = _not_given
     manifest: Callable[[], Manifest] = _not_given
     approved: Callable[[str, str], Release] = _not_given
+    profile: Callable[[], Profile | None] = _not_given
+    nights: Callable[[], Nights] = _not_given
     graph_digest: Callable[[], str | None] = lambda: None
 
     @classmethod
@@ -73,12 +80,19 @@ class DayEvidence:
             receipt = parts()[0].receipt
             return registry.verify(receipt.model, receipt.release).manifest
 
+        @cache
+        def nights() -> Nights:
+            profile = profile_of_day(lake, day)
+            return read_nights(lake, day, profile) if profile else Nights((), {})
+
         return cls(
             day,
             limits,
             books=cache(lambda: lake.books(day, scoring=scoring)),
             rows_by_day=cache(lake.raw_features.rows_by_day),
             parts=parts,
+            profile=cache(lambda: profile_of_day(lake, day)),
+            nights=nights,
             commit=cache(lambda: lake.predictions.last_commit(day)),
             manifest=manifest,
             approved=lambda name, digest: registry.require(name, digest, "batch"),

@@ -14,6 +14,12 @@ from batch_assets.models.release import Manifest
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.judges.books import scoring_closes, validation_closes
 from batch_assets.quality.judges.drift import prediction_drift
+from batch_assets.quality.judges.nights import (
+    features_like_before,
+    not_a_night_again,
+    outputs_like_before,
+    segments_like_before,
+)
 from batch_assets.quality.judges.outputs import scores_in_range
 from batch_assets.quality.judges.release import one_release
 from batch_assets.quality.judges.reuse import carried_rows
@@ -33,6 +39,11 @@ NO_FIELD = "No field of the YAML moves it"
 # Whose gates can be judged before a row is scored.
 BEFORE_SCORING = ("raw_features", "validated_features", "quarantined_rows")
 LIMIT = "The limit is gates.{} in the pipeline's YAML"
+
+LEARNED = (
+    "What is usual is learned from the nights before (docs/gates.md). gates.drift in the "
+    "pipeline's YAML says of a column whether it may `block`, `warn`, or is `off`."
+)
 
 # In the order in which they are judged.
 GATES: tuple[Gate[DayEvidence], ...] = (
@@ -118,6 +129,40 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         "are gates.warn_psi and gates.max_psi in the pipeline's YAML, or more where the "
         "release's own days (reference_days) or chance are further off than that",
         may_only_warn=True,
+    ),
+    Gate(
+        name="outputs_are_like_the_nights_before",
+        asset="predictions",
+        judge=outputs_like_before,
+        description="Each output is distributed as on the 28 nights before, and as on the "
+        "same weekday.",
+        moved_by=LEARNED + " An output stops a night from gates.max_psi on",
+        may_only_warn=True,
+    ),
+    Gate(
+        name="features_are_like_the_nights_before",
+        asset="predictions",
+        judge=features_like_before,
+        description="Each feature and input is distributed as on the nights before, and "
+        "none is the same for every row that never was.",
+        moved_by=LEARNED + " No feature warns below gates.warn_psi",
+        may_only_warn=True,
+    ),
+    Gate(
+        name="segments_are_like_the_nights_before",
+        asset="predictions",
+        judge=segments_like_before,
+        description="Each segment ranks among the rows of the day where it usually does.",
+        moved_by=LEARNED + " `segments` in the pipeline's YAML says what they are",
+        may_only_warn=True,
+    ),
+    Gate(
+        name="the_day_is_no_night_before_again",
+        asset="predictions",
+        judge=not_a_night_again,
+        description="Not every feature is distributed exactly as on a night before.",
+        moved_by="No field of the YAML moves it: look at what the source gave for the day",
+        blocking=False,
     ),
 )
 

@@ -22,6 +22,7 @@ from batch_assets.scoring.chunk_parts import (
     write_dead_letters,
     write_predictions,
 )
+from batch_assets.scoring.chunk_profile import profile_of_chunk
 from batch_assets.scoring.chunk_rows import read_features, read_rows
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.faults import FaultError
@@ -62,14 +63,16 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
     faults |= outside(outputs, contract, faults)
     clock.lap("compute")
     dead = write_dead_letters(task, scorer, keys, rows, faults) if faults else None
-    if reused is None:
-        hashes = hash_keys(keys)
-    else:
+    hashes = hash_keys(keys)
+    profile = profile_of_chunk(
+        task, scorer.release, rows, outputs, hashes, faults, reused
+    )
+    if reused is not None:
         # From here on of all rows of the chunk, and not of those alone that were scored.
         keys, hashes = reused.keys, reused.hashes
         outputs, faults = reused.merged(outputs, faults, contract, scorer.tolerance)
     predicted = PredictedRows(keys, hashes, outputs).without(faults)
-    predictions = write_predictions(task, scorer, predicted, dead, reused)
+    predictions = write_predictions(task, scorer, predicted, dead, reused, profile)
     clock.lap("write")
     seconds = clock.seconds | {
         "copy": spent.copy,

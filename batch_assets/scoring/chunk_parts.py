@@ -14,6 +14,7 @@ from batch_assets.incremental.reuse import ReusedRows
 from batch_assets.lake.page_layout import NUMBERS
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
+from batch_assets.lake.profiles import Profile
 from batch_assets.lake.receipts import (
     DeadLettersReceipt,
     OutputSummary,
@@ -75,6 +76,7 @@ def write_predictions(
     predicted: PredictedRows,
     dead: Part[DeadLettersReceipt] | None,
     reused: ReusedRows | None,
+    profile: Profile | None,
 ) -> Part[PredictionsReceipt]:
     """Write the rows of a chunk that have a prediction.
 
@@ -84,6 +86,7 @@ def write_predictions(
         predicted: its rows that have a prediction.
         dead: the part that the others went to.
         reused: which rows were taken over from the night before, if any could be.
+        profile: of the rows that were scored.
     """
     release, contract = scorer.release, scorer.release.contract
     schema = _as_written(contract.prediction_schema())
@@ -118,6 +121,7 @@ def write_predictions(
             predicted.hashes, [outputs[c.name] for c in contract.output_columns]
         ),
         outputs=_summaries(outputs, release),
+        profile=profile,
     )
     with PartWriter(
         task.predictions, schema, row_group_rows=max(len(rows), 1), layout=NUMBERS

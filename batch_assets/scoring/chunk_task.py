@@ -22,7 +22,8 @@ class ChunkTask:
     rows on which the model raises, or takes longer than its share of `max_seconds`, stop
     the chunk. In a replay `validated` is a part of dead letters, and `replay_of` names
     the validated part that they are of. With `reuse`, rows that have not changed take
-    over their prediction. `side` are the side tables of the day.
+    over their prediction. `side` are the side tables of the day. Of the rows, one in
+    `profiled_one_in` is profiled, of all and by `segments`.
     """
 
     day: str
@@ -39,6 +40,8 @@ class ChunkTask:
     replay_of: str | None = None
     reuse: ReuseSource | None = None
     side: tuple[SideTable, ...] = ()
+    segments: tuple[str, ...] = ()
+    profiled_one_in: int = 1
 
     @property
     def made_of(self) -> str:

@@ -23,6 +23,7 @@ from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import after_validation
+from batch_assets.quality.nights import record_night
 from batch_assets.quality.verdict import must_be_open
 from batch_assets.scoring.chunk_parts import dead_letter_schema
 from batch_assets.scoring.chunk_task import ChunkTask
@@ -165,16 +166,19 @@ def score_day(
         baseline=baseline,
     )
     try:
-        return _score_plan(run, plan, engine, decision)
+        night = _score_plan(run, plan, engine, decision)
     except ReuseError as error:
         # What can't be trusted is not built on; the night itself need not stop.
         why = f"{error}. Every row is scored instead."
         log.error("%s: %s", day, why)  # noqa: TRY400
-    plan = plan_night(
-        lake, release, validated, settings, day=day, computes_in=device.computes_in
-    )
-    refused = BaselineDecision(why=why, refused=True)
-    return _score_plan(run, plan, engine, refused)
+        plan = plan_night(
+            lake, release, validated, settings, day=day, computes_in=device.computes_in
+        )
+        refused = BaselineDecision(why=why, refused=True)
+        night = _score_plan(run, plan, engine, refused)
+    run.guard()
+    record_night(lake, day, night.job, release.manifest, settings.gates)
+    return night
 
 
 def _score_plan(

@@ -16,9 +16,11 @@ from batch_assets.lake.raw import job_of
 from batch_assets.lake.receipts import ValidatedReceipt
 from batch_assets.lake.side_tables import digests_of, side_tables_of
 from batch_assets.lake.tables import Lake
+from batch_assets.models.profiling import segment_columns
 from batch_assets.models.release import Release
 from batch_assets.quality.gates import most_dead_letters
 from batch_assets.quality.validation import contract_of
+from batch_assets.scoring.chunk_profile import profiled_one_in
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.spec import CHUNK_SECONDS, GateLimits
 
@@ -32,12 +34,14 @@ class ScoringSettings:
         chunk_rows: rows of a chunk.
         chunk_seconds: how long the model may take over a chunk.
         incremental: how nights build on each other; each stands alone if left out.
+        segments: the columns whose values a night is profiled by.
     """
 
     gates: GateLimits
     chunk_rows: int
     chunk_seconds: float = CHUNK_SECONDS
     incremental: Incremental | None = None
+    segments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ def plan_night(
         day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
     )
     sources = baseline.sources_of(validated, job) if baseline else {}
-    max_dead = most_dead_letters(sum(part.rows for part in validated), settings.gates)
+    rows = sum(part.rows for part in validated)
+    max_dead, one_in = most_dead_letters(rows, settings.gates), profiled_one_in(rows)
+    # Before a row is scored: what they name may not be there.
+    segment_columns(release.contract, settings.segments)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
     tasks = [
@@ -103,16 +110,18 @@ def plan_night(
             job=job,
             validated=part.path,
             row_groups=groups,
-            rows=rows,
+            rows=of_chunk,
             predictions=lake.predictions.part_path(day, part.shard, job, number),
             dead_letters=lake.dead_letters.part_path(day, part.shard, job, number),
             max_faults=max_dead,
             max_seconds=settings.chunk_seconds,
             reuse=sources.get(part.path),
             side=side,
+            segments=settings.segments,
+            profiled_one_in=one_in,
         )
         for part in validated
-        for groups, rows in _chunks(part, settings.chunk_rows)
+        for groups, of_chunk in _chunks(part, settings.chunk_rows)
         for number in [next(numbers[part.shard])]
     ]
     return Plan(day, job, release, validated, tasks, max_dead)

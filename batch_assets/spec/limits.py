@@ -1,5 +1,7 @@
 """What a pipeline is judged by, what scores it, and how long it is served."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from batch_assets.strict import StrictModel
@@ -41,6 +43,11 @@ class GateLimits(StrictModel):
         default=1.0,
         gt=0,
         description="Prediction drift below which no night is stopped.",
+    )
+    drift: dict[str, Literal["block", "warn", "off"]] = Field(
+        default_factory=dict,
+        description="By column of features, inputs or outputs, what a change that is no "
+        "chance does to the night. Else outputs stop it, and features warn.",
     )
 
 

@@ -91,6 +91,11 @@ class PipelineSpec(StrictModel):
         description="With `incremental`: the share of the rows that are scored although "
         "they could be taken over, and must come out equal.",
     )
+    segments: list[str] = Field(
+        default_factory=list,
+        description="Columns of the contract, such as `country`: a night is compared with "
+        "those before it for each of their values, too.",
+    )
     allow_empty: bool = Field(
         default=False, description="A day without rows is no error."
     )

@@ -5,6 +5,7 @@ days was from the whole, and a night is judged by that. The limits of the YAML a
 least that it takes. It reads no file.
 """
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -16,11 +17,15 @@ from batch_assets.quality.verdict import Verdict
 from batch_assets.spec import GateLimits
 
 
+# A day that equals the whole has an index of 0, and no logarithm.
+SMALLEST = 1e-6
+
+
 def prediction_drift(evidence: DayEvidence) -> Verdict:
     """Judge how far the outputs are from those that the release was approved on.
 
-    Warns above the 95th percentile of the reference's own days, blocks above their mean
-    and three standard deviations; neither below the pipeline's limits, nor below what
+    Warns two standard deviations above the mean of the reference's own days, blocks
+    three above it, both in the logarithm; neither below the pipeline's limits, nor below what
     chance explains. An output without a reference is not judged, and the verdict says so.
     """
     parts, manifest = evidence.parts(), evidence.manifest()
@@ -87,10 +92,15 @@ def _distance(
 
 
 def limits(reference: Reference, gates: GateLimits) -> tuple[float, float]:
-    """Return from which index a night warns, and from which it blocks."""
-    usual = reference.daily_psi
+    """Return from which index a night warns, and from which it blocks.
+
+    An index is never below 0 and sometimes far above the others: its logarithm has the
+    standard deviations that are meant.
+    """
+    usual = [max(one, SMALLEST) for one in reference.daily_psi]
     if len(usual) < 2:
         return gates.warn_psi, gates.max_psi
-    high = statistics.quantiles(usual, n=20)[-1]
-    far = statistics.fmean(usual) + 3 * statistics.stdev(usual)
+    logs = [math.log(one) for one in usual]
+    mean, spread = statistics.fmean(logs), statistics.stdev(logs)
+    high, far = math.exp(mean + 2 * spread), math.exp(mean + 3 * spread)
     return max(gates.warn_psi, high), max(gates.max_psi, far)

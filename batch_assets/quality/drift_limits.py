@@ -1,0 +1,96 @@
+"""From which change on a night warns, and from which it stops.
+
+The distances of many columns are asked at once, so that by chance alone some are far out:
+of the warnings at most one in a hundred is to be one of these (Benjamini & Hochberg, 1995).
+A stop needs more: a change that hardly any night has, and one that is large, too.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+from batch_assets.quality.changes import ONE_BIN, SHIFT, Change
+from batch_assets.spec import GateLimits
+
+Effect = Literal["fine", "warn", "block"]
+
+FALSE_WARNINGS = 0.01
+# In standard deviations of what is usual.
+STOPS = {"output": 4.5, "feature": 6.0, "segment": 5.5}
+# A smaller shift of a segment is none, however unusual.
+LARGE_SHIFT = 0.05
+# A feature of which every night is unlike the others tells nothing by a PSI.
+CALM = 0.25
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A change, and what it does to the night."""
+
+    change: Change
+    effect: Effect
+
+
+def judged(
+    changes: Iterable[Change], outputs: Sequence[str], limits: GateLimits
+) -> list[Judged]:
+    """Judge the changes of a night, the worst first.
+
+    Args:
+        changes: of every column that is asked.
+        outputs: which columns are outputs, and may stop a night.
+        limits: of the pipeline.
+    """
+    asked = [one for one in changes if limits.drift.get(one.column) != "off"]
+    told = _not_by_chance(asked)
+    found = [
+        Judged(one, _effect(one, one.column in outputs, limits, told=telling))
+        for one, telling in zip(asked, told, strict=True)
+    ]
+    order = {"block": 0, "warn": 1, "fine": 2}
+    return sorted(found, key=lambda one: (order[one.effect], -one.change.deviations))
+
+
+def _effect(
+    change: Change, is_output: bool, limits: GateLimits, *, told: bool
+) -> Effect:
+    large = change.measure in (SHIFT, ONE_BIN) or change.value > limits.warn_psi
+    if change.measure == SHIFT:
+        large = abs(change.value - change.usual) > LARGE_SHIFT
+    if not told or not large:
+        return "fine"
+    set_to = limits.drift.get(change.column)
+    if set_to == "warn":
+        return "warn"
+    if set_to == "block":
+        return "block"
+    return "block" if _stops(change, limits, is_output=is_output) else "warn"
+
+
+def _stops(change: Change, limits: GateLimits, *, is_output: bool) -> bool:
+    if change.measure == ONE_BIN:
+        return True
+    if change.measure == SHIFT:
+        return is_output and change.deviations > STOPS["segment"]
+    if is_output:
+        return change.deviations > STOPS["output"] and change.value > limits.max_psi
+    return change.deviations > STOPS["feature"] and change.usual < CALM
+
+
+def _not_by_chance(changes: Sequence[Change]) -> list[bool]:
+    """Which changes chance does not explain, all of them taken together."""
+    normal = NormalDist()
+    odds = [
+        (1 - normal.cdf(one.deviations)) * (2 if one.measure == SHIFT else 1)
+        for one in changes
+    ]
+    order = sorted(range(len(odds)), key=odds.__getitem__)
+    last = 0
+    for place, at in enumerate(order, 1):
+        if odds[at] <= FALSE_WARNINGS * place / len(odds):
+            last = place
+    told = [False] * len(odds)
+    for at in order[:last]:
+        told[at] = True
+    return told

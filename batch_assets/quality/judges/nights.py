@@ -1,0 +1,105 @@
+"""Whether a night is like the nights before: its outputs, its features, its segments.
+
+It reads no file.
+"""
+
+from collections.abc import Sequence
+
+from batch_assets.quality.changes import ENOUGH_NIGHTS, ONE_BIN, Nights
+from batch_assets.quality.drift_limits import Judged, judged
+from batch_assets.quality.evidence import DayEvidence
+from batch_assets.quality.nights import changes_of
+from batch_assets.quality.verdict import Verdict
+
+NAMED = 5
+
+
+def outputs_like_before(evidence: DayEvidence) -> Verdict:
+    """Judge whether the outputs of all rows are as they are on other nights."""
+    return _judge(evidence, outputs=True, segments=False)
+
+
+def features_like_before(evidence: DayEvidence) -> Verdict:
+    """Judge whether features and inputs of all rows are as they are on other nights."""
+    return _judge(evidence, outputs=False, segments=False)
+
+
+def segments_like_before(evidence: DayEvidence) -> Verdict:
+    """Judge whether each segment lies among the day's rows where it usually does."""
+    return _judge(evidence, outputs=None, segments=True)
+
+
+def not_a_night_again(evidence: DayEvidence) -> Verdict:
+    """Warn of a day whose features are all distributed exactly as on a night before."""
+    profile = evidence.profile()
+    if profile is None:
+        return Verdict(passed=True, why=_no_profile(evidence))
+    nights, tonight = evidence.nights(), profile.counts()
+    outputs = evidence.manifest().contract.written_names
+    features = [name for name in tonight if name not in outputs]
+    varied = any((tonight[name][0] > 0).sum() > 1 for name in features)
+    again = [
+        day
+        for at, day in enumerate(nights.days)
+        if all((nights.counts[n][at, 0] == tonight[n][0]).all() for n in features)
+    ]
+    if not again or not varied:
+        return Verdict(
+            passed=True, why=f"like none of {len(nights.days)} nights, row by row"
+        )
+    why = f"every feature is distributed exactly as on {again[-1]}: was that day read again?"
+    return Verdict(passed=False, why=why, facts={"again": again[-1]})
+
+
+def _judge(evidence: DayEvidence, *, outputs: bool | None, segments: bool) -> Verdict:
+    profile = evidence.profile()
+    if profile is None:
+        return Verdict(passed=True, why=_no_profile(evidence))
+    if profile.partial:
+        why = "not judged: rows took over the prediction of the night before"
+        return Verdict(passed=True, why=why)
+    if segments and not profile.segments:
+        why = "not judged: the pipeline's YAML names no segments"
+        return Verdict(passed=True, why=why)
+    nights, manifest = evidence.nights(), evidence.manifest()
+    written = manifest.contract.written_names
+    asked = [
+        change
+        for change in changes_of(evidence.day, profile, nights, manifest)
+        if (change.segment is not None) == segments
+        and outputs in (None, change.column in written)
+    ]
+    return _verdict(judged(asked, written, evidence.limits), nights)
+
+
+def _verdict(found: Sequence[Judged], nights: Nights) -> Verdict:
+    facts = {"nights": str(len(nights.days))}
+    if len(nights.days) < ENOUGH_NIGHTS:
+        why = (
+            f"cold start: {len(nights.days)} of {ENOUGH_NIGHTS} nights to learn from, and "
+            "judged by the release's reference alone until then"
+        )
+        return Verdict(passed=True, why=why, facts=facts)
+    numbers = {
+        f"{one.change.column}_psi": one.change.value
+        for one in found
+        if one.change.segment is None and one.change.measure != ONE_BIN
+    }
+    off = [one for one in found if one.effect != "fine"]
+    if not off:
+        worst = f"; the furthest: {found[0].change}" if found else ""
+        why = f"nothing is further off than usual{worst}"
+        return Verdict(passed=True, why=why, numbers=numbers, facts=facts)
+    why = "; ".join(str(one.change) for one in off[:NAMED])
+    if len(off) > NAMED:
+        why += f"; and {len(off) - NAMED} more"
+    blocks = any(one.effect == "block" for one in off)
+    return Verdict(passed=False, why=why, numbers=numbers, facts=facts, blocks=blocks)
+
+
+def _no_profile(evidence: DayEvidence) -> str:
+    if not evidence.manifest().profile:
+        return "not judged: the release was written without usual rows, and has no bins"
+    return (
+        "not judged: the day was scored before its columns were counted; score it again"
+    )

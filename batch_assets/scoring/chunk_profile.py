@@ -1,0 +1,119 @@
+"""The profile of a chunk: a sample of its rows, counted in the bins of the release.
+
+It judges nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from batch_assets.incremental.reuse import ReusedRows
+from batch_assets.lake.profiles import Profile, Segment
+from batch_assets.models.contract import Contract
+from batch_assets.models.input_rows import InputRows
+from batch_assets.models.output_specs import Computed
+from batch_assets.models.profiling import (
+    ProfileLayout,
+    numbers_of_inputs,
+    numbers_of_outputs,
+    segment_columns,
+)
+from batch_assets.models.release import Release
+from batch_assets.scoring.chunk_task import ChunkTask
+
+# So many rows of a day tell all there is to tell of twenty bins.
+ENOUGH_ROWS = 262_144
+
+
+def profiled_one_in(rows: int) -> int:
+    """Return of how many rows of a day one is profiled, a power of two."""
+    return 1 << max(0, -(-rows // ENOUGH_ROWS) - 1).bit_length()
+
+
+def profile_of_chunk(
+    task: ChunkTask,
+    release: Release,
+    rows: InputRows,
+    outputs: Computed,
+    hashes: np.ndarray,
+    faults: Mapping[int, str],
+    reused: ReusedRows | None,
+) -> Profile | None:
+    """Count the rows that were scored, and are not at fault.
+
+    Args:
+        task: the chunk.
+        release: that scored them; without bins nothing is counted.
+        rows: that were scored.
+        outputs: of these rows.
+        hashes: of their keys, uint64 (rows,): they choose the sample.
+        faults: which of the rows are dead letters.
+        reused: what was taken over, if anything could be.
+    """
+    if not release.manifest.profile:
+        return None
+    layout = ProfileLayout(
+        release.manifest.profile, segment_columns(release.contract, task.segments)
+    )
+    chosen = hashes & np.uint64(task.profiled_one_in - 1) == 0
+    chosen[list(faults)] = False
+    if not chosen.all():
+        at = np.flatnonzero(chosen)
+        rows = rows.take(at)
+        outputs = {name: values[at] for name, values in outputs.items()}
+    partial = reused is not None and not reused.scored.all()
+    return profile_of(layout, release.contract, rows, outputs, partial=partial)
+
+
+def profile_of(
+    layout: ProfileLayout,
+    contract: Contract,
+    rows: InputRows,
+    outputs: Computed,
+    *,
+    partial: bool = False,
+) -> Profile:
+    """Count rows and their outputs in the bins of a layout.
+
+    Args:
+        layout: the bins, and what the segments are.
+        contract: of the release.
+        rows: as the model got them.
+        outputs: of the same rows, by column.
+        partial: whether other rows of theirs are not counted.
+    """
+    numbers = {
+        **dict(numbers_of_inputs(rows, contract)),
+        **dict(numbers_of_outputs(outputs, contract)),
+    }
+    segments = [
+        Segment(column.name, value)
+        for column in layout.segments
+        for value in column.values
+    ]
+    places = [
+        (len(column.values), _places(numbers[column.name], column.first))
+        for column in layout.segments
+    ]
+    counts = {
+        name: np.concatenate(list(_lines(bins.codes(numbers[name]), bins.size, places)))
+        for name, bins in layout.bins.items()
+    }
+    return Profile.of_counts(layout.digest, segments, counts, partial=partial)
+
+
+def _places(values: np.ndarray, first: int) -> np.ndarray:
+    """Return the place of each row's segment in its column; a missing one has none."""
+    known: np.ndarray = np.nan_to_num(values, nan=first - 1.0).astype(np.int64)
+    return known - first
+
+
+def _lines(
+    codes: np.ndarray, size: int, places: list[tuple[int, np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Yield the counts of all rows, (1, bins), then of each column's segments."""
+    yield np.bincount(codes, minlength=size)[None]
+    for segments, place in places:
+        there = (place >= 0) & (place < segments)
+        at = place[there] * size + codes[there]
+        yield np.bincount(at, minlength=segments * size).reshape(segments, size)
