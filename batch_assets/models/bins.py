@@ -107,6 +107,8 @@ def _edges(known: np.ndarray) -> tuple[float, ...]:
     steps = np.linspace(0, 1, QUANTILES + 1)[1:-1]
     quantiles = np.quantile(known, steps, method="higher")
     shared = quantiles[1:][np.diff(quantiles) == 0]
-    above = np.nextafter(np.append(shared, known.max()), own.type(np.inf))
+    with np.errstate(over="ignore"):
+        # Above the largest number there is none, and no edge.
+        above = np.nextafter(np.append(shared, known.max()), own.type(np.inf))
     edges = np.unique([known.min(), *quantiles, *above])
     return tuple(edges[np.isfinite(edges)].astype(float).tolist())

@@ -23,8 +23,9 @@ ENOUGH_WEEKS = 4
 FEWEST_ROWS = 30
 SMALLEST_SPREAD = 0.1
 SMALLEST_SHIFT = 0.01
-# A column whose rows lie in one bin is broken if they never did nearly so.
-NEARLY_ALL = 0.9
+# Rows that lie in so few bins on a night, such as a weather that all share, are one
+# observation, and no distribution: of those a PSI says that no night is like another.
+FEW_BINS = 5
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ ONE_BIN = "share of the largest bin"
 
 
 def whole_changes(
-    day: str, tonight: Mapping[str, np.ndarray], nights: Nights
+    day: str, tonight: Mapping[str, np.ndarray], nights: Nights, ordered: set[str]
 ) -> Iterator[Change]:
     """Yield how unlike each column of a night is, of all rows.
 
@@ -89,12 +90,16 @@ def whole_changes(
         day: the night's, as `2026-01-05`.
         tonight: counts (1 + segments, bins) of each column.
         nights: before it.
+        ordered: the columns of which a later bin holds larger numbers.
     """
     weekdays = np.array([date.fromisoformat(one).weekday() for one in nights.days])
     same = weekdays == date.fromisoformat(day).weekday()
-    for column, lines in tonight.items():
+    for column in [name for name in tonight if name in nights.counts]:
+        lines = tonight[column]
         before, counts = nights.counts[column][:, 0], lines[0]
         if not counts.sum():
+            continue
+        if column in ordered and _is_shared(before):
             continue
         recent = before[-NIGHTS:]
         if len(recent) >= ENOUGH_NIGHTS:
@@ -127,7 +132,7 @@ def segment_changes(
         segments: in the order of their counts.
         ordered: the columns of which a later bin holds larger numbers.
     """
-    for column in tonight.keys() & ordered:
+    for column in [name for name in tonight if name in ordered & nights.counts.keys()]:
         lines, before = tonight[column][:, :-1], nights.counts[column][-NIGHTS:, :, :-1]
         rows, rows_before = lines[1:].sum(axis=1), before[:, 1:].sum(axis=2)
         shift, usual = rank_shift(lines), rank_shift(before)
@@ -149,6 +154,11 @@ def segment_changes(
                 deviations,
                 len(known),
             )
+
+
+def _is_shared(nights: np.ndarray) -> bool:
+    """Whether the rows of most nights lie in few bins."""
+    return len(nights) > 0 and np.median((nights > 0).sum(axis=1)) <= FEW_BINS
 
 
 def _among_themselves(nights: np.ndarray) -> np.ndarray:
@@ -183,8 +193,9 @@ def _in_one_bin(
     """A column that is the same for every row, and never nearly was."""
     rows = nights.sum(axis=1)
     shares = nights.max(axis=1)[rows > 0] / rows[rows > 0]
+    fewest = int((nights[rows > 0] > 0).sum(axis=1).min())
     largest = float(counts.max() / counts.sum())
-    if largest == 1 and counts.sum() >= FEWEST_ROWS and shares.max() < NEARLY_ALL:
+    if largest == 1 and counts.sum() >= FEWEST_ROWS and fewest > FEW_BINS:
         yield Change(
             column,
             None,

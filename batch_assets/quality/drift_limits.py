@@ -16,8 +16,13 @@ from batch_assets.spec import GateLimits
 Effect = Literal["fine", "warn", "block"]
 
 FALSE_WARNINGS = 0.01
-# In standard deviations of what is usual.
-STOPS = {"output": 4.5, "feature": 6.0, "segment": 5.5}
+# In standard deviations of what is usual; distances have longer tails than the normal
+# distribution that the odds are of.
+WARNS = {"output": 3.5, "feature": 3.5}
+STOPS = {"output": 4.5, "feature": 6.0}
+# The same of segments, of which there are many.
+SEGMENT_WARNS = {"output": 4.0, "feature": 5.0}
+SEGMENT_STOPS = 4.7
 # A smaller shift of a segment is none, however unusual.
 LARGE_SHIFT = 0.05
 # A feature of which every night is unlike the others tells nothing by a PSI.
@@ -58,7 +63,9 @@ def _effect(
     large = change.measure in (SHIFT, ONE_BIN) or change.value > limits.warn_psi
     if change.measure == SHIFT:
         large = abs(change.value - change.usual) > LARGE_SHIFT
-    if not told or not large:
+    warns = SEGMENT_WARNS if change.segment else WARNS
+    least = warns["output" if is_output else "feature"]
+    if not told or not large or change.deviations < least:
         return "fine"
     set_to = limits.drift.get(change.column)
     if set_to == "warn":
@@ -72,7 +79,7 @@ def _stops(change: Change, limits: GateLimits, *, is_output: bool) -> bool:
     if change.measure == ONE_BIN:
         return True
     if change.measure == SHIFT:
-        return is_output and change.deviations > STOPS["segment"]
+        return is_output and change.deviations > SEGMENT_STOPS
     if is_output:
         return change.deviations > STOPS["output"] and change.value > limits.max_psi
     return change.deviations > STOPS["feature"] and change.usual < CALM

@@ -50,8 +50,8 @@ class DayEvidence:
     commit: Callable[[], DayCommit[ScoringCommit] | None] = _not_given
     manifest: Callable[[], Manifest] = _not_given
     approved: Callable[[str, str], Release] = _not_given
-    profile: Callable[[], Profile | None] = _not_given
-    nights: Callable[[], Nights] = _not_given
+    profile: Callable[[], Profile | None] = lambda: None
+    nights: Callable[[], Nights] = lambda: Nights((), {})
     graph_digest: Callable[[], str | None] = lambda: None
 
     @classmethod

@@ -41,8 +41,8 @@ BEFORE_SCORING = ("raw_features", "validated_features", "quarantined_rows")
 LIMIT = "The limit is gates.{} in the pipeline's YAML"
 
 LEARNED = (
-    "What is usual is learned from the nights before (docs/gates.md). gates.drift in the "
-    "pipeline's YAML says of a column whether it may `block`, `warn`, or is `off`."
+    "What is usual is learned from the nights before. gates.drift in the pipeline's YAML "
+    "says of a column whether it may `block`, `warn`, or is `off`."
 )
 
 # In the order in which they are judged.

@@ -74,7 +74,7 @@ def changes_of(
     tonight = profile.counts()
     ordered = {name for name, bins in manifest.profile.items() if bins.ordered}
     return [
-        *whole_changes(day, tonight, nights),
+        *whole_changes(day, tonight, nights, ordered),
         *segment_changes(tonight, nights, profile.segments, ordered),
     ]
 

@@ -7,6 +7,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from batch_assets.errors import ContractError, LakeError
 from batch_assets.incremental.baseline import Baseline
@@ -14,7 +15,7 @@ from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import job_of
 from batch_assets.lake.receipts import ValidatedReceipt
-from batch_assets.lake.side_tables import digests_of, side_tables_of
+from batch_assets.lake.side_tables import SideTable, digests_of, side_tables_of
 from batch_assets.lake.tables import Lake
 from batch_assets.models.profiling import segment_columns
 from batch_assets.models.release import Release
@@ -87,19 +88,17 @@ def plan_night(
         ContractError: it was validated under another contract than the release's.
     """
     _must_be_validated_for(release, day, validated)
+    # Before a row is scored: what they name may not be there.
+    segment_columns(release.contract, settings.segments)
     inputs = [[part.path.name, part.size] for part in validated]
-    built_on = baseline.inputs if baseline else []
     side = side_tables_of(lake, day, release.side_tables)
-    # Of a release without side tables, the job is that of before there were any.
-    built_on = [*built_on, *([digests_of(side)] if side else [])]
+    built_on = _built_on(baseline, side, settings)
     job = job_of(
         day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
     )
     sources = baseline.sources_of(validated, job) if baseline else {}
     rows = sum(part.rows for part in validated)
     max_dead, one_in = most_dead_letters(rows, settings.gates), profiled_one_in(rows)
-    # Before a row is scored: what they name may not be there.
-    segment_columns(release.contract, settings.segments)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
     tasks = [
@@ -125,6 +124,19 @@ def plan_night(
         for number in [next(numbers[part.shard])]
     ]
     return Plan(day, job, release, validated, tasks, max_dead)
+
+
+def _built_on(
+    baseline: Baseline | None, side: tuple[SideTable, ...], settings: ScoringSettings
+) -> list[Any]:
+    """What else is in the job; of a night without any of it, the job stays as it was."""
+    found = list(baseline.inputs) if baseline else []
+    if side:
+        found.append(digests_of(side))
+    if settings.segments:
+        # No output depends on them, but what a chunk leaves of its columns does.
+        found.append({"segments": list(settings.segments)})
+    return found
 
 
 def _must_be_validated_for(

@@ -111,15 +111,15 @@ def test_a_release_whose_days_differ_much_takes_more(toy_release):
     assert judge(toy_release, ODD, daily=restless).passed
 
 
-def test_limits_are_the_95th_percentile_and_three_deviations():
-    daily = (0.1, 0.2, 0.3, 0.4)  # mean .25, sample deviation .1290994
+def test_limits_are_two_and_three_deviations_of_the_logarithm():
+    daily = (0.1, 0.2, 0.4, 0.8)  # equal steps of log 2: mean sqrt(.2 * .4)
     gates = GateLimits(warn_psi=0.01, max_psi=0.01)
 
     warn, block = limits(Reference(edges=(), counts=(1,), daily_psi=daily), gates)
 
-    # The 19th of 20 quantiles at position .95 * 5 = 4.75: beyond the last by .75 steps.
-    assert warn == pytest.approx(0.475)
-    assert block == pytest.approx(0.25 + 3 * 0.1290994, rel=1e-6)
+    middle, step = 0.08**0.5, 2 ** (5 / 3) ** 0.5
+    assert warn == pytest.approx(middle * step**2)
+    assert block == pytest.approx(middle * step**3)
 
 
 @pytest.mark.parametrize("daily", [(), (9.0,), (0.001, 0.002, 0.001)])

@@ -3,12 +3,16 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 
 from batch_assets.errors import GateError
 from batch_assets.lake.commits import BaselineDecision
+from batch_assets.lake.profiles import Profile, Segment
 from batch_assets.lake.reconciliation import Books
+from batch_assets.models.bins import Bins
 from batch_assets.quality import gates
+from batch_assets.quality.changes import Nights
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import Gate, Verdict, must_be_open
@@ -25,6 +29,32 @@ STRICT = GateLimits(
     warn_psi=1e-9,
     max_psi=1e-9,
 )
+
+
+def unlike_before(
+    at: DayEvidence, column: str | None, *, segment: bool = False
+) -> DayEvidence:
+    """Twenty nights alike, and one on which a column, or a segment of it, is not."""
+    bins = Bins(edges=tuple(range(8)), counts=(100,) * 10)
+    random = np.random.default_rng(0)
+    nights = {name: random.poisson(100, (20, 2, bins.size)) for name in ("age", "risk")}
+    tonight = {name: counts[-1].copy() for name, counts in nights.items()}
+    if column:
+        line = 1 if segment else 0
+        tonight[column][line] = 0
+        tonight[column][line, -2] = 1_000
+    days = tuple(f"2025-12-{day:02d}" for day in range(10, 30))
+    manifest = at.manifest().model_copy(update={"profile": dict.fromkeys(nights, bins)})
+    profile = Profile.of_counts("a", [Segment("plan", "pro")], tonight)
+    return dataclasses.replace(
+        at,
+        limits=GateLimits(),
+        manifest=lambda: manifest,
+        profile=lambda: profile,
+        nights=lambda: Nights(days, nights),
+    )
+
+
 EMPTY = of_books(Books(DAY, {}))
 LOST = of_books(books_of(1000, quarantined=500, scored=400))
 FAULTY = of_books(books_of(1000, quarantined=500, scored=400, dead=100), STRICT)
@@ -54,6 +84,19 @@ SHUT = {
         lambda at: at,
         ["max_psi", "warn_psi"],
     ),
+    "outputs_are_like_the_nights_before": (
+        lambda at: unlike_before(at, "risk"),
+        ["drift", "max_psi"],
+    ),
+    "features_are_like_the_nights_before": (
+        lambda at: unlike_before(at, "age"),
+        ["drift", "warn_psi"],
+    ),
+    "segments_are_like_the_nights_before": (
+        lambda at: unlike_before(at, "risk", segment=True),
+        ["drift"],
+    ),
+    "the_day_is_no_night_before_again": (lambda at: unlike_before(at, None), []),
 }
 
 

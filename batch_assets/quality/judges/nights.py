@@ -5,13 +5,22 @@ It reads no file.
 
 from collections.abc import Sequence
 
-from batch_assets.quality.changes import ENOUGH_NIGHTS, ONE_BIN, Nights
+from batch_assets.quality.changes import (
+    ENOUGH_NIGHTS,
+    ONE_BIN,
+    PSI_NIGHTS,
+    PSI_WEEKDAY,
+    Nights,
+)
 from batch_assets.quality.drift_limits import Judged, judged
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.nights import changes_of
 from batch_assets.quality.verdict import Verdict
 
+# So many of what is off are named, the worst first.
 NAMED = 5
+# What of a column is plotted over the nights.
+NUMBERS = {PSI_NIGHTS: "psi", PSI_WEEKDAY: "psi_weekday", ONE_BIN: "largest_bin"}
 
 
 def outputs_like_before(evidence: DayEvidence) -> Verdict:
@@ -33,7 +42,7 @@ def not_a_night_again(evidence: DayEvidence) -> Verdict:
     """Warn of a day whose features are all distributed exactly as on a night before."""
     profile = evidence.profile()
     if profile is None:
-        return Verdict(passed=True, why=_no_profile(evidence))
+        return _not_judged(_no_profile(evidence))
     nights, tonight = evidence.nights(), profile.counts()
     outputs = evidence.manifest().contract.written_names
     features = [name for name in tonight if name not in outputs]
@@ -43,24 +52,22 @@ def not_a_night_again(evidence: DayEvidence) -> Verdict:
         for at, day in enumerate(nights.days)
         if all((nights.counts[n][at, 0] == tonight[n][0]).all() for n in features)
     ]
+    numbers = {"nights": float(len(nights.days))}
     if not again or not varied:
-        return Verdict(
-            passed=True, why=f"like none of {len(nights.days)} nights, row by row"
-        )
+        why = f"distributed exactly as none of {len(nights.days)} nights before"
+        return Verdict(passed=True, why=why, numbers=numbers)
     why = f"every feature is distributed exactly as on {again[-1]}: was that day read again?"
-    return Verdict(passed=False, why=why, facts={"again": again[-1]})
+    return Verdict(False, why, numbers, facts={"again": again[-1]})
 
 
 def _judge(evidence: DayEvidence, *, outputs: bool | None, segments: bool) -> Verdict:
     profile = evidence.profile()
     if profile is None:
-        return Verdict(passed=True, why=_no_profile(evidence))
+        return _not_judged(_no_profile(evidence))
     if profile.partial:
-        why = "not judged: rows took over the prediction of the night before"
-        return Verdict(passed=True, why=why)
+        return _not_judged("rows took over the prediction of the night before")
     if segments and not profile.segments:
-        why = "not judged: the pipeline's YAML names no segments"
-        return Verdict(passed=True, why=why)
+        return _not_judged("the pipeline's YAML names no segments")
     nights, manifest = evidence.nights(), evidence.manifest()
     written = manifest.contract.written_names
     asked = [
@@ -73,33 +80,35 @@ def _judge(evidence: DayEvidence, *, outputs: bool | None, segments: bool) -> Ve
 
 
 def _verdict(found: Sequence[Judged], nights: Nights) -> Verdict:
-    facts = {"nights": str(len(nights.days))}
+    numbers = {"nights": float(len(nights.days))}
     if len(nights.days) < ENOUGH_NIGHTS:
         why = (
             f"cold start: {len(nights.days)} of {ENOUGH_NIGHTS} nights to learn from, and "
             "judged by the release's reference alone until then"
         )
-        return Verdict(passed=True, why=why, facts=facts)
-    numbers = {
-        f"{one.change.column}_psi": one.change.value
+        return Verdict(passed=True, why=why, numbers=numbers)
+    numbers |= {
+        f"{one.change.column}_{NUMBERS[one.change.measure]}": one.change.value
         for one in found
-        if one.change.segment is None and one.change.measure != ONE_BIN
+        if one.change.segment is None
     }
     off = [one for one in found if one.effect != "fine"]
     if not off:
         worst = f"; the furthest: {found[0].change}" if found else ""
         why = f"nothing is further off than usual{worst}"
-        return Verdict(passed=True, why=why, numbers=numbers, facts=facts)
+        return Verdict(passed=True, why=why, numbers=numbers)
     why = "; ".join(str(one.change) for one in off[:NAMED])
     if len(off) > NAMED:
         why += f"; and {len(off) - NAMED} more"
     blocks = any(one.effect == "block" for one in off)
-    return Verdict(passed=False, why=why, numbers=numbers, facts=facts, blocks=blocks)
+    return Verdict(passed=False, why=why, numbers=numbers, blocks=blocks)
+
+
+def _not_judged(why: str) -> Verdict:
+    return Verdict(passed=True, why=f"not judged: {why}", numbers={"nights": 0.0})
 
 
 def _no_profile(evidence: DayEvidence) -> str:
     if not evidence.manifest().profile:
-        return "not judged: the release was written without usual rows, and has no bins"
-    return (
-        "not judged: the day was scored before its columns were counted; score it again"
-    )
+        return "the release was written without usual rows, and has no bins"
+    return "the day was scored before its columns were counted; score it again"
