@@ -32,7 +32,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -87,6 +87,9 @@ check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check toml
 	$(BIN)/dg check defs
+
+gates: $(READY) ## how often the gates of drift catch a fault, and stop an ordinary night
+	@$(BIN)/python -m benchmarks.gates
 
 ui: $(READY) ## the Dagster UI on the same data, at http://localhost:3000
 	$(BIN)/dg dev
