@@ -58,10 +58,13 @@ def read_nights(lake: Lake, day: str, profile: Profile) -> Nights:
 
 
 def profile_of_day(lake: Lake, day: str) -> Profile | None:
-    """Return the profile of a day's predictions; None if any of them has none."""
-    profiles = [part.receipt.profile for part in lake.predictions.parts(day)]
+    """Return the profile of a day's predictions; None if any of them has none.
+
+    Of rows that were dead letters first, and are few, none is counted.
+    """
+    receipts = [part.receipt for part in lake.predictions.parts(day)]
+    profiles = [one.profile for one in receipts if one.replayed is None]
     known = [one for one in profiles if one]
-    # Rows that were replayed since may be of a run that profiled by other segments.
     if not known or len(known) < len(profiles) or len({p.layout for p in known}) > 1:
         return None
     return add_profiles(known)

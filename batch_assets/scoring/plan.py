@@ -79,8 +79,7 @@ def plan_night(
         validated: the day's validated parts.
         settings: of the pipeline.
         day: the day.
-        computes_in: the settings of the device that change an output; they are in the
-            job.
+        computes_in: the device's settings that change an output; they are in the job.
         baseline: the night that unchanged rows are taken over from.
 
     Raises:
@@ -88,14 +87,12 @@ def plan_night(
         ContractError: it was validated under another contract than the release's.
     """
     _must_be_validated_for(release, day, validated)
-    # Before a row is scored: what they name may not be there.
-    segment_columns(release.contract, settings.segments)
     inputs = [[part.path.name, part.size] for part in validated]
     side = side_tables_of(lake, day, release.side_tables)
-    built_on = _built_on(baseline, side, settings)
-    job = job_of(
-        day, inputs, release.digest, settings.chunk_rows, computes_in, *built_on
-    )
+    # Before a row is scored: what they name may not be there.
+    segment_columns(release.contract, settings.segments)
+    asked = (release.digest, settings.chunk_rows, computes_in)
+    job = job_of(day, inputs, *asked, *_built_on(baseline, side, settings))
     sources = baseline.sources_of(validated, job) if baseline else {}
     rows = sum(part.rows for part in validated)
     max_dead, one_in = most_dead_letters(rows, settings.gates), profiled_one_in(rows)

@@ -1,8 +1,10 @@
 """Nights judged by the nights before them, through the lake: what is caught, and how."""
 
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from batch_assets.errors import ConfigError
+from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.tables import Lake
 from batch_assets.models.input_rows import InputRows
@@ -65,15 +68,23 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     )
 
 
-@pytest.fixture
-def lake(root: Path, release: Release) -> Lake:
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory, release: Release) -> Path:
     """Fifteen ordinary nights, one after the other."""
+    root = tmp_path_factory.mktemp("nights")
     approved(root, release)
     lake = Lake(root, NAME)
     for number in range(NIGHTS):
         day = (FIRST + timedelta(days=number)).isoformat()
         night(lake, release, day, make_rows(ROWS, seed=100 + number))
-    return lake
+    return root
+
+
+@pytest.fixture
+def lake(root: Path, nights: Path) -> Lake:
+    """The same, to be changed."""
+    shutil.copytree(nights, root, dirs_exist_ok=True)
+    return Lake(root, NAME)
 
 
 def night(
@@ -84,8 +95,9 @@ def night(
     *,
     limits: GateLimits = LIMITS,
     segments: tuple[str, ...] = ("plan",),
+    **changes: Any,
 ) -> None:
-    copy_rows(lake, rows, day=day, contract=release.contract)
+    copy_rows(lake, rows, day=day, contract=release.contract, **changes)
     validate(lake, day=day, contract=release.contract)
     settings = ScoringSettings(limits, 100, segments=segments)
     engine = LocalEngine(find_device("cpu"), workers=1)
@@ -290,3 +302,33 @@ def test_chunks_and_shards_do_not_change_what_is_counted(
         table = pl.DataFrame(lake.profile_metrics.read(TONIGHT, TONIGHT))
         counted.append(table.drop("job"))
     assert counted[0].equals(counted[1])
+
+
+def test_a_day_without_rows_is_like_any_other(lake: Lake, release: Release) -> None:
+    none = make_rows(ROWS, seed=7).slice(0, 0)
+    night(lake, release, TONIGHT, none, allow_empty=True)
+    found = verdicts(lake)
+    assert set(shut(found)) <= {VOLUME}
+    rows = pl.DataFrame(lake.profile_metrics.read(TONIGHT, TONIGHT))["rows"]
+    assert set(rows) == {0}
+
+
+def test_a_night_that_took_rows_over_is_not_judged_and_is_no_measure(
+    lake: Lake, release: Release
+) -> None:
+    last = (FIRST + timedelta(days=NIGHTS - 1)).isoformat()
+    rows = make_rows(ROWS, seed=7)
+    for day, these in ((last, rows), (TONIGHT, rows)):
+        copy_rows(lake, these, day=day, contract=release.contract)
+        validate(lake, day=day, contract=release.contract, fingerprints=True)
+        settings = ScoringSettings(
+            LIMITS, 100, incremental=Incremental(7, 0.01), segments=("plan",)
+        )
+        engine = LocalEngine(find_device("cpu"), workers=1)
+        score_day(DayRun(lake, day), release, engine, settings)
+    found = verdicts(lake)
+    assert found[OUTPUTS].why.startswith("not judged: rows took over")
+    assert AGAIN not in shut(found)
+    after = (FIRST + timedelta(days=NIGHTS + 1)).isoformat()
+    night(lake, release, after, make_rows(ROWS, seed=9))
+    assert verdicts(lake, after)[OUTPUTS].numbers["nights"] == NIGHTS
