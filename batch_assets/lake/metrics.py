@@ -56,17 +56,20 @@ class MetricTable:
         self.path, self.schema = path, schema
 
     def write(self, day: str, rows: pa.Table) -> None:
-        """Replace the rows of a day.
+        """Replace the rows of a day; if they are there already, write nothing.
 
         Raises:
             CommitError: other days are written all the time, and none of 20 tries came
                 through.
         """
+        rows = rows.cast(self.schema)
+        if self.read(day, day).equals(rows):
+            return
         for attempt in range(ATTEMPTS):
             try:
                 write_deltalake(
                     str(self.path),
-                    rows.cast(self.schema),
+                    rows,
                     mode="overwrite",
                     predicate=f"day = '{day}'" if self._open() else None,
                     partition_by=["day"],

@@ -267,8 +267,10 @@ def test_what_a_night_is_like_lies_in_tables_and_is_written_once(
     assert all(sum(c) == r for c, r in frame.select("counts", "rows").iter_rows())
     drift = pl.DataFrame(lake.drift_metrics.read(day, day))
     assert drift.filter(pl.col("psi_reference").is_not_null())["column"].len() == 5
+    files = sorted(lake.profile_metrics.path.rglob("*"))
     night(lake, release, day, make_rows(ROWS, seed=100))
     assert lake.profile_metrics.read(day, day) == before
+    assert sorted(lake.profile_metrics.path.rglob("*")) == files
 
 
 @pytest.mark.parametrize(
