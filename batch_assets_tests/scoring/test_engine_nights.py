@@ -128,7 +128,7 @@ def test_a_demo_leaves_the_same_predictions_on_every_engine(
     day: str,
     quarantined: int,
 ) -> None:
-    found = []
+    found, measured = [], []
     shutil.copy(FLIGHTS / "dagster.yaml", tmp_path)
     registry = Registry(tmp_path / "local")
     release = registry.add(release_of(tmp_path))
@@ -143,9 +143,14 @@ def test_a_demo_leaves_the_same_predictions_on_every_engine(
         assert report["success"], report
         assert report["quarantined_rows"] == quarantined
         assert report["checks_passed"] == report["checks"]
-        found.append(parts_on_disk(Lake(root, pipeline)))
+        lake = Lake(root, pipeline)
+        found.append(parts_on_disk(lake))
+        measured.append(
+            [t.read(day, day) for t in (lake.profile_metrics, lake.drift_metrics)]
+        )
 
     assert found[0] == found[1] == found[2]
+    assert measured[0] == measured[1] == measured[2]
     assert any("predictions" in path for path in found[0])
 
 
