@@ -86,7 +86,7 @@ def test_a_lonely_item_waits_as_long_as_was_said_and_no_longer() -> None:
         await batcher.close()
         return taken
 
-    assert 0.1 <= run(main()) < 1
+    assert 0.1 <= run(main()) < 20  # Never is minutes.
 
 
 def test_the_wait_is_counted_from_the_first_item_not_from_the_last() -> None:
@@ -172,7 +172,7 @@ def test_everybody_gets_their_own_answers_in_batches_of_the_size(
 
 def test_the_loop_goes_on_while_a_batch_is_scored() -> None:
     async def main() -> float:
-        batcher = make(lambda items: (time.sleep(2), doubled(items))[1])
+        batcher = make(lambda items: (time.sleep(6), doubled(items))[1])
         task = asyncio.create_task(batcher.submit([1]))
         longest = 0.0
         while not task.done():
@@ -183,7 +183,7 @@ def test_the_loop_goes_on_while_a_batch_is_scored() -> None:
         await batcher.close()
         return longest
 
-    assert run(main()) < 1
+    assert run(main()) < 4
 
 
 # Room

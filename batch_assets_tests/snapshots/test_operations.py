@@ -330,7 +330,7 @@ def test_an_operator_does_not_wait_for_a_night_that_is_building(
     with filelock.FileLock(store.folder / ".publishing"):
         began = time.monotonic()
         rollback(store, why=WHY)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 30  # It would wait for good.
 
 
 def test_the_time_of_an_act_does_not_depend_on_the_size(
