@@ -32,9 +32,10 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.models.formats import load_module
 from batch_assets.models.input_rows import InputRows
 from batch_assets.models.profiling import ProfileLayout, segment_columns
+from batch_assets.models.reference import psi
 from batch_assets.models.release import Release, open_release
 from batch_assets.quality.changes import NIGHTS, WEEKS, Nights
-from batch_assets.quality.distances import jensen_shannon, psi
+from batch_assets.quality.distances import jensen_shannon
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import Verdict

@@ -189,7 +189,7 @@ class Table(Generic[R, C]):
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
-            table = self._delta()
+            table = open_delta(self.path)
             guard()
             try:
                 self._add_columns(table, schema)
@@ -295,19 +295,9 @@ class Table(Generic[R, C]):
 
     def _open(self) -> DeltaTable | None:
         try:
-            return self._delta()
+            return open_delta(self.path)
         except TableNotFoundError:
             return None
-
-    def _delta(self) -> DeltaTable:
-        options = delta_options(self.path)
-        try:
-            return DeltaTable(str(self.path), storage_options=options)
-        except OSError as error:
-            if options is None:
-                raise
-            msg = f"{self.path} can't be opened: {one_line(error)}"
-            raise StorageError(msg) from error
 
     def _create(self, schema: pa.Schema) -> None:
         whole = pa.schema(
@@ -360,6 +350,23 @@ class Table(Generic[R, C]):
             deletion_timestamp=int(time.time() * 1000),
             partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
         )
+
+
+def open_delta(path: StoragePath) -> DeltaTable:
+    """Open a Delta table.
+
+    Raises:
+        TableNotFoundError: there is none.
+        StorageError: its bucket does not answer.
+    """
+    options = delta_options(path)
+    try:
+        return DeltaTable(str(path), storage_options=options)
+    except OSError as error:
+        if options is None:
+            raise
+        msg = f"{path} can't be opened: {one_line(error)}"
+        raise StorageError(msg) from error
 
 
 def digest_of(parts: Sequence[Part[Receipt]]) -> str:

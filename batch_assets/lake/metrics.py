@@ -12,6 +12,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from batch_assets.errors import CommitError
+from batch_assets.lake.delta_table import one_line, open_delta
 from batch_assets.storage import StoragePath, delta_options
 
 ATTEMPTS = 20
@@ -60,7 +61,7 @@ class MetricTable:
 
         Raises:
             CommitError: other days are written all the time, and none of 20 tries came
-                through.
+                through, or the storage does not answer.
         """
         rows = rows.cast(self.schema)
         if self.read(day, day).equals(rows):
@@ -75,6 +76,9 @@ class MetricTable:
                     partition_by=["day"],
                     storage_options=delta_options(self.path),
                 )
+            except OSError as error:
+                msg = f"the metrics of {day} can't be written: {one_line(error)}"
+                raise CommitError(msg) from error
             except CommitFailedError as error:
                 last = error
                 time.sleep(random.uniform(0, 0.05 * (attempt + 1)))
@@ -96,6 +100,6 @@ class MetricTable:
 
     def _open(self) -> DeltaTable | None:
         try:
-            return DeltaTable(str(self.path), storage_options=delta_options(self.path))
+            return open_delta(self.path)
         except TableNotFoundError:
             return None

@@ -6,13 +6,15 @@ exact and in any order. It holds no limits and reads no file.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
 from batch_assets.errors import ReleaseError
 from batch_assets.strict import StrictModel
+
+Counts: TypeAlias = Sequence[int] | np.ndarray
 
 QUANTILES = 20
 # A bin without rows would make the index infinite; half a row is the usual floor.
@@ -87,7 +89,8 @@ def reference_of(name: str, values: np.ndarray, days: object = None) -> Referenc
             )
             raise ReleaseError(msg)
         daily = tuple(
-            psi(counts, histogram(values[of == day], edges)) for day in np.unique(of)
+            float(psi(counts, histogram(values[of == day], edges)))
+            for day in np.unique(of)
         )
     return Reference(edges=tuple(edges), counts=tuple(counts), daily_psi=daily)
 
@@ -143,10 +146,10 @@ def add_counts(counts: Sequence[Sequence[int]]) -> list[int]:
     return total
 
 
-def psi(reference: Sequence[int], counts: Sequence[int]) -> float:
-    """Return the population stability index of counts against a reference; 0 is equal."""
-    expected, actual = _shares(reference), _shares(counts)
-    return float(np.sum((actual - expected) * np.log(actual / expected)))
+def psi(reference: Counts, counts: Counts) -> np.ndarray:
+    """Return the population stability index of counts (..., bins); 0 is equal."""
+    expected, actual = shares(reference), shares(counts)
+    return np.asarray(((actual - expected) * np.log(actual / expected)).sum(axis=-1))
 
 
 def psi_noise(reference: Sequence[int], counts: Sequence[int]) -> float:
@@ -168,7 +171,7 @@ def ks(reference: Sequence[int], counts: Sequence[int]) -> float:
     return float(np.abs(gap).max())
 
 
-def _shares(counts: Sequence[int]) -> np.ndarray:
+def shares(counts: Counts) -> np.ndarray:
+    """Return the share of each bin (..., bins), none of which is empty."""
     filled = np.maximum(np.asarray(counts, dtype=np.float64), EMPTY_BIN)
-    shares: np.ndarray = filled / filled.sum()
-    return shares
+    return np.asarray(filled / filled.sum(axis=-1, keepdims=True))

@@ -12,7 +12,8 @@ from datetime import date
 import numpy as np
 
 from batch_assets.lake.profiles import Segment
-from batch_assets.quality.distances import psi, rank_shift
+from batch_assets.models.reference import psi
+from batch_assets.quality.distances import rank_shift
 
 # Fewer nights say nothing of what is usual: a cold start.
 ENOUGH_NIGHTS = 14
@@ -92,8 +93,8 @@ def whole_changes(
         nights: before it.
         ordered: the columns of which a later bin holds larger numbers.
     """
-    weekdays = np.array([date.fromisoformat(one).weekday() for one in nights.days])
-    same = weekdays == date.fromisoformat(day).weekday()
+    weekdays = np.array([weekday_of(one) for one in nights.days])
+    same = weekdays == weekday_of(day)
     for column in [name for name in tonight if name in nights.counts]:
         lines = tonight[column]
         before, counts = nights.counts[column][:, 0], lines[0]
@@ -154,6 +155,11 @@ def segment_changes(
                 deviations,
                 len(known),
             )
+
+
+def weekday_of(day: str) -> int:
+    """Return the weekday of a day, 0 for a Monday."""
+    return date.fromisoformat(day).weekday()
 
 
 def _is_shared(nights: np.ndarray) -> bool:

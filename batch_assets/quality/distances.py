@@ -5,18 +5,12 @@ It holds no limits.
 
 import numpy as np
 
-from batch_assets.models.reference import EMPTY_BIN
-
-
-def psi(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Return the population stability index of counts (..., bins); 0 is equal."""
-    old, new = _shares(expected), _shares(actual)
-    return np.asarray(((new - old) * np.log(new / old)).sum(axis=-1))
+from batch_assets.models.reference import shares
 
 
 def jensen_shannon(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return the Jensen-Shannon distance of counts, to the base 2; 0 .. 1."""
-    old, new = _shares(expected), _shares(actual)
+    old, new = shares(expected), shares(actual)
     middle = (old + new) / 2
     divergence = (old * np.log2(old / middle) + new * np.log2(new / middle)) / 2
     return np.asarray(np.sqrt(divergence.sum(axis=-1).clip(min=0)))
@@ -24,7 +18,7 @@ def jensen_shannon(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 def wasserstein(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
     """Return how many bins a row has to be moved by, on average, over all bins; 0 .. 1."""
-    old, new = _shares(expected), _shares(actual)
+    old, new = shares(expected), shares(actual)
     moved = np.abs(np.cumsum(new - old, axis=-1)).sum(axis=-1)
     return np.asarray(moved / max(old.shape[-1] - 1, 1))
 
@@ -46,8 +40,3 @@ def rank_shift(lines: np.ndarray) -> np.ndarray:
     rows = lines[..., 1:, :].sum(axis=-1)
     found = (lines[..., 1:, :] * ranks).sum(axis=-1) / np.maximum(rows, 1) - 0.5
     return np.asarray(found)
-
-
-def _shares(counts: np.ndarray) -> np.ndarray:
-    filled = np.maximum(np.asarray(counts, dtype=np.float64), EMPTY_BIN)
-    return np.asarray(filled / filled.sum(axis=-1, keepdims=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Self
 
 from batch_assets.lake.commits import ScoringCommit
@@ -14,8 +14,8 @@ from batch_assets.lake.reconciliation import Books
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest, Release
-from batch_assets.quality.changes import Nights
-from batch_assets.quality.nights import profile_of_day, read_nights
+from batch_assets.quality.changes import Change, Nights
+from batch_assets.quality.nights import changes_of, profile_of, read_nights
 from batch_assets.spec import GateLimits
 
 
@@ -81,9 +81,13 @@ class DayEvidence:
             return registry.verify(receipt.model, receipt.release).manifest
 
         @cache
+        def profile() -> Profile | None:
+            return profile_of(parts())
+
+        @cache
         def nights() -> Nights:
-            profile = profile_of_day(lake, day)
-            return read_nights(lake, day, profile) if profile else Nights((), {})
+            known = profile()
+            return read_nights(lake, day, known) if known else Nights((), {})
 
         return cls(
             day,
@@ -91,9 +95,17 @@ class DayEvidence:
             books=cache(lambda: lake.books(day, scoring=scoring)),
             rows_by_day=cache(lake.raw_features.rows_by_day),
             parts=parts,
-            profile=cache(lambda: profile_of_day(lake, day)),
+            profile=profile,
             nights=nights,
             commit=cache(lambda: lake.predictions.last_commit(day)),
             manifest=manifest,
             approved=lambda name, digest: registry.require(name, digest, "batch"),
         )
+
+    @cached_property
+    def changes(self) -> list[Change]:
+        """How unlike the nights before the day is, found once for all gates."""
+        profile = self.profile()
+        if profile is None:
+            return []
+        return changes_of(self.day, profile, self.nights(), self.manifest())

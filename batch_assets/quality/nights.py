@@ -4,6 +4,7 @@ Nights count that were profiled in the same bins and segments, whole, and that n
 stopped: a bad night is no measure of the next one.
 """
 
+from collections.abc import Sequence
 from datetime import date, timedelta
 
 import numpy as np
@@ -11,8 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from batch_assets.lake.metrics import DRIFT, PROFILE
+from batch_assets.lake.parts import Part
 from batch_assets.lake.profiles import Profile, add_profiles
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.tables import Lake
+from batch_assets.models.reference import psi
 from batch_assets.models.release import Manifest
 from batch_assets.quality.changes import (
     WEEKS,
@@ -21,7 +25,7 @@ from batch_assets.quality.changes import (
     segment_changes,
     whole_changes,
 )
-from batch_assets.quality.distances import jensen_shannon, psi, wasserstein
+from batch_assets.quality.distances import jensen_shannon, wasserstein
 from batch_assets.quality.drift_limits import Judged, judged
 from batch_assets.spec import GateLimits
 
@@ -57,12 +61,12 @@ def read_nights(lake: Lake, day: str, profile: Profile) -> Nights:
     return Nights(days, counts)
 
 
-def profile_of_day(lake: Lake, day: str) -> Profile | None:
+def profile_of(parts: Sequence[Part[PredictionsReceipt]]) -> Profile | None:
     """Return the profile of a day's predictions; None if any of them has none.
 
     Of rows that were dead letters first, and are few, none is counted.
     """
-    receipts = [part.receipt for part in lake.predictions.parts(day)]
+    receipts = [part.receipt for part in parts]
     profiles = [one.profile for one in receipts if one.replayed is None]
     known = [one for one in profiles if one]
     if not known or len(known) < len(profiles) or len({p.layout for p in known}) > 1:
@@ -83,15 +87,20 @@ def changes_of(
 
 
 def record_night(
-    lake: Lake, day: str, job: str, manifest: Manifest, limits: GateLimits
+    lake: Lake,
+    day: str,
+    parts: Sequence[Part[PredictionsReceipt]],
+    manifest: Manifest,
+    limits: GateLimits,
 ) -> None:
     """Write what a day's columns are like, and how unlike those before, to the tables.
 
     The gates judge for themselves; this is what later nights and dashboards read.
     """
-    profile = profile_of_day(lake, day)
+    profile = profile_of(parts)
     if profile is None:
         return
+    job = parts[0].receipt.job
     lake.profile_metrics.write(day, _profile_rows(day, job, profile))
     if profile.partial:
         return

@@ -177,7 +177,7 @@ def score_day(
         refused = BaselineDecision(why=why, refused=True)
         night = _score_plan(run, plan, engine, refused)
     run.guard()
-    record_night(lake, day, night.job, release.manifest, settings.gates)
+    record_night(lake, day, night.parts, release.manifest, settings.gates)
     return night
 
 

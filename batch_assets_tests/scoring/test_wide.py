@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from batch_assets.lake.delta_table import open_delta
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.quality.rules import RowRules
@@ -86,7 +87,7 @@ def test_a_table_takes_days_of_many_features(root):
         table = Lake(root, f"of_{features}").raw_features
         table.path.mkdir(parents=True)
         table._create(contract.raw_schema())
-        return lambda: table._add_columns(table._delta(), contract.raw_schema())
+        return lambda: table._add_columns(open_delta(table.path), contract.raw_schema())
 
     few, many = cpu_seconds(committing(FEW)), cpu_seconds(committing(MANY))
 

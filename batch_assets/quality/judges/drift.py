@@ -10,13 +10,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from batch_assets.lake.receipts import OutputSummary
 from batch_assets.models.columns import quoted
 from batch_assets.models.reference import Reference, add_counts, ks, psi, psi_noise
 from batch_assets.models.release import Manifest
-from batch_assets.quality import distances
 from batch_assets.quality.changes import ENOUGH_NIGHTS, NIGHTS
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
@@ -88,7 +85,7 @@ def _learned(name: str, manifest: Manifest, evidence: DayEvidence) -> float:
     if bins is None or len(nights.days) < ENOUGH_NIGHTS:
         return 0.0
     before = nights.counts[name][-NIGHTS:, 0]
-    return _far(distances.psi(np.asarray(bins.counts), before).tolist(), 2)
+    return _far(psi(bins.counts, before).tolist(), 2)
 
 
 def _distance(
@@ -99,7 +96,7 @@ def _distance(
     usual: float,
 ) -> _Distance:
     counts = add_counts([summary.counts for summary in summaries])
-    index = psi(reference.counts, counts)
+    index = float(psi(reference.counts, counts))
     chance = psi_noise(reference.counts, counts)
     warn, block = (max(limit, chance) for limit in limits(reference, gates))
     warn = min(max(warn, usual), block)

@@ -14,7 +14,6 @@ from batch_assets.quality.changes import (
 )
 from batch_assets.quality.drift_limits import Judged, judged
 from batch_assets.quality.evidence import DayEvidence
-from batch_assets.quality.nights import changes_of
 from batch_assets.quality.verdict import Verdict
 
 # So many of what is off are named, the worst first.
@@ -68,15 +67,14 @@ def _judge(evidence: DayEvidence, *, outputs: bool | None, segments: bool) -> Ve
         return _not_judged("rows took over the prediction of the night before")
     if segments and not profile.segments:
         return _not_judged("the pipeline's YAML names no segments")
-    nights, manifest = evidence.nights(), evidence.manifest()
-    written = manifest.contract.written_names
+    written = evidence.manifest().contract.written_names
     asked = [
         change
-        for change in changes_of(evidence.day, profile, nights, manifest)
+        for change in evidence.changes
         if (change.segment is not None) == segments
         and outputs in (None, change.column in written)
     ]
-    return _verdict(judged(asked, written, evidence.limits), nights)
+    return _verdict(judged(asked, written, evidence.limits), evidence.nights())
 
 
 def _verdict(found: Sequence[Judged], nights: Nights) -> Verdict:

@@ -1,16 +1,15 @@
 """Whether a day has about as many rows as the days before it, and as its weekday has."""
 
+import calendar
 import statistics
 from collections.abc import Mapping
-from datetime import date
 from typing import NamedTuple
 
+from batch_assets.quality.changes import ENOUGH_WEEKS, weekday_of
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.verdict import Verdict
 from batch_assets.spec import GateLimits
 
-# So many of one weekday tell what is usual on it.
-ENOUGH_WEEKS = 4
 # How far off a day may be, in standard deviations of what its weekdays are off, and in
 # shares; a day is off its weekday's median by chance alone.
 DEVIATIONS, LEAST_LIMIT = 6.0, 0.05
@@ -59,10 +58,10 @@ def volume(evidence: DayEvidence) -> Verdict:
 def usual_rows(day: str, rows_by_day: Mapping[str, int], limits: GateLimits) -> Usual:
     """Return what is usual for a day, from the rows of the days before it."""
     before = [d for d in sorted(rows_by_day) if d < day]
-    weekday = _weekday(day)
+    weekday = weekday_of(day)
     by_weekday: dict[int, list[int]] = {}
     for one in before[-2 * limits.volume_days :]:
-        by_weekday.setdefault(_weekday(one), []).append(rows_by_day[one])
+        by_weekday.setdefault(weekday_of(one), []).append(rows_by_day[one])
     same = by_weekday.get(weekday, [])
     if len(same) < ENOUGH_WEEKS:
         trailing = [rows_by_day[one] for one in before[-limits.volume_days :]]
@@ -77,20 +76,8 @@ def usual_rows(day: str, rows_by_day: Mapping[str, int], limits: GateLimits) -> 
     learned = DEVIATIONS * OF_MEDIAN * statistics.median(off) if off else LEAST_LIMIT
     limit = min(max(learned, LEAST_LIMIT), limits.max_volume_change)
     return Usual(
-        float(statistics.median(same)), limit, len(same), f"{_NAMES[weekday]}s"
+        float(statistics.median(same)),
+        limit,
+        len(same),
+        f"{calendar.day_name[weekday]}s",
     )
-
-
-_NAMES = (
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-)
-
-
-def _weekday(day: str) -> int:
-    return date.fromisoformat(day).weekday()
