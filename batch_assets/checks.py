@@ -6,19 +6,23 @@ They are built from the tables of gates, and judge nothing themselves.
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date, timedelta
 from typing import Any, TypeVar
 
 import dagster as dg
 
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.scoring_metadata import REPLAYED
+from batch_assets.quality.changes import WEEKS
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import BEFORE_SCORING, GATES
+from batch_assets.quality.judges.performance import OutcomeEvidence, outcome_gates
+from batch_assets.quality.performance.history import read_history
 from batch_assets.quality.verdict import Gate, Verdict
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.gates import SinkEvidence, gate_of
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
-from batch_assets.spec import Target
+from batch_assets.spec import OutcomesSpec, Target
 
 # How many materializations of a day may be replays before its lineage is lost.
 LOOK_BACK = 100
@@ -39,6 +43,12 @@ def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
         *(
             _build_check(pipeline, gate, _snapshot_evidence(pipeline))
             for gate in SNAPSHOT_GATES
+        ),
+        *(
+            _build_check(pipeline, gate, _outcome_evidence(pipeline, outcomes))
+            for outcomes in [spec.outcomes]
+            if outcomes
+            for gate in outcome_gates(outcomes)
         ),
         *(
             _build_check(pipeline, gate_of(sink.name), _sink_evidence(pipeline, sink))
@@ -72,6 +82,20 @@ def _snapshot_evidence(pipeline: Pipeline) -> Reader[SnapshotEvidence]:
 def _sink_evidence(pipeline: Pipeline, sink: Target) -> Reader[SinkEvidence]:
     name = pipeline.spec.name
     return lambda _, storage, __: SinkEvidence(sink, name, storage.snapshots(name))
+
+
+def _outcome_evidence(
+    pipeline: Pipeline, outcomes: OutcomesSpec
+) -> Reader[OutcomeEvidence]:
+    def read(
+        _: dg.AssetCheckExecutionContext, storage: StorageResource, day: str
+    ) -> OutcomeEvidence:
+        first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
+        lake = storage.lake(pipeline.spec.name)
+        history = read_history(lake, outcomes, first, day)
+        return OutcomeEvidence(day, outcomes, history)
+
+    return read
 
 
 def graph_digest(

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
 from batch_assets.assets.model_release import build_model_release
+from batch_assets.assets.outcomes import build_outcomes
 from batch_assets.assets.partitions import backfill_policy
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.predictions import build_predictions
@@ -125,6 +126,7 @@ class ScoringPipeline(dg.Component):
         pipeline = Pipeline(
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
+        outcomes = self.spec.outcomes
         made = [
             build_raw_features(pipeline),
             build_validated_features(pipeline),
@@ -132,6 +134,7 @@ class ScoringPipeline(dg.Component):
             build_batch_size_sweep(pipeline),
             build_predictions(pipeline),
             build_serving_snapshot(pipeline),
+            *([build_outcomes(pipeline, outcomes)] if outcomes else []),
             *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
         ]
         if policy := backfill_policy():

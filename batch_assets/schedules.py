@@ -1,13 +1,13 @@
 """When a pipeline runs: each day is a partition, scored after it has ended."""
 
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from batch_assets.spec import PipelineSpec
+from batch_assets.spec import OutcomesSpec, PipelineSpec
 
-SWEEP = "batch_size_sweep"
+SWEEP, OUTCOMES = "batch_size_sweep", "outcomes"
 # The tag of a pipeline whose nights take something over from the night before.
 IN_ORDER = "batch_assets/in_order"
 
@@ -39,11 +39,13 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
     The jobs run in one process, because a killed worker must not leave a child on the
     device. The schedule is stopped until somebody starts it.
     """
+    later = [OUTCOMES] if spec.outcomes else []
     job = dg.define_asset_job(
         f"{spec.name}_job",
         # A sweep takes the device for minutes, and is worth it once for each release.
+        # Outcomes are not known by then.
         selection=dg.AssetSelection.groups(spec.name)
-        - dg.AssetSelection.assets([spec.name, SWEEP]),
+        - dg.AssetSelection.assets(*([spec.name, name] for name in (SWEEP, *later))),
         description=f"One night of {spec.name}: from source to served snapshot.",
         tags={IN_ORDER: "true"} if spec.incremental else None,
         executor_def=dg.in_process_executor,
@@ -69,4 +71,41 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         config={"ops": {f"{spec.name}__predictions": op}},
         executor_def=dg.in_process_executor,
     )
-    return dg.Definitions(jobs=[job, replay], schedules=[schedule])
+    jobs, schedules = [job, replay], [schedule]
+    if spec.outcomes:
+        judging = dg.define_asset_job(
+            f"{spec.name}_{OUTCOMES}_job",
+            selection=dg.AssetSelection.assets([spec.name, OUTCOMES]),
+            description=f"Takes what really happened on a day of {spec.name}, and judges "
+            "its predictions by it.",
+            executor_def=dg.in_process_executor,
+        )
+        jobs.append(judging)
+        schedules.append(_outcomes_schedule(spec, spec.outcomes, judging.name))
+    return dg.Definitions(jobs=jobs, schedules=schedules)
+
+
+def _outcomes_schedule(
+    spec: PipelineSpec, outcomes: OutcomesSpec, job_name: str
+) -> dg.ScheduleDefinition:
+    """Build the schedule that takes a day's outcomes once they are known."""
+
+    @dg.schedule(
+        job_name=job_name,
+        name=f"{spec.name}_{OUTCOMES}_schedule",
+        cron_schedule=outcomes.schedule,
+        execution_timezone=spec.timezone,
+        description="Takes the outcomes of the day that ended "
+        f"{outcomes.after_days} days before the last one.",
+    )
+    def schedule(
+        context: dg.ScheduleEvaluationContext,
+    ) -> dg.RunRequest | dg.SkipReason:
+        newest = date.fromisoformat(newest_day(spec, context.scheduled_execution_time))
+        day = newest - timedelta(days=outcomes.after_days)
+        first, last = spec.start_day, spec.end_day or newest
+        if not first <= day <= last:
+            return dg.SkipReason(f"{day} is no day of {spec.name}")
+        return dg.RunRequest(run_key=str(day), partition_key=str(day))
+
+    return schedule

@@ -17,6 +17,7 @@ from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import every_pipeline
 from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.snapshots.store import SnapshotStore
+from batch_assets.spec import PipelineSpec
 
 FIRST, SECOND, THIRD = "2026-01-05", "2026-01-06", "2026-01-07"
 FLIGHTS = Path(__file__).parents[1]
@@ -108,6 +109,12 @@ def attributes(name: str = "toy", **changes: Any) -> dict[str, Any]:
         "row_group_rows": 100,
         "chunk_rows": 200,
     } | changes
+
+
+def declared_in(package: Path, name: str) -> PipelineSpec:
+    """A pipeline as its YAML declares it, which has no template in it."""
+    text = (package / "defs" / name / "defs.yaml").read_text(encoding="utf-8")
+    return PipelineSpec.model_validate(yaml.safe_load(text)["attributes"])
 
 
 def make_project(

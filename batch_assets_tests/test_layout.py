@@ -12,7 +12,17 @@ from batch_assets.cli.main import main
 from batch_assets.component import starter_attributes
 from batch_assets.lake.shards import hash_key
 from batch_assets.online.metrics import PREFIX, Metrics
-from batch_assets.spec import ENGINES, SINKS, SOURCES, GateLimits, PipelineSpec, Serving
+from batch_assets.quality.judges.performance import outcome_gates
+from batch_assets.quality.performance.history import BETTER
+from batch_assets.spec import (
+    ENGINES,
+    SINKS,
+    SOURCES,
+    GateLimits,
+    OutcomesSpec,
+    PipelineSpec,
+    Serving,
+)
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.served import serve
 from batch_assets_tests.toys import make_spec
@@ -72,6 +82,21 @@ def test_the_guide_has_every_field_of_the_yaml():
         assert f"`{field}" in PIPELINE or f"{field}:" in PIPELINE, field
     for kind in SOURCES:
         assert f"| `{kind}` |" in PIPELINE, kind
+
+
+def test_the_page_of_outcomes_has_every_field_task_metric_and_check():
+    text = (FLIGHTS / "docs" / "outcomes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    spec = OutcomesSpec.model_validate(yaml.safe_load(block)["outcomes"])
+    for field in OutcomesSpec.model_fields:
+        assert f"| `{field}` |" in text, field
+    for task, metrics in BETTER.items():
+        assert f"| `{task}` |" in text, task
+        assert all(f"`{metric}`" in text for metric in metrics), task
+    for gate in outcome_gates(spec):
+        name = re.sub(f"^({'|'.join(BETTER[spec.task])})_", "<metric>_", gate.name)
+        assert f"| `{name}` |" in text, name
+        assert "<metric>" in name or gate.description in text, name
 
 
 def test_the_guide_of_engines_has_every_setting():

@@ -59,7 +59,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         contract = release.contract
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
         newest = newest_day(spec, datetime.now(UTC))
-        read = _context_of(pipeline, day, contract)
+        read = read_context(pipeline, day, contract)
         with day_run(context, lake, "raw_features", None) as run:
             copied = copy_day(
                 run,
@@ -94,7 +94,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     return raw_features
 
 
-def _context_of(pipeline: Pipeline, day: str, contract: Contract) -> ReadContext:
+def read_context(pipeline: Pipeline, day: str, contract: Contract) -> ReadContext:
+    """Return for which day, and from where, a source of a pipeline is read."""
     return ReadContext(
         day,
         pipeline.spec.timezone,

@@ -12,6 +12,7 @@ from batch_assets.cli.demo import demo
 from batch_assets.cli.denylist import denylist
 from batch_assets.cli.exits import Commands
 from batch_assets.cli.lookup import lookup
+from batch_assets.cli.outcomes import outcomes
 from batch_assets.cli.releases import release
 from batch_assets.cli.run import run
 from batch_assets.cli.serve import serve
@@ -32,6 +33,7 @@ for command in (
     demo,
     denylist,
     lookup,
+    outcomes,
     release,
     run,
     serve,

@@ -75,7 +75,7 @@ class Table(Generic[R, C]):
         """
         self.path = path
         self.name = path.name
-        self._receipts, self._commits = receipts, commits
+        self.receipts, self._commits = receipts, commits
 
     def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
         """Return a part's path; its name holds its job, so no two jobs share a file."""
@@ -268,7 +268,7 @@ class Table(Generic[R, C]):
         receipt = part.receipt
         path = self.part_path(day, receipt.shard, receipt.job, receipt.chunk)
         if (
-            not isinstance(receipt, self._receipts)
+            not isinstance(receipt, self.receipts)
             or (receipt.day, part.path) != (day, path)
             or receipt.table != self.name
         ):

@@ -7,6 +7,7 @@ import random
 import time
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
@@ -47,6 +48,19 @@ DRIFT = pa.schema(
         ("verdict", pa.string()),
     ]
 )
+# What came of predictions: `kind` is `realised`, or `estimated` from them alone.
+OUTCOME = pa.schema(
+    [
+        *OF_A_COLUMN,
+        ("model", pa.string()),
+        ("release", pa.string()),
+        ("kind", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("standard_error", pa.float64()),
+        ("rows", pa.int64()),
+    ]
+)
 
 
 class MetricTable:
@@ -56,23 +70,30 @@ class MetricTable:
         """Name a table; nothing is opened yet."""
         self.path, self.schema = path, schema
 
-    def write(self, day: str, rows: pa.Table) -> None:
+    def write(self, day: str, rows: pa.Table, **only: str) -> None:
         """Replace the rows of a day; if they are there already, write nothing.
+
+        Args:
+            day: the day.
+            rows: with these metrics.
+            only: columns with a value each: only such rows are replaced, all of the
+                day's if left out.
 
         Raises:
             CommitError: other days are written all the time, and none of 20 tries came
                 through, or the storage does not answer.
         """
         rows = rows.cast(self.schema)
-        if self.read(day, day).equals(rows):
+        if self.read(day, day, **only).equals(rows):
             return
+        where = " AND ".join(f"{n} = '{v}'" for n, v in {"day": day, **only}.items())
         for attempt in range(ATTEMPTS):
             try:
                 write_deltalake(
                     str(self.path),
                     rows,
                     mode="overwrite",
-                    predicate=f"day = '{day}'" if self._open() else None,
+                    predicate=where if self._open() else None,
                     partition_by=["day"],
                     storage_options=delta_options(self.path),
                 )
@@ -87,16 +108,20 @@ class MetricTable:
         msg = f"{self.path}: the metrics of {day} were not written: {last}"
         raise CommitError(msg)
 
-    def read(self, first: str, last: str) -> pa.Table:
-        """Return the rows of the days from the first to the last."""
+    def read(self, first: str, last: str, **only: str) -> pa.Table:
+        """Return the rows of the days from the first to the last, or `only` some, by day."""
         table = self._open()
         if table is None:
             return self.schema.empty_table()
-        day = ds.field("day")
+        asked = (ds.field("day") >= first) & (ds.field("day") <= last)
+        for name, value in only.items():
+            asked &= ds.field(name) == value
         rows = table.to_pyarrow_dataset().to_table(
-            filter=(day >= first) & (day <= last), columns=self.schema.names
+            filter=asked, columns=self.schema.names
         )
-        return rows.cast(self.schema)
+        # Stable: the rows of a day stay in their order.
+        order = pc.sort_indices(rows, sort_keys=[("day", "ascending")])
+        return rows.take(order).cast(self.schema)
 
     def _open(self) -> DeltaTable | None:
         try:

@@ -7,7 +7,7 @@ stands in the release; a profile names them by their digest. It knows no model.
 import base64
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -32,12 +32,14 @@ class Profile:
         columns: by name of the column, int32 (1 + segments, bins), packed: of all rows,
             and of each segment.
         partial: whether rows are not in it that took over a prediction.
+        scores: by name of an output that is a probability, the same in finer bins.
     """
 
     layout: str
     segments: tuple[Segment, ...]
     columns: dict[str, str]
     partial: bool = False
+    scores: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_counts(
@@ -47,15 +49,26 @@ class Profile:
         counts: Mapping[str, np.ndarray],
         *,
         partial: bool = False,
+        scores: Mapping[str, np.ndarray] | None = None,
     ) -> Self:
         """Pack counts, (1 + segments, bins) of each column."""
-        packed = {name: _packed(one) for name, one in counts.items()}
-        return cls(layout, tuple(segments), packed, partial)
+        packed, fine = (
+            {name: _packed(one) for name, one in each.items()}
+            for each in (counts, scores or {})
+        )
+        return cls(layout, tuple(segments), packed, partial, fine)
 
     def counts(self) -> dict[str, np.ndarray]:
         """Return the counts of each column, int64 (1 + segments, bins)."""
+        return self._unpacked(self.columns)
+
+    def score_counts(self) -> dict[str, np.ndarray]:
+        """Return the counts of each probability, int64 (1 + segments, finer bins)."""
+        return self._unpacked(self.scores)
+
+    def _unpacked(self, packed: Mapping[str, str]) -> dict[str, np.ndarray]:
         lines = 1 + len(self.segments)
-        return {name: _unpacked(one, lines) for name, one in self.columns.items()}
+        return {name: _unpacked(one, lines) for name, one in packed.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return it as it lies on disk."""
@@ -65,7 +78,13 @@ class Profile:
     def of_facts(cls, facts: Mapping[str, Any]) -> Self:
         """Read it from what lies on disk."""
         segments = tuple(Segment(*one) for one in facts["segments"])
-        return cls(facts["layout"], segments, facts["columns"], facts["partial"])
+        return cls(
+            facts["layout"],
+            segments,
+            facts["columns"],
+            facts["partial"],
+            facts.get("scores", {}),
+        )
 
 
 def add_profiles(profiles: Sequence[Profile]) -> Profile | None:
@@ -80,13 +99,19 @@ def add_profiles(profiles: Sequence[Profile]) -> Profile | None:
     if any(one.layout != first.layout for one in profiles):
         msg = f"profiles of {len({p.layout for p in profiles})} layouts don't add up"
         raise LakeError(msg)
-    each = [one.counts() for one in profiles]
     return Profile.of_counts(
         first.layout,
         first.segments,
-        {name: np.sum([one[name] for one in each], axis=0) for name in first.columns},
+        _added([one.counts() for one in profiles]),
         partial=any(one.partial for one in profiles),
+        scores=_added([one.score_counts() for one in profiles]),
     )
+
+
+def _added(counts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The sums of what all of them count."""
+    names = [n for n in counts[0] if all(n in one for one in counts)]
+    return {name: np.sum([one[name] for one in counts], axis=0) for name in names}
 
 
 def _packed(counts: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Take a day's source into `raw_features`: shard by shard, in one commit.
+"""Take a day's source into a table: shard by shard, in one commit.
 
 What can change under us is copied; a version of a Delta table can't, so it is pinned and
 only its keys are written down. A row's shard is decided here and stays. Memory holds one
@@ -19,6 +19,7 @@ import pyarrow as pa
 from batch_assets.errors import EmptySourceError, NoHistoryError, SourceError
 from batch_assets.lake.commits import RawCommit
 from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.delta_table import Table
 from batch_assets.lake.page_layout import COMPACT
 from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part
@@ -28,20 +29,21 @@ from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
 from batch_assets.lake.source_files import must_be_text
 from batch_assets.lake.sources import ReadContext, Source
-from batch_assets.lake.tables import Lake
 
 
 @dataclass(frozen=True)
 class RawSettings:
     """How raw rows are taken: their columns in order, and how they lie.
 
-    With `allow_empty`, a day without rows is no error.
+    With `allow_empty`, a day without rows is no error. `into` is another table than
+    `raw_features`; nothing is pinned there.
     """
 
     schema: pa.Schema
     shards: int
     row_group_rows: int
     allow_empty: bool = False
+    into: Table[RawReceipt, RawCommit] | None = None
 
     @property
     def inputs(self) -> list[Any]:
@@ -100,17 +102,17 @@ def copy_day(
         NoHistoryError: the source holds the newest day, and an older one was asked for.
         ContractError: from `check`.
     """
-    lake, day = run.lake, run.day
-    table = lake.raw_features
+    day, into = run.day, settings.into
+    table = into or run.lake.raw_features
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
-        return _as_it_was_taken(lake, context, newest, settings)
-    pinned = source.pinned(context)
+        return _as_it_was_taken(table, context, newest, settings)
+    pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
     job = job_of(day, identity, *settings.inputs)
     if (done := table.done(day, job, context.key)) is not None:
-        return Copied(job, done, unchanged=True, forced_at=lake.forced_at(day))
+        return Copied(job, done, unchanged=True, forced_at=_forced_at(table, day))
     with ExitStack() as stack:
         if pinned:
             check(pinned.schema)
@@ -120,7 +122,7 @@ def copy_day(
             reader = stack.enter_context(source.read(context))
             check(reader.schema)
             batches = _unbroken(reader, day)
-        writer = _RawWriter(stack, run, context.key, job, settings)
+        writer = _RawWriter(stack, table, day, context.key, job, settings)
         for batch in batches:
             writer.write(batch)
             run.progress(len(batch))
@@ -133,15 +135,23 @@ def copy_day(
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
 
 
+def _forced_at(table: Table[RawReceipt, RawCommit], day: str) -> datetime | None:
+    commit = table.last_commit(day)
+    return commit.facts.forced_at if commit else None
+
+
 def _as_it_was_taken(
-    lake: Lake, context: ReadContext, newest: str, settings: RawSettings
+    table: Table[RawReceipt, RawCommit],
+    context: ReadContext,
+    newest: str,
+    settings: RawSettings,
 ) -> Copied:
     """The committed day, if nothing but the source could be another by now.
 
     Raises:
         NoHistoryError: it was never taken, or is wanted otherwise than it was taken.
     """
-    day, table = context.day, lake.raw_features
+    day = context.day
     commit = table.last_commit(day)
     if commit and commit.facts.job == job_of(
         day, commit.facts.source, *settings.inputs
@@ -151,14 +161,14 @@ def _as_it_was_taken(
             forced_at = commit.facts.forced_at
             return Copied(commit.facts.job, done, unchanged=True, forced_at=forced_at)
     why = (
-        "its raw rows were taken with other settings, or are damaged"
+        f"its {table.name} were taken with other settings, or are damaged"
         if commit
-        else "its raw rows were never taken"
+        else f"its {table.name} were never taken"
     )
     msg = (
         f"the source keeps no history: what it holds now are the rows of {newest}, not "
         f"of {day}, and {why}. Nothing was committed. Run {newest}; or take today's rows "
-        f"for {day} all the same, with `--force` or raw_features' config `force: true`, "
+        f"for {day} all the same, with `--force` or the config `force: true` of {table.name}, "
         "which is marked in its books, its version and the catalog. If the source does "
         "tell of past days, let it use the day ($day, {{ day }} or a day_column)."
     )
@@ -169,15 +179,21 @@ class _RawWriter:
     """Cuts batches into the parts of a day, one for each shard."""
 
     def __init__(
-        self, stack: ExitStack, run: DayRun, key: str, job: str, settings: RawSettings
+        self,
+        stack: ExitStack,
+        table: Table[RawReceipt, RawCommit],
+        day: str,
+        key: str,
+        job: str,
+        settings: RawSettings,
     ) -> None:
-        self._day, self._key, self._job = run.day, key, job
-        self._schema = settings.schema
+        self._day, self._key, self._job = day, key, job
+        self._schema, self._receipt = settings.schema, table.receipts
         self._totals = [ControlTotal()] * settings.shards
         self._writers = [
             stack.enter_context(
                 PartWriter(
-                    run.lake.raw_features.part_path(run.day, shard, job, 0),
+                    table.part_path(day, shard, job, 0),
                     settings.schema,
                     row_group_rows=settings.row_group_rows,
                     layout=COMPACT,
@@ -219,7 +235,7 @@ class _RawWriter:
             raise SourceError(msg)
         return [
             writer.finish(
-                RawReceipt(
+                self._receipt(
                     day, shard, 0, self._job, total, pinned.pin if pinned else None
                 )
             )

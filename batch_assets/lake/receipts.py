@@ -16,6 +16,7 @@ from batch_assets.lake.reconciliation import ControlTotal
 
 RAW, VALIDATED, QUARANTINED = "raw_features", "validated_features", "quarantined_rows"
 PREDICTIONS, DEAD_LETTERS = "predictions", "dead_letters"
+OUTCOMES = "outcomes"
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class RawReceipt(Receipt):
     def of_facts(cls, facts: Mapping[str, Any]) -> dict[str, Any]:
         pinned = facts.get("pinned")
         return {"pinned": Pin(**pinned) if pinned else None}
+
+
+@dataclass(frozen=True)
+class OutcomesReceipt(RawReceipt):
+    """Of what really happened, as the source of outcomes gave it."""
+
+    table: ClassVar[str] = OUTCOMES
 
 
 @dataclass(frozen=True)
@@ -301,6 +309,7 @@ KINDS: dict[str, type[Receipt]] = {
         QuarantineReceipt,
         PredictionsReceipt,
         DeadLettersReceipt,
+        OutcomesReceipt,
     )
 }
 

@@ -1,4 +1,4 @@
-"""The Delta tables of a pipeline: five of rows, and those of its metrics.
+"""The Delta tables of a pipeline: those of rows, and those of its metrics.
 
 It knows no model.
 """
@@ -11,15 +11,17 @@ from datetime import datetime
 from batch_assets.lake.books import books_of
 from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
 from batch_assets.lake.delta_table import Table
-from batch_assets.lake.metrics import DRIFT, PROFILE, MetricTable
+from batch_assets.lake.metrics import DRIFT, OUTCOME, PROFILE, MetricTable
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     DEAD_LETTERS,
+    OUTCOMES,
     PREDICTIONS,
     QUARANTINED,
     RAW,
     VALIDATED,
     DeadLettersReceipt,
+    OutcomesReceipt,
     PredictionsReceipt,
     QuarantineReceipt,
     RawReceipt,
@@ -51,8 +53,12 @@ class Lake:
         self.dead_letters = Table(
             self.folder / DEAD_LETTERS, DeadLettersReceipt, ScoringCommit
         )
+        self.outcomes: Table[RawReceipt, RawCommit] = Table(
+            self.folder / OUTCOMES, OutcomesReceipt, RawCommit
+        )
         self.profile_metrics = MetricTable(self.folder / "profile_metrics", PROFILE)
         self.drift_metrics = MetricTable(self.folder / "drift_metrics", DRIFT)
+        self.outcome_metrics = MetricTable(self.folder / "outcome_metrics", OUTCOME)
 
     def exchange_folder(self, day: str) -> StoragePath:
         """Return where workers elsewhere post what came of their work on a day."""
@@ -69,6 +75,7 @@ class Lake:
             self.quarantined_rows,
             self.predictions,
             self.dead_letters,
+            self.outcomes,
         ):
             # In a store nothing is half written: what is, lies on the machine of its run.
             directory = local(table.path)

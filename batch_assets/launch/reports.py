@@ -64,11 +64,7 @@ class NightReport:
             version=snapshot.get("version"),
             served_version=snapshot.get("served_version"),
             errors=failures,
-            warnings=[
-                f"{check.check_name}: {check.description}"
-                for check in failed
-                if check.severity == dg.AssetCheckSeverity.WARN
-            ],
+            warnings=_warnings_of(result),
         )
 
 
@@ -105,6 +101,47 @@ class ReplayReport:
 
 
 @dataclass(frozen=True)
+class OutcomesReport:
+    """What came of judging a day's predictions by what happened.
+
+    `metrics` are those of all rows, by name, and what was estimated of them.
+    """
+
+    day: str
+    success: bool
+    interrupted: bool = False
+    predicted_rows: int | None = None
+    known_rows: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    checks_passed: int = 0
+    checks: int = 0
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, result: ExecuteInProcessResult, day: str) -> Self:
+        """Read the report of a day's outcomes."""
+        metadata, failures = _metadata(result).get("outcomes", {}), failures_of(result)
+        checks = result.get_asset_check_evaluations()
+        return cls(
+            day=day,
+            success=result.success and not failures,
+            interrupted=_is_interrupted(result),
+            predicted_rows=metadata.get("predicted_rows"),
+            known_rows=metadata.get("known_rows"),
+            metrics={
+                name: value
+                for name, value in metadata.items()
+                if isinstance(value, float) and name != "known_share"
+            },
+            checks_passed=sum(check.passed for check in checks),
+            checks=len(checks),
+            errors=failures,
+            warnings=_warnings_of(result),
+        )
+
+
+@dataclass(frozen=True)
 class DayOutcome:
     """What came of one day of a range, and how long it took."""
 
@@ -119,6 +156,14 @@ class DayOutcome:
         if not self.report.success:
             return "failed"
         return "unchanged" if self.report.unchanged else "done"
+
+
+def _warnings_of(result: ExecuteInProcessResult) -> list[str]:
+    return [
+        f"{check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    ]
 
 
 def failures_of(result: ExecuteInProcessResult) -> list[str]:

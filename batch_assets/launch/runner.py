@@ -12,12 +12,17 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.errors import PipelineError
 from batch_assets.launch.explain import explained
-from batch_assets.launch.reports import NightReport, ReplayReport, failures_of
-from batch_assets.schedules import IN_ORDER, SWEEP
+from batch_assets.launch.reports import (
+    NightReport,
+    OutcomesReport,
+    ReplayReport,
+    failures_of,
+)
+from batch_assets.schedules import IN_ORDER, OUTCOMES, SWEEP
 
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-NIGHT, REPLAY = "job", "replay_job"
+NIGHT, REPLAY, JUDGING = "job", "replay_job", f"{OUTCOMES}_job"
 # A night up to where it is served.
 SCORING = (
     "raw_features",
@@ -85,6 +90,20 @@ class PipelineRunner:
         result = self._execute(REPLAY, day, {}, ())
         return ReplayReport.of(result, self.pipeline, day)
 
+    def take_outcomes(self, day: str, *, force: bool = False) -> OutcomesReport:
+        """Take what happened on one day, and judge the day's predictions by it.
+
+        Args:
+            day: of the predictions.
+            force: take what a source without history holds now, though the day be older.
+
+        Raises:
+            PipelineError: there is no such day, or the pipeline declares no outcomes.
+        """
+        op = f"{self.pipeline}__{OUTCOMES}"
+        config = {"ops": {op: {"config": {"force": True}}}} if force else {}
+        return OutcomesReport.of(self._execute(JUDGING, day, config, ()), day)
+
     def sweep_batch_sizes(self) -> list[str]:
         """Materialise `batch_size_sweep`; return what went wrong, if anything."""
         job = self._alone().resolve_implicit_global_asset_job_def()
@@ -128,6 +147,12 @@ class PipelineRunner:
             known = ", ".join(sorted(declared)) or "-"
             msg = f"no pipeline is named '{self.pipeline}'; declared: {known}"
             raise PipelineError(msg)
+        if which == JUDGING and f"{self.pipeline}_{which}" not in jobs:
+            msg = (
+                f"{self.pipeline} declares no outcomes: say in its YAML what really "
+                "happens, under `outcomes`"
+            )
+            raise PipelineError(msg)
         try:
             return self._alone().resolve_job_def(f"{self.pipeline}_{which}")
         except Exception as error:  # As in `load_definitions`.
@@ -144,7 +169,7 @@ class PipelineRunner:
             return all(key.to_user_string().startswith(prefix) for key in keys)
 
         whole = self.definitions
-        names = {f"{self.pipeline}_{which}" for which in (NIGHT, REPLAY)}
+        names = {f"{self.pipeline}_{which}" for which in (NIGHT, REPLAY, JUDGING)}
         return dg.Definitions(
             assets=[assets for assets in whole.assets or [] if is_own(assets)],
             asset_checks=[check for check in whole.asset_checks or [] if is_own(check)],

@@ -84,6 +84,11 @@ class SegmentColumn:
     first: int
     values: tuple[str, ...]
 
+    def places(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the place of each row's value among them; a missing one has none."""
+        known: np.ndarray = np.nan_to_num(numbers, nan=self.first - 1.0)
+        return known.astype(np.int64) - self.first
+
 
 @dataclass(frozen=True)
 class ProfileLayout:

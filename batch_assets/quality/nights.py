@@ -27,6 +27,7 @@ from batch_assets.quality.changes import (
 )
 from batch_assets.quality.distances import jensen_shannon, wasserstein
 from batch_assets.quality.drift_limits import Judged, judged
+from batch_assets.quality.performance.history import write_estimates
 from batch_assets.spec import GateLimits
 
 
@@ -48,8 +49,6 @@ def read_nights(lake: Lake, day: str, profile: Profile) -> Nights:
             ),
         )
     )
-    # Stable: the lines of a column stay in their order.
-    rows = rows.take(pc.sort_indices(rows, sort_keys=[("day", "ascending")]))
     days = tuple(sorted(pc.unique(rows["day"]).to_pylist()))
     lines = 1 + len(profile.segments)
     counts = {}
@@ -104,6 +103,7 @@ def record_night(
     lake.profile_metrics.write(day, _profile_rows(day, job, profile))
     if profile.partial:
         return
+    write_estimates(lake, day, parts, profile)
     nights = read_nights(lake, day, profile)
     changes = changes_of(day, profile, nights, manifest)
     found = judged(changes, manifest.contract.written_names, limits)

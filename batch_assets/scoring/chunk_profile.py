@@ -19,6 +19,7 @@ from batch_assets.models.profiling import (
     segment_columns,
 )
 from batch_assets.models.release import Release
+from batch_assets.models.score_bins import SIZE, probabilities, score_codes
 from batch_assets.scoring.chunk_task import ChunkTask
 
 # So many rows of a day tell all there is to tell of twenty bins.
@@ -92,20 +93,20 @@ def profile_of(
         for value in column.values
     ]
     places = [
-        (len(column.values), _places(numbers[column.name], column.first))
+        (len(column.values), column.places(numbers[column.name]))
         for column in layout.segments
     ]
     counts = {
         name: np.concatenate(list(_lines(bins.codes(numbers[name]), bins.size, places)))
         for name, bins in layout.bins.items()
     }
-    return Profile.of_counts(layout.digest, segments, counts, partial=partial)
-
-
-def _places(values: np.ndarray, first: int) -> np.ndarray:
-    """Return the place of each row's segment in its column; a missing one has none."""
-    known: np.ndarray = np.nan_to_num(values, nan=first - 1.0).astype(np.int64)
-    return known - first
+    scores = {
+        name: np.concatenate(list(_lines(score_codes(outputs[name]), SIZE, places)))
+        for name in probabilities(contract)
+    }
+    return Profile.of_counts(
+        layout.digest, segments, counts, partial=partial, scores=scores
+    )
 
 
 def _lines(

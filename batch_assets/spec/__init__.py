@@ -17,6 +17,7 @@ from batch_assets.spec.limits import (
     Model,
     Serving,
 )
+from batch_assets.spec.outcomes import OutcomesSpec, Task
 from batch_assets.spec.pipeline import PipelineSpec
 from batch_assets.spec.sinks import (
     SINKS,
@@ -34,6 +35,7 @@ DECLARED: tuple[type[StrictModel], ...] = (
     Model,
     Serving,
     FallbackSpec,
+    OutcomesSpec,
     *SOURCES.values(),
     *ENGINES.values(),
     *SINKS.values(),
@@ -51,6 +53,7 @@ __all__ = [
     "GateLimits",
     "Local",
     "Model",
+    "OutcomesSpec",
     "PipelineSpec",
     "PostgresTarget",
     "Ray",
@@ -58,6 +61,7 @@ __all__ = [
     "Serving",
     "Spark",
     "Target",
+    "Task",
     "engine_named",
     "engine_names",
 ]

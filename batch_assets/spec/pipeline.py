@@ -11,6 +11,8 @@ from batch_assets.lake.page_layout import FeatureLayout
 from batch_assets.lake.sources import Source
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
+from batch_assets.spec.outcomes import OutcomesSpec
+from batch_assets.spec.schedules import daily
 from batch_assets.spec.sinks import Target
 from batch_assets.strict import NAME, StrictModel
 
@@ -101,6 +103,10 @@ class PipelineSpec(StrictModel):
     )
     gates: GateLimits = Field(default_factory=GateLimits)
     serving: Serving = Field(default_factory=Serving)
+    outcomes: OutcomesSpec | None = Field(
+        default=None,
+        description="What really happened: predictions are judged by it when it arrives.",
+    )
     sinks: list[Target] = Field(
         default_factory=list, description="Remote stores that serve the snapshot, too."
     )
@@ -132,16 +138,7 @@ class PipelineSpec(StrictModel):
         ZoneInfo(timezone)
         return timezone
 
-    @field_validator("schedule")
-    @classmethod
-    def _schedule_is_daily(cls, schedule: str) -> str:
-        if not re.match(r"^[0-5]?\d ([01]?\d|2[0-3]) \* \* \*$", schedule):
-            msg = (
-                "a schedule runs once a day and reads 'MINUTE HOUR * * *', got "
-                f"'{schedule}'"
-            )
-            raise ValueError(msg)
-        return schedule
+    _schedule_is_daily = field_validator("schedule")(daily)
 
     @model_validator(mode="after")
     def _fallback_is_a_side_table(self) -> Self:

@@ -9,10 +9,17 @@ from batch_assets.definitions import defs
 from batch_assets.errors import PipelineError
 from batch_assets.launch.project import load_definitions
 from batch_assets.quality.gates import GATES
+from batch_assets.quality.judges.performance import outcome_gates
 from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.spec import PipelineSpec
-from batch_assets_tests.projects import ASSETS, attributes, make_project, write_project
-from batch_assets_tests.toys import make_spec
+from batch_assets_tests.projects import (
+    ASSETS,
+    FLIGHTS,
+    attributes,
+    declared_in,
+    make_project,
+    write_project,
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,9 @@ OWNERS = {"flights": "team:airport-operations", "baskets": "team:merchandising"}
 def test_every_asset_bears_the_pipelines_name(loaded):
     keys = {spec.key for spec in loaded.resolve_all_asset_specs()}
     assert keys == {
-        dg.AssetKey([pipeline, name]) for pipeline in OWNERS for name in ASSETS
+        dg.AssetKey([pipeline, name])
+        for pipeline in OWNERS
+        for name in ASSETS | {"outcomes"}
     }
 
 
@@ -56,10 +65,12 @@ def test_a_sweep_is_no_part_of_a_night(loaded):
 def test_every_gate_is_a_partitioned_check_that_blocks_as_its_table_says(loaded):
     specs = [spec for check in loaded.asset_checks or [] for spec in check.check_specs]
     assert all(spec.partitions_def is not None for spec in specs)
-    assert {(spec.asset_key.path[-1], spec.name, spec.blocking) for spec in specs} == {
-        (gate.asset, gate.name, gate.blocking)
-        for gate in (*GATES, *SNAPSHOT_GATES)
-        if gate.when(make_spec())
+    declared = [declared_in(FLIGHTS / "batch_assets", name) for name in OWNERS]
+    assert {(*spec.asset_key.path, spec.name, spec.blocking) for spec in specs} == {
+        (pipeline.name, gate.asset, gate.name, gate.blocking)
+        for pipeline in declared
+        for gate in (*GATES, *SNAPSHOT_GATES, *outcome_gates(pipeline.outcomes))
+        if gate.when(pipeline)
     }
 
 
@@ -77,6 +88,7 @@ def test_the_graph_is_the_road(loaded):
     assert parents("dead_letters") == {"validated_features", "model_release"}
     assert parents("batch_size_sweep") == {"model_release"}
     assert parents("serving_snapshot") == {"predictions"}
+    assert parents("outcomes") == {"predictions"}
 
 
 def test_the_schedule_asks_for_the_day_that_has_just_ended(loaded):
@@ -92,6 +104,35 @@ def test_the_schedule_asks_for_the_day_that_has_just_ended(loaded):
         )
     assert schedule.execution_timezone == "America/New_York"
     assert [request.partition_key for request in tick.run_requests] == ["2013-07-22"]
+
+
+def test_outcomes_are_no_part_of_a_night_and_have_a_job_of_their_own(loaded):
+    job = loaded.resolve_job_def("flights_outcomes_job")
+    selected = {key.path[-1] for key in job.asset_layer.executable_asset_keys}
+    assert selected == {"outcomes"}
+
+
+@pytest.mark.parametrize(
+    ("at", "asked"),
+    [
+        ((2013, 7, 23, 10), ["2013-07-20"]),  # Two days after the day that has ended.
+        ((2013, 1, 31, 11), []),
+        ((2013, 2, 1, 11), ["2013-01-29"]),
+        ((2014, 1, 2, 11), ["2013-12-30"]),
+        ((2014, 1, 3, 11), []),
+    ],
+)
+def test_outcomes_are_asked_for_once_they_are_known(loaded, at, asked):
+    schedule = loaded.resolve_schedule_def("flights_outcomes_schedule")
+    with dg.instance_for_test() as instance:
+        tick = schedule.evaluate_tick(
+            dg.build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=datetime.datetime(*at, tzinfo=datetime.UTC),
+                repository_def=loaded.get_repository_def(),
+            )
+        )
+    assert [request.partition_key for request in tick.run_requests] == asked
 
 
 def test_the_days_are_those_that_the_yaml_declares(loaded):

@@ -1,0 +1,137 @@
+"""`outcomes`: what really happened, and how good the predictions of the day were."""
+
+import base64
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from batch_assets.assets.partitions import day_of, for_each_day
+from batch_assets.assets.pipeline import Pipeline, day_run, table_metadata
+from batch_assets.assets.raw_features import read_context
+from batch_assets.errors import LakeError
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.raw import Copied, RawSettings, copy_day
+from batch_assets.models.contract import Contract
+from batch_assets.quality.performance.columns import check_outcomes, outcome_schema
+from batch_assets.quality.performance.history import (
+    BETTER,
+    read_history,
+    write_performance,
+)
+from batch_assets.quality.performance.plot import draw
+from batch_assets.quality.performance.realised import Performance, performance_of
+from batch_assets.resources import StorageResource
+from batch_assets.schedules import newest_day
+from batch_assets.spec import OutcomesSpec
+
+# So many days are drawn.
+DRAWN = timedelta(days=400)
+
+
+class OutcomesConfig(dg.Config):
+    """How one run takes its outcomes."""
+
+    force: bool = Field(
+        default=False,
+        description="Of a source without history, take what it holds now for an older day.",
+    )
+
+
+def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinition:
+    look = pipeline.look("outcomes", spec.source.kind, "deltalake")
+
+    @dg.asset(**look, deps=[pipeline.key("predictions")])
+    @for_each_day
+    def outcomes(
+        context: dg.AssetExecutionContext,
+        config: OutcomesConfig,
+        storage: StorageResource,
+    ) -> dg.MaterializeResult:
+        """What really happened to what was predicted of a day, by key.
+
+        The day's predictions are judged by it: each metric, of all rows and by segment,
+        goes into the table `outcome_metrics`, beside what was estimated before anybody
+        knew.
+        """
+        day, lake = day_of(context), storage.lake(pipeline.spec.name)
+        parts = lake.predictions.parts(day)
+        if not parts:
+            msg = f"{pipeline.spec.name} has no predictions of {day} to judge: run the day"
+            raise LakeError(msg)
+        receipt = parts[0].receipt
+        release = storage.registry().verify(receipt.model, receipt.release)
+        with day_run(context, lake, "outcomes", None) as run:
+            copied = _copy(pipeline, spec, run, release.contract, force=config.force)
+            performance = performance_of(
+                lake, day, release.contract, spec, tuple(pipeline.spec.segments)
+            )
+            run.guard()
+            write_performance(lake, day, parts, spec, performance)
+        first = str(date.fromisoformat(day) - DRAWN)
+        history = read_history(lake, spec, first, "9999-12-31")
+        estimates = {
+            f"estimated_{metric}": series[day].value
+            for metric, series in history.estimated.items()
+            if day in series and metric in BETTER[spec.task]
+        }
+        picture = base64.b64encode(draw(history, spec, day, performance.curve)).decode()
+        schema = outcome_schema(release.contract, spec)
+        return dg.MaterializeResult(
+            metadata={
+                **table_metadata(lake.outcomes.path, schema, copied.total.rows),
+                **_metadata(performance),
+                **estimates,
+                "digest": receipt.release,
+                "performance": dg.MetadataValue.md(
+                    f"![performance](data:image/png;base64,{picture})"
+                ),
+            },
+            data_version=dg.DataVersion(f"{copied.job}-{receipt.job[:16]}"),
+        )
+
+    return outcomes
+
+
+def _copy(
+    pipeline: Pipeline,
+    spec: OutcomesSpec,
+    run: DayRun,
+    contract: Contract,
+    *,
+    force: bool,
+) -> Copied:
+    """Take the outcomes of a day, in the shards that its rows are in."""
+    schema = outcome_schema(contract, spec)
+    what = f"the source of the outcomes of {pipeline.spec.name}"
+    shards = {part.shard for part in run.lake.raw_features.parts(run.day)}
+    newest = date.fromisoformat(newest_day(pipeline.spec, datetime.now(UTC)))
+    return copy_day(
+        run,
+        spec.source,
+        read_context(pipeline, run.day, contract),
+        RawSettings(
+            schema,
+            len(shards),
+            pipeline.spec.row_group_rows,
+            pipeline.spec.allow_empty,
+            run.lake.outcomes,
+        ),
+        check=lambda columns: check_outcomes(columns, schema, what),
+        newest=str(newest - timedelta(days=spec.after_days)),
+        force=force,
+    )
+
+
+def _metadata(performance: Performance) -> dict[str, Any]:
+    arrived = performance.arrived
+    return {
+        "predicted_rows": arrived.predicted,
+        "known_rows": arrived.known,
+        "unknown_rows": arrived.unknown,
+        "missing_rows": arrived.missing,
+        "unpredicted_rows": arrived.unpredicted,
+        "known_share": arrived.share,
+        **{name: one.value for name, one in performance.whole.items()},
+    }

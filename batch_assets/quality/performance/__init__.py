@@ -1,0 +1,1 @@
+"""Whether predictions were right: judged by outcomes, and estimated until they arrive."""

@@ -1,0 +1,103 @@
+"""How good the predictions were, day by day, as a picture. It measures nothing."""
+
+import io
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.figure import Figure
+
+from batch_assets.quality.performance.history import BETTER, History, Series
+from batch_assets.quality.performance.probabilities import Group
+from batch_assets.spec import OutcomesSpec
+
+BLUE, RED, GREY = "#2b5d8a", "#c44e52", "#8c96a8"
+
+
+def draw(
+    history: History, spec: OutcomesSpec, day: str, curve: Sequence[Group] = ()
+) -> bytes:
+    """Draw a PNG: each metric over the days, what was estimated of it, and the calibration.
+
+    Args:
+        history: of the days.
+        spec: what the outcomes are.
+        day: that is marked, and whose calibration it is.
+        curve: of probabilities.
+    """
+    metrics = [m for m in BETTER[spec.task] if history.realised.get(m)]
+    panels = len(metrics) + bool(curve)
+    figure = Figure(figsize=(9, 2.3 * max(panels, 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, metric in enumerate(metrics, 1):
+        axes = figure.add_subplot(panels, 1, number)
+        _over_days(
+            axes, history.realised[metric], history.estimated.get(metric, {}), day
+        )
+        more = "more" if BETTER[spec.task][metric] else "less"
+        axes.set_title(f"{metric} of '{spec.output}': {more} is better", fontsize=9)
+        if number == 1:
+            axes.legend(fontsize=8, loc="lower left", ncols=3)
+    if curve:
+        _calibration(figure.add_subplot(panels, 1, panels), curve, day)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=90)
+    return file.getvalue()
+
+
+def _over_days(axes: Axes, realised: Series, promised: Series, day: str) -> None:
+    for series, style, colour, label in (
+        (promised, "--", RED, "estimated from the scores alone"),
+        (realised, ".-", BLUE, "came out"),
+    ):
+        days = sorted(series)
+        axes.plot(
+            [date.fromisoformat(one) for one in days],  # type: ignore[arg-type]
+            [series[one].value for one in days],
+            style,
+            color=colour,
+            linewidth=1,
+            markersize=4,
+            label=label if days else None,
+        )
+    days = sorted(realised)
+    changes = [
+        later
+        for earlier, later in pairwise(days)
+        if realised[earlier].release != realised[later].release
+    ]
+    for number, one in enumerate(changes):
+        label = "" if number else "another release"
+        axes.axvline(date.fromisoformat(one), color=GREY, linestyle=":", label=label)  # type: ignore[arg-type]
+    if day in realised:
+        axes.plot(
+            [date.fromisoformat(day)],  # type: ignore[arg-type]
+            [realised[day].value],
+            "o",
+            color=BLUE,
+            markersize=7,
+        )
+    axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=2))  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    axes.tick_params(labelsize=8)
+
+
+def _calibration(axes: Axes, curve: Sequence[Group], day: str) -> None:
+    most = max(max(group.predicted, group.happened) for group in curve)
+    axes.plot([0, most], [0, most], color=GREY, linewidth=1)
+    axes.plot(
+        [group.predicted for group in curve],
+        [group.happened for group in curve],
+        "o-",
+        color=BLUE,
+        linewidth=1,
+        markersize=4,
+    )
+    axes.set_title(
+        f"{day}: share of what happened, by what was predicted (grey: calibrated)",
+        fontsize=9,
+    )
+    axes.tick_params(labelsize=8)
