@@ -15,8 +15,10 @@ from batch_assets.assets.partitions import backfill_policy
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.predictions import build_predictions
 from batch_assets.assets.raw_features import build_raw_features
+from batch_assets.assets.release_comparison import build_release_comparison
 from batch_assets.assets.remote_snapshot import build_remote_snapshot
 from batch_assets.assets.serving_snapshot import build_serving_snapshot
+from batch_assets.assets.shadow_predictions import build_shadow_predictions
 from batch_assets.assets.validated_features import build_validated_features
 from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
@@ -126,7 +128,7 @@ class ScoringPipeline(dg.Component):
         pipeline = Pipeline(
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
-        outcomes = self.spec.outcomes
+        outcomes, shadow = self.spec.outcomes, self.spec.shadow
         made = [
             build_raw_features(pipeline),
             build_validated_features(pipeline),
@@ -134,7 +136,9 @@ class ScoringPipeline(dg.Component):
             build_batch_size_sweep(pipeline),
             build_predictions(pipeline),
             build_serving_snapshot(pipeline),
+            *([build_shadow_predictions(pipeline, shadow)] if shadow else []),
             *([build_outcomes(pipeline, outcomes)] if outcomes else []),
+            build_release_comparison(pipeline),
             *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
         ]
         if policy := backfill_policy():

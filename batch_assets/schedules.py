@@ -8,6 +8,7 @@ import dagster as dg
 from batch_assets.spec import OutcomesSpec, PipelineSpec
 
 SWEEP, OUTCOMES = "batch_size_sweep", "outcomes"
+COMPARISON = "release_comparison"
 # The tag of a pipeline whose nights take something over from the night before.
 IN_ORDER = "batch_assets/in_order"
 
@@ -39,13 +40,13 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
     The jobs run in one process, because a killed worker must not leave a child on the
     device. The schedule is stopped until somebody starts it.
     """
-    later = [OUTCOMES] if spec.outcomes else []
+    later = [SWEEP, COMPARISON, *([OUTCOMES] if spec.outcomes else [])]
     job = dg.define_asset_job(
         f"{spec.name}_job",
         # A sweep takes the device for minutes, and is worth it once for each release.
-        # Outcomes are not known by then.
+        # Outcomes are not known by then, and releases are compared when somebody asks.
         selection=dg.AssetSelection.groups(spec.name)
-        - dg.AssetSelection.assets(*([spec.name, name] for name in (SWEEP, *later))),
+        - dg.AssetSelection.assets(*([spec.name, name] for name in later)),
         description=f"One night of {spec.name}: from source to served snapshot.",
         tags={IN_ORDER: "true"} if spec.incremental else None,
         executor_def=dg.in_process_executor,

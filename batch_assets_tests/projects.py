@@ -181,6 +181,7 @@ ASSETS = {
     "quarantined_rows",
     "model_release",
     "batch_size_sweep",
+    "release_comparison",
     "predictions",
     "dead_letters",
     "serving_snapshot",

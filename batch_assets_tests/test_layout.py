@@ -8,9 +8,11 @@ import httpx
 import numpy as np
 import yaml
 
+from batch_assets.assets.shadow_predictions import CHECK
 from batch_assets.cli.main import main
 from batch_assets.component import starter_attributes
 from batch_assets.lake.shards import hash_key
+from batch_assets.models.comparisons import Agreement
 from batch_assets.online.metrics import PREFIX, Metrics
 from batch_assets.quality.judges.performance import outcome_gates
 from batch_assets.quality.performance.history import BETTER
@@ -22,6 +24,7 @@ from batch_assets.spec import (
     OutcomesSpec,
     PipelineSpec,
     Serving,
+    Shadow,
 )
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.served import serve
@@ -97,6 +100,17 @@ def test_the_page_of_outcomes_has_every_field_task_metric_and_check():
         name = re.sub(f"^({'|'.join(BETTER[spec.task])})_", "<metric>_", gate.name)
         assert f"| `{name}` |" in text, name
         assert "<metric>" in name or gate.description in text, name
+
+
+def test_the_page_of_challengers_has_every_field_and_a_valid_yaml():
+    text = (FLIGHTS / "docs" / "challengers.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    make_spec(**yaml.safe_load(block))
+    for field in Shadow.model_fields:
+        assert f"| `{field}` |" in text, field
+    for number in set(Agreement.model_fields) - {"output", "rows"}:
+        assert f"| `<output>_{number}` |" in text, number
+    assert f"`{CHECK}`" in text
 
 
 def test_the_guide_of_engines_has_every_setting():

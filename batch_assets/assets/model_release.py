@@ -6,11 +6,17 @@ from batch_assets.assets.pipeline import Pipeline
 from batch_assets.errors import UnapprovedError
 from batch_assets.resources import StorageResource
 
+# In the metadata of the asset's definition: the name of the model.
+MODEL = "model"
+
 
 def build_model_release(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
 
-    @dg.asset(**pipeline.look("model_release", "pytorch", partitioned=False))
+    @dg.asset(
+        **pipeline.look("model_release", "pytorch", partitioned=False),
+        metadata={MODEL: spec.model.name},
+    )
     def model_release(storage: StorageResource) -> dg.MaterializeResult:
         """The release that is approved for batch scoring, by the sha256 of its content.
 
@@ -37,6 +43,7 @@ def build_model_release(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "approved_by": approval.by,
                 "approved_at": dg.MetadataValue.timestamp(approval.at),
                 "why": approval.why,
+                "evidence": approval.evidence.finding if approval.evidence else "none",
                 "about": dg.MetadataValue.json(manifest.about),
             },
             data_version=dg.DataVersion(release.digest),

@@ -10,11 +10,13 @@ from pydantic import Field
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, day_run, table_metadata
 from batch_assets.assets.raw_features import read_context
-from batch_assets.errors import LakeError
+from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
 from batch_assets.models.contract import Contract
+from batch_assets.models.release import Release
 from batch_assets.quality.performance.columns import check_outcomes, outcome_schema
+from batch_assets.quality.performance.comparison import Side, compare_day
 from batch_assets.quality.performance.history import (
     BETTER,
     read_history,
@@ -69,6 +71,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             )
             run.guard()
             write_performance(lake, day, parts, spec, performance)
+            rivals = _beside_challenger(context, pipeline, spec, storage, release)
         first = str(date.fromisoformat(day) - DRAWN)
         history = read_history(lake, spec, first, "9999-12-31")
         estimates = {
@@ -83,6 +86,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
                 **table_metadata(lake.outcomes.path, schema, copied.total.rows),
                 **_metadata(performance),
                 **estimates,
+                **rivals,
                 "digest": receipt.release,
                 "performance": dg.MetadataValue.md(
                     f"![performance](data:image/png;base64,{picture})"
@@ -92,6 +96,38 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
         )
 
     return outcomes
+
+
+def _beside_challenger(
+    context: dg.AssetExecutionContext,
+    pipeline: Pipeline,
+    spec: OutcomesSpec,
+    storage: StorageResource,
+    release: Release,
+) -> dict[str, Any]:
+    """Return how good approved release and challenger were on the same rows, if any."""
+    shadow, day = pipeline.spec.shadow, day_of(context)
+    if shadow is None:
+        return {}
+    lake, registry = storage.lake(pipeline.spec.name), storage.registry()
+    try:
+        challenger = registry.verify(pipeline.spec.model.name, shadow.release)
+        own = lake.shadow(challenger.digest)
+        if not own.predictions.paths(day):
+            return {}
+        sides = Side(lake, release.contract), Side(own, challenger.contract)
+        compared = compare_day(day, *sides, spec)
+    except BatchAssetsError as error:
+        context.log.warning("the challenger is not judged: %s", error)
+        return {}
+    return {
+        f"{who}_{name}": value
+        for who, metrics in (
+            ("champion", compared.champion),
+            ("challenger", compared.challenger),
+        )
+        for name, value in metrics.items()
+    } | {"challenger_known_rows": compared.known_rows}
 
 
 def _copy(

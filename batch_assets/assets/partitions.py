@@ -8,6 +8,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -75,10 +76,17 @@ def _range(
 
 
 def _one(day: str, make: Callable[[], Any]) -> list[dg.MaterializeResult]:
-    token = _of_a_range.set(day)
-    try:
+    with one_of_a_range(day):
         results = make()
         return list(results) if isinstance(results, Iterator) else [results]
+
+
+@contextmanager
+def one_of_a_range(day: str) -> Iterator[None]:
+    """Let `day_of` be a day of those that a run is for."""
+    token = _of_a_range.set(day)
+    try:
+        yield
     except Exception as error:
         error.add_note(f"This was {day}, one day of the range that the run is for.")
         raise

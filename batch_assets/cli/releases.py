@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.cli.compare_releases import release_compare
 from batch_assets.cli.import_release import release_import
 from batch_assets.cli.new_release import release_new
 from batch_assets.cli.options import as_json, because, in_utc, of_channel
@@ -23,6 +24,7 @@ def release() -> None:
 
 release.add_command(release_new)
 release.add_command(release_import)
+release.add_command(release_compare)
 
 
 @release.command("add")
@@ -48,6 +50,10 @@ def release_add(name: str, folder: Path, as_json: bool) -> None:
 @click.option(
     "--until", type=click.DateTime(), callback=in_utc, help="When it runs out, UTC."
 )
+@click.option(
+    "--evidence",
+    help="The comparison that the approval rests on, as `release compare` named it.",
+)
 @of_channel
 @as_json
 def release_approve(
@@ -56,6 +62,7 @@ def release_approve(
     why: str,
     by: str | None,
     until: datetime | None,
+    evidence: str | None,
     channel: "Channel",
     as_json: bool,
 ) -> None:
@@ -63,7 +70,9 @@ def release_approve(
     from batch_assets.models.registry import Registry
 
     registry = Registry(data_root())
-    event = registry.approve(name, digest, why=why, channel=channel, by=by, until=until)
+    event = registry.approve(
+        name, digest, why=why, channel=channel, by=by, until=until, evidence=evidence
+    )
     _print_event(name, event, as_json)
 
 
@@ -153,3 +162,8 @@ def _print_event(name: str, event: "ApprovalEvent", as_json: bool) -> None:
         f"{name} {event.digest[:12]}: {event.act}d for {event.channel}{until} by "
         f"{event.by}: {event.why}"
     )
+    if event.evidence:
+        click.echo(
+            f"on the evidence of {event.evidence.comparison[:12]}: "
+            f"{event.evidence.finding}"
+        )

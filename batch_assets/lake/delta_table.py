@@ -9,12 +9,12 @@ import hashlib
 import json
 import logging
 import random
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -23,8 +23,9 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
-from batch_assets.errors import CommitError, CorruptPartError, LakeError, StorageError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts
+from batch_assets.lake.delta_log import actions_of, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.storage import (
@@ -39,8 +40,6 @@ from batch_assets.storage import (
 ATTEMPTS = 20
 # The log is the history of what was served: keep its entries for ten years.
 CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
-# Delta writes its errors for a terminal.
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
 
 R = TypeVar("R", bound=Receipt)
@@ -76,6 +75,13 @@ class Table(Generic[R, C]):
         self.path = path
         self.name = path.name
         self.receipts, self._commits = receipts, commits
+        self._shards: Collection[int] | None = None
+
+    def of_shards(self, shards: Collection[int] | None) -> Self:
+        """Return the table whose days are read of these shards alone; of None, whole."""
+        some = copy(self)
+        some._shards = shards
+        return some
 
     def part_path(self, day: str, shard: int, job: str, chunk: int) -> StoragePath:
         """Return a part's path; its name holds its job, so no two jobs share a file."""
@@ -126,7 +132,7 @@ class Table(Generic[R, C]):
 
     def all_paths(self) -> list[StoragePath]:
         """Return the files of every day's committed parts, by day."""
-        actions = _actions(self._open(), "path", "partition.day")
+        actions = actions_of(self._open(), "path", "partition.day")
         ordered = sorted(actions, key=lambda action: action["partition.day"])
         return [self.path / unquote(action["path"]) for action in ordered]
 
@@ -138,7 +144,7 @@ class Table(Generic[R, C]):
     def rows_by_day(self) -> dict[str, int]:
         """Return the committed row count of each day, from the log alone."""
         rows: dict[str, int] = {}
-        for action in _actions(self._open(), "partition.day", "num_records"):
+        for action in actions_of(self._open(), "partition.day", "num_records"):
             day = action["partition.day"]
             rows[day] = rows.get(day, 0) + action["num_records"]
         return rows
@@ -285,12 +291,17 @@ class Table(Generic[R, C]):
         """The committed files of a day and their bytes, by shard and chunk."""
         files = [
             (self.path / unquote(action["path"]), action["size_bytes"])
-            for action in _actions(table, "path", "size_bytes", "partition.day")
+            for action in actions_of(table, "path", "size_bytes", "partition.day")
             if action["partition.day"] == day
+        ]
+        files = [
+            (path, size)
+            for path, size in files
+            if self._shards is None or _shard_of(path) in self._shards
         ]
         return sorted(
             files,
-            key=lambda file: (int(file[0].parent.name.split("=")[1]), file[0].name),
+            key=lambda file: (_shard_of(file[0]), file[0].name),
         )
 
     def _open(self) -> DeltaTable | None:
@@ -352,44 +363,18 @@ class Table(Generic[R, C]):
         )
 
 
-def open_delta(path: StoragePath) -> DeltaTable:
-    """Open a Delta table.
-
-    Raises:
-        TableNotFoundError: there is none.
-        StorageError: its bucket does not answer.
-    """
-    options = delta_options(path)
-    try:
-        return DeltaTable(str(path), storage_options=options)
-    except OSError as error:
-        if options is None:
-            raise
-        msg = f"{path} can't be opened: {one_line(error)}"
-        raise StorageError(msg) from error
-
-
 def digest_of(parts: Sequence[Part[Receipt]]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
 
 
-def one_line(error: Exception) -> str:
-    """Delta writes its errors for a terminal, in several lines."""
-    return " ".join(ANSI.sub("", str(error)).split())
+def _shard_of(path: StoragePath) -> int:
+    return int(path.parent.name.split("=")[1])
 
 
 def _opened(path: StoragePath) -> Part[Receipt]:
     return open_part(path)[0]
-
-
-def _actions(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
-    """What the log says of each committed file."""
-    if table is None:
-        return []
-    actions = pa.table(table.get_add_actions(flatten=True))
-    return actions.select(columns).to_pylist() if len(actions) else []
 
 
 def _same(one: pa.DataType, other: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
 from batch_assets.errors import CommitError
-from batch_assets.lake.delta_table import one_line, open_delta
+from batch_assets.lake.delta_log import one_line, open_delta
 from batch_assets.storage import StoragePath, delta_options
 
 ATTEMPTS = 20

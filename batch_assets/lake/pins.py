@@ -19,7 +19,7 @@ import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_day
-from batch_assets.lake.delta_table import one_line
+from batch_assets.lake.delta_log import one_line
 from batch_assets.lake.receipts import Pin
 from batch_assets.lake.source_files import must_be_text
 

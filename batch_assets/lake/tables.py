@@ -4,9 +4,11 @@ It knows no model.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from copy import copy
 from datetime import datetime
+from typing import Self
 
 from batch_assets.lake.books import books_of
 from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
@@ -30,6 +32,8 @@ from batch_assets.lake.receipts import (
 from batch_assets.lake.reconciliation import Books
 from batch_assets.storage import BESIDE, StoragePath, local, remove_tree
 
+# Where challengers have their tables, each a folder.
+SHADOW = "shadow"
 # How a folder begins that a run keeps in a table's while it makes a day.
 BEFORE = ".before-"
 
@@ -47,18 +51,45 @@ class Lake:
         self.quarantined_rows = Table(
             self.folder / QUARANTINED, QuarantineReceipt, ValidationCommit
         )
-        self.predictions = Table(
-            self.folder / PREDICTIONS, PredictionsReceipt, ScoringCommit
-        )
-        self.dead_letters = Table(
-            self.folder / DEAD_LETTERS, DeadLettersReceipt, ScoringCommit
-        )
         self.outcomes: Table[RawReceipt, RawCommit] = Table(
             self.folder / OUTCOMES, OutcomesReceipt, RawCommit
         )
-        self.profile_metrics = MetricTable(self.folder / "profile_metrics", PROFILE)
-        self.drift_metrics = MetricTable(self.folder / "drift_metrics", DRIFT)
-        self.outcome_metrics = MetricTable(self.folder / "outcome_metrics", OUTCOME)
+        self._score_into(self.folder)
+
+    def _score_into(self, folder: StoragePath) -> None:
+        self.predictions = Table(
+            folder / PREDICTIONS, PredictionsReceipt, ScoringCommit
+        )
+        self.dead_letters = Table(
+            folder / DEAD_LETTERS, DeadLettersReceipt, ScoringCommit
+        )
+        self.profile_metrics = MetricTable(folder / "profile_metrics", PROFILE)
+        self.drift_metrics = MetricTable(folder / "drift_metrics", DRIFT)
+        self.outcome_metrics = MetricTable(folder / "outcome_metrics", OUTCOME)
+
+    def of_shards(self, shards: Collection[int] | None) -> Self:
+        """Return the same tables, whose days are read of these shards alone.
+
+        A row's shard is a hash of its key: some shards are a sample of the rows.
+        """
+        some = copy(self)
+        some.raw_features = self.raw_features.of_shards(shards)
+        some.validated_features = self.validated_features.of_shards(shards)
+        some.quarantined_rows = self.quarantined_rows.of_shards(shards)
+        some.predictions = self.predictions.of_shards(shards)
+        some.dead_letters = self.dead_letters.of_shards(shards)
+        return some
+
+    def shadow(self, release: str, shards: Collection[int] | None = None) -> Self:
+        """Return the tables of a challenger: what it says lies apart, and is never served.
+
+        Args:
+            release: the challenger's digest.
+            shards: those that it scores; all if left out.
+        """
+        other = self.of_shards(shards)
+        other._score_into(self.folder / SHADOW / release[:16])
+        return other
 
     def exchange_folder(self, day: str) -> StoragePath:
         """Return where workers elsewhere post what came of their work on a day."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 from dagster import DagsterInstance
 
+from batch_assets.assets.model_release import MODEL
 from batch_assets.errors import PipelineError
 from batch_assets.launch.explain import explained
 from batch_assets.root import MARK, data_root, project_folder
@@ -56,3 +57,12 @@ def load_definitions() -> dg.Definitions:
         msg = f"{module.__name__}.defs is no dagster.Definitions, got {loaded!r}"
         raise PipelineError(msg)
     return loaded
+
+
+def pipelines_of(definitions: dg.Definitions, models: set[str]) -> list[str]:
+    """Return the pipelines of a project whose releases are of some models, sorted."""
+    return sorted(
+        spec.key.path[0]
+        for spec in definitions.resolve_all_asset_specs()
+        if spec.key.path[-1] == "model_release" and spec.metadata.get(MODEL) in models
+    )

@@ -142,6 +142,28 @@ class OutcomesReport:
 
 
 @dataclass(frozen=True)
+class ComparisonReport:
+    """What came of comparing two releases: the digest of the comparison, if there is one."""
+
+    success: bool
+    interrupted: bool = False
+    comparison: str | None = None
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, result: ExecuteInProcessResult) -> Self:
+        """Read the report of a comparison."""
+        failures = failures_of(result)
+        metadata = _metadata(result).get("release_comparison", {})
+        return cls(
+            success=result.success and not failures,
+            interrupted=_is_interrupted(result),
+            comparison=metadata.get("comparison"),
+            errors=failures,
+        )
+
+
+@dataclass(frozen=True)
 class DayOutcome:
     """What came of one day of a range, and how long it took."""
 

@@ -13,12 +13,13 @@ from dagster import DagsterInstance, ExecuteInProcessResult
 from batch_assets.errors import PipelineError
 from batch_assets.launch.explain import explained
 from batch_assets.launch.reports import (
+    ComparisonReport,
     NightReport,
     OutcomesReport,
     ReplayReport,
     failures_of,
 )
-from batch_assets.schedules import IN_ORDER, OUTCOMES, SWEEP
+from batch_assets.schedules import COMPARISON, IN_ORDER, OUTCOMES, SWEEP
 
 # What matters is in the report; a run's whole log is in the UI.
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -114,6 +115,34 @@ class PipelineRunner:
             run_config=QUIET,
         )
         return failures_of(result)
+
+    def compare_releases(
+        self, champion: str, challenger: str, days: list[str]
+    ) -> ComparisonReport:
+        """Compare two releases of the pipeline's model on days that were scored.
+
+        Args:
+            champion: the digest of the one, or the beginning of it.
+            challenger: that of the other.
+            days: the days.
+
+        Raises:
+            PipelineError: there is no such pipeline, or no such day.
+        """
+        known = self.days()
+        if unknown := [day for day in days if day not in known]:
+            msg = f"{self.pipeline} has no day '{unknown[0]}'; its days are {known[0]} to {known[-1]}"
+            raise PipelineError(msg)
+        asked = {"champion": champion, "challenger": challenger, "days": days}
+        op = f"{self.pipeline}__{COMPARISON}"
+        job = self._alone().resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=self._keys((COMPARISON,)),
+            run_config={**QUIET, "ops": {op: {"config": asked}}},
+        )
+        return ComparisonReport.of(result)
 
     def _execute(
         self, which: str, day: str, config: dict[str, Any], assets: tuple[str, ...]

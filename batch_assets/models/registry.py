@@ -2,6 +2,7 @@
 
     <root>/models/<name>/<sha256>/          a release
     <root>/models/<name>/approvals.jsonl    append-only, one event a line
+    <root>/models/<name>/comparisons/       what approvals rest on: see `comparisons`
 
 The release of a channel is the one approved last. If that approval is revoked or has
 run out, there is none: the night refuses, rather than falling back on an older release
@@ -28,6 +29,7 @@ from batch_assets.errors import (
     UnapprovedError,
     UnknownReleaseError,
 )
+from batch_assets.models.comparisons import Comparisons, Evidence
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
@@ -57,6 +59,7 @@ class ApprovalEvent(StrictModel):
     by: str
     why: str
     until: AwareDatetime | None = None
+    evidence: Evidence | None = None
 
 
 class Registry:
@@ -120,20 +123,37 @@ class Registry:
         channel: Channel = "batch",
         by: str | None = None,
         until: datetime | None = None,
+        evidence: str | None = None,
     ) -> ApprovalEvent:
         """Record that a release may be used in a channel, from now on, as its newest.
 
         It is proved first, in a process of its own: see `proof`.
 
+        Args:
+            name: of the model.
+            digest: of the release, or the beginning of it.
+            why: the reason.
+            channel: in which it may be used.
+            by: who says so; the user of this machine if left out.
+            until: when the approval runs out.
+            evidence: the digest of a comparison that it was the challenger in.
+
         Raises:
             UnknownReleaseError: there is no such release.
-            TamperedReleaseError: its bytes are not those that were added.
-            ReleaseError: it can't be loaded, or does not say what it is recorded to say.
+            TamperedReleaseError: its bytes are not those that were added, or those of the
+                comparison are not.
+            ReleaseError: it can't be loaded, or does not say what it is recorded to say,
+                or there is no such comparison of it.
         """
         if until is not None and (until.tzinfo is None or until <= datetime.now(UTC)):
             msg = f"an approval runs out later than now, with a timezone; got {until}"
             raise ReleaseError(msg)
         full = self.full_digest(name, digest)
+        rests_on = (
+            Evidence.of(self.comparisons(name).find(evidence), full)
+            if evidence is not None
+            else None
+        )
         must_prove(self._open(name, full))
         return self._append(
             name,
@@ -145,6 +165,7 @@ class Registry:
                 by=by or this_user(),
                 why=why,
                 until=until,
+                evidence=rests_on,
             ),
         )
 
@@ -186,6 +207,10 @@ class Registry:
             )
             raise TamperedReleaseError(msg) from error
         return events
+
+    def comparisons(self, name: str) -> Comparisons:
+        """Return the comparisons of a model's releases."""
+        return Comparisons(self.folder / name)
 
     def verify(self, name: str, digest: str) -> Release:
         """Re-hash a release's files, approved or not."""

@@ -16,6 +16,7 @@ from batch_assets.spec.limits import (
     GateLimits,
     Model,
     Serving,
+    Shadow,
 )
 from batch_assets.spec.outcomes import OutcomesSpec, Task
 from batch_assets.spec.pipeline import PipelineSpec
@@ -34,6 +35,7 @@ DECLARED: tuple[type[StrictModel], ...] = (
     GateLimits,
     Model,
     Serving,
+    Shadow,
     FallbackSpec,
     OutcomesSpec,
     *SOURCES.values(),
@@ -59,6 +61,7 @@ __all__ = [
     "Ray",
     "RedisTarget",
     "Serving",
+    "Shadow",
     "Spark",
     "Target",
     "Task",

@@ -51,6 +51,21 @@ class GateLimits(StrictModel):
     )
 
 
+class Shadow(StrictModel):
+    """A challenger: a release that scores beside the approved one, and is never served."""
+
+    release: str = Field(
+        min_length=6,
+        description="Its digest in the registry, or the beginning of it.",
+    )
+    share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="The share of the rows that it scores, in whole shards.",
+    )
+
+
 class FallbackSpec(StrictModel):
     """What a key gets that the night does not cover: a row of a side table."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from batch_assets.lake.page_layout import FeatureLayout
 from batch_assets.lake.sources import Source
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
-from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving
+from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving, Shadow
 from batch_assets.spec.outcomes import OutcomesSpec
 from batch_assets.spec.schedules import daily
 from batch_assets.spec.sinks import Target
@@ -103,6 +103,11 @@ class PipelineSpec(StrictModel):
     )
     gates: GateLimits = Field(default_factory=GateLimits)
     serving: Serving = Field(default_factory=Serving)
+    shadow: Shadow | None = Field(
+        default=None,
+        description="A release that scores each night beside the approved one, to be "
+        "compared with it.",
+    )
     outcomes: OutcomesSpec | None = Field(
         default=None,
         description="What really happened: predictions are judged by it when it arrives.",

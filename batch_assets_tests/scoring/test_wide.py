@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from batch_assets.lake.delta_table import open_delta
+from batch_assets.lake.delta_log import open_delta
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.quality.rules import RowRules
