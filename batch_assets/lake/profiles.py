@@ -33,6 +33,8 @@ class Profile:
             and of each segment.
         partial: whether rows are not in it that took over a prediction.
         scores: by name of an output that is a probability, the same in finer bins.
+        items: by name of a ranking, how often each item of the catalogue is in it, of all
+            rows.
     """
 
     layout: str
@@ -40,6 +42,7 @@ class Profile:
     columns: dict[str, str]
     partial: bool = False
     scores: dict[str, str] = field(default_factory=dict)
+    items: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_counts(
@@ -50,13 +53,14 @@ class Profile:
         *,
         partial: bool = False,
         scores: Mapping[str, np.ndarray] | None = None,
+        items: Mapping[str, np.ndarray] | None = None,
     ) -> Self:
-        """Pack counts, (1 + segments, bins) of each column."""
-        packed, fine = (
+        """Pack counts, (1 + segments, bins) of each column; of items (1, places)."""
+        packed, fine, found = (
             {name: _packed(one) for name, one in each.items()}
-            for each in (counts, scores or {})
+            for each in (counts, scores or {}, items or {})
         )
-        return cls(layout, tuple(segments), packed, partial, fine)
+        return cls(layout, tuple(segments), packed, partial, fine, found)
 
     def counts(self) -> dict[str, np.ndarray]:
         """Return the counts of each column, int64 (1 + segments, bins)."""
@@ -65,6 +69,10 @@ class Profile:
     def score_counts(self) -> dict[str, np.ndarray]:
         """Return the counts of each probability, int64 (1 + segments, finer bins)."""
         return self._unpacked(self.scores)
+
+    def item_counts(self) -> dict[str, np.ndarray]:
+        """Return how often each item is in each ranking, int64 (1, places)."""
+        return {name: _unpacked(one, 1) for name, one in self.items.items()}
 
     def _unpacked(self, packed: Mapping[str, str]) -> dict[str, np.ndarray]:
         lines = 1 + len(self.segments)
@@ -84,6 +92,7 @@ class Profile:
             facts["columns"],
             facts["partial"],
             facts.get("scores", {}),
+            facts.get("items", {}),
         )
 
 
@@ -105,6 +114,7 @@ def add_profiles(profiles: Sequence[Profile]) -> Profile | None:
         _added([one.counts() for one in profiles]),
         partial=any(one.partial for one in profiles),
         scores=_added([one.score_counts() for one in profiles]),
+        items=_added([one.item_counts() for one in profiles]),
     )
 
 

@@ -1,8 +1,8 @@
 """What of a row is profiled: one number of each feature, input and output.
 
 A feature is its value and an id its position; a sequence and a text are their length, a
-vector its norm; a ranking is its first item and that item's score. It counts nothing, and
-reads no file.
+vector its norm; a ranking is each of its items, and the score of the first. It counts
+nothing, and reads no file.
 """
 
 import hashlib
@@ -17,10 +17,12 @@ from batch_assets.models.bins import Bins, bins_of
 from batch_assets.models.contract import Contract, Feature
 from batch_assets.models.input_rows import InputRows, Lists
 from batch_assets.models.input_specs import Ids
-from batch_assets.models.output_specs import Computed, Label, Ranking
+from batch_assets.models.output_specs import NO_ITEM, Computed, Label, Ranking
 
 # A column that would make more segments than this names no segment.
 MOST_SEGMENTS = 200
+# So many items of a catalogue are told apart.
+MOST_PLACES = 65_536
 
 
 def numbers_of_inputs(
@@ -41,16 +43,40 @@ def numbers_of_inputs(
 def numbers_of_outputs(
     outputs: Computed, contract: Contract
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield each column of the outputs with a number for each row, (rows,)."""
-    rankings = {one.name: one for one in contract.outputs if isinstance(one, Ranking)}
+    """Yield each column of the outputs with a number for each row, (rows,).
+
+    Of a ranking it is a number for each item, (rows, items), NaN where there is none.
+    """
+    rankings = rankings_of(contract)
+    scores = {one.scores for one in rankings.values()}
     for column in contract.output_columns:
         values = outputs[column.name]
         if column.width is None:
             yield column.name, values
-        elif column.name in rankings or column.name.removesuffix("_scores") in rankings:
+        elif column.name in rankings:
+            yield column.name, np.where(values == NO_ITEM, np.nan, values)
+        elif column.name in scores:
             yield column.name, values[:, 0].astype(np.float64)
         else:
             yield column.name, np.linalg.norm(values, axis=1)
+
+
+def rankings_of(contract: Contract) -> dict[str, Ranking]:
+    """Return the rankings among the outputs, by name."""
+    return {one.name: one for one in contract.outputs if isinstance(one, Ranking)}
+
+
+def items_of(
+    outputs: Computed, contract: Contract
+) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Yield each ranking with the place of each item, (items,), and how many there are.
+
+    Of a catalogue of more than 65,536 some share a place.
+    """
+    for name, one in rankings_of(contract).items():
+        places = min(len(contract.vocabularies[one.vocabulary]), MOST_PLACES)
+        items = outputs[name].reshape(-1)
+        yield name, items[items != NO_ITEM] % places, places
 
 
 def usual_bins(
@@ -67,7 +93,7 @@ def usual_bins(
         elif isinstance(output, Ranking):
             kinds[output.name] = len(words[output.vocabulary])
     found = {
-        name: bins_of(values, kinds.get(name))
+        name: bins_of(values.reshape(-1), kinds.get(name))
         for name, values in (
             *numbers_of_inputs(rows, contract),
             *numbers_of_outputs(outputs, contract),

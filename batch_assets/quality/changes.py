@@ -6,7 +6,7 @@ and decides nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
@@ -33,11 +33,13 @@ FEW_BINS = 5
 class Nights:
     """The profiles of the nights before, in the order of their days.
 
-    `counts` is int64 (nights, 1 + segments, bins) of each column.
+    `counts` is int64 (nights, 1 + segments, bins) of each column, and `coverage` which
+    share of its catalogue each ranking had, (nights,).
     """
 
     days: tuple[str, ...]
     counts: Mapping[str, np.ndarray]
+    coverage: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ PSI_NIGHTS = "PSI against the last nights"
 PSI_WEEKDAY = "PSI against the same weekday"
 SHIFT = "rank among all rows"
 ONE_BIN = "share of the largest bin"
+COVERAGE = "coverage of the catalogue"
 
 
 def whole_changes(
@@ -115,6 +118,31 @@ def whole_changes(
             value = float(psi(before[same].sum(axis=0), counts))
             if len(usual) >= ENOUGH_NIGHTS:
                 yield _above(column, PSI_WEEKDAY, value, usual, counts)
+
+
+def coverage_of(items: np.ndarray, catalogue: int) -> float:
+    """Return the share of a catalogue that was ranked at all.
+
+    Args:
+        items: how often each place of the catalogue was, (places,).
+        catalogue: how many items there are; if more than places, several share one, and
+            the share is an estimate.
+    """
+    # A place is empty if none of the items that share it is there.
+    empty = float((items == 0).mean())
+    return 1 - empty ** (len(items) / catalogue)
+
+
+def coverage_changes(tonight: Mapping[str, float], nights: Nights) -> Iterator[Change]:
+    """Yield how far the coverage of each ranking's catalogue is off what is usual."""
+    for name, value in tonight.items():
+        before = nights.coverage.get(name, np.empty(0))[-NIGHTS:]
+        if len(before) < ENOUGH_NIGHTS:
+            continue
+        usual = float(before.mean())
+        spread = max(float(before.std(ddof=1)), 0.01 * usual, 1e-9)
+        deviations = abs(value - usual) / (spread * (1 + 1 / len(before)) ** 0.5)
+        yield Change(name, None, COVERAGE, value, usual, deviations, len(before))
 
 
 def segment_changes(

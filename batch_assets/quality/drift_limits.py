@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from batch_assets.quality.changes import ONE_BIN, SHIFT, Change
+from batch_assets.quality.changes import COVERAGE, ONE_BIN, SHIFT, Change
 from batch_assets.spec import GateLimits
 
 Effect = Literal["fine", "warn", "block"]
@@ -25,6 +25,8 @@ SEGMENT_WARNS = {"output": 4.0, "feature": 5.0}
 SEGMENT_STOPS = 4.7
 # A smaller shift of a segment is none, however unusual.
 LARGE_SHIFT = 0.05
+# Of what a ranking usually has of its catalogue, what warns, and what stops the night.
+LARGE_LOSS, STOPPING_LOSS = 0.1, 0.5
 # A feature of which every night is unlike the others tells nothing by a PSI.
 CALM = 0.25
 
@@ -63,6 +65,8 @@ def _effect(
     large = change.measure in (SHIFT, ONE_BIN) or change.value > limits.warn_psi
     if change.measure == SHIFT:
         large = abs(change.value - change.usual) > LARGE_SHIFT
+    if change.measure == COVERAGE:
+        large = abs(change.value - change.usual) > LARGE_LOSS * change.usual
     warns = SEGMENT_WARNS if change.segment else WARNS
     least = warns["output" if is_output else "feature"]
     if not told or not large or change.deviations < least:
@@ -78,6 +82,9 @@ def _effect(
 def _stops(change: Change, limits: GateLimits, *, is_output: bool) -> bool:
     if change.measure == ONE_BIN:
         return True
+    if change.measure == COVERAGE:
+        lost = change.value < (1 - STOPPING_LOSS) * change.usual
+        return lost and change.deviations > STOPS["output"]
     if change.measure == SHIFT:
         return is_output and change.deviations > SEGMENT_STOPS
     if is_output:
@@ -89,7 +96,8 @@ def _not_by_chance(changes: Sequence[Change]) -> list[bool]:
     """Which changes chance does not explain, all of them taken together."""
     normal = NormalDist()
     odds = [
-        (1 - normal.cdf(one.deviations)) * (2 if one.measure == SHIFT else 1)
+        (1 - normal.cdf(one.deviations))
+        * (2 if one.measure in (SHIFT, COVERAGE) else 1)
         for one in changes
     ]
     order = sorted(range(len(odds)), key=odds.__getitem__)

@@ -16,12 +16,16 @@ from batch_assets.lake.parts import Part
 from batch_assets.lake.profiles import Profile, add_profiles
 from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.tables import Lake
+from batch_assets.models.profiling import rankings_of
 from batch_assets.models.reference import psi
 from batch_assets.models.release import Manifest
 from batch_assets.quality.changes import (
+    COVERAGE,
     WEEKS,
     Change,
     Nights,
+    coverage_changes,
+    coverage_of,
     segment_changes,
     whole_changes,
 )
@@ -57,7 +61,18 @@ def read_nights(lake: Lake, day: str, profile: Profile) -> Nights:
         values = of_column.combine_chunks().flatten().to_numpy()
         shape = (len(days), lines, -1) if days else (0, lines, 1)
         counts[column] = values.reshape(shape)
-    return Nights(days, counts)
+    measured = verdicts.filter(pc.equal(verdicts["measure"], COVERAGE)).to_pylist()
+    coverage = {
+        name: np.array(
+            [
+                row["value"]
+                for row in measured
+                if row["column"] == name and row["day"] in set(days)
+            ]
+        )
+        for name in profile.items
+    }
+    return Nights(days, counts, coverage)
 
 
 def profile_of(parts: Sequence[Part[PredictionsReceipt]]) -> Profile | None:
@@ -82,7 +97,17 @@ def changes_of(
     return [
         *whole_changes(day, tonight, nights, ordered),
         *segment_changes(tonight, nights, profile.segments, ordered),
+        *coverage_changes(coverage_by_ranking(profile, manifest), nights),
     ]
+
+
+def coverage_by_ranking(profile: Profile, manifest: Manifest) -> dict[str, float]:
+    """Return which share of its catalogue each ranking of a night has."""
+    words, rankings = manifest.contract.vocabularies, rankings_of(manifest.contract)
+    return {
+        name: coverage_of(counts[0], len(words[rankings[name].vocabulary]))
+        for name, counts in profile.item_counts().items()
+    }
 
 
 def record_night(
@@ -143,6 +168,13 @@ def _drift_rows(
         ):
             columns[name].append(float(distance(expected, lines[0])))
         _append(columns, column=column, verdict="fine")
+    covered = coverage_by_ranking(profile, manifest)
+    judged_too = {one.change.column for one in found if one.change.measure == COVERAGE}
+    for name in covered.keys() - judged_too:
+        # Too few nights to judge it by: this one is measured all the same.
+        _append(
+            columns, column=name, measure=COVERAGE, value=covered[name], verdict="fine"
+        )
     for one in found:
         change = one.change
         _append(

@@ -9,11 +9,13 @@ import numpy as np
 
 from batch_assets.incremental.reuse import ReusedRows
 from batch_assets.lake.profiles import Profile, Segment
+from batch_assets.models.bins import Bins
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows
 from batch_assets.models.output_specs import Computed
 from batch_assets.models.profiling import (
     ProfileLayout,
+    items_of,
     numbers_of_inputs,
     numbers_of_outputs,
     segment_columns,
@@ -97,19 +99,33 @@ def profile_of(
         for column in layout.segments
     ]
     counts = {
-        name: np.concatenate(list(_lines(bins.codes(numbers[name]), bins.size, places)))
+        name: np.concatenate(list(_lines(bins, numbers[name], places)))
         for name, bins in layout.bins.items()
     }
     scores = {
-        name: np.concatenate(list(_lines(score_codes(outputs[name]), SIZE, places)))
+        name: np.concatenate(list(_counts(score_codes(outputs[name]), SIZE, places)))
         for name in probabilities(contract)
     }
+    items = {
+        name: np.bincount(at, minlength=size)[None]
+        for name, at, size in items_of(outputs, contract)
+    }
     return Profile.of_counts(
-        layout.digest, segments, counts, partial=partial, scores=scores
+        layout.digest, segments, counts, partial=partial, scores=scores, items=items
     )
 
 
 def _lines(
+    bins: Bins, values: np.ndarray, places: list[tuple[int, np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """Yield the counts of a column, of which a row may have several values."""
+    if values.ndim == 2:
+        width = values.shape[1]
+        places = [(size, np.repeat(place, width)) for size, place in places]
+    yield from _counts(bins.codes(values.reshape(-1)), bins.size, places)
+
+
+def _counts(
     codes: np.ndarray, size: int, places: list[tuple[int, np.ndarray]]
 ) -> Iterator[np.ndarray]:
     """Yield the counts of all rows, (1, bins), then of each column's segments."""

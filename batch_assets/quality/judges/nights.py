@@ -6,6 +6,7 @@ It reads no file.
 from collections.abc import Sequence
 
 from batch_assets.quality.changes import (
+    COVERAGE,
     ENOUGH_NIGHTS,
     ONE_BIN,
     PSI_NIGHTS,
@@ -19,7 +20,12 @@ from batch_assets.quality.verdict import Verdict
 # So many of what is off are named, the worst first.
 NAMED = 5
 # What of a column is plotted over the nights.
-NUMBERS = {PSI_NIGHTS: "psi", PSI_WEEKDAY: "psi_weekday", ONE_BIN: "largest_bin"}
+NUMBERS = {
+    PSI_NIGHTS: "psi",
+    PSI_WEEKDAY: "psi_weekday",
+    ONE_BIN: "largest_bin",
+    COVERAGE: "coverage",
+}
 
 
 def outputs_like_before(evidence: DayEvidence) -> Verdict:
