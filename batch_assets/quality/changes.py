@@ -130,7 +130,7 @@ def coverage_of(items: np.ndarray, catalogue: int) -> float:
     """
     # A place is empty if none of the items that share it is there.
     empty = float((items == 0).mean())
-    return 1 - empty ** (len(items) / catalogue)
+    return float(1 - empty ** (len(items) / catalogue))
 
 
 def coverage_changes(tonight: Mapping[str, float], nights: Nights) -> Iterator[Change]:
