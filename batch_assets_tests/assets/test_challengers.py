@@ -132,6 +132,7 @@ def served(project: Project) -> set[str]:
     return {part.receipt.release for part in parts}
 
 
+@pytest.mark.slow
 def test_a_challenger_is_tried_compared_found_better_and_approved(declare, releases):
     timid, right = releases["timid"], releases["right"]
     with dg.instance_for_test() as on:
@@ -292,6 +293,7 @@ def test_releases_are_compared_on_days_that_neither_has_scored(declare, releases
     assert served(project) == {timid.digest}
 
 
+@pytest.mark.slow
 def test_a_person_compares_and_approves_on_a_command_line(
     declare, releases, tmp_path, monkeypatch
 ):

@@ -42,6 +42,12 @@ def outcome_schema(contract: Contract, spec: OutcomesSpec) -> pa.Schema:
             f"gives; its outputs are {quoted(list(outputs))}"
         )
         raise ContractError(msg)
+    if spec.value == contract.key.name:
+        msg = (
+            f"the outcomes' column '{spec.value}' is the key: say in `outcomes.column` which "
+            "one tells what happened"
+        )
+        raise ContractError(msg)
     value = pa.float64()
     if isinstance(output, Label):
         value = pa.string()
