@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from batch_assets.quality.changes import COVERAGE, ONE_BIN, SHIFT, Change
+from batch_assets.quality.changes import COVERAGE, ONE_BIN, PSI_NIGHTS, SHIFT, Change
 from batch_assets.spec import GateLimits
 
 Effect = Literal["fine", "warn", "block"]
@@ -25,6 +25,8 @@ SEGMENT_WARNS = {"output": 4.0, "feature": 5.0}
 SEGMENT_STOPS = 4.7
 # A smaller shift of a segment is none, however unusual.
 LARGE_SHIFT = 0.05
+# The cap of what may be learned: hardly a row lies where rows lay.
+MOST_PSI = 5.0
 # Of what a ranking usually has of its catalogue, what warns, and what stops the night.
 LARGE_LOSS, STOPPING_LOSS = 0.1, 0.5
 # A feature of which every night is unlike the others tells nothing by a PSI.
@@ -62,6 +64,10 @@ def judged(
 def _effect(
     change: Change, is_output: bool, limits: GateLimits, *, told: bool
 ) -> Effect:
+    set_to = limits.drift.get(change.column)
+    # However much an output moves from night to night, this is another one.
+    if is_output and change.measure == PSI_NIGHTS and change.value > MOST_PSI:
+        return set_to if set_to == "warn" else "block"
     large = change.measure in (SHIFT, ONE_BIN) or change.value > limits.warn_psi
     if change.measure == SHIFT:
         large = abs(change.value - change.usual) > LARGE_SHIFT
@@ -71,7 +77,6 @@ def _effect(
     least = warns["output" if is_output else "feature"]
     if not told or not large or change.deviations < least:
         return "fine"
-    set_to = limits.drift.get(change.column)
     if set_to == "warn":
         return "warn"
     if set_to == "block":

@@ -19,6 +19,8 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.input_rows import InputRows
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
+from batch_assets.quality.changes import PSI_NIGHTS, Change
+from batch_assets.quality.drift_limits import judged
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import Verdict
@@ -43,7 +45,7 @@ FIRST = date(2026, 1, 5)
 NIGHTS, ROWS = 15, 400
 TONIGHT = (FIRST + timedelta(days=NIGHTS)).isoformat()
 LIMITS = GateLimits(max_quarantine_share=1, max_dead_letter_share=1)
-Change = Callable[[pl.DataFrame], pl.DataFrame]
+Alter = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 class Halving(torch.nn.Module):
@@ -121,7 +123,7 @@ def shut(found: dict[str, Verdict]) -> dict[str, bool]:
     return {name: one.blocks for name, one in found.items() if not one.passed}
 
 
-def changed(change: Change, seed: int = 7) -> pa.Table:
+def changed(change: Alter, seed: int = 7) -> pa.Table:
     rows = make_rows(ROWS, seed=seed)
     return change(pl.DataFrame(rows)).to_arrow().cast(rows.schema)
 
@@ -173,7 +175,7 @@ def test_an_ordinary_night_passes_and_says_how_far_it_is(
     ids=["constant", "unit", "missing", "one segment", "fewer rows"],
 )
 def test_a_fault_is_caught_before_it_is_served(
-    lake: Lake, release: Release, change: Change, gates: dict[str, bool], said: str
+    lake: Lake, release: Release, change: Alter, gates: dict[str, bool], said: str
 ) -> None:
     night(lake, release, TONIGHT, changed(change))
     found = verdicts(lake)
@@ -334,3 +336,24 @@ def test_a_night_that_took_rows_over_is_not_judged_and_is_no_measure(
     after = (FIRST + timedelta(days=NIGHTS + 1)).isoformat()
     night(lake, release, after, make_rows(ROWS, seed=9))
     assert verdicts(lake, after)[OUTPUTS].numbers["nights"] == NIGHTS
+
+
+@pytest.mark.parametrize(
+    ("column", "drift", "effects"),
+    [
+        ("risk", {}, ["block"]),
+        ("risk", {"risk": "warn"}, ["warn"]),
+        ("risk", {"risk": "off"}, []),
+        ("age", {}, ["fine"]),
+    ],
+)
+def test_what_may_be_learned_of_an_output_has_a_cap(
+    column: str, drift: dict[str, Any], effects: list[str]
+) -> None:
+    """However much it moves from night to night, and tonight is no more than usual."""
+    moved = Change(
+        column, None, PSI_NIGHTS, value=5.1, usual=4.9, deviations=0.1, nights=28
+    )
+    found = judged([moved], ["risk"], GateLimits(drift=drift))
+
+    assert [one.effect for one in found] == effects

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,8 @@ from batch_assets.quality.performance.history import BETTER, History, Series
 from batch_assets.quality.performance.probabilities import Group
 from batch_assets.spec import OutcomesSpec
 
+# So many segments of a column are drawn.
+SEGMENTS = 6
 BLUE, RED, GREY = "#2b5d8a", "#c44e52", "#8c96a8"
 
 
@@ -29,7 +32,8 @@ def draw(
         curve: of probabilities.
     """
     metrics = [m for m in BETTER[spec.task] if history.realised.get(m)]
-    panels = len(metrics) + bool(curve)
+    segments = _largest_segments(history, metrics[0]) if metrics else {}
+    panels = len(metrics) + len(segments) + bool(curve)
     figure = Figure(figsize=(9, 2.3 * max(panels, 1)), layout="constrained")
     FigureCanvasAgg(figure)
     for number, metric in enumerate(metrics, 1):
@@ -41,6 +45,13 @@ def draw(
         axes.set_title(f"{metric} of '{spec.output}': {more} is better", fontsize=9)
         if number == 1:
             axes.legend(fontsize=8, loc="lower left", ncols=3)
+    for number, (column, series) in enumerate(segments.items(), len(metrics) + 1):
+        axes = figure.add_subplot(panels, 1, number)
+        for value, one in series.items():
+            _line(axes, one, label=value, linewidth=0.8)
+        axes.set_title(f"{metrics[0]} by {column}: the largest", fontsize=9)
+        axes.legend(fontsize=7, loc="lower left", ncols=len(series))
+        _dated(axes)
     if curve:
         _calibration(figure.add_subplot(panels, 1, panels), curve, day)
     file = io.BytesIO()
@@ -53,15 +64,14 @@ def _over_days(axes: Axes, realised: Series, promised: Series, day: str) -> None
         (promised, "--", RED, "estimated from the scores alone"),
         (realised, ".-", BLUE, "came out"),
     ):
-        days = sorted(series)
-        axes.plot(
-            [date.fromisoformat(one) for one in days],  # type: ignore[arg-type]
-            [series[one].value for one in days],
+        _line(
+            axes,
+            series,
             style,
             color=colour,
             linewidth=1,
             markersize=4,
-            label=label if days else None,
+            label=label if series else None,
         )
     days = sorted(realised)
     changes = [
@@ -80,6 +90,32 @@ def _over_days(axes: Axes, realised: Series, promised: Series, day: str) -> None
             color=BLUE,
             markersize=7,
         )
+    _dated(axes)
+
+
+def _largest_segments(history: History, metric: str) -> dict[str, dict[str, Series]]:
+    """The segments of each column with the most rows, and a metric of theirs by day."""
+    found: dict[str, dict[str, Series]] = {}
+    for (segment, name), series in history.segments.items():
+        if name == metric:
+            found.setdefault(segment.column, {})[segment.value] = series
+
+    def rows(of: tuple[str, Series]) -> int:
+        return sum(value.rows for value in of[1].values())
+
+    return {
+        column: dict(sorted(of.items(), key=rows, reverse=True)[:SEGMENTS])
+        for column, of in found.items()
+    }
+
+
+def _line(axes: Axes, series: Series, style: str = "-", **looks: Any) -> None:
+    days = sorted(series)
+    values = [series[one].value for one in days]
+    axes.plot([date.fromisoformat(one) for one in days], values, style, **looks)  # type: ignore[arg-type]
+
+
+def _dated(axes: Axes) -> None:
     axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=2))  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.tick_params(labelsize=8)
