@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -15,8 +16,8 @@ from batch_assets.quality.performance.history import BETTER, History, Series
 from batch_assets.quality.performance.probabilities import Group
 from batch_assets.spec import OutcomesSpec
 
-# So many segments of a column are drawn.
-SEGMENTS = 6
+# So many segments of a column are drawn, as means of so many days.
+SEGMENTS, SMOOTH = 6, 7
 BLUE, RED, GREY = "#2b5d8a", "#c44e52", "#8c96a8"
 
 
@@ -34,24 +35,23 @@ def draw(
     metrics = [m for m in BETTER[spec.task] if history.realised.get(m)]
     segments = _largest_segments(history, metrics[0]) if metrics else {}
     panels = len(metrics) + len(segments) + bool(curve)
-    figure = Figure(figsize=(9, 2.3 * max(panels, 1)), layout="constrained")
+    figure = Figure(figsize=(9, 2.2 * max(panels, 1)), layout="constrained")
     FigureCanvasAgg(figure)
+    first: Axes | None = None
     for number, metric in enumerate(metrics, 1):
-        axes = figure.add_subplot(panels, 1, number)
+        axes = figure.add_subplot(panels, 1, number, sharex=first)
+        first = first or axes
         _over_days(
             axes, history.realised[metric], history.estimated.get(metric, {}), day
         )
         more = "more" if BETTER[spec.task][metric] else "less"
-        axes.set_title(f"{metric} of '{spec.output}': {more} is better", fontsize=9)
-        if number == 1:
-            axes.legend(fontsize=8, loc="lower left", ncols=3)
+        _named(axes, f"{metric} of '{spec.output}': {more} is better")
     for number, (column, series) in enumerate(segments.items(), len(metrics) + 1):
-        axes = figure.add_subplot(panels, 1, number)
+        axes = figure.add_subplot(panels, 1, number, sharex=first)
         for value, one in series.items():
-            _line(axes, one, label=value, linewidth=0.8)
-        axes.set_title(f"{metrics[0]} by {column}: the largest", fontsize=9)
-        axes.legend(fontsize=7, loc="lower left", ncols=len(series))
+            _line(axes, _smooth(one), label=value, linewidth=1)
         _dated(axes)
+        _named(axes, f"{metrics[0]} by {column}, mean of {SMOOTH} days: the largest")
     if curve:
         _calibration(figure.add_subplot(panels, 1, panels), curve, day)
     file = io.BytesIO()
@@ -109,6 +109,27 @@ def _largest_segments(history: History, metric: str) -> dict[str, dict[str, Seri
     }
 
 
+def _named(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=9, loc="left")
+    # Above the lines, and not on them.
+    axes.legend(
+        fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=8, frameon=False
+    )
+
+
+def _smooth(series: Series) -> Series:
+    """The mean of each day and those before it: a segment of a day has few rows."""
+    days = sorted(series)
+    return {
+        day: series[day]._replace(
+            value=fmean(
+                series[one].value for one in days[max(0, at - SMOOTH + 1) : at + 1]
+            )
+        )
+        for at, day in enumerate(days)
+    }
+
+
 def _line(axes: Axes, series: Series, style: str = "-", **looks: Any) -> None:
     days = sorted(series)
     values = [series[one].value for one in days]
@@ -135,5 +156,6 @@ def _calibration(axes: Axes, curve: Sequence[Group], day: str) -> None:
     axes.set_title(
         f"{day}: share of what happened, by what was predicted (grey: calibrated)",
         fontsize=9,
+        loc="left",
     )
     axes.tick_params(labelsize=8)
