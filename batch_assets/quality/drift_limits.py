@@ -26,7 +26,7 @@ SEGMENT_STOPS = 4.7
 # A smaller shift of a segment is none, however unusual.
 LARGE_SHIFT = 0.05
 # The cap of what may be learned: hardly a row lies where rows lay.
-MOST_PSI = 5.0
+MOST_PSI = 8.0
 # Of what a ranking usually has of its catalogue, what warns, and what stops the night.
 LARGE_LOSS, STOPPING_LOSS = 0.1, 0.5
 # A feature of which every night is unlike the others tells nothing by a PSI.

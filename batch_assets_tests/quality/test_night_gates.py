@@ -352,7 +352,7 @@ def test_what_may_be_learned_of_an_output_has_a_cap(
 ) -> None:
     """However much it moves from night to night, and tonight is no more than usual."""
     moved = Change(
-        column, None, PSI_NIGHTS, value=5.1, usual=4.9, deviations=0.1, nights=28
+        column, None, PSI_NIGHTS, value=8.1, usual=7.9, deviations=0.1, nights=28
     )
     found = judged([moved], ["risk"], GateLimits(drift=drift))
 
