@@ -163,7 +163,11 @@ class InputRows:
             for name, values in self.columns.items()
         }
         side = {name: one.take(places) for name, one in self.side.items()}
-        return InputRows(self.features[:, places], columns, side)
+        features = self.features
+        if isinstance(features, np.ndarray):
+            # An index would leave one run of memory per row: 40 times as slow to count.
+            return InputRows(np.take(features, places, axis=1), columns, side)
+        return InputRows(features[:, places], columns, side)
 
 
 def input_columns(table: pa.Table, contract: Contract) -> dict[str, Values]:

@@ -297,3 +297,12 @@ def test_batches_of_one_row_are_those_of_all(tmp_path: Path) -> None:
     together, _ = scorer.score(rows)
     alone = [scorer.score(rows.slice(at, at + 1))[0]["sum"][0] for at in range(4)]
     assert together["sum"].tolist() == alone == [1, 0, 2 + 6 + 12, 4]
+
+
+def test_rows_that_are_taken_have_one_run_of_memory_per_feature() -> None:
+    features = np.arange(40, dtype=np.float32).reshape(4, 10)
+    taken = InputRows(features).take(np.array([7, 1, 1]))
+
+    assert isinstance(taken.features, np.ndarray)
+    assert taken.features.tolist() == features[:, [7, 1, 1]].tolist()
+    assert taken.features.flags.c_contiguous
