@@ -25,7 +25,7 @@ from batch_assets.models.score_bins import SIZE, probabilities, score_codes
 from batch_assets.scoring.chunk_task import ChunkTask
 
 # So many rows of a day tell all there is to tell of twenty bins.
-ENOUGH_ROWS = 262_144
+ENOUGH_ROWS = 131_072
 
 
 def profiled_one_in(rows: int) -> int:
