@@ -65,12 +65,16 @@ def test_dg_check_and_list_defs(environment):
     assert {asset["asset_key"] for asset in found["assets"]} >= {"flights/predictions"}
     assert {job["name"] for job in found["jobs"]} == {
         "baskets_job",
+        "baskets_outcomes_job",
         "baskets_replay_job",
         "flights_job",
+        "flights_outcomes_job",
         "flights_replay_job",
     }
     assert sorted(s["name"] for s in found["schedules"]) == [
+        "baskets_outcomes_schedule",
         "baskets_schedule",
+        "flights_outcomes_schedule",
         "flights_schedule",
     ]
 
@@ -102,8 +106,10 @@ def test_dg_scaffold_starts_a_pipeline_that_loads(environment, tmp_path):
         "churn_job",
         "churn_replay_job",
         "baskets_job",
+        "baskets_outcomes_job",
         "baskets_replay_job",
         "flights_job",
+        "flights_outcomes_job",
         "flights_replay_job",
     }
 
@@ -126,7 +132,7 @@ def test_the_ui_shows_the_graph(environment, command):
             "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
         )
         nodes = nodes["assetNodes"]
-        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS
+        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS | {"outcomes"}
         assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
         assert httpx.get(url).status_code == 200
 
