@@ -1,5 +1,6 @@
 """`release_comparison`: two releases on the same past days, and which of them was right."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -24,28 +25,47 @@ from batch_assets.storage import this_user
 class ReleaseComparisonConfig(dg.Config):
     """Which releases are compared, and on which days."""
 
-    champion: str = Field(description="The digest of the one, or the beginning of it.")
-    challenger: str = Field(description="The digest of the other.")
-    days: list[str] = Field(description="Days that were scored, as `2026-01-05`.")
+    champion: str = Field(
+        default="", description="The digest of the one, or the beginning of it."
+    )
+    challenger: str = Field(default="", description="The digest of the other.")
+    days: list[str] = Field(
+        default_factory=list, description="Days that were scored, as `2026-01-05`."
+    )
+
+
+COMPARES = (
+    "Two releases on the same days: how alike they are, and who was right. A release whose "
+    "predictions of a day are not there scores it, into tables of its own. It is no part of "
+    "a night: `batch-assets release compare` asks for it, and without days there is nothing "
+    "to compare."
+)
 
 
 def build_release_comparison(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
+    look = pipeline.look("release_comparison", "pytorch", partitioned=False)
 
-    @dg.asset(
-        **pipeline.look("release_comparison", "pytorch", partitioned=False),
-        deps=[pipeline.key("predictions")],
+    @dg.multi_asset(
+        name=f"{spec.name}__release_comparison",
+        specs=[
+            dg.AssetSpec(
+                **look,
+                deps=[pipeline.key("predictions")],
+                description=COMPARES,
+                skippable=True,
+            )
+        ],
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),
     )
     def release_comparison(
         context: dg.AssetExecutionContext, config: ReleaseComparisonConfig
-    ) -> dg.MaterializeResult:
-        """Two releases on the same days: how alike they are, and who was right.
-
-        A release whose predictions of a day are not there scores it, into tables of its
-        own. It is no part of a night: `batch-assets release compare` asks for it.
-        """
+    ) -> Iterator[dg.MaterializeResult]:
+        if not config.days:
+            # Whoever materialises all assets of a pipeline asks for no comparison.
+            context.log.info("no days are named, so there is nothing to compare")
+            return
         registry = context.resources.storage.registry()
         releases = [
             registry.verify(spec.model.name, digest)
@@ -68,7 +88,8 @@ def build_release_comparison(pipeline: Pipeline) -> dg.AssetsDefinition:
             differences=differences_of(days, spec.outcomes),
         )
         digest = registry.comparisons(spec.model.name).keep(found)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
+            asset_key=look["key"],
             metadata={
                 "comparison": digest,
                 "finding": found.finding,
@@ -76,7 +97,7 @@ def build_release_comparison(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "challenger": found.challenger,
                 "days": len(days),
                 **{f"{d.metric}_difference": d.difference for d in found.differences},
-            }
+            },
         )
 
     return release_comparison
