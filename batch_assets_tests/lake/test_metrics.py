@@ -1,0 +1,67 @@
+"""Tables of metrics: read and written whole, by day, and by any process."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from batch_assets.lake.metrics import OUTCOME, MetricTable
+
+DAYS = [f"2026-01-{day:02d}" for day in range(1, 9)]
+READING = """
+import sys
+from pathlib import Path
+from batch_assets.lake.metrics import OUTCOME, MetricTable
+print(len(MetricTable(Path(sys.argv[1]), OUTCOME).read("", "9999-12-31")))
+"""
+
+
+def rows(day: str, kind: str, value: float) -> pa.Table:
+    found = {name: [None] for name in OUTCOME.names}
+    found |= {"day": [day], "kind": [kind], "value": [value], "metric": ["auc"]}
+    return pa.table(found, schema=OUTCOME)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> MetricTable:
+    made = MetricTable(tmp_path / "outcome_metrics", OUTCOME)
+    for day in reversed(DAYS):
+        made.write(day, rows(day, "estimated", 0.5), kind="estimated")
+        made.write(day, rows(day, "realised", 0.6), kind="realised")
+    return made
+
+
+def test_days_come_in_their_order_and_some_alone(table: MetricTable) -> None:
+    found = table.read(DAYS[2], DAYS[4], kind="realised")
+
+    assert found["day"].to_pylist() == DAYS[2:5]
+    assert found["value"].to_pylist() == [0.6] * 3
+
+
+def test_some_rows_of_a_day_are_replaced_and_the_others_left(
+    table: MetricTable,
+) -> None:
+    day = DAYS[3]
+    table.write(day, rows(day, "realised", 0.9), kind="realised")
+    before = len(list((table.path / "_delta_log").glob("*.json")))
+    table.write(day, rows(day, "realised", 0.9), kind="realised")
+
+    found = {row["kind"]: row["value"] for row in table.read(day, day).to_pylist()}
+    assert found == {"estimated": 0.5, "realised": 0.9}
+    assert len(list((table.path / "_delta_log").glob("*.json"))) == before
+    assert len(table.read(DAYS[0], DAYS[-1])) == 2 * len(DAYS)
+
+
+def test_a_table_that_is_not_there_has_no_rows(tmp_path: Path) -> None:
+    assert len(MetricTable(tmp_path / "none", OUTCOME).read("", "9")) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_after_reading_ends_well(table: MetricTable) -> None:
+    """With Arrow's own threads one in three was aborted, after it had printed all."""
+    for _ in range(15):
+        command = [sys.executable, "-c", READING, str(table.path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "16\n"), done.stderr
