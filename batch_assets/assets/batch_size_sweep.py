@@ -1,11 +1,9 @@
 """`batch_size_sweep`: how many rows the release should get at once, as a curve."""
 
-import base64
-
 import dagster as dg
 
 from batch_assets.assets.model_release import released_digest
-from batch_assets.assets.pipeline import Pipeline
+from batch_assets.assets.pipeline import Pipeline, picture_metadata
 from batch_assets.resources import GpuResource, StorageResource
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.sweep import Effort, sweep
@@ -44,13 +42,11 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
             curve = with_workers(curve, release, device, Effort())
         path = Sweeps(storage.path).keep(curve)
-        picture = base64.b64encode(draw(curve)).decode()
         return dg.MaterializeResult(
             metadata={
                 "dagster/uri": str(path),
-                "curve": dg.MetadataValue.md(
-                    f"![rows per second over the rows of a batch]"
-                    f"(data:image/png;base64,{picture})"
+                "curve": picture_metadata(
+                    "rows per second over the rows of a batch", draw(curve)
                 ),
                 "knee_rows": curve.knee.batch_rows,
                 "rows_per_second": curve.knee.rows_per_second,

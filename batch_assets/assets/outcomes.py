@@ -1,6 +1,5 @@
 """`outcomes`: what really happened, and how good the predictions of the day were."""
 
-import base64
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -8,7 +7,12 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run, table_metadata
+from batch_assets.assets.pipeline import (
+    Pipeline,
+    day_run,
+    picture_metadata,
+    table_metadata,
+)
 from batch_assets.assets.raw_features import read_context
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
@@ -79,7 +83,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             for metric, series in history.estimated.items()
             if day in series and metric in BETTER[spec.task]
         }
-        picture = base64.b64encode(draw(history, spec, day, performance.curve)).decode()
+        picture = draw(history, spec, day, performance.curve)
         schema = outcome_schema(release.contract, spec)
         return dg.MaterializeResult(
             metadata={
@@ -88,9 +92,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
                 **estimates,
                 **rivals,
                 "digest": receipt.release,
-                "performance": dg.MetadataValue.md(
-                    f"![performance](data:image/png;base64,{picture})"
-                ),
+                "performance": picture_metadata("performance", picture),
             },
             data_version=dg.DataVersion(f"{copied.job}-{receipt.job[:16]}"),
         )

@@ -1,5 +1,6 @@
 """What the assets of one pipeline share: their keys, their looks, their guard."""
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -153,6 +154,12 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
             for field in schema
         ]
     )
+
+
+def picture_metadata(about: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """Return a PNG as the catalog shows it."""
+    data = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![{about}](data:image/png;base64,{data})")
 
 
 def total_metadata(name: str, total: ControlTotal) -> dict[str, Any]:

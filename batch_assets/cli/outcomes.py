@@ -9,7 +9,12 @@ from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_as
 from batch_assets.cli.options import as_json, parse_day
 from batch_assets.cli.pipelines import lake_of
-from batch_assets.cli.printing import print_json, print_table
+from batch_assets.cli.printing import (
+    number_of,
+    print_json,
+    print_messages,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from batch_assets.launch.reports import OutcomesReport
@@ -133,8 +138,8 @@ def _print_reports(reports: Sequence["OutcomesReport"]) -> None:
         [
             [
                 one.day,
-                _number(one.predicted_rows),
-                _number(one.known_rows),
+                number_of(one.predicted_rows),
+                number_of(one.known_rows),
                 f"{one.checks_passed} of {one.checks}",
                 *(
                     f"{one.metrics[name]:.4f}" if name in one.metrics else "-"
@@ -144,12 +149,4 @@ def _print_reports(reports: Sequence["OutcomesReport"]) -> None:
             for one in reports
         ],
     )
-    for one in reports:
-        for text in one.warnings:
-            click.echo(f"{one.day} warns: {text}")
-        for text in one.errors:
-            click.echo(f"{one.day} failed: {text}", err=True)
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
+    print_messages(reports)

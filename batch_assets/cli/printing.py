@@ -2,10 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 import click
 from pydantic_core import to_json
+
+
+class Told(Protocol):
+    """What came of a day, as far as it is told in words."""
+
+    @property
+    def day(self) -> str: ...
+    @property
+    def warnings(self) -> list[str]: ...
+    @property
+    def errors(self) -> list[str]: ...
 
 
 def print_table(heads: list[str], rows: Iterable[Sequence[str | None]]) -> None:
@@ -42,6 +53,20 @@ def say(text: str, quiet: bool) -> None:
     """Print a line, unless what is printed is JSON."""
     if not quiet:
         click.echo(text)
+
+
+def number_of(value: float | None) -> str:
+    """Write a number of rows for a table."""
+    return "-" if value is None else f"{round(value):,}"
+
+
+def print_messages(reports: Iterable[Told]) -> None:
+    """Print what days warn of, and why some of them failed."""
+    for report in reports:
+        for text in report.warnings:
+            click.echo(f"{report.day} warns: {text}")
+        for text in report.errors:
+            click.echo(f"{report.day} failed: {text}", err=True)
 
 
 def time_of(at: datetime | None, *, seconds: bool = False) -> str:

@@ -10,7 +10,12 @@ from batch_assets.cli.console import open_runner
 from batch_assets.cli.engine_kind import EngineKind
 from batch_assets.cli.exits import INTERRUPTED, exit_as
 from batch_assets.cli.options import as_json, parse_day
-from batch_assets.cli.printing import print_json, print_table
+from batch_assets.cli.printing import (
+    number_of,
+    print_json,
+    print_messages,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from batch_assets.launch.reports import DayOutcome, NightReport
@@ -156,32 +161,24 @@ def print_nights(reports: Iterable["NightReport"]) -> None:
         [
             [
                 r.day,
-                _number(r.raw_rows),
-                _number(r.quarantined_rows),
-                _number(r.scored_rows),
-                _number(r.dead_letters),
+                number_of(r.raw_rows),
+                number_of(r.quarantined_rows),
+                number_of(r.scored_rows),
+                number_of(r.dead_letters),
                 f"{r.checks_passed} of {r.checks}",
-                "unchanged" if r.unchanged else _number(r.rows_per_second),
+                "unchanged" if r.unchanged else number_of(r.rows_per_second),
                 r.version or "-",
             ]
             for r in reports
         ],
     )
-    for report in reports:
-        for text in report.warnings:
-            click.echo(f"{report.day} warns: {text}")
-        for text in report.errors:
-            click.echo(f"{report.day} failed: {text}", err=True)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{round(value):,}"
+    print_messages(reports)
 
 
 def _print_day(outcome: "DayOutcome", *, err: bool) -> None:
     """Print one line of a day in a range: its state, its rows, its seconds."""
     report = outcome.report
-    rows = _number(report.raw_rows)
+    rows = number_of(report.raw_rows)
     state = outcome.state.upper() if report.errors else outcome.state
     line = f"{report.day}  {state:<11}{rows:>15} rows{outcome.seconds:>9,.1f} s"
     reasons = report.errors[:1] or report.warnings[:1]

@@ -107,14 +107,7 @@ class PipelineRunner:
 
     def sweep_batch_sizes(self) -> list[str]:
         """Materialise `batch_size_sweep`; return what went wrong, if anything."""
-        job = self._alone().resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(
-            instance=self.instance,
-            raise_on_error=False,
-            asset_selection=self._keys(("model_release", SWEEP)),
-            run_config=QUIET,
-        )
-        return failures_of(result)
+        return failures_of(self._materialise(("model_release", SWEEP), {}))
 
     def compare_releases(
         self, champion: str, challenger: str, days: list[str]
@@ -130,30 +123,31 @@ class PipelineRunner:
             PipelineError: there is no such pipeline, or no such day.
         """
         known = self.days()
-        if unknown := [day for day in days if day not in known]:
-            msg = f"{self.pipeline} has no day '{unknown[0]}'; its days are {known[0]} to {known[-1]}"
-            raise PipelineError(msg)
+        for day in days:
+            self._must_have(day, known)
         asked = {"champion": champion, "challenger": challenger, "days": days}
         op = f"{self.pipeline}__{COMPARISON}"
+        config = {"ops": {op: {"config": asked}}}
+        return ComparisonReport.of(self._materialise((COMPARISON,), config))
+
+    def _materialise(
+        self, assets: tuple[str, ...], config: dict[str, Any]
+    ) -> ExecuteInProcessResult:
+        """Run some assets that are of no day."""
         job = self._alone().resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(
+        return job.execute_in_process(
             instance=self.instance,
             raise_on_error=False,
-            asset_selection=self._keys((COMPARISON,)),
-            run_config={**QUIET, "ops": {op: {"config": asked}}},
+            asset_selection=self._keys(assets),
+            run_config={**QUIET, **config},
         )
-        return ComparisonReport.of(result)
 
     def _execute(
         self, which: str, day: str, config: dict[str, Any], assets: tuple[str, ...]
     ) -> ExecuteInProcessResult:
         """Run a job for a day: all of it, or some assets alone."""
         job = self._job(which)
-        days = _days_of(job)
-        if day not in days:
-            span = f"{days[0]} to {days[-1]}" if days else "none yet"
-            msg = f"{self.pipeline} has no day '{day}'; its days are {span}"
-            raise PipelineError(msg)
+        self._must_have(day, _days_of(job))
         partitioned = job.partitioned_config
         own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
         return job.execute_in_process(
@@ -163,6 +157,12 @@ class PipelineRunner:
             asset_selection=self._keys(assets) or None,
             run_config={**own, **QUIET, **config},
         )
+
+    def _must_have(self, day: str, days: list[str]) -> None:
+        if day not in days:
+            span = f"{days[0]} to {days[-1]}" if days else "none yet"
+            msg = f"{self.pipeline} has no day '{day}'; its days are {span}"
+            raise PipelineError(msg)
 
     def _keys(self, names: tuple[str, ...]) -> list[dg.AssetKey]:
         return [dg.AssetKey([self.pipeline, name]) for name in names]
