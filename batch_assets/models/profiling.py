@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -123,7 +124,7 @@ class ProfileLayout:
     bins: Mapping[str, Bins]
     segments: tuple[SegmentColumn, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of the bins without their counts, and the segments."""
         said = {

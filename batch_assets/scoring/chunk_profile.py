@@ -9,7 +9,7 @@ import numpy as np
 
 from batch_assets.incremental.reuse import ReusedRows
 from batch_assets.lake.profiles import Profile, Segment
-from batch_assets.models.bins import Bins
+from batch_assets.models.bins import Bins, codes_of
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_rows import InputRows
 from batch_assets.models.output_specs import Computed
@@ -25,7 +25,8 @@ from batch_assets.models.score_bins import SIZE, probabilities, score_codes
 from batch_assets.scoring.chunk_task import ChunkTask
 
 # So many rows of a day tell all there is to tell of twenty bins.
-ENOUGH_ROWS = 131_072
+ENOUGH_ROWS = 65_536
+_LAYOUTS: dict[tuple[str, tuple[str, ...]], ProfileLayout] = {}
 
 
 def profiled_one_in(rows: int) -> int:
@@ -55,9 +56,7 @@ def profile_of_chunk(
     """
     if not release.manifest.profile:
         return None
-    layout = ProfileLayout(
-        release.manifest.profile, segment_columns(release.contract, task.segments)
-    )
+    layout = _layout_of(release, task.segments)
     chosen = hashes & np.uint64(task.profiled_one_in - 1) == 0
     chosen[list(faults)] = False
     if not chosen.all():
@@ -66,6 +65,15 @@ def profile_of_chunk(
         outputs = {name: values[at] for name, values in outputs.items()}
     partial = reused is not None and not reused.scored.all()
     return profile_of(layout, release.contract, rows, outputs, partial=partial)
+
+
+def _layout_of(release: Release, segments: tuple[str, ...]) -> ProfileLayout:
+    """Return the layout of a release, made once for all chunks of this process."""
+    key = release.digest, segments
+    if key not in _LAYOUTS:
+        columns = segment_columns(release.contract, segments)
+        _LAYOUTS[key] = ProfileLayout(release.manifest.profile, columns)
+    return _LAYOUTS[key]
 
 
 def profile_of(
@@ -98,8 +106,11 @@ def profile_of(
         (len(column.values), column.places(numbers[column.name]))
         for column in layout.segments
     ]
+    codes = codes_of(layout.bins, numbers)
     counts = {
-        name: np.concatenate(list(_lines(bins, numbers[name], places)))
+        name: np.concatenate(
+            list(_lines(bins, codes[name], numbers[name].shape, places))
+        )
         for name, bins in layout.bins.items()
     }
     scores = {
@@ -116,13 +127,15 @@ def profile_of(
 
 
 def _lines(
-    bins: Bins, values: np.ndarray, places: list[tuple[int, np.ndarray]]
+    bins: Bins,
+    codes: np.ndarray,
+    shape: tuple[int, ...],
+    places: list[tuple[int, np.ndarray]],
 ) -> Iterator[np.ndarray]:
     """Yield the counts of a column, of which a row may have several values."""
-    if values.ndim == 2:
-        width = values.shape[1]
-        places = [(size, np.repeat(place, width)) for size, place in places]
-    yield from _counts(bins.codes(values.reshape(-1)), bins.size, places)
+    if len(shape) == 2:
+        places = [(size, np.repeat(place, shape[1])) for size, place in places]
+    yield from _counts(codes, bins.size, places)
 
 
 def _counts(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
-from batch_assets.models.bins import KINDS, Bins, bins_of
+from batch_assets.models.bins import KINDS, Bins, bins_of, codes_of
 
 FLOATS = arrays(np.float32, st.integers(1, 300), elements=st.floats(width=32))
 
@@ -101,3 +101,37 @@ def test_a_column_without_a_value_has_no_bins() -> None:
 def test_bins_that_can_be_none_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Bins(**fields)
+
+
+def test_many_columns_have_the_codes_that_each_has_alone() -> None:
+    random = np.random.default_rng(3)
+    usual = {
+        "wide": random.normal(size=900),
+        "few": (random.random(900) < 0.1).astype(float),
+        "rare": np.where(random.random(900) < 0.5, np.nan, random.random(900)),
+        "double": random.normal(size=900),
+        "whole": random.integers(0, 9, 900),
+        "kind": random.integers(0, 4, 900).astype(float),
+        "several": random.normal(size=(300, 3)),
+    }
+    doubles = {"double", "several"}
+    numbers = {
+        name: values.astype(np.float32)
+        if values.dtype.kind == "f" and name not in doubles
+        else values
+        for name, values in usual.items()
+    }
+    bins = {}
+    for name, values in numbers.items():
+        own = bins_of(values.reshape(-1), 4 if name == "kind" else None)
+        assert own is not None
+        bins[name] = own
+    numbers["wide"][:4] = [np.nan, np.inf, -np.inf, 1e30]
+
+    codes = codes_of(bins, numbers)
+
+    assert list(codes) != []
+    for name, own in bins.items():
+        alone = own.codes(numbers[name].reshape(-1))
+        assert codes[name].dtype == alone.dtype == np.uint8
+        assert np.array_equal(codes[name], alone), name
