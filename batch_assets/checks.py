@@ -13,12 +13,13 @@ import dagster as dg
 
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.scoring_metadata import REPLAYED
+from batch_assets.lake.overrides import Overrides
 from batch_assets.quality.changes import WEEKS
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import BEFORE_SCORING, GATES
 from batch_assets.quality.judges.performance import OutcomeEvidence, outcome_gates
 from batch_assets.quality.performance.history import read_history
-from batch_assets.quality.verdict import Gate, Verdict
+from batch_assets.quality.verdict import Gate, Verdict, way_past
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.gates import SinkEvidence, gate_of
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
@@ -139,13 +140,18 @@ def _build_check(
         def check(
             context: dg.AssetCheckExecutionContext, storage: StorageResource
         ) -> dg.AssetCheckResult:
+            overrides = Overrides(storage.lake(pipeline.spec.name).folder)
+
+            def judged(day: str) -> Verdict:
+                verdict = gate.verdict(read(context, storage, day))
+                verdict = verdict.overridden(overrides.in_force(day))
+                past = way_past([verdict], pipeline.spec.name, day)
+                moved_by = f"{verdict.moved_by.rstrip('.')}. {past}".rstrip(" .")
+                return replace(verdict, moved_by=moved_by)
+
             if context.has_partition_key:
-                day = context.partition_key
-                return result_of(gate.verdict(read(context, storage, day)))
-            verdicts = {
-                day: gate.verdict(read(context, storage, day))
-                for day in context.partition_keys
-            }
+                return result_of(judged(context.partition_key))
+            verdicts = {day: judged(day) for day in context.partition_keys}
             for day, verdict in verdicts.items():
                 # A run for a range has one result for all; this shows a day's own. The
                 # hint of `log_event` leaves out that it takes one.

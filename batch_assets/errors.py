@@ -23,6 +23,7 @@
     │   └── CommitError          the commit was refused; nothing changed
     │       └── ClaimedError     another run is making the day
     ├── GateError                a gate that must be open is shut
+    │   └── OverrideError        a gate can't be overridden, or not so
     └── SnapshotError            a served version can't be built, opened or trusted
         ├── NotServedError       nothing is published yet
         └── SinkError            a remote store can't be reached, loaded or trusted
@@ -121,6 +122,10 @@ class ClaimedError(CommitError):
 
 class GateError(BatchAssetsError):
     """A gate that must be open is shut; what is served stays."""
+
+
+class OverrideError(GateError):
+    """A gate can't be overridden, or not in that way."""
 
 
 class SnapshotError(BatchAssetsError):

@@ -11,13 +11,16 @@ import dagster as dg
 import pyarrow as pa
 
 from batch_assets.assets.partitions import day_of
+from batch_assets.code_version import code_version
 from batch_assets.errors import CommitError
 from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.claims import claimed
+from batch_assets.lake.commits import Producer
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.tables import Lake
 from batch_assets.progress import tracked
+from batch_assets.root import project_folder
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.spec import PipelineSpec
 from batch_assets.storage import StoragePath
@@ -97,7 +100,8 @@ def day_run(
         sole_run(context, lake) as guard,
         tracked(f"{day} {what}", rows, context.log.info) as progress,
     ):
-        yield DayRun(lake, day, guard, progress)
+        producer = Producer(context.run.run_id, code_version(project_folder()))
+        yield DayRun(lake, day, guard, progress, producer)
 
 
 @contextmanager

@@ -48,9 +48,12 @@ def print_answer(answer: "Answer") -> None:
         "release": [str(answer.release)],
         "version": [answer.version],
         "age": [_age(answer.age)],
+        "overridden": [f"{one.gate} {one}" for one in answer.overrides],
     }
     if not answer.is_fallback:
         del about["fallback"]
+    if not answer.overrides:
+        del about["overridden"]
     shown = {name: _lines(value) for name, value in answer.outputs.items()} | about
     width = max(8, *map(len, shown))
     for name, lines in shown.items():

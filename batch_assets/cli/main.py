@@ -11,8 +11,10 @@ from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.demo import demo
 from batch_assets.cli.denylist import denylist
 from batch_assets.cli.exits import Commands
+from batch_assets.cli.explain import explain
 from batch_assets.cli.lookup import lookup
 from batch_assets.cli.outcomes import outcomes
+from batch_assets.cli.publish import publish
 from batch_assets.cli.releases import release
 from batch_assets.cli.run import run
 from batch_assets.cli.serve import serve
@@ -32,8 +34,10 @@ for command in (
     dead_letters,
     demo,
     denylist,
+    explain,
     lookup,
     outcomes,
+    publish,
     release,
     run,
     serve,

@@ -16,6 +16,8 @@ from batch_assets.root import data_root
 if TYPE_CHECKING:
     from batch_assets.snapshots.operations import Done
 
+POINTERS = ("served", "current", "pinned")
+
 
 @click.group()
 def snapshot() -> None:
@@ -42,9 +44,8 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
                 f"{version.model} {version.digest[:12]}",
                 time_of(version.created_at, seconds=True),
                 ", ".join(
-                    name
-                    for name in ("served", "current", "pinned")
-                    if getattr(version, name)
+                    [name for name in POINTERS if getattr(version, name)]
+                    + [f"{gate} overridden" for gate in version.overridden_gates]
                 ),
             ]
             for version in listing.versions

@@ -10,6 +10,14 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
+class Producer:
+    """What commits a day: the run, and the code that it ran."""
+
+    run: str
+    code: str
+
+
+@dataclass(frozen=True)
 class CommitFacts:
     """Which job made the day."""
 

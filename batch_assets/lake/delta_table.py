@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Generic, Self, TypeVar, cast
 from urllib.parse import unquote
@@ -24,7 +24,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
-from batch_assets.lake.commits import CommitFacts
+from batch_assets.lake.commits import CommitFacts, Producer
 from batch_assets.lake.delta_log import actions_of, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
@@ -52,13 +52,15 @@ log = logging.getLogger(__name__)
 class DayCommit(Generic[C]):
     """A day of a table as it was last committed: its version, its time and its facts.
 
-    `parts` names the very bytes that were committed, as `digest_of` does.
+    `parts` names the very bytes that were committed, as `digest_of` does. `producer` is
+    None where nobody said which run it was.
     """
 
     version: int
     at: datetime
     parts: str
     facts: C
+    producer: Producer | None = None
 
 
 class Table(Generic[R, C]):
@@ -159,7 +161,9 @@ class Table(Generic[R, C]):
             if facts and facts["day"] == day:
                 at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
                 own = self._commits.loads(facts)
-                return DayCommit(entry["version"], at, facts["parts"], own)
+                by = facts.get("producer")
+                producer = Producer(**by) if by else None
+                return DayCommit(entry["version"], at, facts["parts"], own, producer)
         return None
 
     def commit_day(
@@ -170,6 +174,7 @@ class Table(Generic[R, C]):
         facts: C,
         *,
         guard: Callable[[], None] = lambda: None,
+        producer: Producer | None = None,
     ) -> None:
         """Let a day consist of these parts, in one transaction.
 
@@ -181,6 +186,7 @@ class Table(Generic[R, C]):
             schema: the columns of the parts, without day and shard.
             facts: what the commit records beside the files.
             guard: called before each attempt; raises if this run may not commit.
+            producer: which run commits it, and of which code.
 
         Raises:
             CommitError: other writers won each time; the day is as it was.
@@ -192,6 +198,8 @@ class Table(Generic[R, C]):
             self._create(schema)
         self._must_be_as_written(parts)
         recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts)}
+        if producer:
+            recorded["producer"] = asdict(producer)
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.

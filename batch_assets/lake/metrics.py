@@ -62,6 +62,28 @@ OUTCOME = pa.schema(
     ]
 )
 
+# What each gate said of a day when somebody wanted to publish it, and by which limits.
+VERDICT = pa.schema(
+    [
+        ("day", pa.string()),
+        ("predictions", pa.string()),
+        ("judged_at", pa.timestamp("us", "UTC")),
+        ("gate", pa.string()),
+        ("passed", pa.bool_()),
+        ("blocks", pa.bool_()),
+        ("why", pa.string()),
+        ("moved_by", pa.string()),
+        ("overridable", pa.bool_()),
+        ("numbers", pa.map_(pa.string(), pa.float64())),
+        ("facts", pa.map_(pa.string(), pa.string())),
+        ("limits", pa.string()),
+        ("overridden_at", pa.timestamp("us", "UTC")),
+        ("overridden_by", pa.string()),
+        ("override_why", pa.string()),
+        ("override_until", pa.timestamp("us", "UTC")),
+    ]
+)
+
 
 class MetricTable:
     """One table of metrics, partitioned by day."""

@@ -131,7 +131,7 @@ def copy_day(
         msg = f"the source of {day} changed while it was read. Run the day again."
         raise SourceError(msg)
     facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
-    table.commit_day(day, parts, settings.schema, facts, guard=run.guard)
+    run.commit(table, parts, settings.schema, facts)
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
 
 

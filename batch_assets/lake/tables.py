@@ -13,7 +13,7 @@ from typing import Self
 from batch_assets.lake.books import books_of
 from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
 from batch_assets.lake.delta_table import Table
-from batch_assets.lake.metrics import DRIFT, OUTCOME, PROFILE, MetricTable
+from batch_assets.lake.metrics import DRIFT, OUTCOME, PROFILE, VERDICT, MetricTable
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     DEAD_LETTERS,
@@ -66,6 +66,7 @@ class Lake:
         self.profile_metrics = MetricTable(folder / "profile_metrics", PROFILE)
         self.drift_metrics = MetricTable(folder / "drift_metrics", DRIFT)
         self.outcome_metrics = MetricTable(folder / "outcome_metrics", OUTCOME)
+        self.gate_verdicts = MetricTable(folder / "gate_verdicts", VERDICT)
 
     def of_shards(self, shards: Collection[int] | None) -> Self:
         """Return the same tables, whose days are read of these shards alone.

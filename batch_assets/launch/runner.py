@@ -82,6 +82,25 @@ class PipelineRunner:
         result = self._execute(NIGHT, day, config, () if serve else SCORING)
         return NightReport.of(result, day)
 
+    def publish(self, day: str, *, scored: bool) -> NightReport:
+        """Serve a day that is there already; the source is not read again.
+
+        Args:
+            day: the day.
+            scored: whether it has predictions; if not, they are made first.
+
+        Raises:
+            PipelineError: there is no such day.
+        """
+        serving = [
+            key.path[-1]
+            for key in self._job(REPLAY).asset_layer.selected_asset_keys
+            if key.path[-1] not in SCORING
+        ]
+        begin = () if scored else ("model_release", "predictions", "dead_letters")
+        result = self._execute(NIGHT, day, {}, (*begin, *serving))
+        return NightReport.of(result, day)
+
     def replay_night(self, day: str) -> ReplayReport:
         """Score the dead letters of one day again, and serve the result.
 
@@ -124,7 +143,7 @@ class PipelineRunner:
         """
         known = self.days()
         for day in days:
-            self._must_have(day, known)
+            self.must_have(day, known)
         asked = {"champion": champion, "challenger": challenger, "days": days}
         op = f"{self.pipeline}__{COMPARISON}"
         config = {"ops": {op: {"config": asked}}}
@@ -147,7 +166,7 @@ class PipelineRunner:
     ) -> ExecuteInProcessResult:
         """Run a job for a day: all of it, or some assets alone."""
         job = self._job(which)
-        self._must_have(day, _days_of(job))
+        self.must_have(day, _days_of(job))
         partitioned = job.partitioned_config
         own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
         return job.execute_in_process(
@@ -158,7 +177,13 @@ class PipelineRunner:
             run_config={**own, **QUIET, **config},
         )
 
-    def _must_have(self, day: str, days: list[str]) -> None:
+    def must_have(self, day: str, days: list[str] | None = None) -> None:
+        """Refuse a day that is none of the pipeline's; `days` are those that it has.
+
+        Raises:
+            PipelineError: with the days that there are.
+        """
+        days = self.days() if days is None else days
         if day not in days:
             span = f"{days[0]} to {days[-1]}" if days else "none yet"
             msg = f"{self.pipeline} has no day '{day}'; its days are {span}"

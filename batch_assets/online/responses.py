@@ -21,7 +21,7 @@ from batch_assets.online.scoring import (
     TooLongError,
 )
 from batch_assets.scoring.faults import FaultError
-from batch_assets.snapshots.version import Answer, Version, age_of
+from batch_assets.snapshots.version import Answer, Version, age_of, overrides_of
 
 
 class RefusedError(Exception):
@@ -53,7 +53,8 @@ def source_of(version: Version) -> dict[str, Any]:
         "day": manifest.day,
         "release": {"name": release.name, "digest": release.digest},
         "age_seconds": round(age.total_seconds(), 3),
-        "is_stale": age > manifest.stale_after,
+        "is_stale": manifest.is_stale,
+        **overrides_of(manifest),
     }
 
 

@@ -7,11 +7,14 @@ table knows neither Dagster nor how a day is served.
 
 from dataclasses import replace
 
+from batch_assets.errors import OverrideError
+from batch_assets.lake.overrides import Overrides
 from batch_assets.lake.reconciliation import Books
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Manifest
 from batch_assets.quality.evidence import DayEvidence
+from batch_assets.quality.judges import shares
 from batch_assets.quality.judges.books import scoring_closes, validation_closes
 from batch_assets.quality.judges.drift import prediction_drift
 from batch_assets.quality.judges.nights import (
@@ -23,21 +26,15 @@ from batch_assets.quality.judges.nights import (
 from batch_assets.quality.judges.outputs import scores_in_range
 from batch_assets.quality.judges.release import one_release
 from batch_assets.quality.judges.reuse import carried_rows
-from batch_assets.quality.judges.shares import (
-    coverage,
-    dead_letter_share,
-    most_dead_letters,
-    quarantine_share,
-)
 from batch_assets.quality.judges.volume import volume
 from batch_assets.quality.verdict import Gate, Verdict
 from batch_assets.spec import GateLimits
 
-__all__ = ["GATES", "after_scoring", "after_validation", "most_dead_letters"]
-
 NO_FIELD = "No field of the YAML moves it"
 # Whose gates can be judged before a row is scored.
 BEFORE_SCORING = ("raw_features", "validated_features", "quarantined_rows")
+# The one gate that a night is held to while it scores, too.
+DEAD_LETTERS = "dead_letter_share_is_within_limit"
 LIMIT = "The limit is gates.{} in the pipeline's YAML"
 
 LEARNED = (
@@ -67,9 +64,10 @@ GATES: tuple[Gate[DayEvidence], ...] = (
     Gate(
         name="quarantine_share_is_within_limit",
         asset="validated_features",
-        judge=quarantine_share,
+        judge=shares.quarantine_share,
         description="Few enough of the raw rows are in quarantine.",
         moved_by=LIMIT.format("max_quarantine_share"),
+        overridable=True,
     ),
     Gate(
         name="validated_is_scored_plus_carried_plus_dead",
@@ -80,18 +78,20 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         moved_by=f"{NO_FIELD}: materialise predictions of the day again",
     ),
     Gate(
-        name="dead_letter_share_is_within_limit",
+        name=DEAD_LETTERS,
         asset="predictions",
-        judge=dead_letter_share,
+        judge=shares.dead_letter_share,
         description="Few enough of the validated rows are dead letters.",
         moved_by=LIMIT.format("max_dead_letter_share"),
+        overridable=True,
     ),
     Gate(
         name="coverage_is_within_limit",
         asset="predictions",
-        judge=coverage,
+        judge=shares.coverage,
         description="Enough of the raw rows are scored.",
         moved_by=LIMIT.format("min_coverage"),
+        overridable=True,
     ),
     Gate(
         name="carried_rows_equal_their_rescoring",
@@ -129,6 +129,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         "are gates.warn_psi and gates.max_psi in the pipeline's YAML, or more where the "
         "release's own days (reference_days) or chance are further off than that",
         may_only_warn=True,
+        overridable=True,
     ),
     Gate(
         name="outputs_are_like_the_nights_before",
@@ -138,6 +139,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         "same weekday.",
         moved_by=LEARNED + " An output stops a night from gates.max_psi on",
         may_only_warn=True,
+        overridable=True,
     ),
     Gate(
         name="features_are_like_the_nights_before",
@@ -147,6 +149,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         "none is the same for every row that never was.",
         moved_by=LEARNED + " No feature warns below gates.warn_psi",
         may_only_warn=True,
+        overridable=True,
     ),
     Gate(
         name="segments_are_like_the_nights_before",
@@ -155,6 +158,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         description="Each segment ranks among the rows of the day where it usually does.",
         moved_by=LEARNED + " `segments` in the pipeline's YAML says what they are",
         may_only_warn=True,
+        overridable=True,
     ),
     Gate(
         name="the_day_is_no_night_before_again",
@@ -170,6 +174,8 @@ GATES: tuple[Gate[DayEvidence], ...] = (
 def after_validation(lake: Lake, books: Books, limits: GateLimits) -> list[Verdict]:
     """Judge what must hold of a day before it is scored: all that may stop it.
 
+    A gate that a person has overridden does not.
+
     Args:
         lake: the pipeline's tables.
         books: of the day, up to its validation.
@@ -181,8 +187,9 @@ def after_validation(lake: Lake, books: Books, limits: GateLimits) -> list[Verdi
         books=lambda: books,
         rows_by_day=lake.raw_features.rows_by_day,
     )
+    overrides = Overrides(lake.folder).in_force(books.day)
     return [
-        gate.verdict(evidence)
+        gate.verdict(evidence).overridden(overrides)
         for gate in GATES
         if gate.blocking and gate.asset in BEFORE_SCORING
     ]
@@ -193,6 +200,8 @@ def after_scoring(
 ) -> list[Verdict]:
     """Judge what must hold of a day before it is served: all that may stop it.
 
+    A gate that a person has overridden does not.
+
     Args:
         lake: the pipeline's tables.
         registry: the models.
@@ -202,4 +211,38 @@ def after_scoring(
     """
     evidence = DayEvidence.of_day(lake, registry, day, limits)
     evidence = replace(evidence, manifest=lambda: manifest)
-    return [gate.verdict(evidence) for gate in GATES if gate.blocking]
+    overrides = Overrides(lake.folder).in_force(day)
+    return [
+        gate.verdict(evidence).overridden(overrides) for gate in GATES if gate.blocking
+    ]
+
+
+def most_dead_letters(lake: Lake, day: str, rows: int, limits: GateLimits) -> int:
+    """Return how many rows of a day may be dead letters before it is stopped.
+
+    All of them, where a person has overridden the gate.
+
+    Args:
+        lake: the pipeline's tables.
+        day: the day.
+        rows: of it, that are scored.
+        limits: of the pipeline.
+    """
+    if DEAD_LETTERS in Overrides(lake.folder).in_force(day):
+        return rows
+    return shares.most_dead_letters(rows, limits)
+
+
+def must_be_overridable(name: str) -> None:
+    """Refuse a gate that no person may let a day pass.
+
+    Raises:
+        OverrideError: it proves something, or there is none of that name.
+    """
+    if any(gate.name == name and gate.overridable for gate in GATES):
+        return
+    known = any(gate.name == name for gate in GATES)
+    what = "can't be overridden: it proves, or only warns" if known else "is no gate"
+    those = ", ".join(gate.name for gate in GATES if gate.overridable)
+    msg = f"'{name}' {what}. Those that can be are {those}. Nothing was changed"
+    raise OverrideError(msg)

@@ -127,9 +127,9 @@ def validate_day(
     facts = ValidationCommit(job, contract.digest)
     # The validated commit comes last: it is what the scorer looks for.
     schema = quarantine_schema(contract)
-    quarantined.commit_day(day, bad, schema, facts, guard=run.guard)
+    run.commit(quarantined, bad, schema, facts)
     schema = validated_schema(contract, fingerprints=fingerprints)
-    validated.commit_day(day, good, schema, facts, guard=run.guard)
+    run.commit(validated, good, schema, facts)
     return Validated(job, good, bad, raw_total, unchanged=False)
 
 

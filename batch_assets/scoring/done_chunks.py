@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from batch_assets.errors import ScoringError
 from batch_assets.lake.parts import Part, read_columns
 from batch_assets.lake.receipts import DeadLettersReceipt, PredictionsReceipt
+from batch_assets.quality.gates import DEAD_LETTERS
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.plan import Plan
 
@@ -56,7 +57,8 @@ class DoneChunks:
             f"letters already, and {plan.max_dead:,} may be "
             f"(gates.max_dead_letter_share). Most often, {most}. Nothing was committed, "
             "what is served stays. Mend the model or its features, or allow more, and "
-            "run the day again."
+            "run the day again. To let this day pass all the same: batch-assets publish "
+            f"PIPELINE {plan.day} --override {DEAD_LETTERS} --why … --until …"
         )
         raise ScoringError(msg)
 

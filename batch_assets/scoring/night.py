@@ -150,7 +150,12 @@ def score_day(
     validated = lake.validated_features.parts(day)
     books = lake.books(day, scoring=False, validated=validated)
     verdicts = after_validation(lake, books, settings.gates)
-    must_be_open(day, verdicts, then="nothing was scored or committed")
+    must_be_open(
+        day,
+        verdicts,
+        pipeline=run.lake.pipeline,
+        then="nothing was scored or committed",
+    )
     baseline, decision = None, BaselineDecision()
     if settings.incremental:
         baseline, decision = find_baseline(
@@ -295,9 +300,5 @@ def _commit(
         decision=decision,
     )
     # Predictions come last: their commit is what makes the day.
-    run.lake.dead_letters.commit_day(
-        plan.day, dead, dead_letter_schema(contract), facts, guard=run.guard
-    )
-    run.lake.predictions.commit_day(
-        plan.day, parts, contract.prediction_schema(), facts, guard=run.guard
-    )
+    run.commit(run.lake.dead_letters, dead, dead_letter_schema(contract), facts)
+    run.commit(run.lake.predictions, parts, contract.prediction_schema(), facts)

@@ -95,7 +95,7 @@ def plan_night(
     job = job_of(day, inputs, *asked, *_built_on(baseline, side, settings))
     sources = baseline.sources_of(validated, job) if baseline else {}
     rows = sum(part.rows for part in validated)
-    max_dead, one_in = most_dead_letters(rows, settings.gates), profiled_one_in(rows)
+    max_dead = most_dead_letters(lake, day, rows, settings.gates)
     # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
     tasks = [
@@ -114,7 +114,7 @@ def plan_night(
             reuse=sources.get(part.path),
             side=side,
             segments=settings.segments,
-            profiled_one_in=one_in,
+            profiled_one_in=profiled_one_in(rows),
         )
         for part in validated
         for groups, of_chunk in _chunks(part, settings.chunk_rows)

@@ -212,12 +212,8 @@ def _merge(
     contract = release.contract
     # Killed between the two, rows are in both tables and the books are open: the next
     # replay sees from the predictions which dead letters they came from.
-    lake.predictions.commit_day(
-        day, parts, contract.prediction_schema(), facts, guard=run.guard
-    )
-    lake.dead_letters.commit_day(
-        day, dead, dead_letter_schema(contract), facts, guard=run.guard
-    )
+    run.commit(lake.predictions, parts, contract.prediction_schema(), facts)
+    run.commit(lake.dead_letters, dead, dead_letter_schema(contract), facts)
     return Replayed(job, parts, dead, before, rescued)
 
 

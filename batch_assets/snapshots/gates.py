@@ -4,7 +4,11 @@ from dataclasses import dataclass
 
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.verdict import Gate
-from batch_assets.snapshots.judges import equals_predictions, is_served
+from batch_assets.snapshots.judges import (
+    equals_predictions,
+    is_served,
+    none_overridden,
+)
 from batch_assets.snapshots.store import SnapshotStore
 
 
@@ -32,6 +36,16 @@ SNAPSHOT_GATES: tuple[Gate[SnapshotEvidence], ...] = (
         judge=lambda at: is_served(at.lake, at.store, at.day),
         description="The day's version, or a newer one, is what readers get.",
         moved_by="No field of the YAML moves it",
+        blocking=False,
+    ),
+    Gate(
+        name="no_gate_was_overridden",
+        asset="serving_snapshot",
+        judge=lambda at: none_overridden(at.lake, at.store, at.day),
+        description="The day passed its gates because they were open, and no person let "
+        "it pass one that was shut.",
+        moved_by="Its readers take the version for stale when the override ends: mend "
+        "what shuts the gate and run the day again, or publish another",
         blocking=False,
     ),
 )

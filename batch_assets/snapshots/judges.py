@@ -40,6 +40,23 @@ def is_served(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
     return Verdict(passed, why, facts=facts)
 
 
+def none_overridden(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
+    """Judge whether a day's version was published though a gate was shut, and by whom."""
+    built = _built(lake, store, day)
+    overrides = store.manifest(built[-1]).overrides if built else ()
+    if not overrides:
+        return Verdict(True, "no gate was overridden")
+    return Verdict(
+        False,
+        "; ".join(f"{one.gate} is {one}" for one in overrides),
+        {"overridden_gates": float(len(overrides))},
+        {
+            one.gate: f"{one.by} until {one.until:%Y-%m-%d %H:%M} UTC"
+            for one in overrides
+        },
+    )
+
+
 def equals_predictions(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
     """Judge whether a day's version holds every row that was predicted, and no other."""
     parts = lake.predictions.parts(day)

@@ -23,6 +23,7 @@ class ListedVersion:
     current: bool
     pinned: bool
     served: bool
+    overridden_gates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,5 @@ def _listed(
         current=manifest.version == current,
         pinned=manifest.version == pinned,
         served=manifest.version == (pinned or current),
+        overridden_gates=tuple(one.gate for one in manifest.overrides),
     )

@@ -9,12 +9,13 @@ knows neither which version is served nor how a key is found in one.
 
 import hashlib
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from pydantic import AwareDatetime, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.lake.overrides import Override
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.forms import Form
 from batch_assets.storage import StoragePath
@@ -68,7 +69,8 @@ class SnapshotManifest(StrictModel):
     the version that was served when it was built. `outputs` are columns of numbers, and
     `forms` say which of them are one output that is more. `forced_at` is when the day's rows were
     taken, if that was when the day was over, from a source that keeps no history.
-    `fallback` is what a key gets that is in none of the files.
+    `fallback` is what a key gets that is in none of the files, and `overrides` are of
+    the gates that the day passed though they were shut: it is stale when the first ends.
     """
 
     format: Literal[2] = 2
@@ -89,6 +91,7 @@ class SnapshotManifest(StrictModel):
     forced_at: AwareDatetime | None = None
     forms: tuple[Form, ...] = ()
     fallback: Fallback | None = None
+    overrides: tuple[Override, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -108,6 +111,16 @@ class SnapshotManifest(StrictModel):
         return timedelta(seconds=self.stale_after_seconds)
 
     @property
+    def stale_at(self) -> datetime:
+        """When it is too old, or when an override ends that it was published by."""
+        ends = [one.until for one in self.overrides]
+        return min([self.created_at + self.stale_after, *ends])
+
+    @property
+    def is_stale(self) -> bool:
+        return datetime.now(UTC) > self.stale_at
+
+    @property
     def coverage(self) -> float:
         """The share of the night's raw rows that have an answer, in 0..1."""
         raw = sum(file.raw_rows for file in self.files)
@@ -116,7 +129,7 @@ class SnapshotManifest(StrictModel):
     def dumps(self) -> str:
         """Return the text of manifest.json."""
         # Left out of every other version, so that older readers can read those.
-        later = "forced_at", "forms", "fallback"
+        later = "forced_at", "forms", "fallback", "overrides"
         out = {name for name in later if not getattr(self, name)}
         body = self.model_dump(mode="json", exclude=out)
         return json.dumps({**body, DIGEST: _digest(body)}, indent=2) + "\n"

@@ -17,12 +17,14 @@ import filelock
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
+from batch_assets.lake.overrides import Override
 from batch_assets.lake.parts import sealed_part
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
 from batch_assets.quality.verdict import Verdict, must_be_open
+from batch_assets.quality.verdict_record import record_verdicts
 from batch_assets.snapshots.build import MAKE_ROOM, build_version
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.fallback_table import fallback_of
@@ -73,7 +75,7 @@ def publish_day(
     """Build a version from a day's predictions and serve it, if nothing speaks against.
 
     It is not served if a newer day is, if publishing is blocked, or if this version was
-    taken back: then it is only built.
+    taken back: then it is only built. What the gates say is kept, open or shut.
 
     Args:
         run: the day, and whether this run may still publish it.
@@ -106,10 +108,10 @@ def publish_day(
             shutil.rmtree(leftover)
         contract = scored.release.contract
         fallback = fallback_of(run.lake, run.day, serving.fallback, contract)
-        version = _whole_version(store, scored.digest, fallback)
+        version = _whole_version(store, scored.digest, fallback, scored.overrides)
         if version is None:
             manifest = _build(store, scored, serving, fallback)
-            # It took a while: the day may be another by now.
+            # It took a while: the day may be another by now, an override have ended.
             scored.must_be_proved()
             _put(store, manifest)
             version = manifest.version
@@ -139,6 +141,11 @@ class _ScoredDay:
         self.release = registry.verify(receipt.model, receipt.release)
         self.verdicts: list[Verdict] = []
 
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """By which of the day's overrides it passes gates that are shut."""
+        return tuple(one.override for one in self.verdicts if one.override)
+
     def must_be_proved(self) -> None:
         """Judge every gate, and refuse a day that was scored again meanwhile.
 
@@ -150,7 +157,8 @@ class _ScoredDay:
         self.verdicts = after_scoring(
             self.lake, self.registry, manifest, self.day, self.gates
         )
-        must_be_open(self.day, self.verdicts, then=STAYS)
+        record_verdicts(self.lake, self.day, self.digest, self.verdicts, self.gates)
+        must_be_open(self.day, self.verdicts, pipeline=self.lake.pipeline, then=STAYS)
         if self.lake.predictions.paths(self.day) != [part.path for part in self.parts]:
             msg = f"{self.day} was scored again while its version was built; {STAYS}"
             raise SnapshotError(msg)
@@ -198,6 +206,7 @@ def _build(
         forced_at=scored.lake.forced_at(scored.day),
         forms=forms_of(contract),
         fallback=fallback,
+        overrides=scored.overrides,
     )
     earlier: list[tuple[Path, SnapshotManifest]] = []
     if has_links(store.folder):
@@ -283,14 +292,18 @@ def _published(
 
 
 def _whole_version(
-    store: SnapshotStore, predictions: str, fallback: Fallback | None
+    store: SnapshotStore,
+    predictions: str,
+    fallback: Fallback | None,
+    overrides: tuple[Override, ...],
 ) -> str | None:
     """Return a version of these very predictions that can be served as it is."""
     current = store.pointer(CURRENT).version_or_none()
+    manifests = {name: store.manifest(name) for name in store.versions_of(predictions)}
     names = [
         name
-        for name in store.versions_of(predictions)
-        if store.manifest(name).fallback == fallback
+        for name, manifest in manifests.items()
+        if (manifest.fallback, manifest.overrides) == (fallback, overrides)
     ]
     for version in sorted(names, key=lambda version: version != current):
         try:

@@ -122,9 +122,8 @@ class Snapshot:
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is older than the pipeline allows (`serving.stale_hours`)."""
-        manifest = self.manifest
-        return age_of(manifest) > manifest.stale_after
+        """Whether it is older than `serving.stale_hours`, or than an override allows."""
+        return self.manifest.is_stale
 
     @property
     def coverage(self) -> float:

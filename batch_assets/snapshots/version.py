@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from batch_assets.errors import SnapshotError
+from batch_assets.lake.overrides import Override
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.fallback import Fallbacks
@@ -75,8 +76,13 @@ class Answer(NamedTuple):
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is older than the pipeline allows."""
-        return self.age > self.manifest.stale_after
+        """Whether it is older than the pipeline, or an override, allows."""
+        return self.manifest.is_stale
+
+    @property
+    def overrides(self) -> tuple[Override, ...]:
+        """By whom, why and until when it was published though gates were shut."""
+        return self.manifest.overrides
 
     @property
     def plain_outputs(self) -> dict[str, Any]:
@@ -98,6 +104,7 @@ class Answer(NamedTuple):
             "model_version": self.release.digest,
             "age": self.age.total_seconds(),
             "is_stale": self.is_stale,
+            **overrides_of(self.manifest),
         }
 
 
@@ -327,6 +334,15 @@ def integer_of(text: str) -> int | None:
     number = int(digits) if len(digits) < 20 else 2**63
     number = -number if text[0] == "-" else number
     return number if -(2**63) <= number < 2**63 else None
+
+
+def overrides_of(manifest: SnapshotManifest) -> dict[str, Any]:
+    """Return what an answer says of the gates that were overridden: nothing, mostly."""
+    said = [
+        one.model_dump(mode="json", include={"gate", "by", "why", "until"})
+        for one in manifest.overrides
+    ]
+    return {"overrides": said} if said else {}
 
 
 def age_of(manifest: SnapshotManifest) -> timedelta:

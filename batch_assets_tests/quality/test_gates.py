@@ -246,7 +246,7 @@ def verdict(
 def test_open_gates_let_the_day_go_on():
     open_gates = [verdict("a", "fine"), verdict("b", "odd", passed=False, blocks=False)]
 
-    must_be_open(DAY, open_gates, then="nothing is served")
+    must_be_open(DAY, open_gates, pipeline="toy", then="nothing is served")
 
 
 def test_shut_gates_are_all_named():
@@ -258,7 +258,7 @@ def test_shut_gates_are_all_named():
     ]
 
     with pytest.raises(GateError) as refused:
-        must_be_open(DAY, verdicts, then="yesterday stays up")
+        must_be_open(DAY, verdicts, pipeline="toy", then="yesterday stays up")
 
     assert str(refused.value).splitlines() == [
         f"2 of 4 gates of {DAY} are shut; yesterday stays up.",
