@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from batch_assets.lake.commits import (
     CommitFacts,
@@ -18,6 +19,7 @@ from batch_assets.lake.part_writer import PartWriter
 from batch_assets.lake.parts import Part, open_part
 from batch_assets.lake.receipts import KINDS, PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal
+from batch_assets.lake.tables import Lake
 from batch_assets.storage import StoragePath
 from batch_assets_tests.toys import DAY
 
@@ -86,3 +88,15 @@ def rewritten(path: Path, table: pa.Table, **changes: Any) -> None:
     with PartWriter(path, table.schema, row_group_rows=1_000, layout=NUMBERS) as writer:
         writer.write(table)
         writer.finish(replace(receipt, **changes))
+
+
+def spoil_shard(lake: Lake, day: str, shard: int) -> bytes:
+    """Flip a bit of a validated shard, so that it can't be read; what it was."""
+    [path] = lake.validated_features.of_shards([shard]).paths(day)
+    whole = path.read_bytes()
+    with pq.ParquetFile(path) as file:
+        chunk = file.metadata.row_group(0).column(1)
+    data = bytearray(whole)
+    data[chunk.data_page_offset + chunk.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    return whole

@@ -62,6 +62,7 @@ class Pipeline:
             spec.chunk_seconds,
             incremental,
             tuple(spec.segments),
+            keep_failed=spec.on_failed_shard == "keep_previous",
         )
 
     def key(self, name: str) -> dg.AssetKey:

@@ -77,6 +77,7 @@ def run_metadata(
         **speed(done, workers),
         "unchanged": done.unchanged,
         **(reuse_metadata(done) if incremental else {}),
+        **failed_metadata(done),
     }
 
 
@@ -97,6 +98,14 @@ def speed(night: Night, workers: int) -> dict[str, Any]:
         "load_seconds": timing.load,
         "model_seconds": timing.model,
     }
+
+
+def failed_metadata(night: Night) -> dict[str, Any]:
+    """Return which shards could not be scored, and why, if any could not."""
+    if not night.failed:
+        return {}
+    failed = {str(shard): why for shard, why in night.failed.items()}
+    return {"failed_shards": dg.MetadataValue.json(failed)}
 
 
 def reuse_metadata(night: Night) -> dict[str, Any]:

@@ -20,13 +20,14 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
     if not day_books.pages:
         msg = f"{pipeline} has no books of {day}: nothing of that day is committed"
         raise PipelineError(msg)
-    pages = day_books.by_shard()
+    pages, sides = day_books.by_shard(), list(day_books.total.sides())
     if as_json:
         print_json(
             {
                 "pipeline": pipeline,
                 "day": day,
                 "closed": day_books.closed,
+                "kept_shards": day_books.kept,
                 "forced_at": forced_at and forced_at.isoformat(),
                 "shards": {
                     shard: {
@@ -39,10 +40,10 @@ def books(pipeline: str, day: str, as_json: bool) -> None:
         )
     else:
         print_table(
-            ["shard", *day_books.total.sides(), "validation", "scoring"],
+            ["shard", *sides, "validation", "scoring"],
             [
                 [shard]
-                + [f"{total.rows:,}" for total in page.sides().values()]
+                + [f"{getattr(page, side).rows:,}" for side in sides]
                 + [_closes(shard, day_books.open_after_validation())]
                 + [_closes(shard, day_books.open_after_scoring())]
                 for shard, page in pages.items()

@@ -48,12 +48,14 @@ def print_answer(answer: "Answer") -> None:
         "release": [str(answer.release)],
         "version": [answer.version],
         "age": [_age(answer.age)],
+        "kept": [f"its shard could not be scored: {answer.kept.why}"]
+        if answer.kept
+        else [],
         "overridden": [f"{one.gate} {one}" for one in answer.overrides],
     }
     if not answer.is_fallback:
         del about["fallback"]
-    if not answer.overrides:
-        del about["overridden"]
+    about = {name: lines for name, lines in about.items() if lines}
     shown = {name: _lines(value) for name, value in answer.outputs.items()} | about
     width = max(8, *map(len, shown))
     for name, lines in shown.items():

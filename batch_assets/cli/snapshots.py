@@ -46,6 +46,7 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
                 ", ".join(
                     [name for name in POINTERS if getattr(version, name)]
                     + [f"{gate} overridden" for gate in version.overridden_gates]
+                    + [f"shard {n} kept" for n in version.kept_shards]
                 ),
             ]
             for version in listing.versions

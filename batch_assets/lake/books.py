@@ -1,6 +1,6 @@
 """The books of a day, made from the receipts of its parts. It reads no row."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from batch_assets.lake.parts import Part
@@ -52,8 +52,19 @@ def books_of(
     quarantined: Sequence[Part[QuarantineReceipt]] = (),
     scored: Sequence[Part[PredictionsReceipt]] = (),
     dead: Sequence[Part[DeadLettersReceipt]] = (),
+    failed: Collection[int] = (),
 ) -> Books:
-    """Return the books that these parts make."""
+    """Return the books that these parts make.
+
+    Args:
+        day: the day.
+        raw: its parts of each table.
+        validated: likewise.
+        quarantined: likewise.
+        scored: likewise.
+        dead: likewise.
+        failed: the shards that the day's commit says could not be scored.
+    """
     sides = {
         "raw": totals_by_shard(raw),
         "validated": totals_by_shard(validated),
@@ -61,6 +72,12 @@ def books_of(
         "scored": totals_by_shard(scored, scored_of),
         "carried": totals_by_shard(scored, carried_of),
         "dead": totals_by_shard(dead),
+    }
+    done = {**sides["scored"], **sides["dead"]}
+    sides["kept"] = {
+        shard: total
+        for shard, total in sides["validated"].items()
+        if shard in failed and shard not in done
     }
     shards = sorted({shard for side in sides.values() for shard in side})
     return Books(

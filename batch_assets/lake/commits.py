@@ -89,6 +89,7 @@ class ScoringCommit(CommitFacts):
     """Of `predictions` and `dead_letters`: the release, and how many rows went where.
 
     `rescued` are the rows that a replay has scored; None if the day was never replayed.
+    `failed` are the shards that could not be scored, and why.
     """
 
     model: str
@@ -99,12 +100,15 @@ class ScoringCommit(CommitFacts):
     rescored: int = 0
     decision: BaselineDecision = field(default_factory=BaselineDecision)
     rescued: int | None = None
+    failed: dict[int, str] = field(default_factory=dict)
 
     def dumps(self) -> dict[str, Any]:
         facts = asdict(self)
         facts["grounds"] = facts.pop("decision")
         if self.rescued is None:
             del facts["rescued"]
+        if not self.failed:
+            del facts["failed"]
         return facts
 
     @classmethod
@@ -119,4 +123,6 @@ class ScoringCommit(CommitFacts):
             rescored=facts.get("rescored", 0),
             decision=BaselineDecision(**facts.get("grounds", {})),
             rescued=facts.get("rescued"),
+            # JSON has no numbers for names.
+            failed={int(shard): w for shard, w in facts.get("failed", {}).items()},
         )

@@ -57,7 +57,8 @@ class Page:
     """The totals of one shard, or of a whole day.
 
     Each validated row is `scored` that night, `carried` over from the night before, or
-    dead.
+    dead; or its whole shard could not be scored, and is `kept` as an earlier night left
+    it.
     """
 
     raw: ControlTotal = field(default_factory=ControlTotal)
@@ -66,6 +67,7 @@ class Page:
     scored: ControlTotal = field(default_factory=ControlTotal)
     dead: ControlTotal = field(default_factory=ControlTotal)
     carried: ControlTotal = field(default_factory=ControlTotal)
+    kept: ControlTotal = field(default_factory=ControlTotal)
 
     @property
     def validation_closes(self) -> bool:
@@ -73,7 +75,7 @@ class Page:
 
     @property
     def scoring_closes(self) -> bool:
-        return self.validated == self.predicted + self.dead
+        return self.validated == self.predicted + self.dead + self.kept
 
     @property
     def predicted(self) -> ControlTotal:
@@ -81,8 +83,9 @@ class Page:
         return self.scored + self.carried
 
     def sides(self) -> dict[str, ControlTotal]:
-        """Return the totals by name, in the order in which rows go."""
-        names = ("raw", "validated", "quarantined", "scored", "carried", "dead")
+        """Return the totals by name, in the order in which rows go; `kept` if any are."""
+        names = ["raw", "validated", "quarantined", "scored", "carried", "dead"]
+        names += ["kept"] if self.kept.rows else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -110,7 +113,13 @@ class Books:
             total_of(p.scored for p in pages),
             total_of(p.dead for p in pages),
             total_of(p.carried for p in pages),
+            total_of(p.kept for p in pages),
         )
+
+    @property
+    def kept(self) -> list[int]:
+        """The shards that could not be scored, and serve what an earlier night left."""
+        return [shard for shard, page in self.pages.items() if page.kept.rows]
 
     def open_after_validation(self) -> list[int]:
         """Return the shards in which raw is not validated plus quarantined."""

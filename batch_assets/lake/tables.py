@@ -139,11 +139,21 @@ class Lake:
         """
         if validated is None:
             validated = self.validated_features.parts(day)
+        scored = self.predictions.parts(day) if scoring else []
         return books_of(
             day,
             raw=self.raw_features.parts(day),
             validated=validated,
             quarantined=self.quarantined_rows.parts(day),
-            scored=self.predictions.parts(day) if scoring else [],
+            scored=scored,
             dead=self.dead_letters.parts(day) if scoring else [],
+            # A shard leaves a part, rows or none: one that has none was not scored.
+            failed=self.failed_shards(day)
+            if scored and {p.shard for p in validated} - {p.shard for p in scored}
+            else (),
         )
+
+    def failed_shards(self, day: str) -> dict[int, str]:
+        """Return which shards of a committed day could not be scored, and why."""
+        commit = self.predictions.last_commit(day)
+        return commit.facts.failed if commit else {}

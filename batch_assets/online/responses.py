@@ -21,7 +21,13 @@ from batch_assets.online.scoring import (
     TooLongError,
 )
 from batch_assets.scoring.faults import FaultError
-from batch_assets.snapshots.version import Answer, Version, age_of, overrides_of
+from batch_assets.snapshots.version import (
+    Answer,
+    Version,
+    age_of,
+    kept_of,
+    overrides_of,
+)
 
 
 class RefusedError(Exception):
@@ -54,6 +60,7 @@ def source_of(version: Version) -> dict[str, Any]:
         "release": {"name": release.name, "digest": release.digest},
         "age_seconds": round(age.total_seconds(), 3),
         "is_stale": manifest.is_stale,
+        **({"kept_shards": len(kept)} if (kept := manifest.kept_shards) else {}),
         **overrides_of(manifest),
     }
 
@@ -66,6 +73,7 @@ def shown_of(key: int | str, answer: Answer | None) -> dict[str, Any]:
         "key": key,
         "outputs": answer.plain_outputs,
         "is_fallback": answer.is_fallback,
+        **kept_of(answer),
     }
     return shown | ({"segment": answer.segment} if answer.is_fallback else {})
 

@@ -94,6 +94,16 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         overridable=True,
     ),
     Gate(
+        name="every_shard_is_of_the_day",
+        asset="predictions",
+        judge=shares.kept_shards,
+        description="Every shard was scored, and none serves what an earlier night left "
+        "(with `on_failed_shard: keep_previous`).",
+        moved_by="Run the day again: what failed is tried again. "
+        + LIMIT.format("max_kept_share"),
+        may_only_warn=True,
+    ),
+    Gate(
         name="carried_rows_equal_their_rescoring",
         asset="predictions",
         judge=carried_rows,

@@ -11,13 +11,21 @@ from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.plan import Plan
 
 
+class StoppedError(ScoringError):
+    """The night as a whole must not go on, whichever shard is scored next."""
+
+
 class DoneChunks:
-    """Chunks by shard and number, with the seconds that they took in this run."""
+    """Chunks by shard and number, with the seconds that they took in this run.
+
+    `failed` are the shards that could not be scored, and why.
+    """
 
     def __init__(self, plan: Plan, before: Iterable[Scored] = ()) -> None:
         """Begin with the chunks that were done `before`; their seconds don't count."""
         self.stages: Counter[str] = Counter()
         self.model_seconds = 0.0
+        self.failed: dict[int, str] = {}
         self._plan = plan
         self._done = {_number_of(scored): scored for scored in before}
 
@@ -39,11 +47,17 @@ class DoneChunks:
         self.stages.update(scored.seconds)
         self.model_seconds += scored.model_seconds
 
+    def fail(self, shard: int, why: str) -> None:
+        """Leave a shard out that can't be scored; what is done of it stays on disk."""
+        self.failed[shard] = why
+        for number in [number for number in self._done if number[0] == shard]:
+            del self._done[number]
+
     def must_have_few_dead(self) -> None:
         """Stop a night that has more dead letters than it may have when it is done.
 
         Raises:
-            ScoringError: with what the model said most often.
+            StoppedError: with what the model said most often.
         """
         plan, dead = self._plan, sum(part.rows for part in self.dead)
         if dead <= plan.max_dead:
@@ -60,7 +74,7 @@ class DoneChunks:
             "run the day again. To let this day pass all the same: batch-assets publish "
             f"PIPELINE {plan.day} --override {DEAD_LETTERS} --why … --until …"
         )
-        raise ScoringError(msg)
+        raise StoppedError(msg)
 
     def must_be_as_planned(self) -> None:
         """Refuse chunks that are missing, or that nobody planned.
@@ -69,7 +83,11 @@ class DoneChunks:
             ScoringError: with the first of them.
         """
         plan = self._plan
-        planned = {(task.shard, task.chunk) for task in plan.tasks}
+        planned = {
+            (task.shard, task.chunk)
+            for task in plan.tasks
+            if task.shard not in self.failed
+        }
         # The books are closed shard by shard of the plan: they would not see a strange
         # chunk.
         missing, strange = planned - self._done.keys(), self._done.keys() - planned

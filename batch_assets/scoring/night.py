@@ -8,7 +8,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from batch_assets.incremental.baseline import find_baseline
@@ -29,6 +29,7 @@ from batch_assets.scoring.chunk_parts import dead_letter_schema
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.scoring.done_chunks import DoneChunks
 from batch_assets.scoring.engines.base import Engine
+from batch_assets.scoring.failed_shards import run_shards
 from batch_assets.scoring.plan import Plan, ScoringSettings, plan_night
 from batch_assets.scoring.resume import completed_chunk
 from batch_assets.storage import COPYING, each
@@ -89,7 +90,10 @@ class ScoredDay:
 
 @dataclass(frozen=True)
 class Night(ScoredDay):
-    """What a night left behind; `scored_rows` are those that this run has scored."""
+    """What a night left behind; `scored_rows` are those that this run has scored.
+
+    `failed` are the shards that could not be scored, and why.
+    """
 
     release: Release
     unchanged: bool
@@ -97,6 +101,7 @@ class Night(ScoredDay):
     resumed_chunks: int = 0
     scored_rows: int = 0
     timing: Timing = field(default_factory=Timing)
+    failed: dict[int, str] = field(default_factory=dict)
 
     @property
     def carried(self) -> ControlTotal:
@@ -206,9 +211,14 @@ def _score_plan(
     _run_chunks(run, plan, engine, left, done)
     seconds = time.perf_counter() - loaded
     done.must_be_as_planned()
+    validated = totals_by_shard(plan.validated)
     must_close(
         plan.day,
-        totals_by_shard(plan.validated),
+        {
+            shard: total
+            for shard, total in validated.items()
+            if shard not in done.failed
+        },
         scored=totals_by_shard(done.parts, scored_of),
         carried=totals_by_shard(done.parts, carried_of),
         dead=totals_by_shard(done.dead),
@@ -224,6 +234,7 @@ def _score_plan(
         resumed_chunks=resumed,
         scored_rows=sum(task.rows for task in left),
         timing=Timing(loaded - begin, seconds, dict(done.stages), done.model_seconds),
+        failed=done.failed,
     )
 
 
@@ -231,8 +242,12 @@ def _committed(lake: Lake, plan: Plan, decision: BaselineDecision) -> Night | No
     """The day as it is committed, if this very job has made all of it."""
     key = plan.release.contract.key.name
     parts = lake.predictions.done(plan.day, plan.job, key)
-    # Both sides: a run may have died between the two commits.
-    if parts is None or lake.books(plan.day).open_after_scoring():
+    if parts is None:
+        return None
+    books = lake.books(plan.day)
+    # Both sides: a run may have died between the two commits. A shard that could not be
+    # scored is tried again.
+    if books.open_after_scoring() or books.kept:
         return None
     dead = lake.dead_letters.parts(plan.day)
     return Night(plan.job, parts, dead, plan.release, unchanged=True, decision=decision)
@@ -265,11 +280,7 @@ def _run_chunks(
     if not left:
         return
     try:
-        with closing(engine.run(left)) as scored_chunks:
-            for scored in scored_chunks:
-                done.add(scored)
-                run.progress(scored.part.rows + scored.dead_rows)
-                done.must_have_few_dead()
+        run_shards(run, plan, engine, left, done)
     except BaseException as error:
         on_disk = sum(
             each(
@@ -298,6 +309,7 @@ def _commit(
         carried=sum(carried_of(part.receipt).rows for part in parts),
         rescored=sum(part.receipt.rescored for part in parts),
         decision=decision,
+        failed=done.failed,
     )
     # Predictions come last: their commit is what makes the day.
     run.commit(run.lake.dead_letters, dead, dead_letter_schema(contract), facts)

@@ -4,6 +4,7 @@ It scores nothing.
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class ScoringSettings:
         chunk_seconds: how long the model may take over a chunk.
         incremental: how nights build on each other; each stands alone if left out.
         segments: the columns whose values a night is profiled by.
+        keep_failed: whether a shard that can't be scored keeps what an earlier night left,
+            and the others are committed; if not, the night stops.
     """
 
     gates: GateLimits
@@ -43,11 +46,15 @@ class ScoringSettings:
     chunk_seconds: float = CHUNK_SECONDS
     incremental: Incremental | None = None
     segments: tuple[str, ...] = ()
+    keep_failed: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The chunks of a day under one release; the same input gives the same plan."""
+    """The chunks of a day under one release; the same input gives the same plan.
+
+    `most_failed` shards may fail before the night stops.
+    """
 
     day: str
     job: str
@@ -55,6 +62,7 @@ class Plan:
     validated: Sequence[Part[ValidatedReceipt]]
     tasks: list[ChunkTask]
     max_dead: int
+    most_failed: int = 0
 
     @property
     def rows(self) -> int:
@@ -71,7 +79,7 @@ def plan_night(
     computes_in: str,
     baseline: Baseline | None = None,
 ) -> Plan:
-    """Cut a validated day into chunks.
+    """Cut a validated day into chunks; a shard of a pinned source has several parts.
 
     Args:
         lake: the pipeline's tables.
@@ -96,7 +104,6 @@ def plan_night(
     sources = baseline.sources_of(validated, job) if baseline else {}
     rows = sum(part.rows for part in validated)
     max_dead = most_dead_letters(lake, day, rows, settings.gates)
-    # A shard has several validated parts where its source is pinned.
     numbers: defaultdict[int, Iterator[int]] = defaultdict(itertools.count)
     tasks = [
         ChunkTask(
@@ -120,7 +127,18 @@ def plan_night(
         for groups, of_chunk in _chunks(part, settings.chunk_rows)
         for number in [next(numbers[part.shard])]
     ]
-    return Plan(day, job, release, validated, tasks, max_dead)
+    failing = _most_failed(validated, settings)
+    return Plan(day, job, release, validated, tasks, max_dead, failing)
+
+
+def _most_failed(
+    validated: Sequence[Part[ValidatedReceipt]], settings: ScoringSettings
+) -> int:
+    """How many shards may fail before the night stops."""
+    if not settings.keep_failed:
+        return 0
+    shards = {part.shard for part in validated}
+    return math.floor(len(shards) * settings.gates.max_kept_share)
 
 
 def _built_on(

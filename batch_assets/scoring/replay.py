@@ -207,6 +207,7 @@ def _merge(
             carried=commit.facts.carried,
             rescored=commit.facts.rescored,
             decision=commit.facts.decision,
+            failed=commit.facts.failed,
         )
     facts = replace(facts, rescued=rescued.rows)
     contract = release.contract

@@ -62,7 +62,7 @@ class Answers:
         manifest = about.manifest
         opened = self._open(about)
         if outputs is not None:
-            return Answer(key, opened.assembly.row([outputs]), manifest)
+            return Answer(key, opened.assembly.row([outputs]), manifest.of_key(key))
         fallback = opened.fallbacks.of(segment)
         if fallback is None:
             return None

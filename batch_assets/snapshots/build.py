@@ -17,6 +17,7 @@ from batch_assets.errors import SnapshotError
 from batch_assets.lake.shards import hash_keys
 from batch_assets.parallel import Report, on_cores
 from batch_assets.snapshots.fetch import must_be_whole
+from batch_assets.snapshots.kept import NONE_FAILED, FailedShard, keep_shard, lies_alike
 from batch_assets.snapshots.layout import KEY_HASH, Group, grouped, packed
 from batch_assets.snapshots.manifest import (
     MANIFEST,
@@ -49,6 +50,7 @@ def build_version(
     parts: Parts,
     raw_rows: Mapping[int, int],
     earlier: Sequence[tuple[Path, SnapshotManifest]],
+    failed: Mapping[int, FailedShard] = NONE_FAILED,
 ) -> SnapshotManifest:
     """Write a version's files and manifest into a folder, and prove each from disk.
 
@@ -60,12 +62,14 @@ def build_version(
         parts: the day's predictions.
         raw_rows: of each shard that night.
         earlier: folders and manifests of versions to link from, the best first.
+        failed: the shards that have no predictions, and keep the rows of an earlier night.
 
     Raises:
-        SnapshotError: what was built is not what was predicted.
+        SnapshotError: what was built is not what was predicted, or there is no earlier
+            night to keep.
     """
     folder.mkdir()
-    shards = sorted({part.receipt.shard for part in parts})
+    shards = sorted({part.receipt.shard for part in parts} | failed.keys())
     if shards != list(range(len(shards))):
         msg = (
             f"{plan.day} has parts of the shards {shards}, expected 0 to "
@@ -76,6 +80,8 @@ def build_version(
     def build(number: int, _: Report) -> ShardFile:
         its_parts = [part for part in parts if part.receipt.shard == number]
         shard = ShardPlan(folder, plan, number, len(shards), raw_rows.get(number, 0))
+        if number in failed:
+            return keep_shard(shard, failed[number])
         return _link_shard(shard, its_parts, earlier) or _write_shard(shard, its_parts)
 
     try:
@@ -111,12 +117,7 @@ def _link_shard(
         return None
     plan = shard.version
     for folder, manifest in earlier:
-        form = (
-            (manifest.key, manifest.key_dtype, len(manifest.files)),
-            (manifest.outputs, manifest.forms),
-        )
-        expected = (plan.key, plan.key_dtype, shard.shards), (plan.outputs, plan.forms)
-        if form != expected:
+        if not lies_alike(manifest, shard):
             continue
         other = manifest.files[shard.number]
         if (other.rows, other.keys, other.content) != (

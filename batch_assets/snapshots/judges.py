@@ -4,7 +4,7 @@ Each is read from the files anew; it knows nothing of how a version is built or 
 """
 
 from batch_assets.lake.delta_table import digest_of
-from batch_assets.lake.reconciliation import total_of
+from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.tables import Lake
 from batch_assets.parallel import Report, on_cores
 from batch_assets.quality.verdict import Verdict
@@ -70,7 +70,11 @@ def equals_predictions(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
     manifest = snapshot.manifest
 
     def is_alike(number: int, _: Report) -> bool:
-        rows = snapshot.shard(number).packed
+        rows, file = snapshot.shard(number).packed, manifest.files[number]
+        if file.kept:
+            total, content = evidence_of(rows, manifest)
+            kept = ControlTotal(file.rows, file.keys)
+            return total == kept and file.content in (None, content)
         its_parts = [part for part in parts if part.receipt.shard == number]
         expected = expected_of(its_parts)
         if expected[1] is None:  # The rows themselves are left to compare.
@@ -81,12 +85,15 @@ def equals_predictions(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
     alike = on_cores(is_alike, range(len(manifest.files)))
     unlike = [number for number, same in enumerate(alike) if not same]
     predicted = total_of(part.receipt.total for part in parts)
+    kept_rows = sum(manifest.files[shard].rows for shard in manifest.kept_shards)
+    rows = manifest.rows - kept_rows
+    beside = f", and {kept_rows:,} kept of earlier nights" if kept_rows else ""
     return Verdict(
-        not unlike and manifest.rows == predicted.rows,
-        f"version {manifest.version} has {manifest.rows:,} rows, predictions have "
+        not unlike and rows == predicted.rows,
+        f"version {manifest.version} has {rows:,} rows{beside}, predictions have "
         f"{predicted.rows:,}; shards that differ: {unlike or 'none'}",
         {
-            "snapshot_rows": float(manifest.rows),
+            "snapshot_rows": float(rows),
             "predictions_rows": float(predicted.rows),
             "unlike_shards": float(len(unlike)),
         },

@@ -24,6 +24,7 @@ class ListedVersion:
     pinned: bool
     served: bool
     overridden_gates: tuple[str, ...] = ()
+    kept_shards: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,5 @@ def _listed(
         pinned=manifest.version == pinned,
         served=manifest.version == (pinned or current),
         overridden_gates=tuple(one.gate for one in manifest.overrides),
+        kept_shards=tuple(manifest.kept_shards),
     )

@@ -9,13 +9,16 @@ knows neither which version is served nor how a key is found in one.
 
 import hashlib
 import json
+import operator
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from batch_assets.errors import SnapshotError
 from batch_assets.lake.overrides import Override
+from batch_assets.lake.shards import hash_key
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.forms import Form
 from batch_assets.storage import StoragePath
@@ -38,13 +41,30 @@ class ReleaseName(NamedTuple):
         return f"{self.name} {self.digest[:12]}"
 
 
+class KeptShard(StrictModel):
+    """Where the rows of a shard are from that could not be scored, and why not.
+
+    `version` is the one that they were built for. `answered` of the shard's raw rows of
+    the night have an answer there.
+    """
+
+    version: str
+    day: str
+    created_at: AwareDatetime
+    model_name: str
+    model_version: str
+    why: str
+    answered: int
+
+
 class ShardFile(StrictModel):
     """One file of a version.
 
     `size` in bytes; `keys` and `content` are checksums of its keys and of its rows
     (`lake.shards`), `content` None where the predictions' receipts don't tell it;
     `raw_rows` came in that night; `linked_from` is the version that the very file was
-    built for, if it was not built for this one.
+    built for, if it was not built for this one. `kept` is of a shard that could not be
+    scored, and has the rows of an earlier night.
     """
 
     name: str
@@ -55,11 +75,17 @@ class ShardFile(StrictModel):
     content: int | None
     raw_rows: int
     linked_from: str | None = None
+    kept: KeptShard | None = Field(default=None, exclude_if=operator.not_)
+
+    @property
+    def answered(self) -> int:
+        """How many of the night's raw rows have an answer."""
+        return self.kept.answered if self.kept else self.rows
 
     @property
     def coverage(self) -> float:
-        """The share of the raw rows that have an answer."""
-        return self.rows / self.raw_rows if self.raw_rows else 1.0
+        """The share of the night's raw rows that have an answer."""
+        return self.answered / self.raw_rows if self.raw_rows else 1.0
 
 
 class SnapshotManifest(StrictModel):
@@ -124,7 +150,29 @@ class SnapshotManifest(StrictModel):
     def coverage(self) -> float:
         """The share of the night's raw rows that have an answer, in 0..1."""
         raw = sum(file.raw_rows for file in self.files)
-        return self.rows / raw if raw else 1.0
+        return sum(file.answered for file in self.files) / raw if raw else 1.0
+
+    @property
+    def kept_shards(self) -> dict[int, KeptShard]:
+        """The shards that have the rows of an earlier night."""
+        return {at: file.kept for at, file in enumerate(self.files) if file.kept}
+
+    @cached_property
+    def by_shard(self) -> tuple["SnapshotManifest", ...]:
+        """What the manifest says of each shard's rows: of a kept one, whose they are."""
+        alike = ("day", "created_at", "model_name", "model_version")
+        return tuple(
+            self.model_copy(update=file.kept.model_dump(include=set(alike)))
+            if file.kept
+            else self
+            for file in self.files
+        )
+
+    def of_key(self, key: int | str) -> "SnapshotManifest":
+        """Return what it says of the rows of the key's shard."""
+        if not self.kept_shards:
+            return self
+        return self.by_shard[hash_key(key) % len(self.files)]
 
     def dumps(self) -> str:
         """Return the text of manifest.json."""

@@ -12,7 +12,13 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batch_assets.errors import LakeError, NotServedError, ReleaseError, SnapshotError
+from batch_assets.errors import (
+    CorruptPartError,
+    LakeError,
+    NotServedError,
+    ReleaseError,
+    SnapshotError,
+)
 from batch_assets.lake.commits import ScoringCommit
 from batch_assets.lake.delta_table import DayCommit, Table, digest_of
 from batch_assets.lake.parts import open_part, read_open
@@ -27,7 +33,7 @@ from batch_assets.snapshots.manifest import SnapshotManifest, day_of
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version, integer_of
 
-Fate = Literal["predicted", "dead letter", "quarantined", "not in the source"]
+Fate = Literal["predicted", "dead letter", "quarantined", "kept", "not in the source"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Provenance:
         pipeline: its name.
         key: as the source has it.
         day: the day.
-        fate: where the row ended.
+        fate: where the row ended; it is kept where its shard could not be scored.
         shard: the row's, of `shards`.
         served: what readers get; None where no version of the day is there.
         row: of predictions, dead letters or quarantine: where it ended.
@@ -140,10 +146,16 @@ def explain_key(
     release, contract, note = None, None, None
     if predicted and scoring:
         release, contract, note = _release(registry, scoring)
+    books, notes = lake.books(day), [note] if note else []
     fate, ended = _fate(lake, row)
-    books = lake.books(day)
-    source = lake.raw_features.last_commit(day)
     source_row = row.of(lake.raw_features)
+    if source_row and not ended and row.shard in books.kept:
+        fate = "kept"
+        notes.append(
+            f"its shard could not be scored: {lake.failed_shards(day)[row.shard]}"
+        )
+    features = _features(lake, row, notes)
+    source = lake.raw_features.last_commit(day)
     return Provenance(
         pipeline=lake.pipeline,
         key=row.key,
@@ -153,7 +165,7 @@ def explain_key(
         shards=shards,
         served=_served(lake, store, day, row.key),
         row=ended,
-        features=_named(row.of(lake.validated_features), contract),
+        features=_named(features, contract),
         # Of a pinned source the lake has the keys alone.
         source_row=source_row if source_row and len(source_row) > 1 else None,
         source=source.facts.source if source else None,
@@ -163,7 +175,7 @@ def explain_key(
         day_page=books.total,
         books_close=books.closed if predicted else not books.open_after_validation(),
         judged=read_verdicts(lake, day),
-        notes=(note,) if note else (),
+        notes=tuple(notes),
     )
 
 
@@ -244,6 +256,15 @@ def _fate(lake: Lake, row: _Row) -> tuple[Fate, dict[str, Any] | None]:
         if found := row.of(table):
             return fate, found
     return "not in the source", None
+
+
+def _features(lake: Lake, row: _Row, notes: list[str]) -> dict[str, Any] | None:
+    """Return the row as it was validated; note it where its part can't be read."""
+    try:
+        return row.of(lake.validated_features)
+    except CorruptPartError as error:
+        notes.append(str(error))
+        return None
 
 
 def _release(

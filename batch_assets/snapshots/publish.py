@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import filelock
+import pyarrow as pa
 
 from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.overrides import Override
-from batch_assets.lake.parts import sealed_part
+from batch_assets.lake.parts import read_columns, sealed_part
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import on_cores
@@ -28,9 +30,10 @@ from batch_assets.quality.verdict_record import record_verdicts
 from batch_assets.snapshots.build import MAKE_ROOM, build_version
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.fallback_table import fallback_of
-from batch_assets.snapshots.fetch import must_be_whole
+from batch_assets.snapshots.fetch import fetched, must_be_whole
 from batch_assets.snapshots.flattening import columns_of, forms_of
 from batch_assets.snapshots.history import new_entry
+from batch_assets.snapshots.kept import FailedShard
 from batch_assets.snapshots.manifest import (
     MANIFEST,
     NAMED,
@@ -215,8 +218,29 @@ def _build(
             for manifest in reversed(store.versions())
         ]
     raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
-    folder = _building_folder(store, plan)
-    return build_version(folder, plan, scored.parts, raw_rows, earlier)
+    folder, failed = _building_folder(store, plan), _failed(store, scored, plan)
+    return build_version(folder, plan, scored.parts, raw_rows, earlier, failed)
+
+
+def _failed(
+    store: SnapshotStore, scored: _ScoredDay, plan: SnapshotManifest
+) -> dict[int, FailedShard]:
+    """Return the shards of a day that could not be scored, and what is served of them."""
+    lake, day = scored.lake, scored.day
+    kept = lake.books(day).kept
+    if not kept:
+        return {}
+    served = None
+    if plan.parent:
+        served = fetched(store, plan.parent), store.manifest(plan.parent)
+
+    def keys_of(shard: int) -> pa.ChunkedArray:
+        parts = lake.raw_features.of_shards([shard]).parts(day)
+        tables = [read_columns(part.path, [plan.key]) for part in parts]
+        return pa.concat_tables(tables)[plan.key]
+
+    why = lake.failed_shards(day)
+    return {n: FailedShard(why[n], partial(keys_of, n), served) for n in kept}
 
 
 def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:

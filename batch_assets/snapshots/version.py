@@ -25,7 +25,9 @@ from batch_assets.snapshots.fallback import Fallbacks
 from batch_assets.snapshots.fetch import fetched
 from batch_assets.snapshots.forms import plain
 from batch_assets.snapshots.manifest import (
+    KeptShard,
     ReleaseName,
+    ShardFile,
     SnapshotManifest,
     read_manifest,
 )
@@ -80,6 +82,21 @@ class Answer(NamedTuple):
         return self.manifest.is_stale
 
     @property
+    def kept(self) -> KeptShard | None:
+        """Why the key's shard has the rows of an earlier night, if it has."""
+        return self._file.kept
+
+    @property
+    def coverage(self) -> float:
+        """The share of the night's raw rows of the key's shard that have an answer."""
+        return self._file.coverage
+
+    @property
+    def _file(self) -> ShardFile:
+        files = self.manifest.files
+        return files[hash_key(self.key) % len(files)]
+
+    @property
     def overrides(self) -> tuple[Override, ...]:
         """By whom, why and until when it was published though gates were shut."""
         return self.manifest.overrides
@@ -104,6 +121,8 @@ class Answer(NamedTuple):
             "model_version": self.release.digest,
             "age": self.age.total_seconds(),
             "is_stale": self.is_stale,
+            "coverage": self.coverage,
+            **kept_of(self),
             **overrides_of(self.manifest),
         }
 
@@ -128,6 +147,7 @@ class Version:
         self._fallbacks = self._fallen_back()
         self._strings = manifest.key_dtype == "string"
         self._count = len(manifest.files)
+        self._manifests = manifest.by_shard
         self._shards: dict[int, Shard] = {}
 
     @classmethod
@@ -197,7 +217,7 @@ class Version:
         row = shard.find(key, hashed)
         if row is None:
             return self._fall_back(key, segment)
-        return Answer(key, shard.row(row), self.manifest)
+        return Answer(key, shard.row(row), self._manifests[number])
 
     def get_many(
         self,
@@ -247,10 +267,10 @@ class Version:
         ends = np.searchsorted(numbers[by_shard], np.arange(self._count + 1)).tolist()
         wanted = (hashes if self._strings else column.to_numpy())[by_shard]
         places = np.array(asked)[by_shard].tolist()
-        manifest = self.manifest
         for number, (start, stop) in enumerate(itertools.pairwise(ends)):
             if start == stop:
                 continue
+            manifest = self._manifests[number]
             shard, at = self.shard(number), places[start:stop]
             rows = shard.find_many([checked[n] for n in at], wanted[start:stop])
             if (rows < 0).any():
@@ -334,6 +354,12 @@ def integer_of(text: str) -> int | None:
     number = int(digits) if len(digits) < 20 else 2**63
     number = -number if text[0] == "-" else number
     return number if -(2**63) <= number < 2**63 else None
+
+
+def kept_of(answer: Answer) -> dict[str, Any]:
+    """Return what an answer says of a shard that could not be scored: nothing, mostly."""
+    kept = answer.kept
+    return {"kept": {"why": kept.why, "day": kept.day}} if kept else {}
 
 
 def overrides_of(manifest: SnapshotManifest) -> dict[str, Any]:

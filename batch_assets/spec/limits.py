@@ -28,6 +28,13 @@ class GateLimits(StrictModel):
     min_coverage: float = Field(
         default=0.99, ge=0, le=1, description="Scored rows over raw rows."
     )
+    max_kept_share: float = Field(
+        default=0.25,
+        ge=0,
+        lt=1,
+        description="With `on_failed_shard: keep_previous`: the share of the shards that may "
+        "serve what an earlier night left.",
+    )
     max_volume_change: float = Field(
         default=0.5,
         gt=0,

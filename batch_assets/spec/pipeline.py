@@ -2,7 +2,7 @@
 
 import re
 from datetime import date
-from typing import Self
+from typing import Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field, field_validator, model_validator
@@ -103,6 +103,11 @@ class PipelineSpec(StrictModel):
     )
     gates: GateLimits = Field(default_factory=GateLimits)
     serving: Serving = Field(default_factory=Serving)
+    on_failed_shard: Literal["stop", "keep_previous"] = Field(
+        default="stop",
+        description="What a shard does to the night that can't be scored: it stops it, or "
+        "keeps being served as an earlier night left it, and the others are published.",
+    )
     shadow: Shadow | None = Field(
         default=None,
         description="A release that scores each night beside the approved one, to be "

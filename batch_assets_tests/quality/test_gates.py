@@ -9,7 +9,7 @@ import pytest
 from batch_assets.errors import GateError
 from batch_assets.lake.commits import BaselineDecision
 from batch_assets.lake.profiles import Profile, Segment
-from batch_assets.lake.reconciliation import Books
+from batch_assets.lake.reconciliation import Books, ControlTotal, Page
 from batch_assets.models.bins import Bins
 from batch_assets.quality import gates
 from batch_assets.quality.changes import Nights
@@ -58,6 +58,8 @@ def unlike_before(
 EMPTY = of_books(Books(DAY, {}))
 LOST = of_books(books_of(1000, quarantined=500, scored=400))
 FAULTY = of_books(books_of(1000, quarantined=500, scored=400, dead=100), STRICT)
+ROWS_KEPT = ControlTotal(9, 9)
+KEPT = of_books(Books(DAY, {0: Page(ROWS_KEPT, ROWS_KEPT, kept=ROWS_KEPT)}))
 # How each gate is shut, and what moves it: fields of the YAML, or nothing but the day.
 SHUT = {
     "volume_is_like_the_days_before": (
@@ -74,6 +76,7 @@ SHUT = {
         ["max_dead_letter_share"],
     ),
     "coverage_is_within_limit": (lambda _: FAULTY, ["min_coverage"]),
+    "every_shard_is_of_the_day": (lambda _: KEPT, ["max_kept_share"]),
     "carried_rows_equal_their_rescoring": (lambda at: at, []),
     "one_approved_release_on_every_row": (
         lambda _: DayEvidence(DAY, STRICT, parts=list, commit=lambda: None),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from batch_assets.incremental.reuse import Incremental
+from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.receipts import (
     DEAD_LETTERS,
     PREDICTIONS,
@@ -23,7 +24,9 @@ from batch_assets.models.release import Release
 from batch_assets.scoring.compiled import COMPILED
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.engines.local import LocalEngine
-from batch_assets.spec import EngineSpec
+from batch_assets.scoring.night import score_day
+from batch_assets.scoring.plan import ScoringSettings
+from batch_assets.spec import EngineSpec, GateLimits
 from batch_assets_tests.compiling import compiles
 from batch_assets_tests.crash import crash_rows, write_fussy_release
 from batch_assets_tests.engines import (
@@ -37,6 +40,7 @@ from batch_assets_tests.engines import (
 )
 from batch_assets_tests.histories import make_rows as make_histories
 from batch_assets_tests.histories import write_histories
+from batch_assets_tests.parts_by_hand import spoil_shard
 from batch_assets_tests.stuck import LOOPS, Stuck
 from batch_assets_tests.toys import (
     DAY,
@@ -290,3 +294,20 @@ def test_histories_and_rankings_are_the_same_on_every_engine(
     found = read_day(lake, "predictions", NEXT_DAY)
     assert found.equals(read_day(expected, "predictions", NEXT_DAY))
     assert set(map(len, found["next_items"].to_pylist())) == {5}
+
+
+def test_a_shard_that_can_not_be_read_is_left_out_on_every_engine(
+    engine: EngineSpec, lake: Lake, root: Path, toy_release: Release
+) -> None:
+    copy_rows(lake, make_rows(800))
+    validate(lake)
+    spoil_shard(lake, DAY, 1)
+    settings = ScoringSettings(GateLimits(), 50, keep_failed=True)
+    with scoring_on(engine, root) as scorer:
+        night = score_day(DayRun(lake, DAY), toy_release, scorer, settings)
+    assert list(night.failed) == [1]
+    assert "CorruptPartError" in night.failed[1]
+    books = lake.books(DAY)
+    assert (books.closed, books.kept) == (True, [1])
+    assert {part.shard for part in night.parts} == {0, 2, 3}
+    assert litter(lake) == []

@@ -38,14 +38,39 @@ def most_dead_letters(rows: int, gates: GateLimits) -> int:
 
 
 def coverage(evidence: DayEvidence) -> Verdict:
-    """Judge how many of the raw rows have a prediction."""
-    page, limit = evidence.books().total, evidence.limits.min_coverage
-    share = page.predicted.rows / page.raw.rows if page.raw.rows else 1.0
+    """Judge how many of the raw rows have a prediction, in shards that were scored."""
+    books, limit = evidence.books(), evidence.limits.min_coverage
+    kept = books.kept
+    raw = books.total.raw.rows - sum(books.pages[shard].raw.rows for shard in kept)
+    scored = books.total.predicted.rows
+    share = scored / raw if raw else 1.0
+    beside = f", {len(kept)} shards aside that were kept" if kept else ""
     return Verdict(
         share >= limit,
-        f"{page.predicted.rows:,} of {page.raw.rows:,} raw rows are scored: {share:.4f} of "
-        f"them, at least {limit} must be",
+        f"{scored:,} of {raw:,} raw rows are scored: {share:.4f} of them, at least {limit} "
+        f"must be{beside}",
         {"coverage": share, "limit": limit},
+    )
+
+
+def kept_shards(evidence: DayEvidence) -> Verdict:
+    """Judge whether every shard was scored; some may serve what an earlier night left."""
+    books, limit = evidence.books(), evidence.limits.max_kept_share
+    kept, shards = books.kept, len(books.pages)
+    share = len(kept) / shards if shards else 0.0
+    rows = books.total.kept.rows
+    why = f"all of {shards} shards are of the day"
+    if kept:
+        why = (
+            f"shards {kept[:10]} of {shards} could not be scored, {rows:,} rows of them; "
+            f"readers get what an earlier night left there. {share:.2f} of the shards, at "
+            f"most {limit} may be"
+        )
+    return Verdict(
+        not kept,
+        why,
+        {"kept_shards": float(len(kept)), "kept_rows": float(rows), "limit": limit},
+        blocks=share > limit,
     )
 
 
