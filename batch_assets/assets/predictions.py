@@ -13,6 +13,7 @@ from batch_assets.assets.scoring_metadata import (
     predictions_metadata,
     run_metadata,
 )
+from batch_assets.assets.stages import device_share, measured
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
@@ -66,13 +67,17 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         fallback_of(lake, day, spec.serving.fallback, release.contract)
         with (
             day_run(context, lake, "predictions", rows) as run,
+            measured(context, pipeline, run, "predictions") as stage,
             engines.scoring(spec, day, release, storage, gpu) as engine,
         ):
             done: Night | Replayed = (
-                replay_day(run, release, engine, settings)
+                replay_day(stage.run, release, engine, settings)
                 if replay
-                else score_day(run, release, engine, settings)
+                else score_day(stage.run, release, engine, settings)
             )
+            # A replay is of a few rows, and no measure of a night.
+            if isinstance(done, Night) and not done.unchanged:
+                stage.ran(done.job, done.scored_rows, device_share(done, engine))
             # What is known of the device is known while the engine is there.
             about = predictions_metadata(lake, release, done, engine)
             ran = {"engine": engines.of(spec).kind} | run_metadata(
@@ -80,7 +85,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
         for name, metadata in (
             ("dead_letters", dead_letters_metadata(lake, release, done)),
-            ("predictions", about),
+            ("predictions", about | stage.scoring_metadata),
         ):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),

@@ -14,6 +14,7 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
+from batch_assets.assets.stages import measured
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext
@@ -60,9 +61,12 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
         newest = newest_day(spec, datetime.now(UTC))
         read = read_context(pipeline, day, contract)
-        with day_run(context, lake, "raw_features", None) as run:
+        with (
+            day_run(context, lake, "raw_features", None) as run,
+            measured(context, pipeline, run, "raw_features") as stage,
+        ):
             copied = copy_day(
-                run,
+                stage.run,
                 spec.source,
                 read,
                 _settings_of(spec, contract),
@@ -79,6 +83,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest,
                 force=config.force,
             )
+            if not copied.unchanged:
+                stage.ran(copied.job, copied.total.rows)
         if copied.forced_at:
             context.log.warning(
                 "%s has rows that were taken at %s, when the day was over",
@@ -87,7 +93,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
         return dg.MaterializeResult(
             metadata=_metadata(lake, contract, copied)
-            | {f"side_table_{name}": rows for name, rows in side.items()},
+            | {f"side_table_{name}": rows for name, rows in side.items()}
+            | stage.metadata,
             data_version=dg.DataVersion(copied.job),
         )
 

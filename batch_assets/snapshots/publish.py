@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,7 +51,8 @@ BUILDING = ".building-"
 class Published:
     """The day's version, what is served by now, and whether that was swapped in now.
 
-    `current` is the manifest of what CURRENT names, if that can be read.
+    `current` is the manifest of what CURRENT names, if that can be read. `built` says that
+    the version was built now, and was not there before.
     """
 
     version: str
@@ -59,6 +60,7 @@ class Published:
     swapped: bool
     why: str
     verdicts: list[Verdict]
+    built: bool = False
 
 
 def publish_day(
@@ -107,6 +109,7 @@ def publish_day(
         contract = scored.release.contract
         fallback = fallback_of(run.lake, run.day, serving.fallback, contract)
         version = _whole_version(store, scored.digest, fallback)
+        built_now = version is None
         if version is None:
             manifest = _build(store, scored, serving, fallback)
             # It took a while: the day may be another by now.
@@ -120,7 +123,8 @@ def publish_day(
         except OSError as error:
             # The day is published; what could not go goes after the next one.
             log.warning("old versions of %s can't be removed: %s", store, error)
-    return _published(store, version, scored, swapped=swapped, why=outcome)
+    published = _published(store, version, scored, swapped=swapped, why=outcome)
+    return replace(published, built=built_now)
 
 
 class _ScoredDay:
