@@ -213,10 +213,9 @@ def _line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
         for few, many in combinations(sorted(with_rows), 2)
         if many[0] >= APART * few[0]
     ]
-    if not slopes:
-        return 0.0, per_row
-    # At most what it would be without a fixed part: none is less than nothing.
-    slope = min(max(statistics.median(slopes), 0.0), per_row)
+    if not slopes or (slope := statistics.median(slopes)) >= per_row:
+        return 0.0, per_row  # A fixed part of less than nothing there is not.
+    slope = max(slope, 0.0)
     fixed = statistics.median(seconds - slope * rows for rows, seconds in with_rows)
     return max(fixed, 0.0), slope
 
