@@ -10,6 +10,12 @@ from batch_assets.planner.estimate import ROAD
 USUAL = dict(zip(ROAD, (600.0, 1_200.0, 3_600.0, 600.0), strict=True))
 
 
+def where_it_is_noon(now: datetime) -> str:
+    """A time zone in which it is between 12 and 1 p.m., far from any midnight."""
+    # By its sign, this family of names counts westwards.
+    return f"Etc/GMT{now.astimezone(UTC).hour - 12:+d}"
+
+
 def days_before(day: str, number: int) -> list[str]:
     last = date.fromisoformat(day)
     return [str(last - timedelta(days=back)) for back in range(number, 0, -1)]

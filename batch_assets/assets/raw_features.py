@@ -1,5 +1,6 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,8 +84,8 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest,
                 force=config.force,
             )
-            if not copied.unchanged:
-                stage.ran(copied.job, copied.total.rows)
+            rows = copied.total.rows
+            stage.ran(copied.job, rows, unchanged=copied.unchanged)
         if copied.forced_at:
             context.log.warning(
                 "%s has rows that were taken at %s, when the day was over",
@@ -92,9 +93,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         return dg.MaterializeResult(
-            metadata=_metadata(lake, contract, copied)
-            | {f"side_table_{name}": rows for name, rows in side.items()}
-            | stage.metadata,
+            metadata=_metadata(lake, contract, copied, side) | stage.metadata,
             data_version=dg.DataVersion(copied.job),
         )
 
@@ -118,7 +117,9 @@ def _settings_of(spec: PipelineSpec, contract: Contract) -> RawSettings:
     )
 
 
-def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
+def _metadata(
+    lake: Lake, contract: Contract, copied: Copied, side: Mapping[str, int]
+) -> dict[str, Any]:
     schema, pin = contract.raw_schema(), pin_of(copied.parts)
     if pin:
         schema = pa.schema([schema.field(contract.key.name)])
@@ -128,6 +129,7 @@ def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
         "shards": len(copied.parts),
         "job": copied.job,
         "unchanged": copied.unchanged,
+        **{f"side_table_{name}": rows for name, rows in side.items()},
     }
     if copied.forced_at:
         metadata["forced_at"] = dg.MetadataValue.timestamp(copied.forced_at)

@@ -39,8 +39,8 @@ def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefini
                 sink, storage.snapshots(spec.name), keep=target.keep, guard=guard
             )
             context.log.info("%s: %s", sink.address, followed.why)
-            if followed.loaded_shards:
-                stage.ran(followed.version, followed.rows)
+            loaded = followed.loaded_shards > 0
+            stage.ran(followed.version, followed.rows, unchanged=not loaded)
         return dg.MaterializeResult(
             metadata=stage.metadata
             | {

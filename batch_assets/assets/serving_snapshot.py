@@ -12,6 +12,7 @@ from batch_assets.lake.day_run import DayRun
 from batch_assets.planner.clock import NightTimes
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.declared import declare_sinks
+from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.spec import PipelineSpec
 from batch_assets.spec.schedules import HOUR, is_next_morning, minute_of_clock
@@ -37,53 +38,55 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         """
         day = day_of(context)
         lake, store = storage.lake(spec.name), storage.snapshots(spec.name)
-        with (
-            sole_run(context, lake) as guard,
-            measured(
-                context, pipeline, DayRun(lake, day, guard), "serving_snapshot"
-            ) as stage,
-        ):
-            published = publish_day(
-                stage.run,
-                storage.registry(),
-                store,
-                gates=spec.gates,
-                serving=spec.serving,
-                why=f"run {context.run.run_id} of {day}",
-            )
-            rows = lake.predictions.rows_by_day()[day]
-            if published.built:
-                stage.ran(published.version, rows)
+        with sole_run(context, lake) as guard:
+            run = DayRun(lake, day, guard)
+            with measured(context, pipeline, run, "serving_snapshot") as stage:
+                published = publish_day(
+                    stage.run,
+                    storage.registry(),
+                    store,
+                    gates=spec.gates,
+                    serving=spec.serving,
+                    why=f"run {context.run.run_id} of {day}",
+                )
+                rows = lake.predictions.rows_by_day()[day]
+                stage.ran(published.version, rows, unchanged=not published.built)
+            swapped = published.swapped
+            night = night_metadata(context, pipeline, run, rows, swapped=swapped)
         declare_sinks(store, spec.sinks)
-        log = context.log.info if published.swapped else context.log.warning
+        log = context.log.info if swapped else context.log.warning
         log("%s: %s", day, published.why)
         metadata: dict[str, Any] = {
             "dagster/uri": str(store),
             "dagster/partition_row_count": rows,
             "version": published.version,
-            "published": published.swapped,
+            "published": swapped,
             "why": published.why,
             "gates_passed": sum(v.passed for v in published.verdicts),
             **stage.metadata,
-            **night_metadata(
-                context, pipeline, stage.run, rows, swapped=published.swapped
-            ),
+            **night,
+            **_served_metadata(published.current),
         }
         if at := lake.forced_at(day):
             metadata["forced_at"] = dg.MetadataValue.timestamp(at)
-        if served := published.current:
-            metadata |= {
-                "served_version": served.version,
-                "served_day": served.day,
-                "served_rows": served.rows,
-                "shards": len(served.files),
-                "linked_shards": sum(f.linked_from is not None for f in served.files),
-                "bytes": served.size,
-                "coverage": served.coverage,
-            }
         return dg.MaterializeResult(metadata=metadata)
 
     return serving_snapshot
+
+
+def _served_metadata(served: SnapshotManifest | None) -> dict[str, Any]:
+    """Return what is shown of the version that CURRENT names."""
+    if served is None:
+        return {}
+    return {
+        "served_version": served.version,
+        "served_day": served.day,
+        "served_rows": served.rows,
+        "shards": len(served.files),
+        "linked_shards": sum(f.linked_from is not None for f in served.files),
+        "bytes": served.size,
+        "coverage": served.coverage,
+    }
 
 
 def freshness_of(spec: PipelineSpec) -> dg.FreshnessPolicy | None:

@@ -60,14 +60,24 @@ class Stage:
         """The day that is made, whose progress is kept, too."""
         return replace(self._given, progress=self._count)
 
-    def ran(self, job: str, rows: int, device_share: float | None = None) -> None:
-        """Say that the stage has done its work now, and did not find it done.
+    def ran(
+        self,
+        job: str,
+        rows: int,
+        device_share: float | None = None,
+        *,
+        unchanged: bool,
+    ) -> None:
+        """Say what the stage has done; if it found it done, it is no measure.
 
         Args:
             job: the job of what it made.
             rows: that it went through.
             device_share: the share of the time in which the device computed.
+            unchanged: whether all was there already.
         """
+        if unchanged:
+            return
         at = self._state.started_at
         self._metric = StageMetric(
             self._given.day, job, self._name, at, 0.0, rows, device_share

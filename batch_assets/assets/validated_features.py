@@ -66,8 +66,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
             )
-            if not done.unchanged:
-                stage.ran(done.job, done.raw.rows)
+            stage.ran(done.job, done.raw.rows, unchanged=done.unchanged)
         kind = engines.of(spec).kind
         yield from _results(pipeline, lake, contract, done, kind, stage.metadata)
 

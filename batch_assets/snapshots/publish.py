@@ -103,13 +103,11 @@ def publish_day(
             built = store.versions_of(scored.digest)
             name = built[-1] if built else _free_name(store, scored)
             return _published(store, name, scored, swapped=False, why=newer)
-        # What a killed publisher left; nobody else builds under the lock.
-        for leftover in workshop.glob(f"{BUILDING}*"):
-            shutil.rmtree(leftover)
+        _remove_leftovers(workshop)
         contract = scored.release.contract
         fallback = fallback_of(run.lake, run.day, serving.fallback, contract)
         version = _whole_version(store, scored.digest, fallback)
-        built_now = version is None
+        new = version is None
         if version is None:
             manifest = _build(store, scored, serving, fallback)
             # It took a while: the day may be another by now.
@@ -123,8 +121,8 @@ def publish_day(
         except OSError as error:
             # The day is published; what could not go goes after the next one.
             log.warning("old versions of %s can't be removed: %s", store, error)
-    published = _published(store, version, scored, swapped=swapped, why=outcome)
-    return replace(published, built=built_now)
+    found = _published(store, version, scored, swapped=swapped, why=outcome)
+    return replace(found, built=new)
 
 
 class _ScoredDay:
@@ -224,6 +222,12 @@ def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:
             last=MANIFEST,
             prove=lambda path: must_be_whole(path, entries[path.name]),
         )
+
+
+def _remove_leftovers(workshop: Path) -> None:
+    """Remove what a killed publisher left; nobody else builds under the lock."""
+    for leftover in workshop.glob(f"{BUILDING}*"):
+        shutil.rmtree(leftover)
 
 
 def _building_folder(store: SnapshotStore, manifest: SnapshotManifest) -> Path:

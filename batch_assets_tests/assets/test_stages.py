@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
@@ -13,9 +14,12 @@ from batch_assets.deadlines import read_night
 from batch_assets.errors import CommitError
 from batch_assets.lake.stages import StageMetric, read_state, stage_metrics
 from batch_assets.planner.estimate import ROAD
-from batch_assets.quality import validation
 from batch_assets.snapshots.operations import rollback, unblock
-from batch_assets_tests.measured import days_before, keep_nights
+from batch_assets_tests.measured import (
+    days_before,
+    keep_nights,
+    where_it_is_noon,
+)
 from batch_assets_tests.projects import (
     FIRST,
     SECOND,
@@ -143,9 +147,9 @@ def test_a_stage_that_fails_says_so_and_is_not_measured(priced, instance, monkey
     def break_(*_, **__):
         raise CommitError("the disk is full")
 
-    monkeypatch.setattr(validation, "must_close", break_, raising=False)
-    monkeypatch.setattr("batch_assets.assets.validated_features.validate_day", break_)
-    result = priced.run("toy", FIRST, instance)
+    with monkeypatch.context() as patch:
+        patch.setattr("batch_assets.assets.validated_features.validate_day", break_)
+        result = priced.run("toy", FIRST, instance)
     lake = priced.lake("toy")
     state = read_state(lake, FIRST)
     night = read_night(lake, priced.snapshots("toy"), FIRST, DEADLINE)
@@ -157,8 +161,6 @@ def test_a_stage_that_fails_says_so_and_is_not_measured(priced, instance, monkey
     assert (night.left, night.broken) == (ROAD[1:], "the disk is full")
     assert set(kept(priced)) == {"raw_features"}
 
-    monkeypatch.undo()
-    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(priced.root))
     assert priced.run("toy", FIRST, instance).success
     assert read_state(lake, FIRST) is None
     assert read_night(lake, priced.snapshots("toy"), FIRST, DEADLINE).left == ()
@@ -166,20 +168,29 @@ def test_a_stage_that_fails_says_so_and_is_not_measured(priced, instance, monkey
 
 @pytest.mark.parametrize(
     "broken",
-    ["write_state", "keep_stage", "keep_estimate", "stage_metrics", "settle_estimates"],
+    [
+        {"write_state"},
+        {"keep_stage", "keep_estimate", "stage_metrics"},
+        {"settle_estimates"},
+    ],
+    ids=" ".join,
 )
 def test_what_can_not_be_kept_fails_no_night(priced, instance, monkeypatch, broken):
-    asked = []
+    asked = set()
 
-    def break_(*_, **__):
-        asked.append(1)
-        raise OSError(28, "No space left on device")
+    def breaking(name):
+        def break_(*_, **__):
+            asked.add(name)
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stages, broken, break_)
+        return break_
+
+    for name in broken:
+        monkeypatch.setattr(stages, name, breaking(name))
     result = priced.run("toy", FIRST, instance)
 
     assert result.success, errors_of(result)
-    assert asked
+    assert asked == broken
     assert priced.snapshots("toy").current().startswith(FIRST)
 
 
@@ -237,28 +248,35 @@ def test_the_estimate_of_a_night_is_kept_with_how_far_off_it_was(priced, instanc
 def test_a_night_that_is_due_says_how_long_before_its_deadline_it_was(
     tmp_path, root, registry, monkeypatch, instance
 ):
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)
+    now = datetime.now(UTC)
+    zone = where_it_is_noon(now)
+    today = now.astimezone(ZoneInfo(zone)).date()
+    days = [str(today - timedelta(days=back)) for back in (2, 1)]
     pipeline = attributes(
-        start_day=str(yesterday - timedelta(days=1)),
-        end_day=str(yesterday + timedelta(days=2)),
+        start_day=days[0],
+        end_day=str(today),
+        timezone=zone,
         schedule="0 0 * * *",
-        ready_by="23:59",
+        ready_by="06:00",
     )
     project = make_project(tmp_path / "p", root, monkeypatch, [pipeline])
-    days = [str(yesterday - timedelta(days=1)), str(yesterday)]
     found = []
+    # Of the second, the nights before took no time.
     for day in days:
         write_source(project.folder, make_rows(100), day=day)
         result = project.run("toy", day, instance)
         found.append(metadata_of(result, "serving_snapshot"))
-    left = datetime.combine(
-        datetime.now(UTC).date(), datetime.max.time(), UTC
-    ) - datetime.now(UTC)
+        before = dict.fromkeys(ROAD, 1e-6)
+        keep_nights(project.lake("toy"), *days_before(days[1], 3), seconds=before)
+    late = datetime.now(UTC) - now.replace(minute=0, second=0, microsecond=0)
 
+    # The first was due until midnight: taken now, it is a backfill.
     assert "minutes_before_deadline" not in found[0]
-    if datetime.now(UTC).date() == yesterday + timedelta(days=1):
-        minutes = found[1]["minutes_before_deadline"]
-        assert minutes == pytest.approx(left.total_seconds() / 60, abs=5)
+    # Six hours and some minutes after six it is late, and says by what.
+    minutes = -6 * 60 - late.total_seconds() / 60
+    assert found[1]["minutes_before_deadline"] == pytest.approx(minutes, abs=5)
+    assert " took " in found[1]["late_stage"]
+    assert found[1]["late_stage"].endswith(", usually 0 s")
 
 
 def policy(**changes: object) -> CronFreshnessPolicy | None:
