@@ -84,8 +84,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest,
                 force=config.force,
             )
-            rows = copied.total.rows
-            stage.ran(copied.job, rows, unchanged=copied.unchanged)
+            stage.ran(copied.job, copied.total.rows, unchanged=copied.unchanged)
         if copied.forced_at:
             context.log.warning(
                 "%s has rows that were taken at %s, when the day was over",
