@@ -10,6 +10,7 @@ from datetime import date, datetime, timedelta
 from typing import Literal
 
 from batch_assets.errors import SnapshotError
+from batch_assets.lake.claims import is_held
 from batch_assets.lake.stages import (
     StageState,
     put_row,
@@ -105,6 +106,11 @@ def read_night(
         left = ROAD[ROAD.index(left[0]) :]
         state = None
     night = Night(left, held=held, remedy=remedy, runs=runs, begun=begun)
+    if state and not state.failed and not is_held(lake.folder, day, state.run):
+        why = f"the process of its run {state.run} has ended"
+        if run and run.run == state.run and run.why:
+            why = run.why
+        state = state.model_copy(update={"failed": why})
     return _at_work(night, state, run, lake.pipeline, day)
 
 
@@ -181,11 +187,16 @@ def _at_work(
 ) -> Night:
     """Add what the stage that is left first is doing, or why it does nothing."""
     again = f"batch-assets run {name} --day {day}"
-    # Of a newer run that only waits, or is between two stages, the state tells nothing.
-    newer = (
-        run and state and run.run != state.run and run.state in ("queued", "running")
-    )
-    if state is None or newer:
+    if (
+        state
+        and state.failed
+        and run
+        and run.run != state.run
+        and run.state not in OVER
+    ):
+        # A newer run is on its way there: what broke the older one is history.
+        state = None
+    if state is None:
         if run and run.state in ("failed", "gone"):
             why = run.why or f"its run {run.run} is over"
             return replace(night, broken=why, remedy=night.remedy or again)

@@ -1,5 +1,6 @@
 """What the lake and the snapshots tell of a deadline: real tables, versions, pointers."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,6 +14,7 @@ from batch_assets.deadlines import (
     read_night,
     settle_estimates,
 )
+from batch_assets.lake.claims import claimed
 from batch_assets.lake.stages import StageState, write_state
 from batch_assets.planner.clock import NightTimes
 from batch_assets.planner.estimate import ROAD
@@ -145,40 +147,54 @@ def test_a_pointer_that_names_nothing_is_no_served_day(lake, store):
     assert "is empty, so it names no version" in (found.held or "")
 
 
+ENDED = "the process of its run run has ended"
+
+
 @pytest.mark.parametrize(
-    ("kept", "run", "running", "broken"),
+    ("kept", "alive", "run", "running", "broken"),
     [
-        (state("predictions"), None, "predictions", None),
-        (state("predictions"), NightRun("run", "running"), "predictions", None),
+        (state("predictions"), True, None, "predictions", None),
+        (state("predictions"), True, NightRun("run", "running"), "predictions", None),
         # It is still at it; another run of the day was refused.
-        (state("predictions"), NightRun("other", "failed", "it is being made"), "predictions", None),
-        # Killed: nobody was left to say so.
-        (state("predictions"), NightRun("run", "failed", "no memory"), None, "no memory"),
-        (state("predictions"), NightRun("run", "gone"), None, "its run run was stopped"),
-        (state("predictions", failed="no room"), NightRun("run", "running"), None, "no room"),
-        (state("predictions", failed="no room"), None, None, "no room"),
-        # A newer run has not come to a stage yet.
-        (state("predictions", failed="no room"), NightRun("new", "queued"), None, None),
+        (state("predictions"), True, NightRun("other", "failed", "it is being made"), "predictions", None),
+        # Killed, and Dagster has not noticed, or it has.
+        (state("predictions"), False, None, None, ENDED),
+        (state("predictions"), False, NightRun("run", "running"), None, ENDED),
+        (state("predictions"), False, NightRun("run", "failed"), None, ENDED),
+        (state("predictions"), False, NightRun("run", "failed", "no memory"), None, "no memory"),
+        # Cancelled: what is in flight has a moment more.
+        (state("predictions"), True, NightRun("run", "gone", "it was cancelled"), None, "it was cancelled"),
+        (state("predictions", failed="no room"), False, NightRun("run", "running"), None, "no room"),
+        (state("predictions", failed="no room"), False, None, None, "no room"),
+        # A newer run waits for the older, or has not come to a stage yet.
+        (state("predictions"), True, NightRun("new", "queued"), "predictions", None),
+        (state("predictions"), False, NightRun("new", "queued"), None, None),
+        (state("predictions", failed="no room"), False, NightRun("new", "queued"), None, None),
         # A gate was shut between two stages.
-        (None, NightRun("run", "failed", "the_books_close: 3 rows"), None, "the_books_close: 3 rows"),
-        (None, NightRun("run", "running"), None, None),
-        (None, NightRun("run", "done"), None, None),
+        (None, False, NightRun("run", "failed", "the_books_close: 3 rows"), None, "the_books_close: 3 rows"),
+        (None, False, NightRun("run", "running"), None, None),
+        (None, False, NightRun("run", "done"), None, None),
     ],
 )  # fmt: skip
 def test_a_stage_is_at_work_broken_or_not_begun(
-    lake, store, kept, run, running, broken
+    lake, store, kept, alive, run, running, broken
 ):
     copy_rows(lake, make_rows(60), day=DAY)
     validate(lake, day=DAY)
     if kept:
         write_state(lake, DAY, kept)
-    found = night(lake, store, run)
+    with claim("run", lake) if alive else nullcontext():
+        found = night(lake, store, run)
 
     assert found.left == ROAD[2:]
     assert (found.running.stage if found.running else None) == running
     assert found.broken == broken
     assert found.remedy == (f"batch-assets run toy --day {DAY}" if broken else None)
     assert found.broken_seconds == (600 if broken and kept else None)
+
+
+def claim(run: str, lake):
+    return claimed(lake.folder, DAY, run, lambda other: False)
 
 
 def test_a_stage_that_is_made_again_is_left_with_what_follows(lake, store):
@@ -210,7 +226,8 @@ def test_without_its_schedule_a_night_is_watched_once_it_has_begun(lake, store):
     )
 
     write_state(lake, DAY, state("raw_features"))
-    (status,) = deadline_statuses(TIMES, lake, store, late, scheduled=False)
+    with claim("run", lake):
+        (status,) = deadline_statuses(TIMES, lake, store, late, scheduled=False)
     assert (status.kind, status.stage) == ("missed", "raw_features")
 
 

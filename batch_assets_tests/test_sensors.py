@@ -195,7 +195,7 @@ def test_a_night_is_at_risk_by_what_is_left_and_the_nights_before(make, instance
     at_risk = evaluate(project, instance)
 
     assert "and may not be" not in fine
-    assert "raw_features has not begun (usually 1 minute). Expected at " in fine
+    assert "raw_features has not begun (usually 1 minute). If it goes on now, " in fine
     assert "and may not be" in at_risk
 
 

@@ -29,6 +29,7 @@ from batch_assets.lake.stages import (
 )
 from batch_assets.planner.clock import NightTimes
 from batch_assets.planner.estimate import ROAD, cost_per_million_rows, slowest
+from batch_assets.planner.status import duration
 from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.night import Night
 
@@ -261,4 +262,6 @@ def _late_stage(run: DayRun) -> str | None:
     found = slowest(tonight, read_known(run.lake, run.day).rates)
     if found is None:
         return None
-    return f"{found[0].stage} took {found[0].seconds:.0f} s, usually {found[1]:.0f} s"
+    run_of_stage, usual = found
+    took = duration(run_of_stage.seconds)
+    return f"{run_of_stage.stage} took {took}, usually {duration(usual)}"

@@ -134,7 +134,7 @@ def judge(
         deadline,
         kind,
         f"{_head(times, day, now, deadline, kind)}. {where}. "
-        f"{_outlook(times, estimate, stage, known, stuck=stuck)}",
+        f"{_outlook(times, estimate, stage, known, at_work=running is not None)}",
         expected_ready_at=estimate.ready_at if estimate else None,
         low=estimate.low if estimate else None,
         high=estimate.high if estimate else None,
@@ -161,8 +161,10 @@ def unscheduled(times: NightTimes, day: str) -> DeadlineStatus:
 
 
 def duration(seconds: float) -> str:
-    """Write how long something takes: `4 minutes`, `1 h 50 min`, `12 s`."""
+    """Write how long something takes: `4 minutes`, `1 h 50 min`, `12 s`, `0.3 s`."""
     whole = round(abs(seconds))
+    if abs(seconds) < 10:
+        return f"{abs(seconds):.1f} s"
     if whole < 60:
         return f"{whole} s"
     minutes = round(whole / 60)
@@ -232,18 +234,15 @@ def _outlook(
     stage: str,
     known: Known,
     *,
-    stuck: bool,
+    at_work: bool,
 ) -> str:
     if estimate is None:
         return (
             "When it will be ready can't be estimated yet: no night before has measured "
             "all that is left"
         )
-    said = f"Expected at {times.written(estimate.ready_at)}"
-    if stuck:
-        said = (
-            f"If it goes on now, it is expected at {times.written(estimate.ready_at)}"
-        )
+    said = f"expected at {times.written(estimate.ready_at)}"
+    said = f"It is {said}" if at_work else f"If it goes on now, it is {said}"
     if estimate.low and estimate.high:
         low, high = (at.astimezone(times.zone) for at in (estimate.low, estimate.high))
         said += f" ({low:%H:%M} to {high:%H:%M})"

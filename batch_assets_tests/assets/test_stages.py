@@ -276,7 +276,7 @@ def test_a_night_that_is_due_says_how_long_before_its_deadline_it_was(
     minutes = -6 * 60 - late.total_seconds() / 60
     assert found[1]["minutes_before_deadline"] == pytest.approx(minutes, abs=5)
     assert " took " in found[1]["late_stage"]
-    assert found[1]["late_stage"].endswith(", usually 0 s")
+    assert found[1]["late_stage"].endswith(", usually 0.0 s")
 
 
 def policy(**changes: object) -> CronFreshnessPolicy | None:

@@ -82,7 +82,7 @@ def test_a_night_at_work_says_since_when_and_how_long_it_usually_takes():
     assert status.message == (
         "toy 2026-01-05 is to be served by 2026-01-06 06:00 CET, in 1 h 0 min, and may "
         "not be. predictions has been at work for 5 minutes (usually 1 h 0 min). "
-        "Expected at 2026-01-06 06:05 CET; how far off that is, no night has shown yet"
+        "It is expected at 2026-01-06 06:05 CET; how far off that is, no night has shown yet"
     )
 
 
@@ -94,7 +94,7 @@ def test_an_estimate_says_its_interval_and_how_far_off_it_was():
 
     assert (status.low, status.high) == (before(1), before(-10))
     assert status.message.endswith(
-        "Expected at 2026-01-06 06:00 CET (05:59 to 06:10); such estimates were off by "
+        "It is expected at 2026-01-06 06:00 CET (05:59 to 06:10); such estimates were off by "
         "4 minutes in the median of the last 5 nights"
     )
 
@@ -162,7 +162,14 @@ def test_a_stopped_schedule_is_named_and_nobody_is_warned():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (60, "1 minute"), (-240, "4 minutes")]
+    [
+        (0, "0.0 s"),
+        (0.26, "0.3 s"),
+        (12, "12 s"),
+        (59.4, "59 s"),
+        (60, "1 minute"),
+        (-240, "4 minutes"),
+    ]
     + [(3_599, "1 h 0 min"), (6_600, "1 h 50 min"), (90_000, "25 h 0 min")],
 )
 def test_a_duration_is_written_as_people_say_it(seconds, text):
