@@ -16,7 +16,7 @@ def daily(schedule: str) -> str:
 
 def clock_time(text: object) -> object:
     """Refuse what is no time of day, as `06:00`."""
-    said = f"a time of day is written HH:MM in quotes, such as '06:00', got {text!r}"
+    said = f"a time of day is written HH:MM in quotes, such as '06:00', got '{text}'"
     if isinstance(text, int) and not isinstance(text, bool) and HOUR <= text < DAY:
         meant = f"{text // HOUR:02d}:{text % HOUR:02d}"
         msg = f"{said}, which YAML makes of {meant} without quotes: write '{meant}'"
