@@ -93,7 +93,7 @@ def read_night(
         deadline: by when it is to be served.
         run: the newest run of the day, if there is any.
     """
-    state, committed = read_state(lake, day), _committed(lake, day)
+    state, committed = _state(lake, day, run), _committed(lake, day)
     runs = stage_runs(lake, day, day)
     begun = bool(state or committed or run)
     ready, held, remedy = _served(store, day, deadline)
@@ -106,11 +106,6 @@ def read_night(
         left = ROAD[ROAD.index(left[0]) :]
         state = None
     night = Night(left, held=held, remedy=remedy, runs=runs, begun=begun)
-    if state and not state.failed and not is_held(lake.folder, day, state.run):
-        why = f"the process of its run {state.run} has ended"
-        if run and run.run == state.run and run.why:
-            why = run.why
-        state = state.model_copy(update={"failed": why})
     return _at_work(night, state, run, lake.pipeline, day)
 
 
@@ -180,6 +175,20 @@ def ready_at(store: SnapshotStore, day: str) -> datetime | None:
         ),
         None,
     )
+
+
+def _state(lake: Lake, day: str, run: NightRun | None) -> StageState | None:
+    """Return the state of a day; a stage whose process has ended without a word broke."""
+    state = read_state(lake, day)
+    while state and not state.failed and not is_held(lake.folder, day, state.run):
+        # It may have ended well just now: then it has said so.
+        if (again := read_state(lake, day)) == state:
+            why = f"the process of its run {state.run} has ended"
+            if run and run.run == state.run and run.why:
+                why = run.why
+            return state.model_copy(update={"failed": why})
+        state = again
+    return state
 
 
 def _at_work(

@@ -193,6 +193,22 @@ def test_a_stage_is_at_work_broken_or_not_begun(
     assert found.broken_seconds == (600 if broken and kept else None)
 
 
+def test_a_stage_that_ends_well_while_it_is_looked_at_is_not_dead(
+    lake, store, monkeypatch
+):
+    copy_rows(lake, make_rows(60), day=DAY)
+    write_state(lake, DAY, state("raw_features"))
+
+    def ends(*_: object) -> bool:
+        write_state(lake, DAY, None)
+        return False
+
+    monkeypatch.setattr("batch_assets.deadlines.is_held", ends)
+    found = night(lake, store)
+
+    assert (found.left, found.broken) == (ROAD[1:], None)
+
+
 def claim(run: str, lake):
     return claimed(lake.folder, DAY, run, lambda other: False)
 
