@@ -89,9 +89,15 @@ def test_what_passes_between_two_stages_is_part_of_the_night():
     runs = [
         *night("2026-01-01", 100, 60, 60, 60, 60, between=30),
         *night("2026-01-02", 100, 60, 60, 60, 60, between=30),
-        # Its validation was run again alone, hours later.
-        *night("2026-01-03", 100, 60, begins=minutes(600)),
-        *(r for r in night("2026-01-03", 100, 60, 60) if r.stage == VALIDATED),
+        # Of these the first stage was made again, hours after the second.
+        *(
+            run
+            for day in ("2026-01-03", "2026-01-04")
+            for run in (
+                *night(day, 100, 60, begins=minutes(600)),
+                *night(day, 100, 60, 60)[1:],
+            )
+        ),
     ]
     rates = rates_of(runs, TODAY)
 
