@@ -23,6 +23,7 @@ from batch_assets.assets.validated_features import build_validated_features
 from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
 from batch_assets.schedules import day_partitions, nightly
+from batch_assets.sensors import deadline_sensors
 from batch_assets.spec import PipelineSpec
 
 STARTER_SQL = """\
@@ -147,4 +148,5 @@ class ScoringPipeline(dg.Component):
             assets=made,
             asset_checks=build_checks(pipeline),
         )
-        return dg.Definitions.merge(assets, nightly(self.spec))
+        watches = dg.Definitions(sensors=deadline_sensors(self.spec))
+        return dg.Definitions.merge(assets, nightly(self.spec), watches)

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import re
+from typing import get_args
 
 import httpx
 import numpy as np
@@ -11,9 +12,11 @@ import yaml
 from batch_assets.assets.shadow_predictions import CHECK
 from batch_assets.cli.main import main
 from batch_assets.component import starter_attributes
+from batch_assets.lake.metrics import ESTIMATE, STAGE
 from batch_assets.lake.shards import hash_key
 from batch_assets.models.comparisons import Agreement
 from batch_assets.online.metrics import PREFIX, Metrics
+from batch_assets.planner.status import Kind
 from batch_assets.quality.judges.performance import outcome_gates
 from batch_assets.quality.performance.history import BETTER
 from batch_assets.spec import (
@@ -111,6 +114,18 @@ def test_the_page_of_challengers_has_every_field_and_a_valid_yaml():
     for number in set(Agreement.model_fields) - {"output", "rows"}:
         assert f"| `<output>_{number}` |" in text, number
     assert f"`{CHECK}`" in text
+
+
+def test_the_page_of_deadlines_has_every_kind_column_and_number_and_a_valid_yaml():
+    text = (FLIGHTS / "docs" / "deadlines.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    spec = make_spec(**yaml.safe_load(block)["attributes"])
+    assert (spec.ready_by, spec.cost_per_hour) == ("06:00", 3.2)
+    for kind in get_args(Kind):
+        assert f"| `{kind}` |" in text, kind
+    for column in set(STAGE.names + ESTIMATE.names) - {"day", "stage"}:
+        assert f"`{column}`" in text, column
+    assert "deadline" in main.commands
 
 
 def test_the_guide_of_engines_has_every_setting():

@@ -13,7 +13,9 @@ from batch_assets.assets.scoring_metadata import (
     predictions_metadata,
     run_metadata,
 )
+from batch_assets.assets.stages import Stage, device_share, measured
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
+from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
 from batch_assets.snapshots.fallback_table import fallback_of
@@ -66,13 +68,15 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
         fallback_of(lake, day, spec.serving.fallback, release.contract)
         with (
             day_run(context, lake, "predictions", rows) as run,
+            measured(context, pipeline, run, "predictions") as stage,
             engines.scoring(spec, day, release, storage, gpu) as engine,
         ):
             done: Night | Replayed = (
-                replay_day(run, release, engine, settings)
+                replay_day(stage.run, release, engine, settings)
                 if replay
-                else score_day(run, release, engine, settings)
+                else score_day(stage.run, release, engine, settings)
             )
+            _measure(stage, done, engine)
             # What is known of the device is known while the engine is there.
             about = predictions_metadata(lake, release, done, engine)
             ran = {"engine": engines.of(spec).kind} | run_metadata(
@@ -80,7 +84,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
         for name, metadata in (
             ("dead_letters", dead_letters_metadata(lake, release, done)),
-            ("predictions", about),
+            ("predictions", about | stage.scoring_metadata),
         ):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
@@ -89,3 +93,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
 
     return predictions
+
+
+def _measure(stage: Stage, done: Night | Replayed, engine: Engine) -> None:
+    """Say what a night has scored; a replay is of a few rows, and no measure of one."""
+    if isinstance(done, Night):
+        share, rows = device_share(done, engine), done.scored_rows
+        stage.ran(done.job, rows, share, unchanged=done.unchanged)

@@ -1,5 +1,6 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
+from batch_assets.assets.stages import measured
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext
@@ -60,9 +62,12 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
         newest = newest_day(spec, datetime.now(UTC))
         read = read_context(pipeline, day, contract)
-        with day_run(context, lake, "raw_features", None) as run:
+        with (
+            day_run(context, lake, "raw_features", None) as run,
+            measured(context, pipeline, run, "raw_features") as stage,
+        ):
             copied = copy_day(
-                run,
+                stage.run,
                 spec.source,
                 read,
                 _settings_of(spec, contract),
@@ -79,6 +84,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest,
                 force=config.force,
             )
+            stage.ran(copied.job, copied.total.rows, unchanged=copied.unchanged)
         if copied.forced_at:
             context.log.warning(
                 "%s has rows that were taken at %s, when the day was over",
@@ -86,8 +92,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         return dg.MaterializeResult(
-            metadata=_metadata(lake, contract, copied)
-            | {f"side_table_{name}": rows for name, rows in side.items()},
+            metadata=_metadata(lake, contract, copied, side) | stage.metadata,
             data_version=dg.DataVersion(copied.job),
         )
 
@@ -111,7 +116,9 @@ def _settings_of(spec: PipelineSpec, contract: Contract) -> RawSettings:
     )
 
 
-def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
+def _metadata(
+    lake: Lake, contract: Contract, copied: Copied, side: Mapping[str, int]
+) -> dict[str, Any]:
     schema, pin = contract.raw_schema(), pin_of(copied.parts)
     if pin:
         schema = pa.schema([schema.field(contract.key.name)])
@@ -121,6 +128,7 @@ def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
         "shards": len(copied.parts),
         "job": copied.job,
         "unchanged": copied.unchanged,
+        **{f"side_table_{name}": rows for name, rows in side.items()},
     }
     if copied.forced_at:
         metadata["forced_at"] = dg.MetadataValue.timestamp(copied.forced_at)

@@ -12,6 +12,7 @@ from batch_assets.assets.pipeline import (
     table_metadata,
     total_metadata,
 )
+from batch_assets.assets.stages import measured
 from batch_assets.lake.page_layout import layout_for
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -54,23 +55,31 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         rows = lake.raw_features.rows_by_day().get(day)
         with (
             day_run(context, lake, "validated_features", rows) as run,
+            measured(context, pipeline, run, "validated_features") as stage,
             engines.mapping(spec, day, storage) as parallel_map,
         ):
             done = validate_day(
-                run,
+                stage.run,
                 contract,
                 row_group_rows=spec.row_group_rows,
                 layout=layout_for(lake.folder, spec.layout),
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
             )
-        yield from _results(pipeline, lake, contract, done, engines.of(spec).kind)
+            stage.ran(done.job, done.raw.rows, unchanged=done.unchanged)
+        kind = engines.of(spec).kind
+        yield from _results(pipeline, lake, contract, done, kind, stage.metadata)
 
     return validated_features
 
 
 def _results(
-    pipeline: Pipeline, lake: Lake, contract: Contract, done: Validated, engine: str
+    pipeline: Pipeline,
+    lake: Lake,
+    contract: Contract,
+    done: Validated,
+    engine: str,
+    took: dict[str, Any],
 ) -> Iterator[dg.MaterializeResult]:
     spec = pipeline.spec
     of_both: dict[str, Any] = {
@@ -102,6 +111,7 @@ def _results(
             "quarantined_rows": done.quarantine.rows,
             "contract": contract.digest,
             **of_both,
+            **took,
         },
         data_version=version,
     )

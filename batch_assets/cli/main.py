@@ -8,6 +8,7 @@ import click
 
 from batch_assets.cli.books import books
 from batch_assets.cli.dead_letters import dead_letters
+from batch_assets.cli.deadline import deadline
 from batch_assets.cli.demo import demo
 from batch_assets.cli.denylist import denylist
 from batch_assets.cli.exits import Commands
@@ -32,6 +33,7 @@ def main() -> None:
 for command in (
     books,
     dead_letters,
+    deadline,
     demo,
     denylist,
     explain,

@@ -89,6 +89,20 @@ def claimed(
             Path(alive.lock_file).unlink(missing_ok=True)
 
 
+def is_held(folder: StoragePath, day: str, run: str) -> bool:
+    """Tell whether a run has claimed a day, and its process lives."""
+    claims = folder / ".claims"
+    path = claims / f"{day}.json"
+    # Whoever claims or gives up is waited for: to try a lock is to hold it a moment.
+    with exclusive(claims):
+        claim = _claim_in(read_versioned(path))
+        if claim is None or claim["run"] != run:
+            return False
+        if has_locks(path) or claim["host"] == socket.gethostname():
+            return not _is_free(local(claims) / f"{day}-{run}.lock")
+        return bool(claim["until"] >= time.time())
+
+
 class _Holder:
     """A claim of this process; one that runs out is renewed while this is entered."""
 
@@ -164,14 +178,7 @@ def _must_be_void(
     """Respect a claim that holds; clear away one whose process is dead."""
     run = claim["run"]
     if has_locks(path) or claim["host"] == socket.gethostname():
-        lock = FileLock(local(path).parent / f"{day}-{run}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            pass
-        else:
-            lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+        if _is_free(local(path).parent / f"{day}-{run}.lock"):
             return
     elif claim["until"] < time.time():
         return
@@ -185,6 +192,18 @@ def _must_be_void(
     if not has_locks(path):
         msg += f" If its machine is gone, the claim holds for {LEASE:.0f} s at most."
     raise ClaimedError(msg)
+
+
+def _is_free(path: Path) -> bool:
+    """Tell whether no process holds a lock; a file of nobody's is removed."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    lock.release()
+    path.unlink(missing_ok=True)
+    return True
 
 
 def _claim_in(content: Versioned) -> dict[str, Any] | None:

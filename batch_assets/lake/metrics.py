@@ -61,6 +61,30 @@ OUTCOME = pa.schema(
         ("rows", pa.int64()),
     ]
 )
+# How long each stage of a night took; `rows` are those that it went through in that time.
+STAGE = pa.schema(
+    [
+        ("day", pa.string()),
+        ("job", pa.string()),
+        ("stage", pa.string()),
+        ("started_at", pa.timestamp("us", "UTC")),
+        ("seconds", pa.float64()),
+        ("rows", pa.int64()),
+        ("device_share", pa.float64()),
+    ]
+)
+# When a night was expected to be served, as each of its stages began, and when it was.
+ESTIMATE = pa.schema(
+    [
+        ("day", pa.string()),
+        ("stage", pa.string()),
+        *(
+            (name, pa.timestamp("us", "UTC"))
+            for name in ("made_at", "expected_ready_at", "low", "high", "ready_at")
+        ),
+        ("error_seconds", pa.float64()),
+    ]
+)
 
 # What each gate said of a day when somebody wanted to publish it, and by which limits.
 VERDICT = pa.schema(

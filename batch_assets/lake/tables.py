@@ -13,7 +13,15 @@ from typing import Self
 from batch_assets.lake.books import books_of
 from batch_assets.lake.commits import RawCommit, ScoringCommit, ValidationCommit
 from batch_assets.lake.delta_table import Table
-from batch_assets.lake.metrics import DRIFT, OUTCOME, PROFILE, VERDICT, MetricTable
+from batch_assets.lake.metrics import (
+    DRIFT,
+    ESTIMATE,
+    OUTCOME,
+    PROFILE,
+    STAGE,
+    VERDICT,
+    MetricTable,
+)
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     DEAD_LETTERS,
@@ -54,6 +62,8 @@ class Lake:
         self.outcomes: Table[RawReceipt, RawCommit] = Table(
             self.folder / OUTCOMES, OutcomesReceipt, RawCommit
         )
+        self.stage_metrics = MetricTable(self.folder / "stage_metrics", STAGE)
+        self.estimate_metrics = MetricTable(self.folder / "estimate_metrics", ESTIMATE)
         self._score_into(self.folder)
 
     def _score_into(self, folder: StoragePath) -> None:

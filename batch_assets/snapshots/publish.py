@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,8 @@ BUILDING = ".building-"
 class Published:
     """The day's version, what is served by now, and whether that was swapped in now.
 
-    `current` is the manifest of what CURRENT names, if that can be read.
+    `current` is the manifest of what CURRENT names, if that can be read. `built` says that
+    the version was built now, and was not there before.
     """
 
     version: str
@@ -64,6 +65,7 @@ class Published:
     swapped: bool
     why: str
     verdicts: list[Verdict]
+    built: bool = False
 
 
 def publish_day(
@@ -106,12 +108,11 @@ def publish_day(
             built = store.versions_of(scored.digest)
             name = built[-1] if built else _free_name(store, scored)
             return _published(store, name, scored, swapped=False, why=newer)
-        # What a killed publisher left; nobody else builds under the lock.
-        for leftover in workshop.glob(f"{BUILDING}*"):
-            shutil.rmtree(leftover)
+        _remove_leftovers(workshop)
         contract = scored.release.contract
         fallback = fallback_of(run.lake, run.day, serving.fallback, contract)
         version = _whole_version(store, scored.digest, fallback, scored.overrides)
+        new = version is None
         if version is None:
             manifest = _build(store, scored, serving, fallback)
             # It took a while: the day may be another by now, an override have ended.
@@ -125,7 +126,8 @@ def publish_day(
         except OSError as error:
             # The day is published; what could not go goes after the next one.
             log.warning("old versions of %s can't be removed: %s", store, error)
-    return _published(store, version, scored, swapped=swapped, why=outcome)
+    found = _published(store, version, scored, swapped=swapped, why=outcome)
+    return replace(found, built=new)
 
 
 class _ScoredDay:
@@ -253,6 +255,12 @@ def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:
             last=MANIFEST,
             prove=lambda path: must_be_whole(path, entries[path.name]),
         )
+
+
+def _remove_leftovers(workshop: Path) -> None:
+    """Remove what a killed publisher left; nobody else builds under the lock."""
+    for leftover in workshop.glob(f"{BUILDING}*"):
+        shutil.rmtree(leftover)
 
 
 def _building_folder(store: SnapshotStore, manifest: SnapshotManifest) -> Path:

@@ -2,17 +2,17 @@
 
 import re
 from datetime import date
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, available_timezones
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from batch_assets.lake.page_layout import FeatureLayout
 from batch_assets.lake.sources import Source
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving, Shadow
 from batch_assets.spec.outcomes import OutcomesSpec
-from batch_assets.spec.schedules import daily
+from batch_assets.spec.schedules import clock_time, daily, is_next_morning
 from batch_assets.spec.sinks import Target
 from batch_assets.strict import NAME, StrictModel
 
@@ -35,6 +35,19 @@ class PipelineSpec(StrictModel):
     timezone: str = Field(default="UTC", description="In which a day begins and ends.")
     schedule: str = Field(
         default="30 0 * * *", description="When the day just ended is scored, as cron."
+    )
+    ready_by: Annotated[
+        str | None, BeforeValidator(clock_time, json_schema_input_type=str | int | None)
+    ] = Field(
+        default=None,
+        description="By when what is served is to be of the day, as `06:00` in the time "
+        "zone of the pipeline; no deadline if left out.",
+    )
+    cost_per_hour: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="What an hour of all that a night runs on costs, in any currency.",
     )
     source: Source
     side_tables: dict[str, Source] = Field(
@@ -159,6 +172,12 @@ class PipelineSpec(StrictModel):
                 f"are {sorted(self.side_tables) or 'none'}"
             )
             raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _night_can_be_ready(self) -> Self:
+        if self.ready_by is not None:
+            is_next_morning(self.schedule, self.ready_by)
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batch_assets.errors import ClaimedError, CommitError
-from batch_assets.lake.claims import claimed
+from batch_assets.lake.claims import claimed, is_held
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
 CLAIM_AND_WAIT = """
@@ -50,6 +50,20 @@ def test_a_second_run_of_the_day_is_refused_and_named_the_first(tmp_path):
         ):
             pass
         guard()
+
+
+def test_a_claim_is_held_while_its_process_lives(tmp_path, other_process):
+    assert is_held(tmp_path, DAY, "theirs")
+    assert not is_held(tmp_path, DAY, "mine")
+    assert not is_held(tmp_path, NEXT_DAY, "theirs")
+    other_process.send_signal(signal.SIGKILL)
+    other_process.wait()
+    assert not is_held(tmp_path, DAY, "theirs")
+
+    with claimed(tmp_path, DAY, "mine", never) as guard:
+        assert is_held(tmp_path, DAY, "mine")
+        guard()  # To ask has taken nothing away.
+    assert not is_held(tmp_path, DAY, "mine")
 
 
 def test_other_days_are_free(tmp_path):

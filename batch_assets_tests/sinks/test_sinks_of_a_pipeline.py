@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from batch_assets.cli.main import main
 from batch_assets.errors import ConfigError, SnapshotError
+from batch_assets.lake.stages import stage_metrics
 from batch_assets.sinks.declared import SINKS, declare_sinks, declared_sinks
 from batch_assets.sinks.factory import open_sink
 from batch_assets.sinks.redis import RedisSink
@@ -63,8 +64,11 @@ def test_a_night_ends_in_every_sink_and_a_rollback_takes_all_back(project, on):
 
     snapshots = project.snapshots("toy")
     served = snapshots.served()
+    kept = stage_metrics(project.lake("toy"), SECOND, SECOND)
+    rows = {one.stage: one.rows for one in kept if one.seconds > 0}
     for sink in ("redis", "postgres"):
         facts = metadata_of(result, f"{sink}_snapshot")
+        assert (rows[f"{sink}_snapshot"], facts["rows_per_second"] > 0) == (500, True)
         assert (facts["served_version"], facts["served_rows"]) == (served, 500)
         assert (facts["swapped"], facts["loaded_shards"]) == (True, 4)
         assert PASSWORD not in json.dumps(facts)

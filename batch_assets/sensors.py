@@ -1,0 +1,163 @@
+"""A sensor for each pipeline with a deadline: it warns before the deadline is missed.
+
+What it looks at is what is served, never what was materialised: a backfill of an older
+day materialises, too.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterInstance
+
+from batch_assets import errors
+from batch_assets.deadlines import NightRun, RunState, deadline_statuses
+from batch_assets.lake.tables import Lake
+from batch_assets.planner.clock import NightTimes
+from batch_assets.planner.status import DeadlineStatus
+from batch_assets.resources import StorageResource
+from batch_assets.snapshots.store import SnapshotStore
+from batch_assets.spec import PipelineSpec
+
+EVERY_SECONDS = 300
+# In the metadata of the sensor: when the nights begin, and by when they are to be ready.
+NIGHT_TIMES = "night_times"
+PARTITION = "dagster/partition"
+# Of a day's newest runs; those of other pipelines have the same day.
+LOOK_BACK = 100
+STATES: dict[dg.DagsterRunStatus, RunState] = {
+    dg.DagsterRunStatus.QUEUED: "queued",
+    dg.DagsterRunStatus.NOT_STARTED: "queued",
+    dg.DagsterRunStatus.STARTING: "queued",
+    dg.DagsterRunStatus.MANAGED: "queued",
+    dg.DagsterRunStatus.STARTED: "running",
+    dg.DagsterRunStatus.SUCCESS: "done",
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELING: "gone",
+    dg.DagsterRunStatus.CANCELED: "gone",
+}
+
+
+def sensor_name(pipeline: str) -> str:
+    """Return the name of a pipeline's sensor."""
+    return f"{pipeline}_deadline_sensor"
+
+
+def deadline_sensors(spec: PipelineSpec) -> list[dg.SensorDefinition]:
+    """Build the sensor of a pipeline's deadline, if it has one."""
+    times = NightTimes.of(spec)
+    if times is None:
+        return []
+
+    @dg.sensor(
+        name=sensor_name(spec.name),
+        minimum_interval_seconds=EVERY_SECONDS,
+        # Without its schedule it watches only nights that somebody began.
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        metadata={NIGHT_TIMES: times.model_dump_json()},
+        description=f"Warns while {spec.name} may not be served by {times.ready_by} "
+        f"{times.timezone}, and says which stage is late.",
+    )
+    def sensor(
+        context: dg.SensorEvaluationContext, storage: StorageResource
+    ) -> dg.SkipReason:
+        statuses = watch(
+            context.instance,
+            times,
+            storage.lake(spec.name),
+            storage.snapshots(spec.name),
+            datetime.now(UTC),
+        )
+        for status in statuses:
+            if status.kind in ("at_risk", "missed"):
+                context.log.warning(_with_command(status))
+        said = "; ".join(_with_command(status) for status in statuses)
+        return dg.SkipReason(said or f"no day of {spec.name} is due")
+
+    return [sensor]
+
+
+def watch(
+    instance: DagsterInstance,
+    times: NightTimes,
+    lake: Lake,
+    store: SnapshotStore,
+    now: datetime,
+) -> list[DeadlineStatus]:
+    """Return the status of each deadline of a pipeline that is watched now."""
+    day = times.due(now)
+    return deadline_statuses(
+        times,
+        lake,
+        store,
+        now,
+        scheduled=is_scheduled(instance, times.pipeline),
+        run=newest_run(instance, times.pipeline, day) if day else None,
+    )
+
+
+def is_scheduled(instance: DagsterInstance, pipeline: str) -> bool:
+    """Tell whether somebody has started the schedule of a pipeline, and not stopped it."""
+    return any(
+        state.instigator_name == f"{pipeline}_schedule"
+        and state.status.value == "RUNNING"
+        for state in instance.all_instigator_state()
+    )
+
+
+def newest_run(instance: DagsterInstance, pipeline: str, day: str) -> NightRun | None:
+    """Return the newest run of a day that makes what is served, if there is any."""
+    runs = instance.get_runs(dg.RunsFilter(tags={PARTITION: day}), limit=LOOK_BACK)
+    for run in runs:
+        if not _makes_the_night(run, pipeline):
+            continue
+        state = STATES.get(run.status, "running")
+        failures = _failures(instance, run.run_id) if state == "failed" else ()
+        why = "; ".join(dict.fromkeys(failures))
+        if state == "gone":
+            why = f"its run {run.run_id} was cancelled"
+        return NightRun(run.run_id, state, why)
+    return None
+
+
+def _makes_the_night(run: dg.DagsterRun, pipeline: str) -> bool:
+    """Tell whether a run is a night of a pipeline, or a piece of one."""
+    if run.job_name in (f"{pipeline}_job", f"{pipeline}_replay_job"):
+        return True
+    served = dg.AssetKey([pipeline, "serving_snapshot"])
+    return served in (run.asset_selection or ())
+
+
+def _failures(instance: DagsterInstance, run_id: str) -> Iterator[str]:
+    """Say why a run failed: each check that blocked it, or else what its steps raised."""
+    events = instance.all_logs(
+        run_id,
+        of_type={
+            DagsterEventType.ASSET_CHECK_EVALUATION,
+            DagsterEventType.STEP_FAILURE,
+        },
+    )
+    for entry in events:
+        event = entry.dagster_event
+        if event is None:
+            continue
+        if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+                yield f"{check.check_name}: {check.description}"
+            continue
+        chain = [event.step_failure_data.error]
+        while chain[-1] and chain[-1].cause:
+            chain.append(chain[-1].cause)
+        raised = [error for error in chain if error]
+        if not raised or raised[0].cls_name == "DagsterAssetCheckFailedError":
+            continue
+        # What this project says; else whatever began it all.
+        own = [e for e in raised if e.message.startswith(f"{errors.__name__}.")]
+        message = " ".join((own or raised[-1:])[0].message.split())
+        yield message.partition(": ")[2] if own else message
+
+
+def _with_command(status: DeadlineStatus) -> str:
+    command = f". Next: {status.next_command}" if status.next_command else ""
+    return f"{status.message.rstrip('.')}{command}"
