@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.model_release import released_digest
+from batch_assets.assets.night_pictures import dead_letter_pictures, score_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, day_run
 from batch_assets.assets.scoring_metadata import (
@@ -78,13 +79,17 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             ran = {"engine": engines.of(spec).kind} | run_metadata(
                 release, done, engine.workers, incremental=spec.incremental
             )
-        for name, metadata in (
-            ("dead_letters", dead_letters_metadata(lake, release, done)),
-            ("predictions", about),
+        for name, metadata, pictures in (
+            (
+                "dead_letters",
+                dead_letters_metadata(lake, release, done),
+                dead_letter_pictures(context, lake, day),
+            ),
+            ("predictions", about, score_pictures(context, release, done)),
         ):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
-                metadata={**metadata, **ran},
+                metadata={**metadata, **ran, **pictures},
                 data_version=dg.DataVersion(done.data_version),
             )
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.night_pictures import quarantine_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import (
     Pipeline,
@@ -64,13 +65,20 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 fingerprints=spec.incremental,
                 parallel_map=parallel_map,
             )
-        yield from _results(pipeline, lake, contract, done, engines.of(spec).kind)
+        pictures = quarantine_pictures(context, lake, day, done)
+        kind = engines.of(spec).kind
+        yield from _results(pipeline, lake, contract, done, kind, pictures)
 
     return validated_features
 
 
 def _results(
-    pipeline: Pipeline, lake: Lake, contract: Contract, done: Validated, engine: str
+    pipeline: Pipeline,
+    lake: Lake,
+    contract: Contract,
+    done: Validated,
+    engine: str,
+    pictures: dict[str, Any],
 ) -> Iterator[dg.MaterializeResult]:
     spec = pipeline.spec
     of_both: dict[str, Any] = {
@@ -102,6 +110,7 @@ def _results(
             "quarantined_rows": done.quarantine.rows,
             "contract": contract.digest,
             **of_both,
+            **pictures,
         },
         data_version=version,
     )

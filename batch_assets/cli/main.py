@@ -14,6 +14,7 @@ from batch_assets.cli.exits import Commands
 from batch_assets.cli.lookup import lookup
 from batch_assets.cli.outcomes import outcomes
 from batch_assets.cli.releases import release
+from batch_assets.cli.report import report
 from batch_assets.cli.run import run
 from batch_assets.cli.serve import serve
 from batch_assets.cli.sinks import sinks
@@ -35,6 +36,7 @@ for command in (
     lookup,
     outcomes,
     release,
+    report,
     run,
     serve,
     sinks,
