@@ -1,7 +1,7 @@
 """How the outputs of a night are distributed, beside the release's own rows.
 
-Counts of all rows where the release has a reference for an output, and else of the rows
-that were profiled. It reads no row: receipts hold the counts.
+Counts of all rows where the release has a reference for an output of numbers, and else of
+the rows that were profiled, which tells kinds by their names. It reads no row: receipts hold the counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,12 @@ def histograms_of(
     for name in manifest.contract.written_names:
         summaries = [part.receipt.outputs[name] for part in parts]
         reference, bins = manifest.reference.get(name), manifest.profile.get(name)
-        if reference and all(len(s.counts) == len(reference.counts) for s in summaries):
+        named = bins is not None and bins.values and name in counts
+        if (
+            reference
+            and not named
+            and all(len(s.counts) == len(reference.counts) for s in summaries)
+        ):
             tonight = add_counts([s.counts for s in summaries]) if summaries else []
             found.append(
                 Histogram(

@@ -6,7 +6,7 @@ first parts, however many there are.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from batch_assets.lake.delta_table import Table
@@ -46,9 +46,8 @@ def quarantined_of(
             counts.update(part.receipt.rules)
     top = counts.most_common(TOP)
     names = [rule for rule, _ in top]
-    samples = _samples(
-        lake.quarantined_rows, day, names, lambda row: row.get(RULES) or ()
-    )
+    rows_of = _first_rows(lake.quarantined_rows, day)
+    samples = _samples(rows_of, names, lambda row: row.get(RULES) or ())
     reasons = (Reason(plain(rule), n, samples.get(rule, ())) for rule, n in top)
     return LeftOut(rows, tuple(reasons))
 
@@ -60,57 +59,62 @@ def dead_letters_of(lake: Lake, day: str) -> LeftOut:
         return LeftOut()
     counts: Counter[str] = Counter()
     words: dict[str, set[str]] = defaultdict(set)
-    looked_at = 0
-    for path in lake.dead_letters.paths(day):
-        # Two columns of them, and of no more than are needed.
-        for batch in read_batches(path, rows=BATCH_ROWS, columns=["reason"]):
-            for reason in batch["reason"].to_pylist():
-                kind = _NUMBER.sub("…", reason)
-                counts[kind] += 1
-                if len(words[kind]) < 2:
-                    words[kind].add(reason)
-            looked_at += len(batch)
-        if looked_at >= COUNTED:
-            break
-    top = counts.most_common(TOP)
+    for reason in _reasons(lake, day):
+        kind = _kind(reason)
+        counts[kind] += 1
+        if len(words[kind]) < 2:
+            words[kind].add(reason)
     samples = _samples(
-        lake.dead_letters,
-        day,
-        [kind for kind, _ in top],
-        lambda row: (_NUMBER.sub("…", row["reason"]),),
+        (_as_it_came(row) for row in _first_rows(lake.dead_letters, day)),
+        [kind for kind, _ in counts.most_common(TOP)],
+        lambda row: (_kind(row["reason"]),),
         # Where it says more than the reasons that are counted as one.
-        about=lambda row: (
-            {"reason": row["reason"]} if _NUMBER.search(row["reason"]) else {}
-        ),
+        lambda row: {"reason": row["reason"]} if "…" in _kind(row["reason"]) else {},
     )
-    reasons = tuple(
+    reasons = []
+    for kind, n in counts.most_common(TOP):
         # Where all say the same, it is said as it is.
-        Reason(
-            plain(next(iter(words[kind])) if len(words[kind]) == 1 else kind),
-            n,
-            samples.get(kind, ()),
-        )
-        for kind, n in top
-    )
-    return LeftOut(rows, reasons, looked_at if looked_at < rows else None)
+        said = kind if len(words[kind]) > 1 else next(iter(words[kind]))
+        reasons.append(Reason(plain(said), n, samples.get(kind, ())))
+    looked_at = counts.total()
+    return LeftOut(rows, tuple(reasons), looked_at if looked_at < rows else None)
+
+
+def _reasons(lake: Lake, day: str) -> Iterator[str]:
+    """The reasons of a day's dead letters, of no more than are counted."""
+    left = COUNTED
+    for path in lake.dead_letters.paths(day):
+        for batch in read_batches(path, rows=BATCH_ROWS, columns=["reason"]):
+            yield from batch["reason"].to_pylist()
+            left -= len(batch)
+            if left <= 0:
+                return
+
+
+def _kind(reason: str) -> str:
+    return _NUMBER.sub("…", reason)
+
+
+def _as_it_came(row: dict[str, Any]) -> dict[str, Any]:
+    """A dead letter's row; what a model gets as NaN was missing, and nothing else is."""
+    return {name: None if one != one else one for name, one in row.items()}
 
 
 def _samples(
-    table: Table[Any, Any],
-    day: str,
+    rows: Iterable[dict[str, Any]],
     reasons: Sequence[str],
     reasons_of: Callable[[dict[str, Any]], Sequence[str]],
     about: Callable[[dict[str, Any]], dict[str, str]] = lambda row: {},
 ) -> dict[str, tuple[SampleRow, ...]]:
-    """A few rows for each reason, by reason, as far as the first rows have any."""
+    """A few rows for each reason, by reason, as far as there are any."""
     found: dict[str, list[SampleRow]] = {reason: [] for reason in reasons}
-    for row in _first_rows(table, day):
+    for row in rows:
         for reason in reasons_of(row):
             if reason in found and len(found[reason]) < SAMPLES:
                 found[reason].append(_sample(row, reason, about(row)))
-        if all(len(rows) == SAMPLES for rows in found.values()):
+        if all(len(samples) == SAMPLES for samples in found.values()):
             break
-    return {reason: tuple(rows) for reason, rows in found.items()}
+    return {reason: tuple(samples) for reason, samples in found.items()}
 
 
 def _first_rows(table: Table[Any, Any], day: str) -> Iterator[dict[str, Any]]:

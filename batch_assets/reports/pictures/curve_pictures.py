@@ -10,6 +10,9 @@ from batch_assets.reports.pictures.style import Picture, drawing
 from batch_assets.scoring.sweep_plot import plot
 from batch_assets.scoring.sweep_results import Sweep
 
+# Of a curve on which hardly anything happens, so much is shown.
+LEAST = 0.01
+
 
 def draw_sweep(sweep: Sweep) -> Picture:
     """Draw rows per second by rows of a batch, with the knee."""
@@ -32,6 +35,9 @@ def draw_reliability(curve: Sequence[Group]) -> Picture:
         axes.set(xlabel="predicted probability", ylabel="share that happened")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        most = max(max(group.predicted, group.happened) for group in curve)
+        for set_limits in (axes.set_xlim, axes.set_ylim):
+            set_limits(0, max(most, LEAST) * 1.05)
         axes.set_aspect("equal", adjustable="box")
     told = ", ".join(f"{g.predicted:.0%} came to {g.happened:.0%}" for g in curve)
     return Picture(

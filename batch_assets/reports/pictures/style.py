@@ -22,6 +22,8 @@ from PIL import Image
 # In pixels, as wide as a card of the page is on a telephone: there a font of 10 is read well.
 WIDTH = 345
 POINTS_PER_INCH = 72
+# After so many, ticks and room for them agree.
+LAYOUTS = 2
 # Of a PNG: sharp on most screens, and a few thousand bytes.
 PNG_DPI, PNG_COLOURS = 130, 48
 
@@ -106,10 +108,16 @@ class Picture:
 def drawing(height: float, *, constrained: bool = True) -> Iterator[Figure]:
     """Give an empty figure of so many pixels, and the looks of all that is drawn in it."""
     with matplotlib.rc_context(STYLE):
-        yield Figure(
+        figure = Figure(
             figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH),
             layout="constrained" if constrained else None,
         )
+        yield figure
+        if constrained:
+            # Laid out once, so that the page and the catalog have the same picture.
+            for _ in range(LAYOUTS):
+                figure.draw_without_rendering()
+            figure.set_layout_engine("none")
 
 
 def bare(figure: Figure, height: float) -> Axes:
