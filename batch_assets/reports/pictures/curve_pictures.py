@@ -12,6 +12,8 @@ from batch_assets.scoring.sweep_results import Sweep
 
 # Of a curve on which hardly anything happens, so much is shown.
 LEAST = 0.01
+# Of the numbers at an axis, as in the other pictures.
+SMALL = 9
 
 
 def draw_sweep(sweep: Sweep) -> Picture:
@@ -19,6 +21,8 @@ def draw_sweep(sweep: Sweep) -> Picture:
     with drawing(220) as figure:
         axes = figure.add_subplot()
         plot(axes, sweep)
+        for label in axes.get_xticklabels():
+            label.set_fontsize(SMALL)
     knee = sweep.knee
     about = (
         f"Rows per second by rows of a batch; the knee is at {knee.batch_rows:,} rows, "
@@ -32,6 +36,7 @@ def draw_reliability(curve: Sequence[Group]) -> Picture:
     with drawing(260) as figure:
         axes = figure.add_subplot()
         calibration(axes, curve)
+        axes.tick_params(labelsize=SMALL)
         axes.set(xlabel="predicted probability", ylabel="share that happened")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
