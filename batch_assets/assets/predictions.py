@@ -79,17 +79,14 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             ran = {"engine": engines.of(spec).kind} | run_metadata(
                 release, done, engine.workers, incremental=spec.incremental
             )
-        for name, metadata, pictures in (
-            (
-                "dead_letters",
-                dead_letters_metadata(lake, release, done),
-                dead_letter_pictures(context, lake, day),
-            ),
-            ("predictions", about, score_pictures(context, release, done)),
+        letters = dead_letters_metadata(lake, release, done)
+        for name, metadata in (
+            ("dead_letters", letters | dead_letter_pictures(context, lake, day)),
+            ("predictions", about | score_pictures(context, release, done)),
         ):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
-                metadata={**metadata, **ran, **pictures},
+                metadata={**metadata, **ran},
                 data_version=dg.DataVersion(done.data_version),
             )
 

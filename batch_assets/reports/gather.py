@@ -6,7 +6,7 @@ model.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -21,7 +21,14 @@ from batch_assets.models.release import Release
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.nights import profile_of
 from batch_assets.reports.drift import drift_of
-from batch_assets.reports.facts import CommitLine, Drift, LeftOut, NightFacts, Rightness
+from batch_assets.reports.facts import (
+    CommitLine,
+    Drift,
+    Histogram,
+    LeftOut,
+    NightFacts,
+    Rightness,
+)
 from batch_assets.reports.flow import flow_of
 from batch_assets.reports.headline import headline_of
 from batch_assets.reports.histograms import histograms_of
@@ -37,6 +44,7 @@ from batch_assets.spec import PipelineSpec
 from batch_assets.storage import StoragePath
 
 T = TypeVar("T")
+Parts = list[Part[PredictionsReceipt]]
 
 
 @dataclass
@@ -74,12 +82,10 @@ def gather_night(root: StoragePath, spec: PipelineSpec, day: str) -> NightFacts:
     must_have_run(lake, day)
     attempts = _Attempts()
     read = attempts.read
-    no_parts: list[Part[PredictionsReceipt]] = []
+    no_parts: Parts = []
     parts = read("predictions", lambda: lake.predictions.parts(day), no_parts)
-    validated = bool(lake.validated_features.paths(day)) or bool(
-        lake.quarantined_rows.paths(day)
-    )
-    scored = bool(lake.predictions.paths(day)) or bool(lake.dead_letters.paths(day))
+    validated = _is_there(lake.validated_features, lake.quarantined_rows, day=day)
+    scored = _is_there(lake.predictions, lake.dead_letters, day=day)
     release = read("the release", lambda: _release_of(registry, spec, parts), None)
     served = read("what is served", lambda: served_of(store, day, parts), Served())
     books = read("the books", lambda: lake.books(day), Books(day, {}))
@@ -88,28 +94,46 @@ def gather_night(root: StoragePath, spec: PipelineSpec, day: str) -> NightFacts:
     gates = gate_lines(
         evidence, lake, store, spec, validated=validated, scored=scored and bool(parts)
     )
-    contract = release.contract if release and parts else None
-    outputs = contract.written_names if contract else []
-    return NightFacts(
+    by = release if parts else None
+    night = NightFacts(
         pipeline=spec.name,
         day=day,
         made_at=datetime.now(UTC),
         timezone=spec.timezone,
-        release=f"{release.name} {release.short}" if release and parts else None,
+        release=f"{by.name} {by.short}" if by else None,
         headline=headline_of(spec.name, day, flow, gates, served),
         flow=flow,
         gates=tuple(gates),
         served=served,
-        histograms=read(
-            "how scores are distributed",
-            lambda: (
-                histograms_of(parts, profile_of(parts), release.manifest)
-                if release and parts
-                else ()
-            ),
-            (),
-        ),
-        drift=read("drift", lambda: drift_of(lake, day, outputs, gates), Drift()),
+        sweep=_newest_sweep(root, release),
+        commits=tuple(read("commits", lambda: _commits(lake, day), [])),
+        forced_at=read("commits", lambda: lake.forced_at(day), None),
+    )
+    return _with_pictures(night, attempts, lake, spec, by, parts)
+
+
+def _with_pictures(
+    night: NightFacts,
+    attempts: _Attempts,
+    lake: Lake,
+    spec: PipelineSpec,
+    release: Release | None,
+    parts: Parts,
+) -> NightFacts:
+    """Add what is drawn of a night, by the release that scored it, if any has."""
+    read, day = attempts.read, night.day
+    contract = release.contract if release else None
+    outputs = contract.written_names if contract else []
+
+    def scores() -> tuple[Histogram, ...]:
+        if release is None:
+            return ()
+        return histograms_of(parts, profile_of(parts), release.manifest)
+
+    return replace(
+        night,
+        histograms=read("how scores are distributed", scores, ()),
+        drift=read("drift", lambda: drift_of(lake, day, outputs, night.gates), Drift()),
         quarantined=read("quarantine", lambda: quarantined_of(lake, day), LeftOut()),
         dead=read("dead letters", lambda: dead_letters_of(lake, day), LeftOut()),
         rightness=read(
@@ -117,12 +141,14 @@ def gather_night(root: StoragePath, spec: PipelineSpec, day: str) -> NightFacts:
             lambda: rightness_of(lake, day, spec, contract),
             Rightness(why_not="What is known of outcomes can't be read."),
         ),
-        sweep=_newest_sweep(root, release),
         times=tuple(read("times", lambda: stage_times(lake, day), [])),
-        commits=tuple(read("commits", lambda: _commits(lake, day), [])),
-        forced_at=read("commits", lambda: lake.forced_at(day), None),
         problems=tuple(dict.fromkeys(attempts.problems)),
     )
+
+
+def _is_there(*tables: Table[Any, Any], day: str) -> bool:
+    """Whether any of the tables has something of a day."""
+    return any(table.paths(day) for table in tables)
 
 
 def must_have_run(lake: Lake, day: str) -> None:
