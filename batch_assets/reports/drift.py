@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.changes import ENOUGH_NIGHTS, WEEKS
 from batch_assets.reports.facts import Drift, FarColumn, NightPoint, OutputDrift
@@ -30,8 +33,15 @@ def drift_of(
         gates: what those of the day say.
     """
     first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
+    rows = lake.drift_metrics.read(first, day)
+    tonight = pc.equal(rows["day"], day)
+    # Of a pipeline with many segments most rows are of these, and of other nights.
+    whole = pc.and_(
+        pc.is_null(rows["segment_column"]),
+        pc.is_in(rows["column"], value_set=pa.array(outputs, pa.string())),
+    )
     by_day: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in lake.drift_metrics.read(first, day).to_pylist():
+    for row in rows.filter(whole).to_pylist():
         by_day[row["day"]].append(row)
     numbers = {name: n for line in gates for name, n in line.numbers.items()}
     found = []
@@ -53,7 +63,7 @@ def drift_of(
             )
     return Drift(
         tuple(found),
-        tuple(_furthest(by_day.get(day, []))),
+        tuple(_furthest(rows.filter(tonight))),
         len(by_day.keys() - {day}),
         ENOUGH_NIGHTS,
     )
@@ -66,7 +76,7 @@ def _has_limits(name: str, numbers: Mapping[str, float]) -> bool:
 
 def _point(day: str, output: str, rows: Sequence[dict[str, Any]]) -> NightPoint | None:
     """A night's index of an output, with the worst that was said of it that night."""
-    own = [r for r in rows if r["column"] == output and r["segment_column"] is None]
+    own = [row for row in rows if row["column"] == output]
     index = next(
         (r["psi_reference"] for r in own if r["psi_reference"] is not None), None
     )
@@ -76,9 +86,11 @@ def _point(day: str, output: str, rows: Sequence[dict[str, Any]]) -> NightPoint 
     return NightPoint(day, index, worst)
 
 
-def _furthest(rows: Sequence[dict[str, Any]]) -> list[FarColumn]:
+def _furthest(rows: pa.Table) -> list[FarColumn]:
     """The columns and segments of a day that are furthest from what is usual."""
-    judged = [row for row in rows if row["measure"] and row["deviations"] is not None]
+    judged = rows.filter(
+        pc.and_(pc.is_valid(rows["measure"]), pc.is_valid(rows["deviations"]))
+    ).to_pylist()
     judged.sort(key=lambda r: (-WORST.index(r["verdict"]), -r["deviations"]))
     return [
         FarColumn(

@@ -70,7 +70,7 @@ def _of_profile(
     rows = int(counts.sum())
     if bins.values:
         names = [
-            words[int(one)] if 0 <= one < len(words) else f"{one:g}"
+            str(words[int(one)]) if 0 <= one < len(words) else f"{one:g}"
             for one in bins.values
         ]
         named, tonight, expected = _largest(
@@ -93,7 +93,7 @@ def _of_profile(
     )
 
 
-def _meant(name: str, contract: Contract) -> tuple[str, tuple[str, ...]]:
+def _meant(name: str, contract: Contract) -> tuple[str, Sequence[str | int]]:
     """What a row of an output is counted by, and the names of its kinds."""
     for one in contract.outputs:
         if isinstance(one, Label) and one.name == name:
@@ -101,7 +101,7 @@ def _meant(name: str, contract: Contract) -> tuple[str, tuple[str, ...]]:
         if isinstance(one, VectorOutput) and one.name == name:
             return "length of the vector", ()
         if isinstance(one, Ranking) and one.name == name:
-            return "item", tuple(map(str, contract.vocabularies[one.vocabulary]))
+            return "item", contract.vocabularies[one.vocabulary]
         if isinstance(one, Ranking) and one.scores == name:
             return "score of the first item", ()
     return "value", ()

@@ -14,12 +14,14 @@ from batch_assets.lake.parts import open_part, read_batches
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.rules import RULES
 from batch_assets.reports.facts import LeftOut, Reason, SampleRow
-from batch_assets.reports.wording import plain, value
+from batch_assets.reports.wording import plain, shortened, value
 
 TOP, SAMPLES = 5, 3
 # So many rows are looked through for samples, and so many dead letters for reasons.
 LOOKED_THROUGH, COUNTED = 2_000, 100_000
 BATCH_ROWS = 500
+# So much of a reason is shown.
+LONGEST = 300
 # Of a sample, so many columns beside those at fault.
 OTHERS = 6
 # What the lake adds to a row, and is told elsewhere on the page.
@@ -75,7 +77,7 @@ def dead_letters_of(lake: Lake, day: str) -> LeftOut:
     for kind, n in counts.most_common(TOP):
         # Where all say the same, it is said as it is.
         said = kind if len(words[kind]) > 1 else next(iter(words[kind]))
-        reasons.append(Reason(plain(said), n, samples.get(kind, ())))
+        reasons.append(Reason(_told(said), n, samples.get(kind, ())))
     looked_at = counts.total()
     return LeftOut(rows, tuple(reasons), looked_at if looked_at < rows else None)
 
@@ -93,6 +95,11 @@ def _reasons(lake: Lake, day: str) -> Iterator[str]:
 
 def _kind(reason: str) -> str:
     return _NUMBER.sub("…", reason)
+
+
+def _told(reason: str) -> str:
+    """A reason in words; what a model raises may be long."""
+    return shortened(plain(reason), LONGEST)
 
 
 def _as_it_came(row: dict[str, Any]) -> dict[str, Any]:
@@ -138,6 +145,6 @@ def _sample(row: dict[str, Any], reason: str, about: dict[str, str]) -> SampleRo
         # Of a key that is a number, the digits are a name.
         f"{key} = {row[key] if isinstance(row[key], int) else value(row[key])}",
         {name: value(row[name]) for name in at_fault}
-        | {name: plain(text) for name, text in about.items()},
+        | {name: _told(text) for name, text in about.items()},
         {name: value(row[name]) for name in others[:OTHERS]},
     )

@@ -1,5 +1,6 @@
 """`night_report`: after a night is served, its page and its pictures in the catalog."""
 
+import re
 from pathlib import Path
 
 import dagster as dg
@@ -113,3 +114,20 @@ def test_of_a_range_each_day_has_its_page(project, instance):
         dg.AssetRecordsFilter(dg.AssetKey(["toy", "night_report"])), limit=5
     ).records
     assert {record.partition_key for record in records} == {FIRST, SECOND}
+
+
+def test_rows_that_were_carried_over_are_in_the_flow(
+    tmp_path, root, registry, monkeypatch, instance
+):
+    pipeline = attributes(incremental=True)
+    project = make_project(tmp_path / "project", root, monkeypatch, [pipeline])
+    rows = make_rows(1_000)
+    for day in (FIRST, SECOND):
+        write_source(project.folder, rows, day=day)
+        result = project.run("toy", day, instance)
+        assert result.success, errors_of(result)
+
+    page = read(Path(metadata_of(result, "night_report")["report"]))
+
+    assert "It adds up, with the same keys" in page.words
+    assert re.search(r"1,000 validated = 0 scored \+ 1,000 carried", page.words)

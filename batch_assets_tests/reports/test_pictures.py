@@ -45,7 +45,7 @@ NUMBERS = Histogram(
 KINDS = Histogram(
     "next",
     (),
-    ("a very long name of an item", "$x$", "others"),
+    ("a very long name of an item", "$x$", "牛乳 🥛"),
     (1, 2, 0),
     (0, 1, 9),
     3,
@@ -144,6 +144,7 @@ def test_names_are_escaped_and_a_dollar_is_a_dollar():
     assert "&lt;b&gt;" in svg
     assert "$1 &amp; more $2" in svg
     assert "$x$" in DRAWN["kinds"]().svg()
+    assert "牛乳 🥛" in DRAWN["kinds"]().svg()
 
 
 def test_colours_of_a_role_are_no_prefix_of_another_and_all_are_in_the_style():

@@ -6,6 +6,7 @@ so that the page says what it is in light and in dark; text stays text. It knows
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,7 +87,8 @@ class Picture:
     def svg(self) -> str:
         """Return it as an element of HTML, in the colours of the page."""
         file = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+        looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": self.name}
+        with matplotlib.rc_context(looks), _any_letters():
             FigureCanvasSVG(self.figure)
             self.figure.savefig(
                 file, format="svg", transparent=True, metadata={"Date": None}
@@ -97,7 +99,8 @@ class Picture:
         """Return it as a PNG on white."""
         file, small = io.BytesIO(), io.BytesIO()
         FigureCanvasAgg(self.figure)
-        self.figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
+        with _any_letters():
+            self.figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
         with Image.open(file) as drawn:
             few = drawn.convert("RGB").quantize(PNG_COLOURS)
             few.save(small, format="png", optimize=True)
@@ -107,7 +110,7 @@ class Picture:
 @contextmanager
 def drawing(height: float, *, constrained: bool = True) -> Iterator[Figure]:
     """Give an empty figure of so many pixels, and the looks of all that is drawn in it."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _any_letters():
         figure = Figure(
             figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH),
             layout="constrained" if constrained else None,
@@ -118,6 +121,14 @@ def drawing(height: float, *, constrained: bool = True) -> Iterator[Figure]:
             for _ in range(LAYOUTS):
                 figure.draw_without_rendering()
             figure.set_layout_engine("none")
+
+
+@contextmanager
+def _any_letters() -> Iterator[None]:
+    """Let a name be in letters that matplotlib's font lacks: a browser has others."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def bare(figure: Figure, height: float) -> Axes:
