@@ -88,7 +88,7 @@ class Picture:
         """Return it as an element of HTML, in the colours of the page."""
         file = io.StringIO()
         looks: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": self.name}
-        with matplotlib.rc_context(looks), _any_letters():
+        with matplotlib.rc_context(looks), any_letters():
             FigureCanvasSVG(self.figure)
             self.figure.savefig(
                 file, format="svg", transparent=True, metadata={"Date": None}
@@ -99,7 +99,7 @@ class Picture:
         """Return it as a PNG on white."""
         file, small = io.BytesIO(), io.BytesIO()
         FigureCanvasAgg(self.figure)
-        with _any_letters():
+        with any_letters():
             self.figure.savefig(file, format="png", dpi=PNG_DPI, facecolor="white")
         with Image.open(file) as drawn:
             few = drawn.convert("RGB").quantize(PNG_COLOURS)
@@ -110,7 +110,7 @@ class Picture:
 @contextmanager
 def drawing(height: float, *, constrained: bool = True) -> Iterator[Figure]:
     """Give an empty figure of so many pixels, and the looks of all that is drawn in it."""
-    with matplotlib.rc_context(STYLE), _any_letters():
+    with matplotlib.rc_context(STYLE), any_letters():
         figure = Figure(
             figsize=(WIDTH / POINTS_PER_INCH, height / POINTS_PER_INCH),
             layout="constrained" if constrained else None,
@@ -124,7 +124,7 @@ def drawing(height: float, *, constrained: bool = True) -> Iterator[Figure]:
 
 
 @contextmanager
-def _any_letters() -> Iterator[None]:
+def any_letters() -> Iterator[None]:
     """Let a name be in letters that matplotlib's font lacks: a browser has others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
