@@ -142,5 +142,5 @@ fmt: $(READY) ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what the nights and Dagster left; the set-up stays
-	rm -rf data/lake data/models data/snapshots data/compiled data/sweeps history logs schedules storage .nux \
+	rm -rf data/lake data/models data/snapshots data/compiled data/sweeps data/reports history logs schedules storage .nux \
 		.telemetry .logs_queue .tmp_dagster_home_*

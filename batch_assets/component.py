@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
 from batch_assets.assets.model_release import build_model_release
+from batch_assets.assets.night_report import build_night_report
 from batch_assets.assets.outcomes import build_outcomes
 from batch_assets.assets.partitions import backfill_policy
 from batch_assets.assets.pipeline import Pipeline
@@ -137,6 +138,7 @@ class ScoringPipeline(dg.Component):
             build_batch_size_sweep(pipeline),
             build_predictions(pipeline),
             build_serving_snapshot(pipeline),
+            build_night_report(pipeline),
             *([build_shadow_predictions(pipeline, shadow)] if shadow else []),
             *([build_outcomes(pipeline, outcomes)] if outcomes else []),
             build_release_comparison(pipeline),

@@ -61,7 +61,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         hour_of_day=hour,
     )
     # What follows from dead letters that can be scored after all.
-    names = ["predictions", "dead_letters", "serving_snapshot"]
+    names = ["predictions", "dead_letters", "serving_snapshot", "night_report"]
     names += [f"{sink.name}_snapshot" for sink in spec.sinks]
     op = {"config": {"replay_dead_letters": True}}
     replay = dg.define_asset_job(

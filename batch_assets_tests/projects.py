@@ -185,6 +185,7 @@ ASSETS = {
     "predictions",
     "dead_letters",
     "serving_snapshot",
+    "night_report",
 }
 
 

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.model_release import released_digest
+from batch_assets.assets.night_pictures import dead_letter_pictures, score_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, day_run
 from batch_assets.assets.scoring_metadata import (
@@ -82,10 +83,10 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             ran = {"engine": engines.of(spec).kind} | run_metadata(
                 release, done, engine.workers, incremental=spec.incremental
             )
-        for name, metadata in (
-            ("dead_letters", dead_letters_metadata(lake, release, done)),
-            ("predictions", about | stage.scoring_metadata),
-        ):
+        about |= stage.scoring_metadata | score_pictures(context, release, done)
+        letters = dead_letters_metadata(lake, release, done)
+        letters |= dead_letter_pictures(context, lake, day)
+        for name, metadata in (("dead_letters", letters), ("predictions", about)):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
                 metadata={**metadata, **ran},

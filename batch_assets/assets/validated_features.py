@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.night_pictures import quarantine_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import (
     Pipeline,
@@ -68,7 +69,8 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
             stage.ran(done.job, done.raw.rows, unchanged=done.unchanged)
         kind = engines.of(spec).kind
-        yield from _results(pipeline, lake, contract, done, kind, stage.metadata)
+        shown = stage.metadata | quarantine_pictures(context, lake, day, done)
+        yield from _results(pipeline, lake, contract, done, kind, shown)
 
     return validated_features
 
@@ -79,7 +81,7 @@ def _results(
     contract: Contract,
     done: Validated,
     engine: str,
-    took: dict[str, Any],
+    shown: dict[str, Any],
 ) -> Iterator[dg.MaterializeResult]:
     spec = pipeline.spec
     of_both: dict[str, Any] = {
@@ -111,7 +113,7 @@ def _results(
             "quarantined_rows": done.quarantine.rows,
             "contract": contract.digest,
             **of_both,
-            **took,
+            **shown,
         },
         data_version=version,
     )

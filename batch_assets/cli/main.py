@@ -17,6 +17,7 @@ from batch_assets.cli.lookup import lookup
 from batch_assets.cli.outcomes import outcomes
 from batch_assets.cli.publish import publish
 from batch_assets.cli.releases import release
+from batch_assets.cli.report import report
 from batch_assets.cli.run import run
 from batch_assets.cli.serve import serve
 from batch_assets.cli.sinks import sinks
@@ -41,6 +42,7 @@ for command in (
     outcomes,
     publish,
     release,
+    report,
     run,
     serve,
     sinks,

@@ -98,5 +98,11 @@ def stage_metrics(lake: Lake, first: str, last: str) -> list[StageMetric]:
     return [StageMetric(**row) for row in rows]
 
 
+def stages_of(lake: Lake, day: str) -> list[StageMetric]:
+    """Return what was kept of a day, in the order in which its stages began."""
+    stages = stage_metrics(lake, day, day)
+    return sorted(stages, key=lambda stage: stage.started_at)
+
+
 def _path(lake: Lake, day: str) -> StoragePath:
     return lake.folder / ".stages" / f"{day}.json"

@@ -10,9 +10,11 @@ import dagster as dg
 from dagster import DagsterInstance
 
 from batch_assets.assets.model_release import MODEL
+from batch_assets.component import ScoringPipeline
 from batch_assets.errors import PipelineError
 from batch_assets.launch.explain import explained
 from batch_assets.root import MARK, data_root, project_folder
+from batch_assets.spec import PipelineSpec
 from batch_assets.storage import local
 
 
@@ -66,3 +68,22 @@ def pipelines_of(definitions: dg.Definitions, models: set[str]) -> list[str]:
         for spec in definitions.resolve_all_asset_specs()
         if spec.key.path[-1] == "model_release" and spec.metadata.get(MODEL) in models
     )
+
+
+def spec_of(definitions: dg.Definitions, pipeline: str) -> PipelineSpec:
+    """Return a pipeline as the YAML of a project declares it.
+
+    Raises:
+        PipelineError: no YAML declares it.
+    """
+    tree = definitions.component_tree
+    found = tree.get_all_components(of_type=ScoringPipeline) if tree else []
+    specs = {one.spec.name: one.spec for one in found}
+    if pipeline not in specs:
+        known = ", ".join(sorted(specs)) or "-"
+        msg = (
+            f"no pipeline is named '{pipeline}' in the YAMLs of this project; declared: "
+            f"{known}"
+        )
+        raise PipelineError(msg)
+    return specs[pipeline]

@@ -9,10 +9,13 @@ import logging
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from batch_assets.models.release import Release
-from batch_assets.scoring.device import Device
 from batch_assets.storage import StoragePath, local, write_whole
+
+if TYPE_CHECKING:  # A device is torch's; what was found is read without it.
+    from batch_assets.scoring.device import Device
 
 # The smallest batch whose rate is at most this share below the best is the knee.
 NEAR_BEST = 0.03
@@ -95,25 +98,18 @@ class Sweeps:
         write_whole(path, json.dumps(asdict(curve), indent=1).encode() + b"\n")
         return path
 
-    def find(self, release: Release, device: Device) -> Sweep | None:
+    def find(self, release: Release, device: "Device") -> Sweep | None:
         """Read the sweep of a release on a device, if there is one that can be read."""
-        path = self._path(
-            release.name, release.digest, device.label, device.computes_in
+        return _read(
+            self._path(release.name, release.digest, device.label, device.computes_in)
         )
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            points = tuple(Point(**point) for point in fields.pop("points"))
-            by_workers = tuple(WorkerPoint(**p) for p in fields.pop("by_workers", ()))
-            curve = Sweep(**fields, points=points, by_workers=by_workers)
-            return curve if curve.knee.batch_rows > 0 else None
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            # A night does not fail for want of a hint.
-            log.warning("%s can't be read and is ignored: %s", path, error)
-            return None
 
-    def tuned(self, release: Release, device: Device) -> Device:
+    def of_release(self, release: Release) -> list[Sweep]:
+        """Read the sweeps of a release on any device that can be read."""
+        paths = sorted((self._folder / release.name).glob(f"{release.digest}-*.json"))
+        return [curve for curve in map(_read, paths) if curve]
+
+    def tuned(self, release: Release, device: "Device") -> "Device":
         """Give a device the knee of its sweep, unless a size was set by hand."""
         if device.batch_rows_from != "default":
             return device
@@ -124,7 +120,7 @@ class Sweeps:
             device, batch_rows=curve.knee.batch_rows, batch_rows_from="sweep"
         )
 
-    def workers(self, release: Release, device: Device) -> int | None:
+    def workers(self, release: Release, device: "Device") -> int | None:
         """Return how many workers the device should have, if that was measured."""
         curve = self.find(release, device)
         return curve.best_workers if curve else None
@@ -137,3 +133,18 @@ class Sweeps:
         # Two names that look the same as a file are two devices all the same.
         mark = hashlib.sha256(device.encode()).hexdigest()[:8]
         return self._folder / model / f"{digest}-{name}-{mark}-{precision}.json"
+
+
+def _read(path: Path) -> Sweep | None:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        points = tuple(Point(**point) for point in fields.pop("points"))
+        by_workers = tuple(WorkerPoint(**p) for p in fields.pop("by_workers", ()))
+        curve = Sweep(**fields, points=points, by_workers=by_workers)
+        return curve if curve.knee.batch_rows > 0 else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        # A night does not fail for want of a hint.
+        log.warning("%s can't be read and is ignored: %s", path, error)
+        return None

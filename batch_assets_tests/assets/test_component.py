@@ -89,6 +89,7 @@ def test_the_graph_is_the_road(loaded):
     assert parents("dead_letters") == {"validated_features", "model_release"}
     assert parents("batch_size_sweep") == {"model_release"}
     assert parents("serving_snapshot") == {"predictions"}
+    assert parents("night_report") == {"serving_snapshot"}
     assert parents("outcomes") == {"predictions"}
 
 

@@ -53,7 +53,13 @@ def draw(
         _dated(axes)
         _named(axes, f"{metrics[0]} by {column}, mean of {SMOOTH} days: the largest")
     if curve:
-        _calibration(figure.add_subplot(panels, 1, panels), curve, day)
+        axes = figure.add_subplot(panels, 1, panels)
+        calibration(axes, curve)
+        axes.set_title(
+            f"{day}: share of what happened, by what was predicted (grey: calibrated)",
+            fontsize=9,
+            loc="left",
+        )
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90)
     return file.getvalue()
@@ -142,7 +148,8 @@ def _dated(axes: Axes) -> None:
     axes.tick_params(labelsize=8)
 
 
-def _calibration(axes: Axes, curve: Sequence[Group], day: str) -> None:
+def calibration(axes: Axes, curve: Sequence[Group]) -> None:
+    """Plot what happened by what was predicted, beside what calibrated scores promise."""
     most = max(max(group.predicted, group.happened) for group in curve)
     axes.plot([0, most], [0, most], color=GREY, linewidth=1)
     axes.plot(
@@ -152,10 +159,5 @@ def _calibration(axes: Axes, curve: Sequence[Group], day: str) -> None:
         color=BLUE,
         linewidth=1,
         markersize=4,
-    )
-    axes.set_title(
-        f"{day}: share of what happened, by what was predicted (grey: calibrated)",
-        fontsize=9,
-        loc="left",
     )
     axes.tick_params(labelsize=8)
