@@ -23,6 +23,8 @@
     │   └── CommitError          the commit was refused; nothing changed
     │       └── ClaimedError     another run is making the day
     ├── GateError                a gate that must be open is shut
+    ├── AlertError               an alert did not arrive
+    │   └── RefusedAlertError    its receiver answers, and does not want it
     └── SnapshotError            a served version can't be built, opened or trusted
         ├── NotServedError       nothing is published yet
         └── SinkError            a remote store can't be reached, loaded or trusted
@@ -121,6 +123,14 @@ class ClaimedError(CommitError):
 
 class GateError(BatchAssetsError):
     """A gate that must be open is shut; what is served stays."""
+
+
+class AlertError(BatchAssetsError):
+    """A receiver of alerts can't be reached, or does not answer as it should."""
+
+
+class RefusedAlertError(AlertError):
+    """A receiver of alerts answers, and does not want this one."""
 
 
 class SnapshotError(BatchAssetsError):

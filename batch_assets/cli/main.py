@@ -6,6 +6,7 @@ and torch.
 
 import click
 
+from batch_assets.cli.alerts import alerts
 from batch_assets.cli.books import books
 from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.demo import demo
@@ -28,6 +29,7 @@ def main() -> None:
 
 
 for command in (
+    alerts,
     books,
     dead_letters,
     demo,
