@@ -230,7 +230,7 @@ def _tell(root, start):
     start.wait()
     by_web(root).tell(ALERTS.values())
     start.wait()
-    by_web(root).tell([], [IDENTITY])
+    by_web(root).tell([], [ALERTS["gate_shut"].identity])
 
 
 def test_of_processes_that_notice_the_same_at_once_one_tells(root, web):
