@@ -133,7 +133,8 @@ class Postbox:
 
     @property
     def subjects(self) -> list[str]:
-        return [str(mail["subject"]) for mail in self.received]
+        # Of a long one, the first line is empty.
+        return [str(mail["subject"]).strip() for mail in self.received]
 
 
 class _Started(Controller):
