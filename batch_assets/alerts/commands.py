@@ -1,17 +1,14 @@
 """Which command helps, by what happened. Each is one of `batch-assets`."""
 
+from batch_assets.quality.gates import GATES
+from batch_assets.quality.verdict import BOOKS
+from batch_assets.snapshots.gates import SNAPSHOT_GATES
 from batch_assets.snapshots.store import SnapshotStore
 
-# Gates that are moved by more than a look: what is wrong is in a table of its own, or is
-# made well by doing it again.
-OF_GATES = {
-    "dead_letter_share_is_within_limit": "dead-letters list {pipeline} --day {day}",
-    "one_approved_release_on_every_row": "release list",
-    "snapshot_equals_predictions": "run {pipeline} --day {day}",
-    "snapshot_is_served": "snapshot history {pipeline}",
+OF_GATES = {gate.name: gate.look for gate in GATES} | {
+    gate.name: gate.look for gate in SNAPSHOT_GATES
 }
-# Of any other gate, the counts of the day say where it went wrong.
-LOOK = "books {pipeline} --day {day}"
+
 # What a step needs to go on where it was, by the end of the job's name.
 AGAIN = {
     "_replay_job": "dead-letters replay {pipeline} --day {day}",
@@ -20,7 +17,7 @@ AGAIN = {
 RUN = "run {pipeline} --day {day}"
 RUN_RANGE = "run {pipeline} --from {day} --to {last}"
 SHOW_OUTCOMES = "outcomes show {pipeline} --from {day} --to {day}"
-# Steps that are of no day.
+# Steps that are of no day, or fail for what is of no day.
 OF_STEPS = {"batch_size_sweep": "sweep {pipeline}", "model_release": "release list"}
 
 
@@ -28,7 +25,7 @@ def of_gate(pipeline: str, asset: str, gate: str, day: str | None) -> str:
     """Return the command that shows why a gate is shut, or opens it."""
     if day is None:
         return of_look(pipeline)
-    command = SHOW_OUTCOMES if asset == "outcomes" else OF_GATES.get(gate, LOOK)
+    command = SHOW_OUTCOMES if asset == "outcomes" else OF_GATES.get(gate, BOOKS)
     return _filled(command, pipeline, day)
 
 
@@ -41,7 +38,7 @@ def of_step(pipeline: str, job: str, step: str, day: str | None) -> str:
         step: that failed, as the asset is named.
         day: of the run; `first...last` of a range.
     """
-    if day is None:
+    if step in OF_STEPS or day is None:
         return _filled(OF_STEPS.get(step, "snapshot list {pipeline}"), pipeline, "")
     first, _, last = day.partition("...")
     if last:

@@ -2,7 +2,6 @@
 
 import click
 
-from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_unless
 from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import print_json, print_table, time_of
@@ -44,9 +43,10 @@ def alerts_look(pipeline: str) -> None:
     cron, where no daemon runs.
     """
     from batch_assets.launch.alerts import look_once
+    from batch_assets.launch.project import load_definitions, open_instance
 
-    with open_runner(pipeline) as (runner, _):
-        said = look_once(runner.definitions, runner.instance, pipeline)
+    with open_instance() as instance:
+        said = look_once(load_definitions(), instance, pipeline)
     click.echo(f"{pipeline}: {said}")
 
 

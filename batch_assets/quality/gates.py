@@ -85,6 +85,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         judge=dead_letter_share,
         description="Few enough of the validated rows are dead letters.",
         moved_by=LIMIT.format("max_dead_letter_share"),
+        look="dead-letters list {pipeline} --day {day}",
     ),
     Gate(
         name="coverage_is_within_limit",
@@ -110,6 +111,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         description="One approved release: the same digest in graph, registry, commit and "
         "rows.",
         moved_by=f"{NO_FIELD}: score the day again with a release approved for batch",
+        look="release list",
     ),
     Gate(
         name="scores_are_finite_and_in_range",

@@ -8,6 +8,8 @@ from batch_assets.errors import GateError
 from batch_assets.spec import PipelineSpec
 
 EvidenceT = TypeVar("EvidenceT")
+# The counts of a day say in which shard, and before or after scoring, it went wrong.
+BOOKS = "books {pipeline} --day {day}"
 
 
 def every_pipeline(_: PipelineSpec) -> bool:
@@ -52,6 +54,7 @@ class Gate(Generic[EvidenceT]):
         may_only_warn: whether the judge decides, of a day that does not pass, if it is
             stopped (`Verdict.blocks`).
         when: the pipelines that have the gate.
+        look: the command of `batch-assets` that shows what is wrong, or makes it well.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Gate(Generic[EvidenceT]):
     blocking: bool = True
     may_only_warn: bool = False
     when: Callable[[PipelineSpec], bool] = every_pipeline
+    look: str = BOOKS
 
     def __post_init__(self) -> None:
         """Refuse what scorer and publisher, who ask every gate that blocks, can't hold."""

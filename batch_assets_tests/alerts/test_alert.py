@@ -77,7 +77,9 @@ def test_a_summary_is_one_line_and_details_are_not_a_book():
 
 
 def test_text_that_is_no_text_is_told_all_the_same():
-    alert = replace(GATE_SHUT, details="half of a pair: \ud800", numbers={"x": "\ud800"})
+    alert = replace(
+        GATE_SHUT, details="half of a pair: \ud800", numbers={"x": "\ud800"}
+    )
     message = Message("msg_1", "raised", alert)
 
     assert "half of a pair: ?" in message.text

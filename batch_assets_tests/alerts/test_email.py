@@ -82,7 +82,9 @@ def test_a_server_that_refuses_is_told_from_one_that_is_busy(post, answer, kind)
 
 def test_a_server_that_is_not_there_is_named(post):
     port = free_port()
-    with pytest.raises(AlertError, match=f"127.0.0.1:{port} can't be reached: .*refused"):
+    with pytest.raises(
+        AlertError, match=f"127.0.0.1:{port} can't be reached: .*refused"
+    ):
         send(post, port=port)
 
 
@@ -110,9 +112,11 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     login, certificate, monkeypatch, security
 ):
     monkeypatch.delenv("SSL_CERT_FILE")
-    with smtp_listener(security=security, certificate=certificate) as box:
-        with pytest.raises(AlertError, match="certificate verify failed"):
-            send(box, security=security, **login)
+    with (
+        smtp_listener(security=security, certificate=certificate) as box,
+        pytest.raises(AlertError, match="certificate verify failed"),
+    ):
+        send(box, security=security, **login)
     assert box.received == []
 
 

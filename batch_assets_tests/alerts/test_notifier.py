@@ -1,7 +1,6 @@
 """Who is told once, who is told again, and what becomes of what did not arrive."""
 
 import json
-import logging
 import multiprocessing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -10,8 +9,8 @@ import pytest
 
 from batch_assets.alerts import notifier as notifier_module
 from batch_assets.alerts.notifier import Notifier
-from batch_assets.alerts.record import LEASE, AlertEntry, AlertRecord
 from batch_assets.alerts.receivers import factory
+from batch_assets.alerts.record import LEASE, AlertEntry, AlertRecord
 from batch_assets_tests.listeners import PATH, SECRET, http_listener
 from batch_assets_tests.servers import free_port
 from batch_assets_tests.told import ALERTS, GATE_SHUT, IDENTITY, NOW, by_mail, declared
@@ -294,7 +293,9 @@ def test_a_receiver_that_is_not_declared_any_more_gets_nothing(root, web, monkey
     assert web.received == []
 
 
-def test_a_test_goes_through_every_receiver_and_is_not_recorded(root, web, post, caplog):
+def test_a_test_goes_through_every_receiver_and_is_not_recorded(
+    root, web, post, caplog
+):
     notifier = Notifier(root, "toy", declared("webhook", by_mail(post), "log"))
 
     assert [o.arrived for o in notifier.test()] == [True] * 3

@@ -84,7 +84,9 @@ def test_an_answer_is_taken_at_its_word_and_no_redirect_is_followed(web, code, s
 
 def test_a_server_that_is_not_there_is_named_without_its_path(monkeypatch, web):
     port = free_port()
-    monkeypatch.setenv("ALERTS_WEBHOOK_URL", f"http://user:hush-hush@127.0.0.1:{port}{PATH}")
+    monkeypatch.setenv(
+        "ALERTS_WEBHOOK_URL", f"http://user:hush-hush@127.0.0.1:{port}{PATH}"
+    )
     receiver = open_receiver(WEBHOOK)
     with pytest.raises(AlertError) as said:
         receiver.send(MESSAGE)

@@ -8,10 +8,19 @@ import pytest
 import redis
 
 from batch_assets.alerts.record import AlertRecord
+from batch_assets.errors import PipelineError
+from batch_assets.launch.project import load_definitions
 from batch_assets.launch.runner import PipelineRunner
 from batch_assets.sensors.alerts import DECLARED, DONE, FAILED, WATCH
+from batch_assets_tests.commands import invoke
 from batch_assets_tests.listeners import PATH, SECRET
-from batch_assets_tests.projects import FIRST, SECOND, attributes, make_project
+from batch_assets_tests.projects import (
+    FIRST,
+    SECOND,
+    attributes,
+    make_project,
+    write_project,
+)
 from batch_assets_tests.servers import free_port
 from batch_assets_tests.told import by_mail
 from batch_assets_tests.toys import make_rows, write_source
@@ -87,6 +96,11 @@ def test_a_gate_that_shuts_is_one_alert_with_numbers_and_the_mended_night_ends_i
     for part in ("3 %", "1 %", version, about["next_command"], "max_quarantine_share"):
         assert part in post.texts[0], part
 
+    # Not all rows are scored, so the books are open.
+    shown = invoke(*about["next_command"].split()[1:], fails=True)
+    assert "quarantined" in shown
+    assert "1,000" in shown
+
     # The same night again, and the same run seen twice.
     again, said = run(served, instance)
     assert (again.success, said) == (False, "nothing is news")
@@ -125,6 +139,19 @@ def test_the_scorers_own_refusal_is_the_same_alert_and_publishing_ends_it(
     published = served.materialize("toy", ["serving_snapshot"], SECOND, instance)
     see(served, instance, published)
     assert [m["type"] for m in web.messages] == ["alert.raised", "alert.resolved"]
+
+
+def test_a_release_that_nobody_approved_is_told_with_the_command_that_lists_them(
+    served, instance, web, toy_release
+):
+    served.registry.revoke("toy", toy_release.digest, why="it favours cats", by="bob")
+    write_source(served.folder, make_rows(1_000), day=SECOND)
+    run(served, instance)
+
+    (message,) = web.messages
+    assert message["data"]["subject"] == "model_release"
+    assert "it favours cats" in message["data"]["summary"]
+    assert message["data"]["next_command"] == "batch-assets release list"
 
 
 def test_a_step_that_fails_is_told_with_its_reason(served, instance, web):
@@ -345,3 +372,28 @@ def test_a_sink_that_is_down_is_one_alert_and_the_next_look_ends_it(
         with redis.Redis.from_url(redis_here.url) as client:
             client.flushdb()
     assert web.headlines[1:] == ["[toy] resolved: sink lags: redis"]
+
+
+@pytest.mark.parametrize(
+    ("receiver", "said"),
+    [
+        ({"kind": "webhook", "url_env": "https://h/T0KEN"}, "url_env"),
+        ({"kind": "webhook", "secret": "T0KEN"}, "no field of that name"),
+        ({"kind": "webhook", "on": ["gate_shut"]}, "no field of that name"),
+        ({"kind": "log", "only": ["gate_open"]}, "'gate_shut'"),
+    ],
+    ids=["a URL for its variable", "a secret", "on", "no such kind"],
+)
+def test_a_wrong_yaml_is_explained_without_what_may_be_a_secret(
+    tmp_path, monkeypatch, receiver, said
+):
+    module = f"wrong_{abs(hash(str(receiver)))}"
+    pipeline = attributes(alerts={"receivers": [receiver]})
+    write_project(tmp_path / "p", module, [pipeline])
+    monkeypatch.chdir(tmp_path / "p")
+    monkeypatch.syspath_prepend(str(tmp_path / "p"))
+    with pytest.raises(PipelineError) as error:
+        load_definitions()
+
+    assert said in str(error.value)
+    assert "T0KEN" not in str(error.value)
