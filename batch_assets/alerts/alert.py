@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Self
 from pydantic_core import to_json
 
 from batch_assets.alerts.words import Number, spoken, told_numbers
-from batch_assets.errors import SnapshotError
+from batch_assets.errors import BatchAssetsError
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec.alerts import AlertKind
 
@@ -53,7 +53,7 @@ class Served:
             if version is None:
                 return cls()
             manifest = store.manifest(version)
-        except (SnapshotError, OSError) as error:
+        except (BatchAssetsError, OSError) as error:
             return cls(problem=str(error))
         age = (now - manifest.created_at).total_seconds()
         return cls(version, manifest.day, age)

@@ -52,8 +52,9 @@ def alerts_look(pipeline: str) -> None:
 
 @alerts.command("list")
 @click.argument("pipeline")
+@click.option("--limit", default=50, help="How many of the newest, 0 for all; 50.")
 @as_json
-def alerts_list(pipeline: str, as_json: bool) -> None:
+def alerts_list(pipeline: str, limit: int, as_json: bool) -> None:
     """What was told of PIPELINE, the newest last, and what came of each message."""
     from batch_assets.alerts.record import AlertRecord
 
@@ -61,7 +62,7 @@ def alerts_list(pipeline: str, as_json: bool) -> None:
     still_open = {entry.id for entry in state.open.values()}
     rows = [
         (entry, [d for d in state.deliveries.values() if d.entry is entry])
-        for entry in state.messages
+        for entry in state.messages[-limit:]
     ]
     if as_json:
         print_json(

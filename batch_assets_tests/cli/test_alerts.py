@@ -96,6 +96,8 @@ def test_the_list_says_what_is_open_and_what_arrived(project, root, web, post):
     assert "sink lags: redis" in lines[2]
     assert "resolved: gate shut" in lines[3]
 
+    newest = invoke("alerts", "list", "toy", "--limit", "1").splitlines()[1:]
+    assert [line.split() for line in newest] == [lines[3].split()]
     found = json.loads(invoke("alerts", "list", "toy", "--json"))
     assert [(one["state"], one["open"]) for one in found] == [
         ("raised", False),

@@ -24,10 +24,13 @@ from batch_assets.spec.alerts import WebhookReceiver
 PREFIX = "whsec_"
 # Answers of a server that is busy or broken: it may take the same message a moment later.
 BUSY = (429, 500, 502, 503, 504)
-# Asked again after half a second and a second; whoever looks next asks again, too. What
-# `Retry-After` wants is not waited for: it may be an hour.
+# Asked again after half a second and a second; whoever looks next asks again, too. One that
+# is slow is not asked again at once: a sensor has a minute. What `Retry-After` wants is not
+# waited for: it may be an hour.
 RETRIES = Retry(
     total=2,
+    connect=1,
+    read=0,
     backoff_factor=0.5,
     status_forcelist=BUSY,
     allowed_methods=None,
