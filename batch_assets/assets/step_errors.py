@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from batch_assets import errors
-from batch_assets.errors import GateError
+from batch_assets.errors import GateError, ReleaseError
 
 INTERRUPTED = "DagsterExecutionInterruptedError"
 CHECK_FAILED = "DagsterAssetCheckFailedError"
@@ -45,6 +45,12 @@ def gate_error_of(error: StepError) -> str | None:
     """Return what a GateError says, if that is what a step raised."""
     found = [e.message for e in _chain(error) if e.cls_name == GateError.__name__]
     return found[0] if found else None
+
+
+def is_of_release(error: StepError) -> bool:
+    """Tell whether a step could not use the release, whichever step it was."""
+    kinds = (getattr(errors, e.cls_name or "", object) for e in _chain(error))
+    return any(issubclass(kind, ReleaseError) for kind in kinds)
 
 
 def _chain(error: StepError) -> list[StepError]:

@@ -16,7 +16,12 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from batch_assets.alerts import commands
 from batch_assets.alerts.alert import Alert, Identity, Served
 from batch_assets.alerts.words import Number
-from batch_assets.assets.step_errors import gate_error_of, is_failed_check, reason_of
+from batch_assets.assets.step_errors import (
+    gate_error_of,
+    is_failed_check,
+    is_of_release,
+    reason_of,
+)
 from batch_assets.quality.gates import GATES
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import PipelineSpec
@@ -33,7 +38,7 @@ EVENTS = {
 }
 # A line of a GateError, as `must_be_open` writes it.
 SHUT = re.compile(r"^- (\w+): (.+)$", re.MULTILINE)
-SERVING = "serving_snapshot"
+SERVING, RELEASE = "serving_snapshot", "model_release"
 
 
 @dataclass
@@ -46,6 +51,13 @@ class Findings:
     def add(self, alert: Alert) -> None:
         """Raise an alert, unless its like is there already."""
         self.raised.setdefault(alert.identity, alert)
+
+    def is_told(self, alert: Alert) -> bool:
+        """Tell whether another step has failed for the same reason."""
+        return any(
+            (other.kind, other.details) == (alert.kind, alert.details)
+            for other in self.raised.values()
+        )
 
 
 @dataclass(frozen=True)
@@ -166,10 +178,12 @@ class FinishedRun:
         if sink := self._sink_of(step):
             found.add(self._sink_alert(sink, message, {}))
             return
-        job = self.run.job_name
-        command = commands.of_step(self.spec.name, job, step, self.day)
+        job, cause = self.run.job_name, RELEASE if is_of_release(error) else step
+        command = commands.of_step(self.spec.name, job, cause, self.day)
         identity = self._identity("run_failed", step)
-        found.add(self._alert(identity, message, command, {"run_id": self.run.run_id}))
+        alert = self._alert(identity, message, command, {"run_id": self.run.run_id})
+        if not found.is_told(alert):
+            found.add(alert)
 
     def _add_success(self, found: Findings, step: str | None) -> None:
         if step is None:

@@ -190,6 +190,7 @@ def test_a_night_cancelled_in_the_ui_commits_nothing_and_keeps_what_is_done(
     assert table.rows_by_day() == {TOY_DAY: 2_000}
 
 
+@pytest.mark.timeout(900)
 def test_a_night_whose_gate_shuts_calls_somebody_and_its_mending_too(
     environment, tmp_path
 ):
@@ -226,10 +227,10 @@ def ticked(url: str, sensors: int) -> bool:
     """Whether so many sensors have been looked at by the daemon."""
     found = ask(
         url,
-        "{ sensorsOrError(repositorySelector: {repositoryLocationName: "
-        '"toys_project", repositoryName: "__repository__"}) { ... on Sensors { results '
-        "{ name sensorState { status ticks(limit: 1) { id status } } } } } }",
-    )["sensorsOrError"]["results"]
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { "
+        "sensorState { status ticks(limit: 1) { status } } } } } } }",
+    )["repositoriesOrError"]["nodes"]
+    found = [sensor for repository in found for sensor in repository["sensors"]]
     states = [sensor["sensorState"] for sensor in found]
     return (
         len(states) == sensors

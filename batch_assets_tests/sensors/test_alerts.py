@@ -141,7 +141,7 @@ def test_the_scorers_own_refusal_is_the_same_alert_and_publishing_ends_it(
     assert [m["type"] for m in web.messages] == ["alert.raised", "alert.resolved"]
 
 
-def test_a_release_that_nobody_approved_is_told_with_the_command_that_lists_them(
+def test_a_release_that_two_steps_miss_is_one_alert_with_the_command_that_lists_them(
     served, instance, web, toy_release
 ):
     served.registry.revoke("toy", toy_release.digest, why="it favours cats", by="bob")
@@ -149,7 +149,7 @@ def test_a_release_that_nobody_approved_is_told_with_the_command_that_lists_them
     run(served, instance)
 
     (message,) = web.messages
-    assert message["data"]["subject"] == "model_release"
+    assert message["data"]["kind"] == "run_failed"
     assert "it favours cats" in message["data"]["summary"]
     assert message["data"]["next_command"] == "batch-assets release list"
 
