@@ -28,7 +28,7 @@ from batch_assets.spec import PipelineSpec
 from batch_assets.spec.alerts import AlertKind
 from batch_assets.storage import StoragePath
 
-PARTITION = "dagster/partition"
+PARTITION, WILL_RETRY = "dagster/partition", "dagster/will_retry"
 RANGE = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 EVENTS = {
     DagsterEventType.ASSET_CHECK_EVALUATION,
@@ -51,6 +51,11 @@ class Findings:
     def add(self, alert: Alert) -> None:
         """Raise an alert, unless its like is there already."""
         self.raised.setdefault(alert.identity, alert)
+
+    def forget(self, *kinds: AlertKind) -> None:
+        """Raise nothing of some kinds."""
+        for identity in [one for one in self.raised if one.kind in kinds]:
+            del self.raised[identity]
 
     def is_told(self, alert: Alert) -> bool:
         """Tell whether another step has failed for the same reason."""
@@ -118,6 +123,9 @@ class FinishedRun:
             found.over.add(self._identity("run_failed", self.run.job_name))
         elif not list(self._of_type(DagsterEventType.STEP_FAILURE)):
             self._add_run_failure(found)
+        if self.run.tags.get(WILL_RETRY) == "true":
+            # Nobody is woken up for what Dagster does again by itself; a gate stays shut.
+            found.forget("run_failed", "sink_lags")
         found.over -= found.raised.keys()
         return found
 

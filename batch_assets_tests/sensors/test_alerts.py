@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from batch_assets.alerts.record import AlertRecord
+from batch_assets.component import ScoringPipeline
 from batch_assets.errors import PipelineError
 from batch_assets.launch.project import load_definitions
 from batch_assets.launch.runner import PipelineRunner
@@ -187,29 +188,54 @@ def test_a_check_that_warns_is_told_with_its_numbers(served, instance, web):
     assert about["day"] == "2026-01-12"
 
 
-def test_a_run_whose_process_died_is_told(served, instance, web):
-    """No step of it says why: Dagster alone knows, from outside."""
-    job = served.definitions.resolve_job_def("toy_job")
-    started = instance.create_run_for_job(job, tags={"dagster/partition": SECOND})
+def lost(project, instance, **tags):
+    """Let the sensor see a run that failed without a step: its process is gone."""
+    job = project.definitions.resolve_job_def("toy_job")
+    started = instance.create_run_for_job(
+        job, tags={"dagster/partition": SECOND} | tags
+    )
     instance.report_run_failed(started, "Execution of run failed: its worker is gone")
-    sensor = next(s for s in served.definitions.sensors if s.name == f"toy_{FAILED}")
-    event = instance.all_logs(started.run_id)[-1].dagster_event
+    sensor = next(s for s in project.definitions.sensors if s.name == f"toy_{FAILED}")
     with dg.build_run_status_sensor_context(
         sensor_name=sensor.name,
-        dagster_event=event,
+        dagster_event=instance.all_logs(started.run_id)[-1].dagster_event,
         dagster_instance=instance,
         dagster_run=instance.get_run_by_id(started.run_id),
-        resources={"storage": served.definitions.resources["storage"]},
+        resources={"storage": project.definitions.resources["storage"]},
     ) as context:
         sensor(context)
+
+
+def test_a_run_whose_process_died_is_told(project, instance, web):
+    """No step of it says why: Dagster alone knows, from outside."""
+    lost(project, instance)
 
     (message,) = web.messages
     assert message["data"]["subject"] == "toy_job"
     assert "its worker is gone" in message["data"]["summary"]
+    assert message["data"]["served"]["version"] is None
 
-    write_source(served.folder, make_rows(1_000), day=SECOND)
-    run(served, instance)
+    write_source(project.folder, make_rows(1_000), day=SECOND)
+    run(project, instance)
     assert [m["type"] for m in web.messages] == ["alert.raised", "alert.resolved"]
+
+
+def test_a_run_that_dagster_starts_again_by_itself_wakes_nobody(project, instance, web):
+    lost(project, instance, **{"dagster/will_retry": "true"})
+    assert web.messages == []
+    lost(project, instance, **{"dagster/will_retry": "false"})
+    assert [m["data"]["kind"] for m in web.messages] == ["run_failed"]
+
+
+def test_a_host_may_come_from_the_environment(monkeypatch, post):
+    monkeypatch.setenv("SMTP_HOST", "smtp.example.org")
+    mail = by_mail(post) | {"host": "{{ env.SMTP_HOST }}"}
+    component = ScoringPipeline.from_attributes_dict(
+        attributes=attributes(alerts={"receivers": [mail]}),
+        context=dg.ComponentTree.for_test().load_context,
+    )
+    (receiver,) = component.spec.alerts.receivers
+    assert receiver.host == "smtp.example.org"
 
 
 def test_a_run_of_another_pipeline_is_not_told_of(
