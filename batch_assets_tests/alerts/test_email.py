@@ -139,6 +139,14 @@ def test_a_wrong_password_is_said_without_it(login, certificate, monkeypatch, ca
         assert "wr0ng-password" not in text
 
 
+def test_a_server_that_says_the_password_back_is_not_quoted(login, certificate):
+    with smtp_listener(security="starttls", certificate=certificate) as box:
+        box.answer = f"554 {USER} and {PASSWORD} may not send"
+        with pytest.raises(RefusedAlertError) as said:
+            send(box, security="starttls", **login)
+    assert str(said.value).endswith("answers 554 *** and *** may not send")
+
+
 @pytest.mark.parametrize("variable", ["SMTP_USER", "SMTP_PASSWORD"])
 def test_a_variable_that_is_not_set_is_named(login, post, monkeypatch, variable):
     monkeypatch.delenv(variable)
