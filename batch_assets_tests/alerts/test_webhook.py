@@ -149,4 +149,5 @@ def test_neither_logs_nor_errors_nor_texts_of_objects_hold_a_secret(
     token = PATH.rpartition("/")[2]
     for text in texts:
         assert token not in text
+        assert "key=" not in text
         assert SECRET.removeprefix("whsec_") not in text
