@@ -1,4 +1,4 @@
-"""`ScoringPipeline`: one YAML becomes assets, checks, a job and a schedule."""
+"""`ScoringPipeline`: one YAML becomes assets, checks, a job, a schedule and sensors."""
 
 import os
 from collections.abc import Callable
@@ -24,7 +24,8 @@ from batch_assets.assets.validated_features import build_validated_features
 from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
 from batch_assets.schedules import day_partitions, nightly
-from batch_assets.sensors import deadline_sensors
+from batch_assets.sensors.alerts import build_sensors
+from batch_assets.sensors.deadlines import deadline_sensors
 from batch_assets.spec import PipelineSpec
 
 STARTER_SQL = """\
@@ -149,6 +150,7 @@ class ScoringPipeline(dg.Component):
         assets = dg.Definitions(
             assets=made,
             asset_checks=build_checks(pipeline),
+            sensors=build_sensors(self.spec),
         )
         watches = dg.Definitions(sensors=deadline_sensors(self.spec))
         return dg.Definitions.merge(assets, nightly(self.spec), watches)

@@ -24,6 +24,8 @@
     │       └── ClaimedError     another run is making the day
     ├── GateError                a gate that must be open is shut
     │   └── OverrideError        a gate can't be overridden, or not so
+    ├── AlertError               an alert did not arrive
+    │   └── RefusedAlertError    its receiver answers, and does not want it
     └── SnapshotError            a served version can't be built, opened or trusted
         ├── NotServedError       nothing is published yet
         └── SinkError            a remote store can't be reached, loaded or trusted
@@ -126,6 +128,14 @@ class GateError(BatchAssetsError):
 
 class OverrideError(GateError):
     """A gate can't be overridden, or not in that way."""
+
+
+class AlertError(BatchAssetsError):
+    """A receiver of alerts can't be reached, or does not answer as it should."""
+
+
+class RefusedAlertError(AlertError):
+    """A receiver of alerts answers, and does not want this one."""
 
 
 class SnapshotError(BatchAssetsError):

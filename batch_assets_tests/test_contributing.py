@@ -13,13 +13,18 @@ from batch_assets.quality import gates
 from batch_assets.quality.gates import GATES
 from batch_assets.sinks.gates import gate_of
 from batch_assets.snapshots.gates import SNAPSHOT_GATES
-from batch_assets.spec import ENGINES, SINKS, SOURCES
+from batch_assets.spec import ENGINES, RECEIVERS, SINKS, SOURCES
 from batch_assets_tests.projects import FLIGHTS
 
 TEXT = (FLIGHTS / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PACKAGE = FLIGHTS / "batch_assets"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-KINDS = {"source": SOURCES, "sink": SINKS, "engine": ENGINES}
+KINDS = {
+    "source": SOURCES,
+    "sink": SINKS,
+    "engine": ENGINES,
+    "receiver": RECEIVERS,
+}
 EVERY_KIND = [(what, kind) for what, kinds in KINDS.items() for kind in kinds]
 # Its names are handed on for those who write `from batch_assets.spec import ...`.
 HANDED_ON = PACKAGE / "spec" / "__init__.py"
@@ -28,11 +33,12 @@ OTHER_MEANINGS = {
     "sql": {"component.py", "cli"},  # The starter is a query; `snapshot sql`.
     # A host that is this machine, and what lies on it.
     "local": {"sinks", "scoring", "storage"},
+    "log": {"launch", "scoring"},  # A file, and an axis of a plot.
 }
 
 
 def files_of(what: str, kind: str) -> list[Path]:
-    """The files that CONTRIBUTING lists for a new source, gate, sink or engine."""
+    """The files that CONTRIBUTING lists for a new source, gate, sink, engine or receiver."""
     section = TEXT.partition(f"\n### A new {what}\n")[2].partition("\n#")[0]
     listed = re.findall(r"^\d\. `([^`]+)`", section, re.MULTILINE)
     return [FLIGHTS / re.sub("<[a-z]+>", kind, path) for path in listed]

@@ -24,7 +24,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from batch_assets.planner.estimate import ROAD
 from batch_assets.resources import StorageResource
-from batch_assets.sensors import is_scheduled, newest_run, sensor_name
+from batch_assets.sensors.deadlines import is_scheduled, newest_run, sensor_name
 from batch_assets_tests.measured import days_before, keep_nights, where_it_is_noon
 from batch_assets_tests.projects import Project, attributes, make_project
 from batch_assets_tests.toys import make_rows, write_source

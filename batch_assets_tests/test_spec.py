@@ -4,7 +4,14 @@ import pytest
 from pydantic import ValidationError
 
 from batch_assets.errors import ConfigError
-from batch_assets.spec import ENGINES, SINKS, SOURCES, GateLimits, engine_named
+from batch_assets.spec import (
+    ENGINES,
+    RECEIVERS,
+    SINKS,
+    SOURCES,
+    GateLimits,
+    engine_named,
+)
 from batch_assets_tests.toys import make_spec
 
 CASSANDRA = {
@@ -13,6 +20,16 @@ CASSANDRA = {
     "data_center": "dc1",
     "keyspace": "serving",
 }
+MAIL = {
+    "kind": "email",
+    "host": "smtp.example.org",
+    "sender": "nights@example.org",
+    "to": ["ada@example.org"],
+}
+
+
+def alerts(*receivers, **changes):
+    return {"alerts": {"receivers": list(receivers)} | changes}
 
 
 def test_a_spec_says_little_and_knows_the_rest():
@@ -52,6 +69,11 @@ def test_a_spec_says_little_and_knows_the_rest():
         {"ready_by": "00:31", "cost_per_hour": 0},
         {"ready_by": "06:00", "schedule": "0 23 * * *"},
         {"ready_by": "11:59", "schedule": "0 12 * * *"},
+        alerts({"kind": "log"}, {"kind": "webhook"}, MAIL, {"kind": "apprise"}),
+        alerts({"kind": "log"}, {"kind": "log", "name": "loud", "only": ["gate_shut"]}),
+        alerts({"kind": "log"}, repeat_hours=0.5, sink_lag_minutes=0),
+        alerts(MAIL | {"user_env": "U", "password_env": "P", "security": "tls"}),
+        alerts(MAIL | {"security": "none", "port": 2525}),
     ],
     ids=str,
 )
@@ -134,6 +156,31 @@ def test_a_right_declaration_is_taken(changes):
         ({"ready_by": "12:00", "schedule": "0 12 * * *"}, "can't be ready by 12:00"),
         ({"cost_per_hour": -1}, "greater than or equal to 0"),
         ({"cost_per_hour": float("nan")}, "finite number"),
+        ({"alerts": {}}, "alerts.receivers"),
+        (alerts(), "at least 1 item"),
+        ({"alerts": {"receivers": {"kind": "log"}}}, "valid list"),
+        (alerts({"kind": "pager"}), ", ".join(map(repr, RECEIVERS))),
+        (alerts({"kind": "log"}, {"kind": "log"}), "two receivers are named 'log'"),
+        (alerts({"kind": "log", "only": ["gate_open"]}), "'gate_shut'"),
+        (alerts({"kind": "log", "only": "gate_shut"}), "valid tuple"),
+        (alerts({"kind": "log", "only": []}), "at least 1 item"),
+        (alerts({"kind": "webhook", "secret": "whsec_x"}), "Extra inputs"),
+        (alerts({"kind": "webhook", "url_env": "https://x/y"}), "match pattern"),
+        (alerts({"kind": "log"}, repeat_hours=0), "greater than 0"),
+        (alerts({"kind": "log"}, repeat_hours=float("inf")), "finite number"),
+        (alerts({"kind": "log"}, sink_lag_minutes=-1), "greater than or equal to 0"),
+        (alerts(MAIL | {"to": []}), "at least 1 item"),
+        (alerts(MAIL | {"to": "ada@example.org"}), "valid tuple"),
+        (alerts(MAIL | {"to": ["ada"]}), "match pattern"),
+        (alerts(MAIL | {"to": ["a@x.org\nBcc: b@y.org"]}), "match pattern"),
+        (alerts(MAIL | {"sender": "Night <n@x.org>"}), "match pattern"),
+        (alerts(MAIL | {"port": 0}), "greater than or equal to 1"),
+        (alerts(MAIL | {"security": "ssl"}), "'starttls', 'tls' or 'none'"),
+        (alerts(MAIL | {"user_env": "U"}), "go together, got one of them"),
+        (
+            alerts(MAIL | {"user_env": "U", "password_env": "P", "security": "none"}),
+            "a password is not sent in the clear",
+        ),
     ],
     ids=str,
 )

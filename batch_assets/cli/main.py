@@ -6,6 +6,7 @@ and torch.
 
 import click
 
+from batch_assets.cli.alerts import alerts
 from batch_assets.cli.books import books
 from batch_assets.cli.dead_letters import dead_letters
 from batch_assets.cli.deadline import deadline
@@ -32,6 +33,7 @@ def main() -> None:
 
 
 for command in (
+    alerts,
     books,
     dead_letters,
     deadline,

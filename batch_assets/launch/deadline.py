@@ -11,7 +11,7 @@ from batch_assets.planner.clock import NightTimes
 from batch_assets.planner.estimate import ROAD, Estimate, off_by
 from batch_assets.planner.status import DeadlineStatus
 from batch_assets.root import data_root
-from batch_assets.sensors import NIGHT_TIMES, sensor_name, watch
+from batch_assets.sensors.deadlines import NIGHT_TIMES, sensor_name, watch
 from batch_assets.snapshots.store import SnapshotStore
 
 

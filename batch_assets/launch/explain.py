@@ -33,6 +33,9 @@ def explained(error: BaseException) -> str:
 def _one_line(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     got: Any = details["input"]
+    if "_env" in str(details["loc"][-1]) and details["type"] != "extra_forbidden":
+        # Somebody may have written the secret itself where its variable belongs.
+        return f"{message}; it names an environment variable, and holds no secret"
     if details["type"] == "extra_forbidden":
         field = str(details["loc"][-1]).partition(" at ")[0].rpartition(".")[2]
         close = difflib.get_close_matches(field, FIELDS, n=1)

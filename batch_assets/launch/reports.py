@@ -10,9 +10,7 @@ from typing import Any, Self
 import dagster as dg
 from dagster import ExecuteInProcessResult
 
-from batch_assets import errors
-
-INTERRUPTED = "DagsterExecutionInterruptedError"
+from batch_assets.assets.step_errors import is_failed_check, is_interrupted, reason_of
 
 
 @dataclass(frozen=True)
@@ -210,8 +208,8 @@ def _metadata(result: ExecuteInProcessResult) -> dict[str, dict[str, Any]]:
 
 
 def _is_interrupted(result: ExecuteInProcessResult) -> bool:
-    """Whether a signal ended the run: SIGINT, or SIGTERM, which Dagster takes for it."""
-    return any(INTERRUPTED in error.message for _, error in _step_errors(result))
+    """Whether a signal ended the run."""
+    return any(is_interrupted(error) for _, error in _step_errors(result))
 
 
 def _step_errors(result: ExecuteInProcessResult) -> Iterator[tuple[str, Any]]:
@@ -223,16 +221,5 @@ def _step_errors(result: ExecuteInProcessResult) -> Iterator[tuple[str, Any]]:
 def _step_messages(result: ExecuteInProcessResult) -> Iterator[str]:
     """What the steps raised; a failed blocking check has said so itself already."""
     for step, error in _step_errors(result):
-        chain = [error]
-        while chain[-1].cause is not None:
-            chain.append(chain[-1].cause)
-        if error.cls_name == "DagsterAssetCheckFailedError":
-            continue
-        if INTERRUPTED in error.message:
-            _, _, note = error.message.strip().partition("\n")
-            yield f"interrupted in {step}. {note or 'Run the day again.'}"
-            continue
-        # What this project says; else whatever began it all.
-        own = [e for e in chain if e.message.startswith(f"{errors.__name__}.")]
-        message = (own or chain[-1:])[0].message.strip()
-        yield message.partition(": ")[2] if own else message
+        if not is_failed_check(error):
+            yield reason_of(step, error)

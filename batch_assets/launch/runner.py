@@ -11,6 +11,7 @@ import dagster as dg
 from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.errors import PipelineError
+from batch_assets.launch.alerts import tell_of_run
 from batch_assets.launch.explain import explained
 from batch_assets.launch.reports import (
     ComparisonReport,
@@ -169,13 +170,15 @@ class PipelineRunner:
         self.must_have(day, _days_of(job))
         partitioned = job.partitioned_config
         own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
-        return job.execute_in_process(
+        result = job.execute_in_process(
             partition_key=day,
             instance=self.instance,
             raise_on_error=False,
             asset_selection=self._keys(assets) or None,
             run_config={**own, **QUIET, **config},
         )
+        tell_of_run(self.definitions, self.instance, self.pipeline, result)
+        return result
 
     def must_have(self, day: str, days: list[str] | None = None) -> None:
         """Refuse a day that is none of the pipeline's; `days` are those that it has.

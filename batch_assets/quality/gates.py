@@ -84,6 +84,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         description="Few enough of the validated rows are dead letters.",
         moved_by=LIMIT.format("max_dead_letter_share"),
         overridable=True,
+        look="dead-letters list {pipeline} --day {day}",
     ),
     Gate(
         name="coverage_is_within_limit",
@@ -120,6 +121,7 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         description="One approved release: the same digest in graph, registry, commit and "
         "rows.",
         moved_by=f"{NO_FIELD}: score the day again with a release approved for batch",
+        look="release list",
     ),
     Gate(
         name="scores_are_finite_and_in_range",

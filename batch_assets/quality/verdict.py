@@ -9,6 +9,8 @@ from batch_assets.lake.overrides import Override
 from batch_assets.spec import PipelineSpec
 
 EvidenceT = TypeVar("EvidenceT")
+# The counts of a day say in which shard, and before or after scoring, it went wrong.
+BOOKS = "books {pipeline} --day {day}"
 
 
 def every_pipeline(_: PipelineSpec) -> bool:
@@ -72,6 +74,7 @@ class Gate(Generic[EvidenceT]):
         overridable: whether a person may let a day pass though it is shut. What proves
             that no row was lost, or which release scored, is no matter of opinion.
         when: the pipelines that have the gate.
+        look: the command of `batch-assets` that shows what is wrong, or makes it well.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Gate(Generic[EvidenceT]):
     may_only_warn: bool = False
     overridable: bool = False
     when: Callable[[PipelineSpec], bool] = every_pipeline
+    look: str = BOOKS
 
     def __post_init__(self) -> None:
         """Refuse what scorer and publisher, who ask every gate that blocks, can't hold."""

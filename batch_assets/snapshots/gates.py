@@ -29,6 +29,7 @@ SNAPSHOT_GATES: tuple[Gate[SnapshotEvidence], ...] = (
         description="Every row of the day's version is the row that was predicted, and no "
         "other.",
         moved_by="No field of the YAML moves it: run the day again",
+        look="run {pipeline} --day {day}",
     ),
     Gate(
         name="snapshot_is_served",
@@ -37,6 +38,7 @@ SNAPSHOT_GATES: tuple[Gate[SnapshotEvidence], ...] = (
         description="The day's version, or a newer one, is what readers get.",
         moved_by="No field of the YAML moves it",
         blocking=False,
+        look="snapshot history {pipeline}",
     ),
     Gate(
         name="no_gate_was_overridden",

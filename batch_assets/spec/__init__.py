@@ -1,6 +1,7 @@
 """The YAML's types: what a data team declares of a pipeline. It runs nothing."""
 
 from batch_assets.lake.sources import SOURCES
+from batch_assets.spec.alerts import RECEIVERS, AlertsSpec
 from batch_assets.spec.engines import (
     ENGINES,
     EngineSpec,
@@ -38,17 +39,21 @@ DECLARED: tuple[type[StrictModel], ...] = (
     Shadow,
     FallbackSpec,
     OutcomesSpec,
+    AlertsSpec,
     *SOURCES.values(),
     *ENGINES.values(),
     *SINKS.values(),
+    *RECEIVERS.values(),
 )
 
 __all__ = [
     "CHUNK_SECONDS",
     "DECLARED",
     "ENGINES",
+    "RECEIVERS",
     "SINKS",
     "SOURCES",
+    "AlertsSpec",
     "CassandraTarget",
     "EngineSpec",
     "FallbackSpec",

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from batch_assets.lake.page_layout import FeatureLayout
 from batch_assets.lake.sources import Source
+from batch_assets.spec.alerts import AlertsSpec
 from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving, Shadow
 from batch_assets.spec.outcomes import OutcomesSpec
@@ -132,6 +133,9 @@ class PipelineSpec(StrictModel):
     )
     sinks: list[Target] = Field(
         default_factory=list, description="Remote stores that serve the snapshot, too."
+    )
+    alerts: AlertsSpec | None = Field(
+        default=None, description="Who is told when something goes wrong."
     )
 
     @field_validator("owners")

@@ -6,6 +6,7 @@ killed, and none is lost where two machines add at once.
 
 import getpass
 import os
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -28,9 +29,11 @@ class JsonLog(Generic[Entry]):
 
     def read(self) -> tuple[list[Entry], dict[int, ValidationError]]:
         """Return every entry, oldest first, and the numbers of unreadable lines."""
+        return self._parse(read_versioned(self.path).data or b"")
+
+    def _parse(self, data: bytes) -> tuple[list[Entry], dict[int, ValidationError]]:
         entries, unreadable = [], {}
-        lines = (read_versioned(self.path).data or b"").splitlines()
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(data.splitlines(), 1):
             try:
                 entries.append(self._entry.model_validate_json(line))
             except ValidationError as error:
@@ -49,12 +52,25 @@ class JsonLog(Generic[Entry]):
 
         In a directory, only for whoever holds the lock of the file's folder.
         """
+        self.extend(lambda _: [line])
+
+    def extend(self, decide: Callable[[list[Entry]], list[bytes]]) -> None:
+        """Add the lines that are decided on after a look at the entries, in one step.
+
+        It is decided again if somebody added something between the look and the step, so
+        that of several who would do the same thing, one does. In a directory, only for
+        whoever holds the lock of the file's folder.
+        """
         while True:
             seen = read_versioned(self.path)
             data = seen.data or b""
+            lines = decide(self._parse(data)[0])
+            if not lines:
+                return
             if data and not data.endswith(b"\n"):
                 data += b"\n"
-            if replace_if_unchanged(self.path, data + line + b"\n", seen=seen):
+            data += b"".join(line + b"\n" for line in lines)
+            if replace_if_unchanged(self.path, data, seen=seen):
                 return
 
 

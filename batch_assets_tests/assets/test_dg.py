@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow as pa
 import pytest
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.commands import BIN
+from batch_assets_tests.listeners import SECRET, http_listener
 from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import ASSETS, FLIGHTS, attributes, write_project
-from batch_assets_tests.toys import make_rows, write_source
+from batch_assets_tests.toys import make_rows, write_source, write_toy_release
 from batch_assets_tests.waiting import until
 
 COMPONENT = "batch_assets.component.ScoringPipeline"
@@ -186,6 +188,58 @@ def test_a_night_cancelled_in_the_ui_commits_nothing_and_keeps_what_is_done(
         }
     assert numbers["resumed_chunks"] == left
     assert table.rows_by_day() == {TOY_DAY: 2_000}
+
+
+@pytest.mark.timeout(900)
+def test_a_night_whose_gate_shuts_calls_somebody_and_its_mending_too(
+    environment, tmp_path
+):
+    """Through the daemon, whose sensors nobody has switched on."""
+    release = write_toy_release(tmp_path / "release")
+    registry = Registry(tmp_path / "root")
+    registry.add(release.folder)
+    registry.approve("toy", release.digest, why="the test", by="ada")
+    alerts = {"receivers": [{"kind": "webhook"}]}
+    write_project(tmp_path / "p", "toys_project", [attributes(alerts=alerts)])
+    rows = make_rows(1_000)
+    ages = pa.array([-1] * 1_000, pa.int16())
+    write_source(tmp_path / "p", rows.set_column(1, "age", ages), day=TOY_DAY)
+    environment["PYTHONPATH"] = str(FLIGHTS)
+    environment["ALERTS_WEBHOOK_SECRET"] = SECRET
+    with http_listener() as web:
+        environment["ALERTS_WEBHOOK_URL"] = web.url
+        with server(environment, "dg", "dev", cwd=tmp_path / "p") as url:
+            # A sensor tells of what comes after its first tick.
+            until(lambda: ticked(url, 3), seconds=180, every=0.5)
+            assert ended(url, launched(url, "toy_job", TOY_DAY)) == "FAILURE"
+            until(lambda: web.received, seconds=180, every=0.5)
+            write_source(tmp_path / "p", rows, day=TOY_DAY)
+            assert ended(url, launched(url, "toy_job", TOY_DAY)) == "SUCCESS"
+            until(lambda: len(web.received) > 1, seconds=180, every=0.5)
+    gate = "gate shut: quarantine_share_is_within_limit"
+    assert web.headlines == [
+        f"[toy] {TOY_DAY} {gate}",
+        f"[toy] {TOY_DAY} resolved: {gate}",
+    ]
+
+
+def ticked(url: str, sensors: int) -> bool:
+    """Whether so many sensors have been looked at by the daemon."""
+    found = ask(
+        url,
+        "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { "
+        "sensorState { status ticks(limit: 1) { status } } } } } } }",
+    )["repositoriesOrError"]["nodes"]
+    found = [sensor for repository in found for sensor in repository["sensors"]]
+    states = [sensor["sensorState"] for sensor in found]
+    return (
+        len(states) == sensors
+        and all(state["status"] == "RUNNING" for state in states)
+        and all(
+            state["ticks"] and state["ticks"][0]["status"] != "STARTED"
+            for state in states
+        )
+    )
 
 
 def launched(url: str, job: str, day: str) -> str:

@@ -5,12 +5,16 @@ day materialises, too.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 
 from batch_assets import errors
+from batch_assets.alerts.alert import Alert, Served
+from batch_assets.alerts.conditions import Condition, Watched
+from batch_assets.alerts.words import Number
 from batch_assets.deadlines import NightRun, RunState, deadline_statuses
 from batch_assets.lake.tables import Lake
 from batch_assets.planner.clock import NightTimes
@@ -18,8 +22,13 @@ from batch_assets.planner.status import DeadlineStatus
 from batch_assets.resources import StorageResource
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import PipelineSpec
+from batch_assets.spec.alerts import AlertKind
 
 EVERY_SECONDS = 300
+ALERTS: dict[str, AlertKind] = {
+    "at_risk": "deadline_at_risk",
+    "missed": "deadline_missed",
+}
 # In the metadata of the sensor: when the nights begin, and by when they are to be ready.
 NIGHT_TIMES = "night_times"
 PARTITION = "dagster/partition"
@@ -75,6 +84,62 @@ def deadline_sensors(spec: PipelineSpec) -> list[dg.SensorDefinition]:
         return dg.SkipReason(said or f"no day of {spec.name} is due")
 
     return [sensor]
+
+
+def deadline_conditions(
+    spec: PipelineSpec, instance: DagsterInstance
+) -> tuple[Condition, ...]:
+    """Return what alerts look at of a pipeline's deadline, if it has one."""
+    times = NightTimes.of(spec)
+    if times is None:
+        return ()
+
+    def look(watched: Watched) -> list[Alert]:
+        lake = Lake(watched.root, spec.name)
+        statuses = watch(instance, times, lake, watched.store, watched.now)
+        return [alert for status in statuses for alert in _alerts(status, watched)]
+
+    return (Condition(look, tuple(ALERTS.values())),)
+
+
+def _alerts(status: DeadlineStatus, watched: Watched) -> list[Alert]:
+    """Return what is to be told of a deadline.
+
+    A deadline that is missed was at risk before: that is not well again by being worse.
+    """
+    if status.kind not in ALERTS:
+        return []
+    late = (watched.now - status.deadline).total_seconds()
+    alert = Alert(
+        kind=ALERTS[status.kind],
+        pipeline=status.pipeline,
+        day=status.day,
+        subject="ready_by",
+        summary=status.message.partition("\n")[0],
+        details=status.message,
+        numbers={
+            "deadline": f"{status.deadline:%Y-%m-%d %H:%M %Z}",
+            **({"late_by_seconds": late} if late > 0 else {}),
+            **_times_of(status),
+        },
+        served=Served.of(watched.store, watched.now),
+        next_command=status.next_command or "",
+        at=watched.now,
+    )
+    before = replace(alert, kind=ALERTS["at_risk"])
+    return [alert, *([before] if before.identity in watched.open else [])]
+
+
+def _times_of(status: DeadlineStatus) -> dict[str, Number]:
+    """Return when it is expected, and how long its stage has taken and usually does."""
+    at = status.expected_ready_at
+    found: dict[str, Number | None] = {
+        "expected_ready": f"{at:%Y-%m-%d %H:%M %Z}" if at else None,
+        "stage": status.stage,
+        "stage_seconds": status.stage_seconds,
+        "stage_usually_seconds": status.usual_seconds,
+    }
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def watch(
