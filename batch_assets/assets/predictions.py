@@ -10,9 +10,11 @@ from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, day_run
 from batch_assets.assets.scoring_metadata import (
     dead_letters_metadata,
+    engine_metadata,
     predictions_metadata,
     run_metadata,
 )
+from batch_assets.assets.table_metadata import in_order
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.replay import Replayed, release_of, replay_day
@@ -36,7 +38,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
 
     def out(name: str, description: str) -> dg.AssetSpec:
-        look = pipeline.look(name, "pytorch", "deltalake")
+        look = pipeline.look(name, "pytorch", "deltalake", table=True)
         return dg.AssetSpec(**look, deps=deps, description=description)
 
     @dg.multi_asset(
@@ -74,17 +76,19 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
                 else score_day(run, release, engine, settings)
             )
             # What is known of the device is known while the engine is there.
-            about = predictions_metadata(lake, release, done, engine)
+            on = engine_metadata(engine, done)
             ran = {"engine": engines.of(spec).kind} | run_metadata(
                 release, done, engine.workers, incremental=spec.incremental
             )
+        about = predictions_metadata(pipeline, lake, release, done)
+        dead = dead_letters_metadata(pipeline, lake, release, done)
         for name, metadata in (
-            ("dead_letters", dead_letters_metadata(lake, release, done)),
-            ("predictions", about),
+            ("dead_letters", {**dead, **ran}),
+            ("predictions", {**about, **ran, **on}),
         ):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
-                metadata={**metadata, **ran},
+                metadata=in_order(metadata),
                 data_version=dg.DataVersion(done.data_version),
             )
 

@@ -7,13 +7,11 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
+from batch_assets.assets.columns import computed_from, raw_notes
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import (
-    Pipeline,
-    day_run,
-    table_metadata,
-    total_metadata,
-)
+from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
+from batch_assets.assets.source_tables import from_source, in_words, source_keys
+from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext
@@ -37,8 +35,12 @@ class RawFeaturesConfig(dg.Config):
 
 def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
+    kinds = spec.source.shown_as, "deltalake"
 
-    @dg.asset(**pipeline.look("raw_features", spec.source.kind, "deltalake"))
+    @dg.asset(
+        **pipeline.look("raw_features", *kinds, table=True),
+        deps=source_keys(pipeline, [spec.source, *spec.side_tables.values()]),
+    )
     @for_each_day
     def raw_features(
         context: dg.AssetExecutionContext,
@@ -86,8 +88,10 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         return dg.MaterializeResult(
-            metadata=_metadata(lake, contract, copied)
-            | {f"side_table_{name}": rows for name, rows in side.items()},
+            metadata=in_order(
+                _metadata(pipeline, lake, read, contract, copied)
+                | {f"side_table_{name}": rows for name, rows in side.items()}
+            ),
             data_version=dg.DataVersion(copied.job),
         )
 
@@ -111,12 +115,23 @@ def _settings_of(spec: PipelineSpec, contract: Contract) -> RawSettings:
     )
 
 
-def _metadata(lake: Lake, contract: Contract, copied: Copied) -> dict[str, Any]:
+def _metadata(
+    pipeline: Pipeline,
+    lake: Lake,
+    read: ReadContext,
+    contract: Contract,
+    copied: Copied,
+) -> dict[str, Any]:
     schema, pin = contract.raw_schema(), pin_of(copied.parts)
     if pin:
         schema = pa.schema([schema.field(contract.key.name)])
+    source, rows = pipeline.spec.source, copied.total.rows
+    origins = source.origins(read, schema.names)
+    notes = computed_from(raw_notes(contract), in_words(origins))
+    upstream = from_source(pipeline, source, origins)
     metadata = {
-        **table_metadata(lake.raw_features.path, schema, copied.total.rows),
+        "in_short": f"{rows:,} rows of {read.day}, in {len(copied.parts):,} shards",
+        **table_metadata(lake.raw_features, rows, schema, notes, upstream),
         **total_metadata("raw", copied.total),
         "shards": len(copied.parts),
         "job": copied.job,

@@ -3,9 +3,13 @@
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
+from batch_assets.assets.column_lineage import lineage_metadata, of_snapshot
+from batch_assets.assets.columns import column_schema, prediction_notes
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, sole_run
+from batch_assets.assets.table_metadata import in_order
 from batch_assets.lake.day_run import DayRun
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.declared import declare_sinks
@@ -43,9 +47,18 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         declare_sinks(store, spec.sinks)
         log = context.log.info if published.swapped else context.log.warning
         log("%s: %s", day, published.why)
+        contract, rows = published.contract, lake.predictions.rows_by_day()[day]
+        # What a reader gets: the release is of the version, not of a row.
+        columns = contract.prediction_schema()
+        answer = pa.schema([columns.field(n) for n in of_snapshot(pipeline, contract)])
         metadata: dict[str, Any] = {
+            "in_short": f"{rows:,} keys of {day}: {published.why}",
             "dagster/uri": str(store),
-            "dagster/partition_row_count": lake.predictions.rows_by_day()[day],
+            "dagster/partition_row_count": rows,
+            "dagster/column_schema": column_schema(
+                answer, prediction_notes(contract), partitioned=False
+            ),
+            **lineage_metadata(of_snapshot(pipeline, contract)),
             "version": published.version,
             "published": published.swapped,
             "why": published.why,
@@ -63,6 +76,6 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
                 "bytes": served.size,
                 "coverage": served.coverage,
             }
-        return dg.MaterializeResult(metadata=metadata)
+        return dg.MaterializeResult(metadata=in_order(metadata))
 
     return serving_snapshot

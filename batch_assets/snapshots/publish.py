@@ -19,6 +19,7 @@ from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.parts import sealed_part
 from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
@@ -51,7 +52,8 @@ BUILDING = ".building-"
 class Published:
     """The day's version, what is served by now, and whether that was swapped in now.
 
-    `current` is the manifest of what CURRENT names, if that can be read.
+    `current` is the manifest of what CURRENT names, if that can be read; `contract` that
+    of the day's release.
     """
 
     version: str
@@ -59,6 +61,7 @@ class Published:
     swapped: bool
     why: str
     verdicts: list[Verdict]
+    contract: Contract
 
 
 def publish_day(
@@ -279,7 +282,8 @@ def _published(
     current = store.pointer(CURRENT).version_or_none()
     manifests = {manifest.version: manifest for manifest in store.versions()}
     served = manifests.get(current or "")
-    return Published(version, served, swapped, why, scored.verdicts)
+    contract = scored.release.contract
+    return Published(version, served, swapped, why, scored.verdicts, contract)
 
 
 def _whole_version(
