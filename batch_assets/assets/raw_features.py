@@ -87,13 +87,10 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 day,
                 copied.forced_at,
             )
-        return dg.MaterializeResult(
-            metadata=in_order(
-                _metadata(pipeline, lake, read, contract, copied)
-                | {f"side_table_{name}": rows for name, rows in side.items()}
-            ),
-            data_version=dg.DataVersion(copied.job),
-        )
+        shown = _metadata(pipeline, lake, read, contract, copied)
+        shown |= {f"side_table_{name}": rows for name, rows in side.items()}
+        version = dg.DataVersion(copied.job)
+        return dg.MaterializeResult(metadata=in_order(shown), data_version=version)
 
     return raw_features
 

@@ -11,6 +11,7 @@ from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, sole_run
 from batch_assets.assets.table_metadata import in_order
 from batch_assets.lake.day_run import DayRun
+from batch_assets.models.contract import Contract
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.declared import declare_sinks
 from batch_assets.snapshots.publish import publish_day
@@ -47,18 +48,12 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         declare_sinks(store, spec.sinks)
         log = context.log.info if published.swapped else context.log.warning
         log("%s: %s", day, published.why)
-        contract, rows = published.contract, lake.predictions.rows_by_day()[day]
-        # What a reader gets: the release is of the version, not of a row.
-        columns = contract.prediction_schema()
-        answer = pa.schema([columns.field(n) for n in of_snapshot(pipeline, contract)])
+        rows = lake.predictions.rows_by_day()[day]
         metadata: dict[str, Any] = {
             "in_short": f"{rows:,} keys of {day}: {published.why}",
             "dagster/uri": str(store),
             "dagster/partition_row_count": rows,
-            "dagster/column_schema": column_schema(
-                answer, prediction_notes(contract), partitioned=False
-            ),
-            **lineage_metadata(of_snapshot(pipeline, contract)),
+            **_columns(pipeline, published.contract),
             "version": published.version,
             "published": published.swapped,
             "why": published.why,
@@ -79,3 +74,11 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=in_order(metadata))
 
     return serving_snapshot
+
+
+def _columns(pipeline: Pipeline, contract: Contract) -> dict[str, Any]:
+    """What a reader gets: the release is of the version, not of a row."""
+    upstream, schema = of_snapshot(pipeline, contract), contract.prediction_schema()
+    answer = pa.schema([schema.field(name) for name in upstream])
+    columns = column_schema(answer, prediction_notes(contract), partitioned=False)
+    return {"dagster/column_schema": columns, **lineage_metadata(upstream)}
