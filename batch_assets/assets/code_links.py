@@ -60,8 +60,7 @@ def with_code(
     asset: dg.AssetsDefinition, build: Callable[..., Any], files: Iterable[Path]
 ) -> dg.AssetsDefinition:
     """Return the asset with links to the function that builds it, and to files beside."""
-    built, (_, line) = inspect.getsourcefile(build), inspect.getsourcelines(build)
-    links = [code_link(Path(str(built)), line), *map(code_link, files)]
+    links = [*_function(build), *map(code_link, files)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=dg.BetaWarning)
         references = dg.CodeReferencesMetadataValue(code_references=links)
@@ -70,6 +69,15 @@ def with_code(
             metadata={"dagster/code_references": references}
         )
     )
+
+
+def _function(build: Callable[..., Any]) -> list[CodeReference]:
+    """The link to a function; none where its source is not there, as in an archive."""
+    try:
+        path, (_, line) = inspect.getsourcefile(build), inspect.getsourcelines(build)
+    except OSError:
+        return []
+    return [code_link(Path(path), line)] if path else []
 
 
 @lru_cache

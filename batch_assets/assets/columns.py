@@ -16,6 +16,8 @@ from batch_assets.models.output_specs import AnyOutput, Label, Ranking, VectorOu
 
 # So many words of a list are shown.
 SHOWN = 8
+# Of more, names and types alone: the event of every night would be megabytes.
+MOST_COLUMNS = 2_000
 LABEL = "role"
 
 
@@ -65,6 +67,8 @@ def column_schema(
         partitioned: whether the table has the columns of its partitions, too.
     """
     fields = [*schema, *(PARTITION if partitioned else ())]
+    if len(fields) > MOST_COLUMNS:
+        notes = {}
     return dg.TableSchema([_column(field, notes) for field in fields])
 
 

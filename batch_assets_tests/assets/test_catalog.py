@@ -9,7 +9,13 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from batch_assets.assets.column_lineage import MOST_DEPS, lineage_metadata, same_columns
-from batch_assets.assets.columns import LABEL, span
+from batch_assets.assets.columns import (
+    LABEL,
+    MOST_COLUMNS,
+    Note,
+    column_schema,
+    span,
+)
 from batch_assets.assets.table_metadata import in_order
 from batch_assets.launch.project import load_definitions
 from batch_assets.models.registry import Registry
@@ -198,6 +204,16 @@ def test_lineage_that_would_fill_the_log_is_left_out():
     assert lineage_metadata(most)
     assert lineage_metadata({**most, "one": [dg.TableColumnDep(key, "more")]}) == {}
     assert lineage_metadata({}) == {}
+
+
+def test_the_columns_of_a_very_wide_table_are_names_and_types():
+    wide = pa.schema([(f"f{at}", pa.float32()) for at in range(MOST_COLUMNS + 1)])
+    notes = {"f0": Note("The first.", "feature")}
+    (first, *_) = column_schema(wide, notes, partitioned=False).columns
+    (narrow, *_) = column_schema(pa.schema([wide[0]]), notes).columns
+
+    assert (first.type, first.description) == ("float32", None)
+    assert narrow.description == "The first."
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from batch_assets.assets.code_links import checkout_of, code_link
+from batch_assets.assets.code_links import checkout_of, code_link, with_code
 from batch_assets_tests.projects import attributes, make_project
 
 
@@ -93,6 +93,18 @@ def test_a_damaged_checkout_is_none(checkout, damage):
     (checkout / ".git" / damage).write_bytes(b"\xff[")
 
     assert linked(checkout / "defs" / "a.sql").startswith(str(checkout))
+
+
+def test_a_function_whose_source_is_gone_is_not_linked():
+    made: dict = {}
+    exec("def build(): pass", made)
+
+    @dg.asset
+    def something():
+        """Be."""
+
+    (spec,) = with_code(something, made["build"], []).specs
+    assert spec.metadata["dagster/code_references"].code_references == []
 
 
 def test_every_asset_links_its_function_its_yaml_and_its_query(

@@ -99,7 +99,7 @@ def keep() -> Keep:
         picture = Image.open(io.BytesIO(page.screenshot(animations="disabled")))
         path = Path(folder) / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.convert("RGB").quantize(128).save(path, optimize=True)
+        picture.convert("RGB").quantize(256).save(path, optimize=True)
         assert path.stat().st_size < MOST_BYTES
 
     return kept
