@@ -126,11 +126,15 @@ def test_the_ui_shows_the_graph(environment, command):
     with server(environment, *command) as url:
         nodes = ask(
             url,
-            "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
-        )
-        nodes = nodes["assetNodes"]
-        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS | {"outcomes"}
-        assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
+            "{ assetNodes { assetKey { path } isExecutable description "
+            "owners { __typename } kinds } }",
+        )["assetNodes"]
+        made = [node for node in nodes if node["isExecutable"]]
+        assert {node["assetKey"]["path"][-1] for node in made} == ASSETS | {"outcomes"}
+        read = {"/".join(n["assetKey"]["path"]) for n in nodes if n not in made}
+        assert read >= {"flights/source/flights", "flights/source/weather"}
+        assert all(node["description"] and node["kinds"] for node in nodes)
+        assert all(node["owners"] for node in made)
         assert httpx.get(url).status_code == 200
 
 
