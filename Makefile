@@ -32,7 +32,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -56,11 +56,11 @@ demo-baskets: $(READY) ## train a recommender in minutes, score a week, and look
 	@$(BIN)/batch-assets demo baskets
 
 test: need-g++ need-redis-server need-initdb $(READY) $(MLFLOW)/.ready ## the whole test suite, the fast part first
-	$(PYTEST) -m "not slow and not crash and not engines"
-	$(PYTEST) -m "slow and not crash and not engines"
+	$(PYTEST) -m "not slow and not crash and not engines and not ui"
+	$(PYTEST) -m "slow and not crash and not engines and not ui"
 
 test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
-	$(PYTEST) -m "not slow and not crash and not engines"
+	$(PYTEST) -m "not slow and not crash and not engines and not ui"
 
 $(MLFLOW)/.ready: batch_assets_tests/mlflow-server.txt
 	$(PYTHON) -m venv $(MLFLOW)
@@ -74,6 +74,17 @@ $(VENV)/.engines: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev,ray,spark]'
 	@touch $@
+
+$(VENV)/.ready-ui: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,browser]'
+	@touch $@
+
+test-ui: need-chromium $(VENV)/.ready-ui ## the UI in a real browser, from the graph to a shut gate
+	$(BIN)/pytest -m ui --quiet
+
+screenshots: need-chromium $(VENV)/.ready-ui ## the same, and keep the pictures of the docs
+	BATCH_ASSETS_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/pytest -m ui --quiet
 
 # They mostly wait, for engines to start and to see who died: two files at a time take
 # 0.72 of the time. A file keeps its Ray to itself.

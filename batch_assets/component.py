@@ -1,7 +1,7 @@
 """`ScoringPipeline`: one YAML becomes assets, checks, a job, a schedule and sensors."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,6 +9,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
+from batch_assets.assets.code_links import CodeReference, code_link, with_code
 from batch_assets.assets.model_release import build_model_release
 from batch_assets.assets.night_report import build_night_report
 from batch_assets.assets.outcomes import build_outcomes
@@ -20,13 +21,17 @@ from batch_assets.assets.release_comparison import build_release_comparison
 from batch_assets.assets.remote_snapshot import build_remote_snapshot
 from batch_assets.assets.serving_snapshot import build_serving_snapshot
 from batch_assets.assets.shadow_predictions import build_shadow_predictions
+from batch_assets.assets.source_tables import build_source_tables
 from batch_assets.assets.validated_features import build_validated_features
 from batch_assets.checks import build_checks
 from batch_assets.errors import PipelineError
+from batch_assets.lake.sources import Source
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.sensors.alerts import build_sensors
 from batch_assets.sensors.deadlines import deadline_sensors
 from batch_assets.spec import PipelineSpec
+
+Build = Callable[..., dg.AssetsDefinition]
 
 STARTER_SQL = """\
 -- One row for each key; the columns are those of the release's contract, the rows those
@@ -131,26 +136,53 @@ class ScoringPipeline(dg.Component):
         pipeline = Pipeline(
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
-        outcomes, shadow = self.spec.outcomes, self.spec.shadow
-        made = [
-            build_raw_features(pipeline),
-            build_validated_features(pipeline),
-            build_model_release(pipeline),
-            build_batch_size_sweep(pipeline),
-            build_predictions(pipeline),
-            build_serving_snapshot(pipeline),
-            build_night_report(pipeline),
-            *([build_shadow_predictions(pipeline, shadow)] if shadow else []),
-            *([build_outcomes(pipeline, outcomes)] if outcomes else []),
-            build_release_comparison(pipeline),
-            *(build_remote_snapshot(pipeline, sink) for sink in self.spec.sinks),
-        ]
+        made = _assets_of(pipeline)
         if policy := backfill_policy():
             made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(
-            assets=made,
+            assets=[*build_source_tables(pipeline), *made],
             asset_checks=build_checks(pipeline),
             sensors=build_sensors(self.spec),
         )
         watches = dg.Definitions(sensors=deadline_sensors(self.spec))
         return dg.Definitions.merge(assets, nightly(self.spec), watches)
+
+    @classmethod
+    def get_code_references_for_yaml(
+        cls, yaml_path: Path, source_position: Any, context: dg.ComponentLoadContext
+    ) -> Sequence[CodeReference]:
+        """Link each asset to the line of the YAML that declares its pipeline."""
+        return [code_link(yaml_path, source_position.start.line)]
+
+
+def _assets_of(pipeline: Pipeline) -> list[dg.AssetsDefinition]:
+    """Build what the pipeline makes, each with links to what it is made by."""
+    spec = pipeline.spec
+    outcomes, shadow = spec.outcomes, spec.shadow
+
+    def linked(
+        build: Build, *given: Any, code: Iterable[Path] = ()
+    ) -> dg.AssetsDefinition:
+        return with_code(build(pipeline, *given), build, code)
+
+    def queries(*sources: Source) -> list[Path]:
+        return [path for one in sources for path in one.code(pipeline.base)]
+
+    raw = queries(spec.source, *spec.side_tables.values())
+    return [
+        linked(build_raw_features, code=raw),
+        linked(build_validated_features),
+        linked(build_model_release),
+        linked(build_batch_size_sweep),
+        linked(build_predictions),
+        linked(build_serving_snapshot),
+        linked(build_night_report),
+        *([linked(build_shadow_predictions, shadow)] if shadow else []),
+        *(
+            [linked(build_outcomes, outcomes, code=queries(outcomes.source))]
+            if outcomes
+            else []
+        ),
+        linked(build_release_comparison),
+        *(linked(build_remote_snapshot, sink) for sink in spec.sinks),
+    ]

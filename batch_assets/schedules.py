@@ -11,6 +11,8 @@ SWEEP, OUTCOMES = "batch_size_sweep", "outcomes"
 COMPARISON = "release_comparison"
 # The tag of a pipeline whose nights take something over from the night before.
 IN_ORDER = "batch_assets/in_order"
+# The tag of every run of a pipeline's jobs, by which the UI filters runs.
+PIPELINE = "batch_assets/pipeline"
 
 
 def day_partitions(spec: PipelineSpec) -> dg.DailyPartitionsDefinition:
@@ -40,6 +42,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
     The jobs run in one process, because a killed worker must not leave a child on the
     device. The schedule is stopped until somebody starts it.
     """
+    tags = {PIPELINE: spec.name}
     later = [SWEEP, COMPARISON, *([OUTCOMES] if spec.outcomes else [])]
     job = dg.define_asset_job(
         f"{spec.name}_job",
@@ -48,7 +51,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         selection=dg.AssetSelection.groups(spec.name)
         - dg.AssetSelection.assets(*([spec.name, name] for name in later)),
         description=f"One night of {spec.name}: from source to served snapshot.",
-        tags={IN_ORDER: "true"} if spec.incremental else None,
+        tags=tags | ({IN_ORDER: "true"} if spec.incremental else {}),
         executor_def=dg.in_process_executor,
     )
     minute, hour = (int(part) for part in spec.schedule.split()[:2])
@@ -70,6 +73,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         description=f"Scores only the dead letters of one day of {spec.name} again, "
         "with the day's own release, and serves what came of it.",
         config={"ops": {f"{spec.name}__predictions": op}},
+        tags=tags,
         executor_def=dg.in_process_executor,
     )
     jobs, schedules = [job, replay], [schedule]
@@ -79,6 +83,7 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
             selection=dg.AssetSelection.assets([spec.name, OUTCOMES]),
             description=f"Takes what really happened on a day of {spec.name}, and judges "
             "its predictions by it.",
+            tags=tags,
             executor_def=dg.in_process_executor,
         )
         jobs.append(judging)

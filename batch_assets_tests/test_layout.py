@@ -200,6 +200,7 @@ def test_ci_runs_the_checks_and_the_readmes_test_command():
     script = (FLIGHTS / ".ci" / "run").read_text(encoding="utf-8")
     assert "\nmake check\n" in script
     assert "\nmake test\n" in script
+    assert "\nmake test-ui\n" in script
 
 
 def test_what_runs_before_a_commit_is_what_make_check_runs():

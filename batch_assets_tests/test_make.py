@@ -34,6 +34,8 @@ TOOLS = {
         "redis-server": "redis-server",
         "initdb": "postgresql",
     },
+    "test-ui": {"chromium": "chromium"},
+    "screenshots": {"chromium": "chromium"},
     "test-engines": {"java": "openjdk-17-jre-headless"},
     "bench": {"java": "openjdk-17-jre-headless", "g++": "g++"},
     "bench-online": {"wrk": "wrk"},

@@ -11,6 +11,11 @@ from batch_assets.scoring.sweep_plot import draw
 from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.scoring.worker_sweep import with_workers
 
+# Whoever turns the sensor on has each new release swept as soon as a night has used it.
+NEW_RELEASE = dg.AutomationCondition.any_deps_match(
+    dg.AutomationCondition.data_version_changed()
+).with_label("the release is another")
+
 
 def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
@@ -18,6 +23,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.asset(
         **pipeline.look("batch_size_sweep", "pytorch", partitioned=False),
         deps=[pipeline.key("model_release")],
+        automation_condition=NEW_RELEASE,
         pool="gpu",
     )
     def batch_size_sweep(

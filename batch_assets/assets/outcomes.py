@@ -6,17 +6,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from batch_assets.assets.columns import computed_from, outcome_notes
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import (
-    Pipeline,
-    day_run,
-    picture_metadata,
-    table_metadata,
-)
+from batch_assets.assets.pipeline import Pipeline, day_run, picture_metadata
 from batch_assets.assets.raw_features import read_context
+from batch_assets.assets.source_tables import from_source, in_words, source_keys
+from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
+from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
 from batch_assets.quality.performance.columns import check_outcomes, outcome_schema
@@ -46,9 +45,10 @@ class OutcomesConfig(dg.Config):
 
 
 def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinition:
-    look = pipeline.look("outcomes", spec.source.kind, "deltalake")
+    look = pipeline.look("outcomes", spec.source.shown_as, "deltalake", table=True)
+    deps = [pipeline.key("predictions"), *source_keys(pipeline, [spec.source])]
 
-    @dg.asset(**look, deps=[pipeline.key("predictions")])
+    @dg.asset(**look, deps=deps)
     @for_each_day
     def outcomes(
         context: dg.AssetExecutionContext,
@@ -84,16 +84,17 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             if day in series and metric in BETTER[spec.task]
         }
         picture = draw(history, spec, day, performance.curve)
-        schema = outcome_schema(release.contract, spec)
         return dg.MaterializeResult(
-            metadata={
-                **table_metadata(lake.outcomes.path, schema, copied.total.rows),
-                **_metadata(performance),
-                **estimates,
-                **rivals,
-                "digest": receipt.release,
-                "performance": picture_metadata("performance", picture),
-            },
+            metadata=in_order(
+                {
+                    "performance": picture_metadata("performance", picture),
+                    **_table(pipeline, spec, lake, release.contract, copied, day),
+                    **_metadata(performance),
+                    **estimates,
+                    **rivals,
+                    "digest": receipt.release,
+                }
+            ),
             data_version=dg.DataVersion(f"{copied.job}-{receipt.job[:16]}"),
         )
 
@@ -159,6 +160,28 @@ def _copy(
         check=lambda columns: check_outcomes(columns, schema, what),
         newest=str(newest - timedelta(days=spec.after_days)),
         force=force,
+    )
+
+
+def _table(
+    pipeline: Pipeline,
+    spec: OutcomesSpec,
+    lake: Lake,
+    contract: Contract,
+    copied: Copied,
+    day: str,
+) -> dict[str, Any]:
+    """What is shown of the table, and of where its columns are from."""
+    schema = outcome_schema(contract, spec)
+    read = read_context(pipeline, day, contract)
+    origins = spec.source.origins(read, schema.names)
+    notes = outcome_notes(contract, spec.value, spec.output)
+    return table_metadata(
+        lake.outcomes,
+        copied.total.rows,
+        schema,
+        computed_from(notes, in_words(origins)),
+        from_source(pipeline, spec.source, origins),
     )
 
 

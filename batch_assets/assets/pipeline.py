@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
 from batch_assets.assets.partitions import day_of
 from batch_assets.code_version import code_version
@@ -23,7 +22,6 @@ from batch_assets.progress import tracked
 from batch_assets.root import project_folder
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.spec import PipelineSpec
-from batch_assets.storage import StoragePath
 
 # A run in one of these states can't commit, whatever its process still does.
 OVER = {
@@ -73,15 +71,31 @@ class Pipeline:
         """Return the resources of an asset that runs on the engine, its cluster too."""
         return {*resources, *self.spec.engine.needs}
 
-    def look(self, name: str, *kinds: str, partitioned: bool = True) -> dict[str, Any]:
-        """Return the arguments that every asset of the pipeline is declared with."""
-        return {
+    def address(self, of_yaml: str) -> str:
+        """Return where something lies that the YAML names relative to the project."""
+        return of_yaml if "://" in of_yaml else str(self.project / of_yaml)
+
+    def look(
+        self, name: str, *kinds: str, partitioned: bool = True, table: bool = False
+    ) -> dict[str, Any]:
+        """Return the arguments that every asset of the pipeline is declared with.
+
+        Args:
+            name: of the asset, and of its table.
+            kinds: in Dagster's words, so that it has a picture of each.
+            partitioned: whether each day has its own.
+            table: whether it is a table of the lake.
+        """
+        look = {
             "key": self.key(name),
             "group_name": self.spec.name,
             "owners": self.spec.owners or None,
             "kinds": set(kinds),
             "partitions_def": self.partitions if partitioned else None,
         }
+        if table:
+            look["metadata"] = {"dagster/table_name": f"{self.spec.name}.{name}"}
+        return look
 
 
 @contextmanager
@@ -136,29 +150,6 @@ def sole_run(
             must_hold_claim()
 
         yield guard
-
-
-def table_metadata(path: StoragePath, schema: pa.Schema, rows: int) -> dict[str, Any]:
-    """Return what the catalog shows of a table's day."""
-    return {
-        "dagster/uri": str(path),
-        "dagster/partition_row_count": rows,
-        "dagster/column_schema": column_schema(schema),
-    }
-
-
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
-    """Return an Arrow schema as the catalog shows it."""
-    return dg.TableSchema(
-        columns=[
-            dg.TableColumn(
-                field.name,
-                str(field.type),
-                constraints=dg.TableColumnConstraints(nullable=field.nullable),
-            )
-            for field in schema
-        ]
-    )
 
 
 def picture_metadata(about: str, png: bytes) -> dg.MarkdownMetadataValue:

@@ -11,10 +11,12 @@ from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, day_run
 from batch_assets.assets.scoring_metadata import (
     dead_letters_metadata,
+    engine_metadata,
     predictions_metadata,
     run_metadata,
 )
 from batch_assets.assets.stages import Stage, device_share, measured
+from batch_assets.assets.table_metadata import in_order
 from batch_assets.resources import EngineResource, GpuResource, StorageResource
 from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.night import Night, score_day
@@ -39,7 +41,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
 
     def out(name: str, description: str) -> dg.AssetSpec:
-        look = pipeline.look(name, "pytorch", "deltalake")
+        look = pipeline.look(name, "pytorch", "deltalake", table=True)
         return dg.AssetSpec(**look, deps=deps, description=description)
 
     @dg.multi_asset(
@@ -65,8 +67,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             rows = lake.validated_features.rows_by_day().get(day)
         release = storage.registry().require(model, digest)
         settings = pipeline.scoring_settings
-        # What can't be published is not scored.
-        fallback_of(lake, day, spec.serving.fallback, release.contract)
+        fallback_of(lake, day, spec.serving.fallback, release.contract)  # Or it stops.
         with (
             day_run(context, lake, "predictions", rows) as run,
             measured(context, pipeline, run, "predictions") as stage,
@@ -79,17 +80,18 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
             _measure(stage, done, engine)
             # What is known of the device is known while the engine is there.
-            about = predictions_metadata(lake, release, done, engine)
+            on = engine_metadata(engine, done)
             ran = {"engine": engines.of(spec).kind} | run_metadata(
                 release, done, engine.workers, incremental=spec.incremental
             )
+        about = predictions_metadata(pipeline, lake, release, done) | ran | on
         about |= stage.scoring_metadata | score_pictures(context, release, done)
-        letters = dead_letters_metadata(lake, release, done)
-        letters |= dead_letter_pictures(context, lake, day)
-        for name, metadata in (("dead_letters", letters), ("predictions", about)):
+        dead = dead_letters_metadata(pipeline, lake, release, done) | ran
+        dead |= dead_letter_pictures(context, lake, day)
+        for name, metadata in (("dead_letters", dead), ("predictions", about)):
             yield dg.MaterializeResult(
                 asset_key=pipeline.key(name),
-                metadata={**metadata, **ran},
+                metadata=in_order(metadata),
                 data_version=dg.DataVersion(done.data_version),
             )
 

@@ -1,6 +1,5 @@
 """`raw_features`: the source's rows of a day, as they were when the night began."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,14 +7,12 @@ import dagster as dg
 import pyarrow as pa
 from pydantic import Field
 
+from batch_assets.assets.columns import computed_from, raw_notes
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import (
-    Pipeline,
-    day_run,
-    table_metadata,
-    total_metadata,
-)
+from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
+from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.stages import measured
+from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext
@@ -39,8 +36,12 @@ class RawFeaturesConfig(dg.Config):
 
 def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
+    kinds = spec.source.shown_as, "deltalake"
 
-    @dg.asset(**pipeline.look("raw_features", spec.source.kind, "deltalake"))
+    @dg.asset(
+        **pipeline.look("raw_features", *kinds, table=True),
+        deps=source_keys(pipeline, [spec.source, *spec.side_tables.values()]),
+    )
     @for_each_day
     def raw_features(
         context: dg.AssetExecutionContext,
@@ -60,7 +61,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         release = storage.registry().resolve(spec.model.name)
         contract = release.contract
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
-        newest = newest_day(spec, datetime.now(UTC))
+        what, newest = f"the source of {spec.name}", newest_day(spec, datetime.now(UTC))
         read = read_context(pipeline, day, contract)
         with (
             day_run(context, lake, "raw_features", None) as run,
@@ -71,18 +72,12 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 spec.source,
                 read,
                 _settings_of(spec, contract),
-                check=lambda schema: contract.check_schema(
-                    schema, f"the source of {spec.name}"
-                ),
+                check=lambda found: contract.check_schema(found, what),
                 newest=newest,
                 force=config.force,
             )
             side = copy_side_tables(
-                lake,
-                spec.side_tables,
-                read,
-                newest=newest,
-                force=config.force,
+                lake, spec.side_tables, read, newest=newest, force=config.force
             )
             stage.ran(copied.job, copied.total.rows, unchanged=copied.unchanged)
         if copied.forced_at:
@@ -91,10 +86,10 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 day,
                 copied.forced_at,
             )
-        return dg.MaterializeResult(
-            metadata=_metadata(lake, contract, copied, side) | stage.metadata,
-            data_version=dg.DataVersion(copied.job),
-        )
+        shown = _metadata(pipeline, lake, read, contract, copied) | stage.metadata
+        shown |= {f"side_table_{name}": rows for name, rows in side.items()}
+        version = dg.DataVersion(copied.job)
+        return dg.MaterializeResult(metadata=in_order(shown), data_version=version)
 
     return raw_features
 
@@ -117,18 +112,26 @@ def _settings_of(spec: PipelineSpec, contract: Contract) -> RawSettings:
 
 
 def _metadata(
-    lake: Lake, contract: Contract, copied: Copied, side: Mapping[str, int]
+    pipeline: Pipeline,
+    lake: Lake,
+    read: ReadContext,
+    contract: Contract,
+    copied: Copied,
 ) -> dict[str, Any]:
     schema, pin = contract.raw_schema(), pin_of(copied.parts)
     if pin:
         schema = pa.schema([schema.field(contract.key.name)])
+    source, rows = pipeline.spec.source, copied.total.rows
+    origins = source.origins(read, schema.names)
+    notes = computed_from(raw_notes(contract), in_words(origins))
+    upstream = from_source(pipeline, source, origins)
     metadata = {
-        **table_metadata(lake.raw_features.path, schema, copied.total.rows),
+        "in_short": f"{rows:,} rows of {read.day}, in {len(copied.parts):,} shards",
+        **table_metadata(lake.raw_features, rows, schema, notes, upstream),
         **total_metadata("raw", copied.total),
         "shards": len(copied.parts),
         "job": copied.job,
         "unchanged": copied.unchanged,
-        **{f"side_table_{name}": rows for name, rows in side.items()},
     }
     if copied.forced_at:
         metadata["forced_at"] = dg.MetadataValue.timestamp(copied.forced_at)

@@ -4,7 +4,10 @@ from typing import Any
 
 import dagster as dg
 
-from batch_assets.assets.pipeline import table_metadata, total_metadata
+from batch_assets.assets.column_lineage import of_predictions, same_columns
+from batch_assets.assets.columns import prediction_notes, validated_notes
+from batch_assets.assets.pipeline import Pipeline, total_metadata
+from batch_assets.assets.table_metadata import table_metadata
 from batch_assets.lake.tables import Lake
 from batch_assets.models.output_specs import Ranking
 from batch_assets.models.release import Release
@@ -20,17 +23,30 @@ REPLAYED = "replayed_rows"
 
 
 def predictions_metadata(
-    lake: Lake, release: Release, done: Night | Replayed, engine: Engine
+    pipeline: Pipeline, lake: Lake, release: Release, done: Night | Replayed
 ) -> dict[str, Any]:
-    """Return what is shown of `predictions`: its rows, and what they were scored on."""
-    seconds = done.timing.score if isinstance(done, Night) else 0.0
+    """Return what is shown of the rows of `predictions`."""
+    contract, rows, dead = release.contract, done.total.rows, done.dead_letters.rows
     return {
+        "in_short": f"{rows:,} rows scored by {release.name} {release.short}; {dead:,} "
+        "could not be scored",
         **table_metadata(
-            lake.predictions.path, release.contract.prediction_schema(), done.total.rows
+            lake.predictions,
+            rows,
+            contract.prediction_schema(),
+            prediction_notes(contract),
+            of_predictions(pipeline, contract),
         ),
         **total_metadata("scored", done.total),
         "dead_letters": done.dead_letters.rows,
         **short_rankings(release, done),
+    }
+
+
+def engine_metadata(engine: Engine, done: Night | Replayed) -> dict[str, Any]:
+    """Return what is shown of what the rows were scored on."""
+    seconds = done.timing.score if isinstance(done, Night) else 0.0
+    return {
         **device_metadata(engine.device),
         **usage_metadata(engine.usage, seconds),
         "batch_rows": engine.batch_rows,
@@ -53,13 +69,20 @@ def short_rankings(release: Release, done: Night | Replayed) -> dict[str, int]:
 
 
 def dead_letters_metadata(
-    lake: Lake, release: Release, done: Night | Replayed
+    pipeline: Pipeline, lake: Lake, release: Release, done: Night | Replayed
 ) -> dict[str, Any]:
     """Return what is shown of `dead_letters`."""
-    rows = done.dead_letters.rows
-    schema = dead_letter_schema(release.contract)
+    rows, contract = done.dead_letters.rows, release.contract
+    validated = pipeline.key("validated_features")
     return {
-        **table_metadata(lake.dead_letters.path, schema, rows),
+        "in_short": f"{rows:,} rows could not be scored by {release.name} {release.short}",
+        **table_metadata(
+            lake.dead_letters,
+            rows,
+            dead_letter_schema(contract),
+            validated_notes(contract),
+            same_columns(validated, contract.feature_schema().names),
+        ),
         **total_metadata("dead", done.dead_letters),
     }
 
@@ -68,7 +91,7 @@ def run_metadata(
     release: Release, done: Night | Replayed, workers: int, *, incremental: bool
 ) -> dict[str, Any]:
     """Return what is shown of a run: the release, and what was done."""
-    facts = {"job": done.job, "model": release.name, "digest": release.digest}
+    facts = {"model": release.name, "digest": release.digest, "job": done.job}
     if isinstance(done, Replayed):
         return facts | {REPLAYED: done.before.rows, "rescued_rows": done.rescued.rows}
     return {
@@ -86,17 +109,17 @@ def speed(night: Night, workers: int) -> dict[str, Any]:
     timing = night.timing
     if night.unchanged or not timing.score:
         return {}
-    shares = timing.shares(workers)
+    shares = {stage: round(one, 4) for stage, one in timing.shares(workers).items()}
     return {
+        "rows_per_second": round(night.rows_per_second, 1),
+        "seconds": round(timing.score, 4),
+        "load_seconds": round(timing.load, 4),
+        "model_seconds": round(timing.model, 4),
         "where_the_time_went": dg.MetadataValue.md(
             ", ".join(f"{share:.0%} {stage}" for stage, share in shares.items())
         ),
         **{f"{stage}_share": share for stage, share in shares.items()},
         "workers": workers,
-        "rows_per_second": night.rows_per_second,
-        "seconds": timing.score,
-        "load_seconds": timing.load,
-        "model_seconds": timing.model,
     }
 
 

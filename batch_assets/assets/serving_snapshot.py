@@ -4,11 +4,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
+from batch_assets.assets.column_lineage import lineage_metadata, of_snapshot
+from batch_assets.assets.columns import column_schema, prediction_notes
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline, sole_run
 from batch_assets.assets.stages import measured, night_metadata
+from batch_assets.assets.table_metadata import in_order
 from batch_assets.lake.day_run import DayRun
+from batch_assets.models.contract import Contract
 from batch_assets.planner.clock import NightTimes
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.declared import declare_sinks
@@ -57,8 +62,10 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         log = context.log.info if swapped else context.log.warning
         log("%s: %s", day, published.why)
         metadata: dict[str, Any] = {
+            "in_short": f"{rows:,} keys of {day}: {published.why}",
             "dagster/uri": str(store),
             "dagster/partition_row_count": rows,
+            **_columns(pipeline, published.contract),
             "version": published.version,
             "published": swapped,
             "why": published.why,
@@ -69,16 +76,24 @@ def build_serving_snapshot(pipeline: Pipeline) -> dg.AssetsDefinition:
         }
         if at := lake.forced_at(day):
             metadata["forced_at"] = dg.MetadataValue.timestamp(at)
-        return dg.MaterializeResult(metadata=metadata)
+        return dg.MaterializeResult(metadata=in_order(metadata))
 
     return serving_snapshot
+
+
+def _columns(pipeline: Pipeline, contract: Contract) -> dict[str, Any]:
+    """What a reader gets: the release is of the version, not of a row."""
+    upstream, schema = of_snapshot(pipeline, contract), contract.prediction_schema()
+    answer = pa.schema([schema.field(name) for name in upstream])
+    columns = column_schema(answer, prediction_notes(contract), partitioned=False)
+    return {"dagster/column_schema": columns, **lineage_metadata(upstream)}
 
 
 def _served_metadata(served: SnapshotManifest | None) -> dict[str, Any]:
     """Return what is shown of the version that CURRENT names."""
     if served is None:
         return {}
-    return {
+    shown: dict[str, Any] = {
         "served_version": served.version,
         "served_day": served.day,
         "served_rows": served.rows,
@@ -87,6 +102,11 @@ def _served_metadata(served: SnapshotManifest | None) -> dict[str, Any]:
         "bytes": served.size,
         "coverage": served.coverage,
     }
+    if served.kept_shards:
+        shown["kept_shards"] = len(served.kept_shards)
+    if served.overrides:
+        shown["overridden"] = "; ".join(f"{one.gate} {one}" for one in served.overrides)
+    return shown
 
 
 def freshness_of(spec: PipelineSpec) -> dg.FreshnessPolicy | None:

@@ -5,8 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.column_lineage import of_predictions
+from batch_assets.assets.columns import prediction_notes
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run, table_metadata
+from batch_assets.assets.pipeline import Pipeline, day_run
+from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.errors import (
     BooksError,
     ContractError,
@@ -122,13 +125,20 @@ def _scored(
         Side(own.lake, challenger.contract, night.rows_per_second or None),
         None,
     )
-    schema = challenger.contract.prediction_schema()
-    return {
-        **table_metadata(own.lake.predictions.path, schema, night.total.rows),
+    contract = challenger.contract
+    shown = {
+        **table_metadata(
+            own.lake.predictions,
+            night.total.rows,
+            contract.prediction_schema(),
+            prediction_notes(contract),
+            of_predictions(pipeline, contract),
+        ),
         **dict(described(compared.agreement)),
         "dead_letters": night.dead_letters.rows,
         "rows_per_second": night.rows_per_second,
         "digest": challenger.digest,
         "champion": champion.digest,
         "unchanged": night.unchanged,
-    }, night.data_version
+    }
+    return in_order(shown), night.data_version

@@ -5,15 +5,13 @@ from typing import Any
 
 import dagster as dg
 
+from batch_assets.assets.column_lineage import of_raw_rows
+from batch_assets.assets.columns import raw_notes, validated_notes
 from batch_assets.assets.night_pictures import quarantine_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import (
-    Pipeline,
-    day_run,
-    table_metadata,
-    total_metadata,
-)
+from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
 from batch_assets.assets.stages import measured
+from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.lake.page_layout import layout_for
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -31,7 +29,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
 
     def out(name: str, description: str) -> dg.AssetSpec:
-        look = pipeline.look(name, "polars", "deltalake")
+        look = pipeline.look(name, "polars", "deltalake", table=True)
         return dg.AssetSpec(
             **look, deps=[pipeline.key("raw_features")], description=description
         )
@@ -90,30 +88,46 @@ def _results(
         "unchanged": done.unchanged,
     }
     version = dg.DataVersion(done.job)
-    quarantined = quarantine_schema(contract)
+    bad, good = done.quarantine.rows, done.total.rows
+    upstream = of_raw_rows(pipeline, contract)
     yield dg.MaterializeResult(
         asset_key=pipeline.key("quarantined_rows"),
-        metadata={
-            **table_metadata(
-                lake.quarantined_rows.path, quarantined, done.quarantine.rows
-            ),
-            **total_metadata("quarantined", done.quarantine),
-            "rules": dg.MetadataValue.json(done.rules),
-            **of_both,
-        },
+        metadata=in_order(
+            {
+                "in_short": f"{bad:,} of {done.raw.rows:,} rows break a rule of the contract",
+                **table_metadata(
+                    lake.quarantined_rows,
+                    bad,
+                    quarantine_schema(contract),
+                    raw_notes(contract),
+                    upstream,
+                ),
+                **total_metadata("quarantined", done.quarantine),
+                "rules": dg.MetadataValue.json(done.rules),
+                **of_both,
+            }
+        ),
         data_version=version,
     )
-    validated = validated_schema(contract, fingerprints=spec.incremental)
     yield dg.MaterializeResult(
         asset_key=pipeline.key("validated_features"),
-        metadata={
-            **table_metadata(lake.validated_features.path, validated, done.total.rows),
-            **total_metadata("raw", done.raw),
-            **total_metadata("validated", done.total),
-            "quarantined_rows": done.quarantine.rows,
-            "contract": contract.digest,
-            **of_both,
-            **shown,
-        },
+        metadata=in_order(
+            {
+                "in_short": f"{good:,} of {done.raw.rows:,} rows keep the contract",
+                **table_metadata(
+                    lake.validated_features,
+                    good,
+                    validated_schema(contract, fingerprints=spec.incremental),
+                    validated_notes(contract),
+                    upstream,
+                ),
+                **total_metadata("raw", done.raw),
+                **total_metadata("validated", done.total),
+                "quarantined_rows": done.quarantine.rows,
+                "contract": contract.digest,
+                **of_both,
+                **shown,
+            }
+        ),
         data_version=version,
     )

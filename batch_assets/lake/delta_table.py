@@ -151,6 +151,12 @@ class Table(Generic[R, C]):
             rows[day] = rows.get(day, 0) + action["num_records"]
         return rows
 
+    def size(self) -> tuple[int, int]:
+        """Return how many rows and bytes are committed, of all days, from the log alone."""
+        actions = actions_of(self._open(), "num_records", "size_bytes")
+        rows = sum(action["num_records"] for action in actions)
+        return rows, sum(action["size_bytes"] for action in actions)
+
     def last_commit(self, day: str) -> DayCommit[C] | None:
         """Return the newest commit of a day, from the log."""
         table = self._open()

@@ -66,7 +66,9 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         asset="validated_features",
         judge=shares.quarantine_share,
         description="Few enough of the raw rows are in quarantine.",
-        moved_by=LIMIT.format("max_quarantine_share"),
+        moved_by=f"{LIMIT.format('max_quarantine_share')}; the rows are in "
+        "quarantined_rows, each with the rules that it breaks: mend the source, and run "
+        "the day again",
         overridable=True,
     ),
     Gate(
@@ -82,7 +84,8 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         asset="predictions",
         judge=shares.dead_letter_share,
         description="Few enough of the validated rows are dead letters.",
-        moved_by=LIMIT.format("max_dead_letter_share"),
+        moved_by=f"{LIMIT.format('max_dead_letter_share')}; the rows are in "
+        "dead_letters, each with the reason: mend it, and run the day again",
         overridable=True,
         look="dead-letters list {pipeline} --day {day}",
     ),

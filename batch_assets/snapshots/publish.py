@@ -22,6 +22,7 @@ from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.overrides import Override
 from batch_assets.lake.parts import read_columns, sealed_part
 from batch_assets.lake.tables import Lake
+from batch_assets.models.contract import Contract
 from batch_assets.models.registry import Registry
 from batch_assets.parallel import on_cores
 from batch_assets.quality.gates import after_scoring
@@ -56,8 +57,9 @@ BUILDING = ".building-"
 class Published:
     """The day's version, what is served by now, and whether that was swapped in now.
 
-    `current` is the manifest of what CURRENT names, if that can be read. `built` says that
-    the version was built now, and was not there before.
+    `current` is the manifest of what CURRENT names, if that can be read, and `contract`
+    that of the day's release. `built` says that the version was built now, and was not
+    there before.
     """
 
     version: str
@@ -65,6 +67,7 @@ class Published:
     swapped: bool
     why: str
     verdicts: list[Verdict]
+    contract: Contract
     built: bool = False
 
 
@@ -320,7 +323,8 @@ def _published(
     current = store.pointer(CURRENT).version_or_none()
     manifests = {manifest.version: manifest for manifest in store.versions()}
     served = manifests.get(current or "")
-    return Published(version, served, swapped, why, scored.verdicts)
+    contract = scored.release.contract
+    return Published(version, served, swapped, why, scored.verdicts, contract)
 
 
 def _whole_version(

@@ -1,13 +1,9 @@
 """Dagster's own commands and servers on this project, as a user starts them."""
 
-import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -18,6 +14,7 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.commands import BIN
+from batch_assets_tests.dagster_server import ask, server
 from batch_assets_tests.listeners import SECRET, http_listener
 from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import ASSETS, FLIGHTS, attributes, write_project
@@ -131,11 +128,15 @@ def test_the_ui_shows_the_graph(environment, command):
     with server(environment, *command) as url:
         nodes = ask(
             url,
-            "{ assetNodes { assetKey { path } description owners { __typename } kinds } }",
-        )
-        nodes = nodes["assetNodes"]
-        assert {node["assetKey"]["path"][-1] for node in nodes} == ASSETS | {"outcomes"}
-        assert all(n["description"] and n["owners"] and n["kinds"] for n in nodes)
+            "{ assetNodes { assetKey { path } isExecutable description "
+            "owners { __typename } kinds } }",
+        )["assetNodes"]
+        made = [node for node in nodes if node["isExecutable"]]
+        assert {node["assetKey"]["path"][-1] for node in made} == ASSETS | {"outcomes"}
+        read = {"/".join(n["assetKey"]["path"]) for n in nodes if n not in made}
+        assert read >= {"flights/source/flights", "flights/source/weather"}
+        assert all(node["description"] and node["kinds"] for node in nodes)
+        assert all(node["owners"] for node in made)
         assert httpx.get(url).status_code == 200
 
 
@@ -277,46 +278,3 @@ def ended(url: str, run_id: str) -> str:
         seconds=120,
         every=0.5,
     )
-
-
-@contextlib.contextmanager
-def server(
-    environment: dict[str, str], *command: str, cwd: Path = FLIGHTS
-) -> Iterator[str]:
-    """A server on a free port, in a process group of its own; all of it ends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [str(BIN / command[0]), *command[1:], "-p", str(port)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-
-    def loaded() -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return bool(ask(url, "{ assetNodes { id } }")["assetNodes"])
-        return False
-
-    try:
-        until(loaded, seconds=120, every=0.5)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def ask(url: str, query: str, **variables: object) -> dict:
-    answer = httpx.post(
-        f"{url}/graphql", json={"query": query, "variables": variables}, timeout=30
-    ).json()
-    assert "errors" not in answer, answer["errors"]
-    return answer["data"]

@@ -136,12 +136,15 @@ def test_every_gate_is_among_those_and_moves_every_limit_of_the_yaml():
         (
             "quarantine_share_is_within_limit",
             "500 of 1,000 raw rows are quarantined: 0.5000 of them, at most 0.02 may be. "
-            "The limit is gates.max_quarantine_share in the pipeline's YAML",
+            "The limit is gates.max_quarantine_share in the pipeline's YAML; the rows are "
+            "in quarantined_rows, each with the rules that it breaks: mend the source, and "
+            "run the day again",
         ),
         (
             "dead_letter_share_is_within_limit",
             "100 of 500 validated rows are dead letters: 0.2000 of them, at most 0.02 may "
-            "be. The limit is gates.max_dead_letter_share in the pipeline's YAML",
+            "be. The limit is gates.max_dead_letter_share in the pipeline's YAML; the rows "
+            "are in dead_letters, each with the reason: mend it, and run the day again",
         ),
         (
             "coverage_is_within_limit",

@@ -5,10 +5,11 @@ It knows no kind of source, and nothing of contracts, shards or tables of the la
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
@@ -46,8 +47,44 @@ class ReadContext:
     project: Path
 
 
+@dataclass(frozen=True)
+class SourceTable:
+    """A table that a source reads.
+
+    Attributes:
+        name: what a query calls it; empty where it is the only one.
+        address: the file, glob or table, as the YAML has it.
+        format: of its files, in one word.
+    """
+
+    name: str
+    address: str
+    format: str
+
+
+@dataclass(frozen=True, order=True)
+class Origin:
+    """A column of one of the tables that a source reads, by the table's name."""
+
+    table: str
+    column: str
+
+
+# Of each column that something is known of, the columns that it is computed from.
+Origins = Mapping[str, tuple[Origin, ...]]
+
+
 class BaseSource(StrictModel):
     """What a kind of source must do; each of these may raise `SourceError`."""
+
+    # What Dagster calls it, and has a picture of.
+    shown_as: ClassVar[str]
+    # Whether its rows stay where they lie; `pinned` is none otherwise.
+    pins: ClassVar[bool] = False
+
+    @abstractmethod
+    def read_from(self) -> list[SourceTable]:
+        """Return the tables that days are read from, without a look at them."""
 
     @abstractmethod
     def keeps_history(self, base: Path) -> bool:
@@ -76,3 +113,19 @@ class BaseSource(StrictModel):
         Such rows are not copied into the lake; of any other source it is None.
         """
         return None
+
+    def code(self, base: Path) -> list[Path]:
+        """Return the files beside the YAML that say how the rows are made, if any.
+
+        Args:
+            base: the folder of the YAML.
+        """
+        return []
+
+    def origins(self, context: ReadContext, columns: Sequence[str]) -> Origins:
+        """Return which columns of its tables each column of a day is computed from.
+
+        A column that nothing can be said of is left out. The rows don't depend on it.
+        """
+        (table,) = self.read_from()
+        return {column: (Origin(table.name, column),) for column in columns}

@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.source_files import Signature
-from batch_assets.lake.sources.base import HISTORY, BaseSource, History, ReadContext
+from batch_assets.lake.sources.base import (
+    HISTORY,
+    BaseSource,
+    History,
+    ReadContext,
+    SourceTable,
+)
 
 
 class DeltaSource(BaseSource):
@@ -20,6 +26,8 @@ class DeltaSource(BaseSource):
     `version` pins a version of the table; the newest is read if it is left out.
     """
 
+    shown_as: ClassVar[str] = "deltalake"
+    pins: ClassVar[bool] = True
     kind: Literal["delta"]
     table: str
     day_column: str | None = "day"
@@ -35,6 +43,10 @@ class DeltaSource(BaseSource):
             )
             raise ValueError(msg)
         return self
+
+    def read_from(self) -> list[SourceTable]:
+        """Return the table."""
+        return [SourceTable("", self.table, self.shown_as)]
 
     def keeps_history(self, base: Path) -> bool:
         """Return whether the rows bear their day."""

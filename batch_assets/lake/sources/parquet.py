@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import model_validator
@@ -24,12 +24,14 @@ from batch_assets.lake.sources.base import (
     BaseSource,
     History,
     ReadContext,
+    SourceTable,
 )
 
 
 class ParquetSource(BaseSource):
     """Parquet files whose glob may hold `{{ day }}`, relative to the project."""
 
+    shown_as: ClassVar[str] = "parquet"
     kind: Literal["parquet"]
     glob: str
     history: History | None = HISTORY
@@ -43,6 +45,10 @@ class ParquetSource(BaseSource):
             )
             raise ValueError(msg)
         return self
+
+    def read_from(self) -> list[SourceTable]:
+        """Return the files of all days as one table."""
+        return [SourceTable("", self.glob, self.shown_as)]
 
     def keeps_history(self, base: Path) -> bool:
         """Return whether there are files for each day."""

@@ -154,6 +154,22 @@ def rows_of(
         yield relation.to_arrow_reader(BATCH_ROWS)
 
 
+def format_of(path: Path) -> str:
+    """Return what kind of file a table is of, in one word."""
+    return _reader(path).partition("_")[2].partition("(")[0]
+
+
+def known_columns(paths: list[Path]) -> tuple[str, ...]:
+    """Return the columns of a table's files, from the first; none if it has no footer.
+
+    Of a CSV or JSON file DuckDB would have to read every row.
+    """
+    first = paths[0]
+    if _reader(first) in READERS.values():
+        return ()
+    return tuple(parquet_schemas([first])[0].names)
+
+
 # Quoted: a type of DuckDB's that a function holds is reported as leaked at the exit.
 def _tree(connection: "duckdb.DuckDBPyConnection", statements: list[Any]) -> Any:
     """Parse the one SELECT that there is."""

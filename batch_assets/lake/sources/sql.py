@@ -1,10 +1,10 @@
 """Rows that a DuckDB query gives."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import duckdb
 import pyarrow as pa
@@ -12,8 +12,23 @@ from pydantic import Field
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.source_files import Signature, digests, matching, signature
-from batch_assets.lake.sources.base import HISTORY, BaseSource, History, ReadContext
-from batch_assets.lake.sources.query import Query, parsed, rows_of, undeclared
+from batch_assets.lake.sources.base import (
+    HISTORY,
+    BaseSource,
+    History,
+    Origins,
+    ReadContext,
+    SourceTable,
+)
+from batch_assets.lake.sources.origins import origins_of
+from batch_assets.lake.sources.query import (
+    Query,
+    format_of,
+    known_columns,
+    parsed,
+    rows_of,
+    undeclared,
+)
 
 
 class SqlSource(BaseSource):
@@ -24,6 +39,7 @@ class SqlSource(BaseSource):
     else. On more than one of `threads`, rows are sorted by their key.
     """
 
+    shown_as: ClassVar[str] = "sql"
     kind: Literal["sql"]
     query: str
     tables: dict[str, str] = Field(default_factory=dict)
@@ -35,6 +51,27 @@ class SqlSource(BaseSource):
         "same bits; on more, a sum of floats may differ in its last.",
     )
     history: History | None = HISTORY
+
+    def read_from(self) -> list[SourceTable]:
+        """Return the views that the query may read."""
+        return [
+            SourceTable(name, glob, format_of(Path(glob)))
+            for name, glob in self.tables.items()
+        ]
+
+    def code(self, base: Path) -> list[Path]:
+        """Return the query's file."""
+        return [base / self.query]
+
+    def origins(self, context: ReadContext, columns: Sequence[str]) -> Origins:
+        """Return which columns of its tables the query computes each column from.
+
+        Those that it only joins or filters by are not among them.
+        """
+        known = {n: known_columns(paths) for n, paths in self._files(context).items()}
+        found = origins_of(self._text(context.base), tuple(known.items()))
+        by_name = {column.lower(): column for column in columns}
+        return {by_name[name]: found[name] for name in by_name.keys() & found.keys()}
 
     def keeps_history(self, base: Path) -> bool:
         """Return whether `$day` is bound in the query.
