@@ -402,11 +402,16 @@ def test_no_row_of_a_night_is_read_but_those_left_out(
     monkeypatch.setattr(left_out, "open_part", opened)
     for path in [*lake.raw_features.paths(DAY), *lake.predictions.paths(DAY)]:
         spoil_pages(path)
+    for path in snapshots_of(lake).folder.glob("v=*/*.arrow"):
+        path.chmod(0o644)
+        path.write_bytes(b"no row")
 
     written, _ = report(lake)
 
     assert written.facts.problems == ()
     assert written.facts.flow.adds_up
+    # That it can't be read would be found out by whatever reads it.
+    assert "not judged" not in {line.state for line in written.facts.gates}
     assert {path.parents[2] for path in seen} == {lake.quarantined_rows.path}
 
 
