@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
@@ -16,14 +17,15 @@ TEMPLATE, STYLE = "night.html.jinja", "night.css"
 
 def page_of(facts: NightFacts, pictures: NightPictures) -> str:
     """Return the page: what is text in the facts is text on it, and nothing else."""
+    not_drawn = [one.output for one in facts.histograms[MOST_OUTPUTS:]]
+    return page_from(TEMPLATE, night=facts, pictures=pictures, not_drawn=not_drawn)
+
+
+def page_from(template: str, **shown: Any) -> str:
+    """Return a page in the looks of all; what is text in `shown` is text on it."""
     environment = _environment()
     style, _, _ = environment.loader.get_source(environment, STYLE)  # type: ignore[union-attr]
-    return environment.get_template(TEMPLATE).render(
-        night=facts,
-        pictures=pictures,
-        style=Markup(style),
-        not_drawn=[one.output for one in facts.histograms[MOST_OUTPUTS:]],
-    )
+    return environment.get_template(template).render(style=Markup(style), **shown)
 
 
 @cache

@@ -169,9 +169,9 @@ def test_a_stage_that_fails_says_so_and_is_not_measured(priced, instance, monkey
 @pytest.mark.parametrize(
     "broken",
     [
-        {"write_state"},
-        {"keep_stage", "keep_estimate", "stage_metrics"},
-        {"settle_estimates"},
+        ("write_state",),
+        ("keep_stage", "keep_estimate", "stage_metrics"),
+        ("settle_estimates",),
     ],
     ids=" ".join,
 )

@@ -165,3 +165,14 @@ def test_a_good_day_is_published_without_any_override(broken):
     told = json.loads(batch_assets(folder, "publish", "toy", DAY, "--json").stdout)
     assert told["success"]
     assert told["overrides"] == []
+
+
+def test_a_row_is_explained_on_one_page_that_needs_no_network(broken):
+    folder, _ = broken
+    page = folder / "page.html"
+    batch_assets(folder, "explain", "toy", "777", "--day", DAY, "--out", str(page))
+    text = page.read_text("utf-8")
+    assert "what stands behind 777" in text
+    assert "approved for batch" in text
+    assert "http" not in text
+    assert "<script" not in text
