@@ -156,18 +156,24 @@ def test_the_checks_of_a_day_say_in_words_and_numbers_what_they_judged(page, lau
     expect(row(page, "share")).to_contain_text("0")
 
 
-def test_the_picture_of_a_day_is_shown(page, launched, keep: Keep):
+def test_the_pictures_of_a_day_are_shown(page, launched, keep: Keep):
     succeeded(page, launched[DAY])
+    day_of(page, "predictions", DAY)
+    assert opened_picture(page) > 300
     page.goto("/assets/flights/outcomes")
     page.get_by_role("button", name="Materialize").first.click()
     succeeded(page, launch_in(page, DAY))
     day_of(page, "outcomes", DAY)
-    page.get_by_text("[Show Markdown]").first.click()
-
-    picture = page.get_by_role("dialog").get_by_role("img", name="performance")
-    expect(picture).to_be_visible()
-    assert picture.evaluate("it => it.decode().then(() => it.naturalWidth)") > 300
+    assert opened_picture(page) > 300
     keep(page, "outcomes")
+
+
+def opened_picture(page: Page) -> int:
+    """Open the first picture of a day; return how wide it is in itself."""
+    page.get_by_text("[Show Markdown]").first.click()
+    picture = page.get_by_role("dialog").locator("img[src^='data:image/png']").first
+    expect(picture).to_be_visible()
+    return int(picture.evaluate("it => it.decode().then(() => it.naturalWidth)"))
 
 
 def test_a_backfill_of_three_days_completes(page, launched, keep: Keep):
