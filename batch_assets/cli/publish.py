@@ -105,6 +105,6 @@ def _print(pipeline: str, report: "NightReport", given: "list[Override]") -> Non
             f"{time_of(one.until)}: {one.why}"
         )
     if report.version:
-        click.echo(f"{pipeline} {report.day} is version {report.version}")
+        click.echo(f"{pipeline} {report.day}: {report.served_why}")
         click.echo(f"served now: {report.served_version or 'nothing'}")
     print_messages([report])

@@ -17,7 +17,8 @@ from batch_assets.assets.step_errors import is_failed_check, is_interrupted, rea
 class NightReport:
     """One night in a row of a table; `errors` says why it did not succeed.
 
-    A night that was interrupted goes on where it was when it is run again.
+    A night that was interrupted goes on where it was when it is run again. `served_why`
+    says why its version is served, or why it is not.
     """
 
     day: str
@@ -34,6 +35,7 @@ class NightReport:
     rows_per_second: float | None = None
     version: str | None = None
     served_version: str | None = None
+    served_why: str | None = None
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -61,6 +63,7 @@ class NightReport:
             rows_per_second=predictions.get("rows_per_second"),
             version=snapshot.get("version"),
             served_version=snapshot.get("served_version"),
+            served_why=snapshot.get("why"),
             errors=failures,
             warnings=_warnings_of(result),
         )
