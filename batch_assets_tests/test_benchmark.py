@@ -57,7 +57,11 @@ def results_of(ratio: float) -> dict:
         "machine": {"cpu": "a CPU", "cores": 2, "memory_gb": 24, "python": "3.11"},
         "small": columns,
         "heavy": columns,
-        "night": {"rows": 100, "seconds": {"predictions": 2.0, "total": 6.5}},
+        "night": {
+            "rows": 100,
+            "seconds": {"predictions": 2.0, "total": 6.5},
+            "judged_over_unjudged": [1.01, 1.02, 1.04],
+        },
         "memory_mb": {"50": 100, "400": 111},
         "serial": {"page_faults": 0.25, "lock_us": None},
         "incremental": {
@@ -229,11 +233,12 @@ def test_bars_that_are_reached_and_bars_that_are_not():
         bars = judge(results_of(ratio))
         of_columns = bars[: len(BARS) + len(ON_ENGINES)]
         assert {bar["reached"] for bar in of_columns} == {reached}
-    memory, night, *incremental = bars[len(of_columns) + 1 :]
+    memory, night, judged, *incremental = bars[len(of_columns) + 1 :]
     assert [(bar["found"], bar["reached"]) for bar in incremental] == [
         (0.26, True),
         (0.26, False),
     ]
+    assert (judged["found"], judged["reached"]) == (1.02, True)
     assert (night["found"], night["reached"]) == (3.25, False)
     assert (memory["found"], memory["reached"]) == (1.11, False)
 

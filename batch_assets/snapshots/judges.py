@@ -45,7 +45,7 @@ def none_overridden(lake: Lake, store: SnapshotStore, day: str) -> Verdict:
     built = _built(lake, store, day)
     overrides = store.manifest(built[-1]).overrides if built else ()
     if not overrides:
-        return Verdict(True, "no gate was overridden")
+        return Verdict(True, "no gate was overridden", {"overridden_gates": 0.0})
     return Verdict(
         False,
         "; ".join(f"{one.gate} is {one}" for one in overrides),

@@ -41,7 +41,7 @@ def test_run_reports_the_night_as_json(night):
     _, report = night
     assert report["success"] is True
     assert (report["raw_rows"], report["scored_rows"]) == (1_000, 1_000)
-    assert (report["checks_passed"], report["checks"]) == (16, 16)
+    assert (report["checks_passed"], report["checks"]) == (17, 17)
     assert report["version"] == report["served_version"]
 
 

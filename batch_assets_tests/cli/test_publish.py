@@ -91,7 +91,7 @@ def test_a_shut_gate_says_how_it_is_overridden_and_it_works(broken):
         "batch-assets 0.1.0",
         "1,000 raw, 950 validated, 50 quarantined, 950 scored, 0 carried, 0 dead",
         "they close",
-        "9 of 11 open",
+        "10 of 12 open",
         "plan = ",
         "files: days/",
     ):

@@ -145,7 +145,7 @@ def test_other_parts_of_a_project_that_are_broken_stop_no_night(project, tmp_pat
         (day,) = run_days(PipelineRunner(everything, instance, "toy"), DAYS[:1])
 
     assert day.state == "done", day.report.errors
-    assert (day.report.checks_passed, day.report.checks) == (16, 16)
+    assert (day.report.checks_passed, day.report.checks) == (17, 17)
 
 
 # Each of the following starts processes that import Dagster and torch.

@@ -312,8 +312,10 @@ def test_versions_and_readers_show_it_and_a_rollback_ends_it(
     store = snapshots_of(damaged)
     assert list_versions(store).versions[-1].kept_shards == (BAD,)
     reader = Snapshot(store.folder)
-    key = key_of(damaged, BAD, DAY)
-    answer = reader.get(key)
+    try:
+        answer = reader.get(key_of(damaged, BAD, DAY))
+    finally:
+        reader.close()
     assert answer is None or answer.kept is not None
     rollback(store, why="rather whole", by="ada")
     assert Version.current(store).manifest.kept_shards == {}

@@ -182,7 +182,7 @@ def test_a_gate_that_was_shut_is_the_reason_that_the_next_stage_gives(make, inst
     said = evaluate(project, instance)
 
     assert "and may not be. predictions failed: quarantine_share_is_within_lim" in said
-    assert said.count("quarantine_share_is_within_limit") == 1
+    assert said.count("quarantine_share_is_within_limit: ") == 1
 
 
 def test_a_night_is_at_risk_by_what_is_left_and_the_nights_before(make, instance):
