@@ -84,12 +84,15 @@ class Answer(NamedTuple):
     @property
     def kept(self) -> KeptShard | None:
         """Why the key's shard has the rows of an earlier night, if it has."""
-        return self._file.kept
+        return None if self.is_fallback else self._file.kept
 
     @property
     def coverage(self) -> float:
-        """The share of the night's raw rows of the key's shard that have an answer."""
-        return self._file.coverage
+        """The share of the night's raw rows that have an answer, of the key's shard.
+
+        Of a key that has none, and gets the fallback, of all shards.
+        """
+        return self.manifest.coverage if self.is_fallback else self._file.coverage
 
     @property
     def _file(self) -> ShardFile:

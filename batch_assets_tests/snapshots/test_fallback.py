@@ -315,3 +315,15 @@ def test_a_night_whose_fallback_does_not_fit_scores_nothing(
     assert result.success == fits
     assert bool(lake.predictions.rows_by_day()) == fits
     assert not fits or Version.current(project.snapshots(NAME)).get(NOBODY).is_fallback
+
+
+def test_a_key_that_no_file_can_hold_gets_a_fallback_that_can_be_told(
+    served: SnapshotStore,
+) -> None:
+    with Snapshot(served.folder) as snapshot:
+        fallback = snapshot.get(NOBODY)
+    assert fallback is not None
+    # Half of a surrogate pair: it has no hash, hence no shard.
+    answer = fallback._replace(key="\ud800")
+    assert answer.to_dict()["coverage"] == fallback.manifest.coverage
+    assert answer.kept is None
