@@ -157,8 +157,10 @@ def parts_on_disk(lake: Lake) -> dict[str, bytes]:
     return {
         str(path.relative_to(lake.folder)): path.read_bytes()
         for path in sorted(lake.folder.rglob("*.parquet"))
-        # What was measured lies in files that Delta names, by chance.
-        if "_metrics" not in path.relative_to(lake.folder).parts[0]
+        # What was measured and judged lies in files that Delta names, by chance.
+        if not path.relative_to(lake.folder)
+        .parts[0]
+        .endswith(("_metrics", "_verdicts"))
     }
 
 
