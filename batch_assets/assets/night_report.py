@@ -7,6 +7,7 @@ import dagster as dg
 from batch_assets.assets.night_pictures import shown
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline
+from batch_assets.assets.table_metadata import in_order
 from batch_assets.reports.night import WrittenReport, write_report
 from batch_assets.resources import StorageResource
 from batch_assets.storage import is_local
@@ -29,7 +30,7 @@ def build_night_report(pipeline: Pipeline) -> dg.AssetsDefinition:
         of it. Of a night that was stopped, `batch-assets report` makes it.
         """
         written = write_report(storage.path, spec, day_of(context))
-        return dg.MaterializeResult(metadata=_metadata(written))
+        return dg.MaterializeResult(metadata=in_order(_metadata(written)))
 
     return night_report
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 
 from batch_assets.assets.column_lineage import lineage_metadata
@@ -13,6 +14,7 @@ from batch_assets.lake.delta_table import Table
 # What compares runs, and says little by itself.
 OF_A_RUN = {"contract", "digest", "job", "engine", "unchanged", "resumed_chunks"}
 CHECKSUM = "_keys"
+IN_SHORT = "in_short"
 
 
 def table_metadata(
@@ -45,13 +47,17 @@ def table_metadata(
 def in_order(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata as a partition's page lists it.
 
-    What is read first comes first; then what only tells one run from another; what Dagster
-    itself asks for, and shows elsewhere, comes last.
+    A sentence and pictures come first, then what is read; then what only tells one run
+    from another; what Dagster itself asks for, and shows elsewhere, comes last.
     """
 
     def rank(name: str) -> int:
         if name.startswith("dagster/"):
-            return 2
-        return int(name in OF_A_RUN or name.endswith(CHECKSUM))
+            return 4
+        if name in OF_A_RUN or name.endswith(CHECKSUM):
+            return 3
+        if name == IN_SHORT:
+            return 0
+        return 1 if isinstance(metadata[name], dg.MarkdownMetadataValue) else 2
 
     return {name: metadata[name] for name in sorted(metadata, key=rank)}

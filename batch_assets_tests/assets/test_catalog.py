@@ -186,10 +186,12 @@ def test_a_day_begins_with_a_sentence_and_ends_with_dagsters_own(night):
 
 
 def test_what_only_tells_runs_apart_comes_after_what_is_read():
-    mixed = {"dagster/uri": 1, "job": 2, "raw_keys": 3, "in_short": 4, "rows": 5}
+    mixed = {"dagster/uri": 1, "job": 2, "raw_keys": 3, "rows": 4, "in_short": 5}
+    mixed["picture"] = dg.MetadataValue.md("![]()")
 
     assert list(in_order(mixed)) == [
         "in_short",
+        "picture",
         "rows",
         "job",
         "raw_keys",
