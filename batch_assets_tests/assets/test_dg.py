@@ -229,9 +229,11 @@ def ticked(url: str, sensors: int) -> bool:
     found = ask(
         url,
         "{ repositoriesOrError { ... on RepositoryConnection { nodes { sensors { "
-        "sensorState { status ticks(limit: 1) { status } } } } } } }",
+        "name sensorState { status ticks(limit: 1) { status } } } } } } }",
     )["repositoriesOrError"]["nodes"]
     found = [sensor for repository in found for sensor in repository["sensors"]]
+    # Dagster's own, of automation conditions, is off until somebody turns it on.
+    found = [sensor for sensor in found if sensor["name"].startswith("toy_")]
     states = [sensor["sensorState"] for sensor in found]
     return (
         len(states) == sensors
