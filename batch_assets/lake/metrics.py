@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from batch_assets.errors import CommitError
 from batch_assets.lake.delta_log import one_line, open_delta
@@ -143,12 +143,12 @@ class MetricTable:
                     partition_by=["day"],
                     storage_options=delta_options(self.path),
                 )
-            except OSError as error:
-                msg = f"the metrics of {day} can't be written: {one_line(error)}"
-                raise CommitError(msg) from error
             except CommitFailedError as error:
                 last = error
                 time.sleep(random.uniform(0, 0.05 * (attempt + 1)))
+            except (OSError, DeltaError) as error:  # A full disk is either.
+                msg = f"the metrics of {day} can't be written: {one_line(error)}"
+                raise CommitError(msg) from error
             else:
                 return
         msg = f"{self.path}: the metrics of {day} were not written: {last}"

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 import pyarrow as pa
 
-from batch_assets.errors import CorruptPartError, LakeError, SnapshotError
+from batch_assets.errors import CommitError, CorruptPartError, LakeError, SnapshotError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.overrides import Override
@@ -165,11 +165,18 @@ class _ScoredDay:
         self.verdicts = after_scoring(
             self.lake, self.registry, manifest, self.day, self.gates
         )
-        record_verdicts(self.lake, self.day, self.digest, self.verdicts, self.gates)
+        self._keep_verdicts()
         must_be_open(self.day, self.verdicts, pipeline=self.lake.pipeline, then=STAYS)
         if self.lake.predictions.paths(self.day) != [part.path for part in self.parts]:
             msg = f"{self.day} was scored again while its version was built; {STAYS}"
             raise SnapshotError(msg)
+
+    def _keep_verdicts(self) -> None:
+        try:
+            record_verdicts(self.lake, self.day, self.digest, self.verdicts, self.gates)
+        except CommitError as error:
+            msg = f"what the gates say can't be kept: {error}; {STAYS}. {MAKE_ROOM}"
+            raise SnapshotError(msg) from error
 
     def must_be_committed(self) -> None:
         """Refuse parts whose bytes are not those that were committed.
