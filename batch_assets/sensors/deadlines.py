@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster import DagsterEventType, DagsterInstance
 
-from batch_assets import errors
 from batch_assets.alerts.alert import Alert, Served
 from batch_assets.alerts.conditions import Condition, Watched
 from batch_assets.alerts.words import Number
+from batch_assets.assets.step_errors import is_failed_check, reason_of
 from batch_assets.deadlines import NightRun, RunState, deadline_statuses
 from batch_assets.lake.tables import Lake
 from batch_assets.planner.clock import NightTimes
 from batch_assets.planner.status import DeadlineStatus
 from batch_assets.resources import StorageResource
+from batch_assets.sensors.runs import PARTITION
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import PipelineSpec
 from batch_assets.spec.alerts import AlertKind
@@ -31,7 +32,6 @@ ALERTS: dict[str, AlertKind] = {
 }
 # In the metadata of the sensor: when the nights begin, and by when they are to be ready.
 NIGHT_TIMES = "night_times"
-PARTITION = "dagster/partition"
 # Of a day's newest runs; those of other pipelines have the same day.
 LOOK_BACK = 100
 STATES: dict[dg.DagsterRunStatus, RunState] = {
@@ -211,16 +211,9 @@ def _failures(instance: DagsterInstance, run_id: str) -> Iterator[str]:
             if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
                 yield f"{check.check_name}: {check.description}"
             continue
-        chain = [event.step_failure_data.error]
-        while chain[-1] and chain[-1].cause:
-            chain.append(chain[-1].cause)
-        raised = [error for error in chain if error]
-        if not raised or raised[0].cls_name == "DagsterAssetCheckFailedError":
-            continue
-        # What this project says; else whatever began it all.
-        own = [e for e in raised if e.message.startswith(f"{errors.__name__}.")]
-        message = " ".join((own or raised[-1:])[0].message.split())
-        yield message.partition(": ")[2] if own else message
+        error = event.step_failure_data.error
+        if error and not is_failed_check(error):
+            yield " ".join(reason_of(event.step_key or "", error).split())
 
 
 def _with_command(status: DeadlineStatus) -> str:

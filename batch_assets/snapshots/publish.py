@@ -202,7 +202,7 @@ def _build(
     fallback: Fallback | None,
 ) -> SnapshotManifest:
     """Build a version on this machine, under a name that nobody reads."""
-    contract, pages = scored.release.contract, scored.lake.books(scored.day).pages
+    contract, books = scored.release.contract, scored.lake.books(scored.day)
     plan = SnapshotManifest(
         pipeline=scored.lake.pipeline,
         version=_free_name(store, scored),
@@ -229,17 +229,17 @@ def _build(
             (local(store.version_folder(manifest.version)), manifest)
             for manifest in reversed(store.versions())
         ]
-    raw_rows = {shard: page.raw.rows for shard, page in pages.items()}
-    folder, failed = _building_folder(store, plan), _failed(store, scored, plan)
+    raw_rows = {shard: page.raw.rows for shard, page in books.pages.items()}
+    folder = _building_folder(store, plan)
+    failed = _failed(store, scored, plan, books.kept)
     return build_version(folder, plan, scored.parts, raw_rows, earlier, failed)
 
 
 def _failed(
-    store: SnapshotStore, scored: _ScoredDay, plan: SnapshotManifest
+    store: SnapshotStore, scored: _ScoredDay, plan: SnapshotManifest, kept: list[int]
 ) -> dict[int, FailedShard]:
     """Return the shards of a day that could not be scored, and what is served of them."""
     lake, day = scored.lake, scored.day
-    kept = lake.books(day).kept
     if not kept:
         return {}
     served = None
