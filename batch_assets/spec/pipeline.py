@@ -14,7 +14,7 @@ from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving, Shadow
 from batch_assets.spec.outcomes import OutcomesSpec
 from batch_assets.spec.schedules import clock_time, daily, is_next_morning
-from batch_assets.spec.sinks import Target
+from batch_assets.spec.sinks import EXPERIMENTAL, Target
 from batch_assets.strict import NAME, StrictModel
 
 
@@ -154,6 +154,20 @@ class PipelineSpec(StrictModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"two sinks are named '{twice[0]}': give one another `name`"
             raise ValueError(msg)
+        return sinks
+
+    @field_validator("sinks")
+    @classmethod
+    def _experiments_are_chosen(cls, sinks: list[Target]) -> list[Target]:
+        # Not in the sink's own type: what an earlier night declared can still be read.
+        for sink in sinks:
+            if sink.kind in EXPERIMENTAL and not getattr(sink, "experimental", False):
+                msg = (
+                    f"the sink '{sink.name}' is experimental: {EXPERIMENTAL[sink.kind]}. "
+                    "Say `experimental: true` to use it, and prove what it holds with "
+                    "`batch-assets sinks verify` before anything depends on it"
+                )
+                raise ValueError(msg)
         return sinks
 
     @field_validator("timezone")
