@@ -32,7 +32,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets docs reference test test-fast test-crash test-engines test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -90,6 +90,19 @@ screenshots: need-chromium $(VENV)/.ready-ui ## the same, and keep the pictures 
 # 0.72 of the time. A file keeps its Ray to itself.
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
 	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
+docs: $(VENV)/.ready-docs ## the documentation as a site, in which every link leads somewhere
+	$(BIN)/python -m website stage build/docs
+	$(BIN)/zensical build --strict --clean --config-file zensical.toml
+	@echo "open build/site/index.html, or: $(BIN)/python -m http.server --directory build/site"
+
+reference: $(READY) ## write the pages of the docs that are made from the code
+	$(BIN)/python -m website reference
 
 check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/ruff format --check .
