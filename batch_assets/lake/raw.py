@@ -107,6 +107,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
+    context = replace(context, columns=settings.schema)
     pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
