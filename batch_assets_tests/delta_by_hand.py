@@ -15,20 +15,26 @@ from typing import Any
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 # The head of a bitmap of 64 bits in the protocol's own form, and of one of 32 in Roaring's.
 MAGIC, WITHOUT_RUNS = 1681511377, 12346
-DELETES = {
-    "minReaderVersion": 3,
-    "minWriterVersion": 7,
-    "readerFeatures": ["deletionVectors"],
-    "writerFeatures": ["deletionVectors"],
-}
+FEATURE = "deletionVectors"
 
 
 def delete_in_place(
-    table: str | Path, rows: Iterable[int], *, file: int = 0, inline: bool = False
+    table: str | Path,
+    rows: Iterable[int],
+    *,
+    inline: bool = False,
+    features: Iterable[str] = (),
 ) -> None:
-    """Commit the deletion of rows, by their numbers in one of the files of the table."""
+    """Commit the deletion of rows, by their numbers in the first file of the table.
+
+    Args:
+        table: where it lies.
+        rows: what is deleted; a file that had deleted rows before has these alone then.
+        inline: whether the log holds the vector, and not a file.
+        features: that a reader has to know of the table beside this one.
+    """
     folder = Path(table)
-    added = sorted(_files(folder).values(), key=lambda add: add["path"])[file]
+    added = min(_files(folder).values(), key=lambda add: add["path"])
     bitmap = _bitmap(sorted(rows))
     vector = {"sizeInBytes": len(bitmap), "cardinality": len(set(rows))}
     if inline:
@@ -41,9 +47,12 @@ def delete_in_place(
         at = {"storageType": "u", "pathOrInlineDv": _z85(name.bytes), "offset": 1}
         vector |= at
     gone = {"path": added["path"], "dataChange": True, "deletionTimestamp": 1}
+    wanted = [FEATURE, *features]
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7}
+    protocol |= {"readerFeatures": wanted, "writerFeatures": wanted}
     commit(
         folder,
-        {"protocol": DELETES},
+        {"protocol": protocol},
         {"remove": gone},
         {"add": added | {"deletionVector": vector}},
     )
