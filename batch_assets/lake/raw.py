@@ -88,14 +88,13 @@ def copy_day(
 ) -> Copied:
     """Copy a day of a source into the lake, or pin it.
 
-    A source without history is read for the newest day alone: what is there of an older
-    one stays as it was taken then.
+    A source without history is read for the newest day alone: an older stays as it was.
 
     Args:
         run: the day to make.
         source: where the rows come from.
         context: for which day, and from where, it is read.
-        settings: of the rows; of a pinned source, the key alone is written.
+        settings: of the rows; of a pinned source, the key is written.
         check: judges the source's columns before a row is read; raises to stop.
         newest: the day that ended last.
         force: take what the source holds now, though the day be old, or was read.
@@ -110,7 +109,8 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
-    context = replace(context, columns=settings.schema)
+    if not into:  # Another table takes what can be cast to its columns, too.
+        context = replace(context, columns=settings.schema)
     pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
@@ -120,7 +120,7 @@ def copy_day(
     if (done := table.done(day, job, context.key)) is not None:
         return Copied(job, done, unchanged=True, forced_at=_forced_at(table, day))
     if not source.by_content:
-        identity = {**identity, READ_AT: datetime.now(UTC).isoformat()}
+        identity |= {READ_AT: datetime.now(UTC).isoformat()}
         job = job_of(day, identity, *settings.inputs)
     with ExitStack() as stack:
         batches = _checked(stack, source, context, pinned, check)

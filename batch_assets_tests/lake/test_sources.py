@@ -19,6 +19,11 @@ from deltalake import write_deltalake
 from pydantic import TypeAdapter, ValidationError
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.side_tables import (
+    copy_side_tables,
+    read_side_table,
+    side_tables_of,
+)
 from batch_assets.lake.sources import (
     SOURCES,
     DeltaSource,
@@ -394,6 +399,25 @@ def test_a_source_of_each_kind_gives_the_rows_and_is_known_again(
     assert source.origins(context, ["age"]) == {"age": (Origin("", "age"),)}
     holder.put(tmp_path, make_rows(300, seed=1))
     assert (source.identity(context) != identity) == holder.by_content
+
+
+TYPES = {"user_id": "int64", "age": "int16", "visits": "float32"}
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"sql", "parquet"}))
+def test_a_side_table_may_come_from_a_source_of_each_kind(
+    kind, holders, lake, tmp_path
+):
+    declared = holders[kind].put(tmp_path, make_rows(30))
+    if kind in ("csv", "json"):
+        declared["columns"] = TYPES | {"plan": "string", "active": "bool"}
+    source = TypeAdapter(Source).validate_python(declared)
+
+    taken = copy_side_tables(lake, {"table": source}, context_of(tmp_path), newest=DAY)
+
+    assert taken == {"table": 30}
+    (table,) = side_tables_of(lake, DAY, ("table",))
+    assert read_side_table(table)["user_id"].to_pylist() == list(range(1, 31))
 
 
 def test_a_query_may_do_without_the_day(tmp_path):

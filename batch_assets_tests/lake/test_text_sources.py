@@ -10,7 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from batch_assets.errors import ContractError, SourceError
-from batch_assets.lake.raw import Copied
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.raw import Copied, RawSettings, copy_day
 from batch_assets.lake.side_tables import (
     copy_side_tables,
     read_side_table,
@@ -18,6 +19,7 @@ from batch_assets.lake.side_tables import (
 )
 from batch_assets.lake.sources import Source
 from batch_assets.lake.tables import Lake
+from batch_assets.quality.performance.columns import check_outcomes
 from batch_assets_tests.steps import take
 from batch_assets_tests.toys import DAY, context_of, copying, make_contract, read_day
 
@@ -215,7 +217,7 @@ def test_a_value_of_json_is_what_the_contract_says(tmp_path):
         ('"user_id":7', "field 'user_id' is of type number, expected string"),
         ('"on":1', "field 'on' is of type number, expected boolean"),
         ('"seen":1', "field 'seen' is of type number, expected array"),
-        ('"zeta":1,"eta":2', "line 3: it has fields that are no column of the contract: 'zeta', 'eta'"),
+        ('"zeta":1,"eta":2', "line 3: it has fields that neither contract nor `columns` has: 'zeta', 'eta'"),
         ('"n":1,"n":2', "specified twice"),
         ('"n":', "line 3: "),
     ],
@@ -306,3 +308,29 @@ def test_a_side_table_is_read_with_the_columns_that_it_declares(lake, tmp_path):
     assert taken == {"denied": 1}
     (table,) = side_tables_of(lake, DAY, ("denied",))
     assert read_side_table(table).to_pylist() == [{"item": "007"}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("json", '{"user_id":1,"left":true}\n{"user_id":2,"left":false}\n'),
+        ("csv", "user_id,left,note\n1,true,moved\n2,f,\n"),
+    ],
+)
+def test_outcomes_are_read_with_the_columns_that_they_declare(
+    lake, tmp_path, kind, data
+):
+    (tmp_path / f"a.{kind}").write_text(data, encoding="utf-8")
+    source = declared(kind, columns={"user_id": "int64", "left": "bool"})
+    schema = pa.schema({"user_id": pa.int64(), "left": pa.float64()})
+
+    copy_day(
+        DayRun(lake, DAY, lambda: None, lambda _: None),
+        source,
+        context_of(tmp_path),
+        RawSettings(schema, 2, 100, into=lake.outcomes),
+        check=lambda found: check_outcomes(found, schema, "the source"),
+        newest=DAY,
+    )
+
+    assert read_day(lake, "outcomes")["left"].to_pylist() == [1.0, 0.0]

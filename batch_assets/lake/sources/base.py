@@ -38,8 +38,8 @@ class ReadContext:
         key: the column that names a row.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
-        columns: that the rows are wanted with, where something says so: a source whose
-            files tell no types reads them as these. The rows' identity is without them.
+        columns: that the rows are wanted with, where a contract says so: a source whose
+            files tell no types reads them as these. Outcomes and side tables have none.
     """
 
     day: str

@@ -93,7 +93,7 @@ def _refused(path: Path, rows: int, schema: pa.Schema, error: Exception) -> Sour
     line, why, extra = found
     if extra:
         names = ", ".join(f"'{name}'" for name in extra)
-        why = f"it has fields that are no column of the contract: {names}"
+        why = f"it has fields that neither contract nor `columns` has: {names}"
     return unreadable(path, "JSON, an object on each line", f"line {line:,}: {why}")
 
 

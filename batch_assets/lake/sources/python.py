@@ -40,8 +40,8 @@ class SourceDay:
         day: whose rows are wanted.
         timezone: of the pipeline, in which that day begins and ends.
         key: the column that names a row.
-        columns: that the rows are to have, in the contract's types; None where there is
-            no contract, as of side tables.
+        columns: that the rows are to have, in the contract's types; None where it does not
+            tell, as of side tables and outcomes.
         project: the folder of the project.
         arguments: what the YAML gives it.
     """

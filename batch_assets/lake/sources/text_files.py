@@ -47,7 +47,7 @@ class TextFilesSource(FilesSource):
     columns: dict[str, Annotated[str, AfterValidator(_known)]] = Field(
         default_factory=dict,
         description="The type of each column that the contract does not tell of, in the "
-        "contract's words; of side tables, of all.",
+        "contract's words; of side tables and outcomes, of all.",
     )
 
     def identity(self, context: ReadContext) -> dict[str, Any]:
