@@ -112,6 +112,13 @@ def _names(table: OpenTable, schema: pa.Schema) -> dict[str, str]:
             f"SELECT, or with TBLPROPERTIES ('{MODE}' = 'name')"
         )
         raise SourceError(msg)
+    if structs := [column.name for column in schema if _has_fields(column.type)]:
+        msg = (
+            f"column '{structs[0]}' of the Delta table {table.table_uri} has fields of its "
+            "own, which column mapping gives other names in the files, and they would be "
+            "read as nulls. Nothing was read; write a table with its fields as columns"
+        )
+        raise SourceError(msg)
     parts = set(table.metadata().partition_columns)
     names = {}
     for column in schema:
@@ -126,6 +133,13 @@ def _names(table: OpenTable, schema: pa.Schema) -> dict[str, str]:
         # The log, and not a file, holds what a table is partitioned by.
         names[column.name] = column.name if column.name in parts else there.decode()
     return names
+
+
+def _has_fields(dtype: pa.DataType) -> bool:
+    if not pa.types.is_nested(dtype):
+        return False
+    inner = (dtype.field(at).type for at in range(dtype.num_fields))
+    return not pa.types.is_list(dtype) or any(map(_has_fields, inner))
 
 
 def _kept(table: OpenTable, dataset: ds.Dataset) -> dict[str, pa.BooleanArray]:

@@ -14,6 +14,7 @@ from batch_assets.errors import (
     BatchAssetsError,
     ConfigError,
     ContractError,
+    EmptySourceError,
     SourceError,
 )
 from batch_assets.lake.raw import Copied
@@ -352,6 +353,38 @@ def test_a_query_that_breaks_off_commits_nothing(connection, lake, tmp_path):
         take(lake, source, context_of(tmp_path), **copying(make_contract()))
 
     assert lake.raw_features.parts(DAY) == []
+
+
+def test_a_database_that_goes_away_half_way_leaves_nothing(connection, lake, tmp_path):
+    text = (
+        "SELECT g AS user_id, 1::smallint AS age, 1::real AS visits, 'free' AS plan, "
+        "true AS active FROM generate_series(1, 3000000) AS gone(g)"
+    )
+    source = postgres(tmp_path, text, history="none")
+
+    def end(_: pa.Schema) -> None:
+        ended = connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE query LIKE '%AS gone(g)%' AND pid <> pg_backend_pid()"
+        )
+        assert ended.fetchall() == [(True,)]
+
+    arguments = copying(make_contract()) | {"check": end}
+    with pytest.raises(SourceError, match="broke off|can't be run"):
+        take(lake, source, context_of(tmp_path), **arguments)
+
+    assert lake.raw_features.parts(DAY) == []
+
+
+def test_a_result_without_rows_is_an_empty_source(server, lake, tmp_path):
+    text = (
+        "SELECT 1::bigint AS user_id, 1::smallint AS age, 1::real AS visits, "
+        "'free' AS plan, true AS active WHERE $day < '2000-01-01'"
+    )
+    source = postgres(tmp_path, text)
+
+    with pytest.raises(EmptySourceError):
+        take(lake, source, context_of(tmp_path), **copying(make_contract()))
 
 
 def test_any_driver_reads_its_database(tmp_path):

@@ -212,3 +212,16 @@ def test_column_mapping_by_id_is_refused_before_a_row_is_read(tmp_path):
 
     with pytest.raises(SourceError, match="column mapping by id.*CREATE TABLE"):
         opened(uri)
+
+
+def test_lists_of_a_mapped_table_are_read_and_a_struct_is_refused(tmp_path):
+    """Its fields have other names in the files, too, and would all be null."""
+    lists = rows_of(0, 2).append_column("seen", pa.array([[1, 2], None]))
+    uri = write(tmp_path / "lists", lists, configuration=MAPPED)
+    batches = opened(uri).batches(["seen"])
+    assert pa.Table.from_batches(batches)["seen"].to_pylist() == [[1, 2], None]
+
+    structs = lists.append_column("where", pa.array([[{"x": 1}], None]))
+    uri = write(tmp_path / "structs", structs, configuration=MAPPED)
+    with pytest.raises(SourceError, match="column 'where' .* has fields of its own"):
+        opened(uri)

@@ -39,7 +39,8 @@ from batch_assets_tests.source_kinds import (
     Holder,
     put_postgres,
 )
-from batch_assets_tests.toys import context_of, make_contract, make_rows
+from batch_assets_tests.steps import take
+from batch_assets_tests.toys import context_of, copying, make_contract, make_rows
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
 ROWS = pa.table({"user_id": [1, 2, 3], "visits": pa.array([0.5, None, 2.5], "float32")})
@@ -399,6 +400,25 @@ def test_a_source_of_each_kind_gives_the_rows_and_is_known_again(
     assert source.origins(context, ["age"]) == {"age": (Origin("", "age"),)}
     holder.put(tmp_path, make_rows(300, seed=1))
     assert (source.identity(context) != identity) == holder.by_content
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"sql", "parquet", "delta"}))
+def test_a_source_that_changes_while_it_is_read_stops_the_night(
+    kind, holders, lake, tmp_path
+):
+    holder = holders[kind]
+    source = TypeAdapter(Source).validate_python(holder.put(tmp_path, make_rows(30)))
+    arguments = copying(make_contract())
+
+    def change(_: pa.Schema) -> None:
+        files = [*tmp_path.rglob("*.csv"), *tmp_path.rglob("*.ndjson")]
+        for path in (*source.code(tmp_path), *files):
+            path.write_bytes(path.read_bytes())
+
+    with pytest.raises(SourceError, match="changed while it was read"):
+        take(lake, source, context_of(tmp_path), **arguments | {"check": change})
+
+    assert lake.raw_features.parts(DAY) == []
 
 
 TYPES = {"user_id": "int64", "age": "int16", "visits": "float32"}

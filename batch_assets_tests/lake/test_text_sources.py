@@ -109,7 +109,9 @@ def test_a_value_that_is_none_of_its_type_is_named_with_its_row(tmp_path, column
 
 
 def test_a_row_of_a_later_block_is_named_by_its_number(tmp_path):
-    lines = f"{'x' * 300},7\n" * 40_000
+    """Its text has lines of its own, wherever a block may end."""
+    word = "x" * 150
+    lines = f'"{word}\n{word}",7\n' * 40_000
 
     said = refused(tmp_path, "csv", f"user_id,n\n{lines}x,1.5\n")
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -61,6 +61,10 @@ class DatabaseSource(BaseSource):
             ConfigError: a variable is not set, or the driver is not installed.
             SourceError: the database can't be reached; no secret is shown.
         """
+
+    def shown(self, error: str) -> str:
+        """Return what a driver says of a query without what is secret."""
+        return error
 
     def begin(self, cursor: Any, context: ReadContext) -> None:
         """Set the session up, before the query is run. Nothing by default."""
@@ -126,8 +130,10 @@ class DatabaseSource(BaseSource):
                     reader = cursor.fetch_record_batch()
                     yield as_wanted(reader, context.columns, str(path))
             except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
-                what = f"it failed for {context.day}: {_one_line(error)}"
-                raise query_failed(path, what) from error
+                why = self.shown(" ".join(str(error).split()))
+                what = f"it failed for {context.day}: {why}"
+                # Not from the error, which may show more.
+                raise query_failed(path, what) from None
 
 
 class AdbcSource(DatabaseSource):
@@ -160,6 +166,9 @@ class AdbcSource(DatabaseSource):
             "options_env": self.options_env,
         }
 
+    def shown(self, error: str) -> str:
+        return hidden(error, map(secret, self.options_env.values()))
+
     @contextmanager
     def connect(self) -> Iterator[Any]:
         dbapi = driver_module("adbc_driver_manager.dbapi", self.kind)
@@ -173,7 +182,7 @@ class AdbcSource(DatabaseSource):
                 db_kwargs={**self.options, **secrets},
             )
         except (adbc_driver_manager.Error, OSError, TypeError, ValueError) as error:
-            why = hidden(_one_line(error), secrets.values())
+            why = self.shown(" ".join(str(error).split()))
             msg = f"the driver {self.driver} does not connect: {why}"
             raise SourceError(msg) from None
         with connection:
@@ -209,7 +218,7 @@ def secret(variable: str) -> str:
     return value
 
 
-def hidden(text: str, secrets: Any) -> str:
+def hidden(text: str, secrets: Iterable[str]) -> str:
     """Return an error without any word of the secrets, as they are or decoded."""
     told = " ".join(f"{one} {unquote(one)}" for one in secrets)
     return WORD.sub(lambda word: "***" if word[0] in told else word[0], text)
@@ -225,7 +234,3 @@ def _library(driver: str) -> str:
     (folder,) = module.__path__
     found = sorted(Path(folder).glob(f"*{driver}.*"))
     return str(found[0]) if found else driver
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

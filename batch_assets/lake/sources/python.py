@@ -5,7 +5,9 @@ known of what it reads. Its source is known by the bytes of its file.
 """
 
 import hashlib
+import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ from batch_assets.lake.sources.base import (
     ReadContext,
     SourceTable,
 )
+
+log = logging.getLogger(__name__)
 
 CALLABLE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
@@ -185,9 +189,13 @@ class PythonSource(BaseSource):
 
 
 def _spec_of(path: str) -> ModuleSpec | None:
+    # A module that was written a moment ago is found, too.
+    importlib.invalidate_caches()
     try:
         return importlib.util.find_spec(path.partition(":")[0])
-    except (ImportError, ValueError):
+    # The packages around it are imported for it, and can raise anything.
+    except Exception as error:  # noqa: BLE001
+        log.info("the module of '%s' can't be found: %s", path, error)
         return None
 
 
