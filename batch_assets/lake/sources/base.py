@@ -38,6 +38,8 @@ class ReadContext:
         key: the column that names a row.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
+        columns: that the rows are wanted with, where a contract says so: a source whose
+            files tell no types reads them as these. Outcomes and side tables have none.
     """
 
     day: str
@@ -45,6 +47,7 @@ class ReadContext:
     key: str
     base: Path
     project: Path
+    columns: pa.Schema | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ class BaseSource(StrictModel):
     shown_as: ClassVar[str]
     # Whether its rows stay where they lie; `pinned` is none otherwise.
     pins: ClassVar[bool] = False
+    # Whether its identity tells rows from others that replace them. What can't be told
+    # apart is read once for a day: the copy stands until it is asked for anew.
+    by_content: ClassVar[bool] = True
 
     @abstractmethod
     def read_from(self) -> list[SourceTable]:
@@ -94,7 +100,8 @@ class BaseSource(StrictModel):
     def identity(self, context: ReadContext) -> dict[str, Any]:
         """Return what a day would be read from, by content: the same names the same rows.
 
-        It is hashed into the job's id and written into the commit, as JSON.
+        Of a source that is not known by its content, it is how the rows are asked for. It
+        is hashed into the job's id and written into the commit, as JSON.
         """
 
     @abstractmethod
