@@ -27,7 +27,7 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.source_files import must_be_text
+from batch_assets.lake.source_files import Signature, must_be_text
 from batch_assets.lake.sources import ReadContext, Source
 
 
@@ -107,6 +107,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
+    context = replace(context, committed=_taken_from(table))
     pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
@@ -119,7 +120,8 @@ def copy_day(
             settings = settings.of_the_key(context.key)
             batches = pinned.batches([context.key])
         else:
-            reader = stack.enter_context(source.read(context))
+            to_read = replace(context, identity=identity)
+            reader = stack.enter_context(source.read(to_read))
             check(reader.schema)
             batches = _unbroken(reader, day)
         writer = _RawWriter(stack, table, day, context.key, job, settings)
@@ -127,12 +129,30 @@ def copy_day(
             writer.write(batch)
             run.progress(len(batch))
         parts = writer.finish(pinned, allow_empty=settings.allow_empty)
-    if source.signature(context) != before:
-        msg = f"the source of {day} changed while it was read. Run the day again."
-        raise SourceError(msg)
+    _must_not_have_changed(source, context, before)
     facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
     run.commit(table, parts, settings.schema, facts)
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
+
+
+def _must_not_have_changed(
+    source: Source, context: ReadContext, before: Signature
+) -> None:
+    if source.signature(context) != before:
+        msg = (
+            f"the source of {context.day} changed while it was read. Run the day again."
+        )
+        raise SourceError(msg)
+
+
+def _taken_from(table: Table[RawReceipt, RawCommit]) -> Callable[[str], Any]:
+    """Return what tells of each day what it was taken from; None of one that was not."""
+
+    def committed(day: str) -> Any:
+        commit = table.last_commit(day)
+        return commit.facts.source if commit else None
+
+    return committed
 
 
 def _forced_at(table: Table[RawReceipt, RawCommit], day: str) -> datetime | None:
