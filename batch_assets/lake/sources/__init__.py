@@ -6,12 +6,14 @@ from pydantic import Field
 
 from batch_assets.lake.sources.base import BaseSource, ReadContext
 from batch_assets.lake.sources.delta import DeltaSource
+from batch_assets.lake.sources.iceberg import IcebergSource
+from batch_assets.lake.sources.kafka import KafkaSource
 from batch_assets.lake.sources.parquet import ParquetSource
 from batch_assets.lake.sources.sql import SqlSource
 from batch_assets.strict import kinds_of, kinds_schema
 
 # A kind of source is its module here, and its type in this line.
-AnySource = SqlSource | ParquetSource | DeltaSource
+AnySource = SqlSource | ParquetSource | DeltaSource | IcebergSource | KafkaSource
 SOURCES: dict[str, type[AnySource]] = kinds_of(AnySource)
 Source = Annotated[AnySource, Field(discriminator="kind"), kinds_schema(SOURCES)]
 
@@ -19,6 +21,8 @@ __all__ = [
     "SOURCES",
     "BaseSource",
     "DeltaSource",
+    "IcebergSource",
+    "KafkaSource",
     "ParquetSource",
     "ReadContext",
     "Source",
