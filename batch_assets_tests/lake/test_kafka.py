@@ -163,6 +163,17 @@ def test_a_neighbour_that_is_taken_says_where_a_day_begins_and_ends(broker, betw
     assert keys(night(source, taken, between)) == {EVE: [1], NEXT: [3, 4]}[between]
 
 
+def test_a_late_message_is_of_one_day_though_the_day_after_was_taken_before(broker):
+    topic, taken = Topic(broker), {}
+    source = source_of(topic)
+    topic.send(user(1, f"{DAY}T12:00"))
+    assert night(source, taken, NEXT) == []
+    topic.send(user(2, f"{DAY}T23:00"), user(3, f"{LATER}T12:00"))
+
+    assert keys(night(source, taken, DAY)) == [1]
+    assert keys(night(source, taken, LATER)) == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("timezone", "day", "first", "last"),
     [
@@ -588,7 +599,7 @@ def test_settings_that_change_what_a_day_is_or_show_a_secret_are_refused(broker)
     for changes, why in [
         ({"config": {"isolation.level": "read_uncommitted"}}, "is not free"),
         ({"config": {"auto.offset.reset": "latest"}}, "is not free"),
-        ({"config_env": {"group.id": "A"}}, "is not free"),
+        ({"config_env": {"group.instance.id": "A"}}, "is not free"),
         ({"config": {"sasl.password": "x"}}, "may be a secret.*config_env"),
         ({"config": {"ssl.key.pem": "x"}}, "may be a secret"),
         (
@@ -649,6 +660,7 @@ def test_the_group_of_the_client_is_never_joined(broker):
     topic = Topic(broker)
     topic.send(user(1, f"{DAY}T12:00"))
     night(source_of(topic), {})
+    night(source_of(topic, config={"group.id": "allowed"}), {})
 
     groups = broker.admin.list_consumer_groups().result().valid
     assert [one.group_id for one in groups] == []

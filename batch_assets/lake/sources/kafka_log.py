@@ -27,9 +27,9 @@ BATCH_MESSAGES = 8_192
 WAIT_SECONDS = 0.1
 # What the client fetches ahead.
 QUEUED_KILOBYTES = 65_536
+# A client must name a group; it is never joined, because partitions are assigned.
+GROUP = {"group.id": "batch-assets"}
 OURS = {
-    # A client must have one; it is never joined, because partitions are assigned.
-    "group.id": "batch-assets",
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     # Of aborted transactions nothing is read.
@@ -102,7 +102,9 @@ class TopicLog:
         self._failed = KafkaException
         try:
             self._admin = AdminClient({**settings, "log_level": 0})
-            self._consumer = Consumer({**settings, **OURS, "error_cb": self._note})
+            self._consumer = Consumer(
+                {**GROUP, **settings, **OURS, "error_cb": self._note}
+            )
         # Its text may hold the setting's value.
         except (KafkaException, ValueError, TypeError) as error:
             said = without_secrets(str(error), broker.config_env)
