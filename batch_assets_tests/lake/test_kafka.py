@@ -25,6 +25,7 @@ from batch_assets_tests.toys import (
     copying,
     make_contract,
     make_rows,
+    make_spec,
     read_day,
 )
 
@@ -232,6 +233,18 @@ def test_a_day_that_is_taken_keeps_its_offsets_and_asks_no_broker(broker):
     # More is asked of the same messages.
     wider = source_of(topic, columns=COLUMNS | {"plan": "string"})
     assert night(wider, taken) == [{"user_id": 1, "visits": 0.5, "plan": None}]
+
+
+def test_what_was_named_is_read_though_more_has_come_meanwhile(broker):
+    topic = Topic(broker)
+    source = source_of(topic)
+    topic.send(user(1, f"{DAY}T12:00"))
+    context = replace(context_of(Path(), DAY), committed=lambda day: None)
+    named = replace(context, identity=source.identity(context))
+    topic.send(user(2, f"{DAY}T23:00"))
+
+    with source.read(named) as reader:
+        assert keys(reader.read_all().to_pylist()) == [1]
 
 
 def test_messages_that_are_gone_end_in_an_error_and_not_in_fewer_rows(broker):
@@ -651,6 +664,8 @@ def test_a_key_that_is_no_column_is_refused(broker):
 
 def test_a_side_table_is_no_topic(broker, lake):
     sources = {"blocked": source_of(Topic(broker))}
+    with pytest.raises(ValidationError, match="'blocked' can't be of kind 'kafka'"):
+        make_spec(side_tables={n: one.model_dump() for n, one in sources.items()})
 
     with pytest.raises(SourceError, match="nothing keeps it for a side table"):
         copy_side_tables(lake, sources, context_of(Path()), newest=DAY)

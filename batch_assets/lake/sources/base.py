@@ -87,6 +87,8 @@ class BaseSource(StrictModel):
     shown_as: ClassVar[str]
     # Whether its rows stay where they lie; `pinned` is none otherwise.
     pins: ClassVar[bool] = False
+    # Whether it asks what other days were taken from, which no side table keeps.
+    asks_commits: ClassVar[bool] = False
 
     @abstractmethod
     def read_from(self) -> list[SourceTable]:

@@ -37,6 +37,7 @@ class KafkaSource(BaseSource):
     """
 
     shown_as: ClassVar[str] = "kafka"
+    asks_commits: ClassVar[bool] = True
     kind: Literal["kafka"]
     bootstrap_servers: str = Field(
         min_length=1, description="As `host:port,host:port`."
