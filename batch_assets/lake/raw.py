@@ -8,7 +8,7 @@ take, not what they mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -107,7 +107,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
-    context = replace(context, committed=_taken_from(table))
+    context = replace(context, committed=_TakenFrom(table))
     pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
@@ -145,14 +145,23 @@ def _must_not_have_changed(
         raise SourceError(msg)
 
 
-def _taken_from(table: Table[RawReceipt, RawCommit]) -> Callable[[str], Any]:
-    """Return what tells of each day what it was taken from; None of one that was not."""
+class _TakenFrom(Mapping[str, Any]):
+    """Of each committed day what it was taken from; the log is read when it is asked."""
 
-    def committed(day: str) -> Any:
-        commit = table.last_commit(day)
-        return commit.facts.source if commit else None
+    def __init__(self, table: Table[RawReceipt, RawCommit]) -> None:
+        self._table = table
 
-    return committed
+    def __getitem__(self, day: str) -> Any:
+        commit = self._table.last_commit(day)
+        if commit is None:
+            raise KeyError(day)
+        return commit.facts.source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.rows_by_day())
+
+    def __len__(self) -> int:
+        return len(self._table.rows_by_day())
 
 
 def _forced_at(table: Table[RawReceipt, RawCommit], day: str) -> datetime | None:

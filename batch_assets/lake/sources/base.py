@@ -5,7 +5,7 @@ It knows no kind of source, and nothing of contracts, shards or tables of the la
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +38,9 @@ class ReadContext:
         key: the column that names a row.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
-        committed: what another day, or this one, was taken from, by the commit of the
-            table that the rows go to: an `identity`, or None if the day was never taken.
-            Itself it is None where no books are kept, as of a side table.
+        committed: of each day that was taken, what it was taken from: an `identity`, of
+            the last commit of the table that the rows go to. None where there is no such
+            table, as of a side table.
         identity: what `identity` said of the day a moment ago: exactly that is read.
     """
 
@@ -49,7 +49,7 @@ class ReadContext:
     key: str
     base: Path
     project: Path
-    committed: Callable[[str], Any] | None = None
+    committed: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] | None = None
 
 

@@ -5,7 +5,7 @@ It knows the YAML, and which offsets a day is; `kafka_log` knows the client, and
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
@@ -148,7 +148,7 @@ class KafkaSource(BaseSource):
                 f"topic '{self.topic}': {', '.join(self.columns)}. Add it, with its type"
             )
             raise SourceError(msg)
-        own = self._of_commit(context.committed(context.day))
+        own = self._of_commit(context.committed.get(context.day))
         if own is not None:
             return self._named(context, own, own["offsets"])
         with self._open() as log:
@@ -223,51 +223,82 @@ class KafkaSource(BaseSource):
         return taken if ours else None
 
     def _offsets(
-        self, context: ReadContext, log: TopicLog, committed: Callable[[str], Any]
+        self, context: ReadContext, log: TopicLog, committed: Mapping[str, Any]
     ) -> Offsets:
         """Find where the day begins and ends in each partition.
 
-        A neighbour that is committed says it, so that no message is of two days or of
-        none; the clock says it otherwise.
+        The clock says it, but within what the nearest days that are committed left: no
+        message is of two days, and none is between a day and the next.
         """
-        before, after = (
-            self._of_commit(committed(_beside(context.day, by)))
-            if self.read_as == "changes"
-            else None
-            for by in (-1, 1)
-        )
         held = log.held()
-        if after is not None and log.went_on_from(after, held):
-            # A partition that the next day did not know yet has nothing of this one.
-            ends = {p: after["offsets"].get(str(p), [None])[0] for p in held}
-        else:
-            ends = log.at(end_of(context.day, context.timezone))
-        begins = self._begins(context, log, before, held)
-        return {p: (begins[p], begins[p] if ends[p] is None else ends[p]) for p in held}
-
-    def _begins(
-        self, context: ReadContext, log: TopicLog, before: Any, held: Offsets
-    ) -> dict[int, int]:
-        strict = self.offset_reset == "none"
+        if self.read_as == "state":
+            return self._state(context, log, held)
+        earlier, later = _neighbours(context.day, committed)
+        before = self._of_commit(committed.get(earlier))
         if before is not None and not log.went_on_from(before, held):
-            if strict:
+            if self.offset_reset == "none":
                 raise log.was_made_anew(before)
             before = None
-        if self.read_as == "state" or before is not None:
-            known = before["offsets"] if before else {}
-            new = {p: low for p, (low, _) in held.items() if str(p) not in known}
-            if strict:
-                log.must_be_whole(new)
-            return new | {int(p): end for p, (_, end) in known.items()}
+        after = self._of_commit(committed.get(later))
+        if after is not None and not log.went_on_from(after, held):
+            after = None
+        ends = log.at(end_of(context.day, context.timezone))
+        if after is not None:
+            # A partition that the later day did not know yet has nothing of this one.
+            first = {p: after["offsets"].get(str(p), held[p])[0] for p in held}
+            next_day = later == _beside(context.day, 1)
+            ends = {p: first[p] if next_day else min(ends[p], first[p]) for p in held}
+        if before is not None and earlier == _beside(context.day, -1):
+            begins = self._from_the_night_before(log, before, held)
+        else:
+            begins = self._by_the_clock(context, log, before, held)
+            begins = {p: min(begins[p], ends[p]) for p in held}
+        return {p: (begins[p], ends[p]) for p in held}
+
+    def _state(self, context: ReadContext, log: TopicLog, held: Offsets) -> Offsets:
+        begins = {p: low for p, (low, _) in held.items()}
+        if self.offset_reset == "none":
+            log.must_be_whole(begins)
+        ends = log.at(end_of(context.day, context.timezone))
+        return {p: (begins[p], ends[p]) for p in held}
+
+    def _from_the_night_before(
+        self, log: TopicLog, before: Mapping[str, Any], held: Offsets
+    ) -> dict[int, int]:
+        ends = {int(p): end for p, (_, end) in before["offsets"].items()}
+        new = {p: low for p, (low, _) in held.items() if p not in ends}
+        if self.offset_reset == "none":
+            log.must_be_whole(new)
+        return ends | new
+
+    def _by_the_clock(
+        self, context: ReadContext, log: TopicLog, before: Any, held: Offsets
+    ) -> dict[int, int]:
         begins = log.at(end_of(_beside(context.day, -1), context.timezone))
-        if strict:
+        known = (
+            {int(p): end for p, (_, end) in before["offsets"].items()} if before else {}
+        )
+        if self.offset_reset == "none":
             # Whether the day began before what is there, nothing tells any more.
-            log.must_be_whole({p: b for p, b in begins.items() if b == held[p][0]})
-        return begins
+            log.must_be_whole(
+                {
+                    p: low
+                    for p, (low, _) in held.items()
+                    if begins[p] == low and known.get(p, -1) < low
+                }
+            )
+        return {p: max(begins[p], known.get(p, 0)) for p in held}
 
 
 def _beside(day: str, days: int) -> str:
     return str(date.fromisoformat(day) + timedelta(days=days))
+
+
+def _neighbours(day: str, days: Iterable[str]) -> tuple[str, str]:
+    """Return the nearest days before and after; empty where there is none."""
+    known = list(days)
+    earlier = max((one for one in known if one < day), default="")
+    return earlier, min((one for one in known if one > day), default="")
 
 
 def _is_in(message: str, offsets: Offsets) -> bool:
