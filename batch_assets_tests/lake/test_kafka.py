@@ -346,6 +346,10 @@ def test_a_new_partition_is_read_from_its_beginning(broker):
 
     assert keys(night(source, taken, DAY)) == [2, 3, 4]
     assert taken[EVE]["offsets"] == {"0": [0, 1]}
+    topic.lose(before=1, partition=1)
+    del taken[DAY]
+    with pytest.raises(SourceError, match="partition 1 holds nothing before 1"):
+        night(source, taken, DAY)
 
 
 def test_of_transactions_only_those_that_were_committed_are_read(broker):
