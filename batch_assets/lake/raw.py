@@ -8,7 +8,7 @@ take, not what they mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.source_files import must_be_text
+from batch_assets.lake.source_files import Signature, must_be_text
 from batch_assets.lake.sources import ReadContext, Source
 
 # In the identity of rows that are known by when they were read.
@@ -109,6 +109,7 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
+    context = replace(context, committed=_TakenFrom(table))
     if not into:  # Another table takes what can be cast to its columns, too.
         context = replace(context, columns=settings.schema)
     pinned = None if into else source.pinned(context)
@@ -123,16 +124,15 @@ def copy_day(
         identity |= {READ_AT: datetime.now(UTC).isoformat()}
         job = job_of(day, identity, *settings.inputs)
     with ExitStack() as stack:
-        batches = _checked(stack, source, context, pinned, check)
+        to_read = replace(context, identity=identity)
+        batches = _checked(stack, source, to_read, pinned, check)
         settings = settings.of_the_key(context.key) if pinned else settings
         writer = _RawWriter(stack, table, day, context.key, job, settings)
         for batch in batches:
             writer.write(batch)
             run.progress(len(batch))
         parts = writer.finish(pinned, allow_empty=settings.allow_empty)
-    if source.signature(context) != before:
-        msg = f"the source of {day} changed while it was read. Run the day again."
-        raise SourceError(msg)
+    _must_not_have_changed(source, context, before)
     facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
     run.commit(table, parts, settings.schema, facts)
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
@@ -152,6 +152,35 @@ def _checked(
     reader = stack.enter_context(source.read(context))
     check(reader.schema)
     return _unbroken(reader, context.day)
+
+
+def _must_not_have_changed(
+    source: Source, context: ReadContext, before: Signature
+) -> None:
+    if source.signature(context) != before:
+        msg = (
+            f"the source of {context.day} changed while it was read. Run the day again."
+        )
+        raise SourceError(msg)
+
+
+class _TakenFrom(Mapping[str, Any]):
+    """Of each committed day what it was taken from; the log is read when it is asked."""
+
+    def __init__(self, table: Table[RawReceipt, RawCommit]) -> None:
+        self._table = table
+
+    def __getitem__(self, day: str) -> Any:
+        commit = self._table.last_commit(day)
+        if commit is None:
+            raise KeyError(day)
+        return commit.facts.source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.rows_by_day())
+
+    def __len__(self) -> int:
+        return len(self._table.rows_by_day())
 
 
 def _forced_at(table: Table[RawReceipt, RawCommit], day: str) -> datetime | None:

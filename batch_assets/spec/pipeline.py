@@ -147,6 +147,19 @@ class PipelineSpec(StrictModel):
                 raise ValueError(msg)
         return owners
 
+    @field_validator("side_tables")
+    @classmethod
+    def _side_tables_need_no_books(cls, tables: dict[str, Source]) -> dict[str, Source]:
+        for name, source in tables.items():
+            if source.asks_commits:
+                msg = (
+                    f"the side table '{name}' can't be of kind '{source.kind}': where a "
+                    "day of it begins and ends is kept in commits, which a side table has "
+                    "none of. Take a file, a query or a table"
+                )
+                raise ValueError(msg)
+        return tables
+
     @field_validator("sinks")
     @classmethod
     def _sinks_have_names_of_their_own(cls, sinks: list[Target]) -> list[Target]:

@@ -8,7 +8,9 @@ from batch_assets.lake.sources.adbc import AdbcSource
 from batch_assets.lake.sources.base import BaseSource, ReadContext
 from batch_assets.lake.sources.csv import CsvSource
 from batch_assets.lake.sources.delta import DeltaSource
+from batch_assets.lake.sources.iceberg import IcebergSource
 from batch_assets.lake.sources.json import JsonSource
+from batch_assets.lake.sources.kafka import KafkaSource
 from batch_assets.lake.sources.parquet import ParquetSource
 from batch_assets.lake.sources.postgres import PostgresSource
 from batch_assets.lake.sources.python import PythonSource, SourceDay
@@ -25,6 +27,8 @@ AnySource = (
     | PostgresSource
     | AdbcSource
     | PythonSource
+    | IcebergSource
+    | KafkaSource
 )
 SOURCES: dict[str, type[AnySource]] = kinds_of(AnySource)
 Source = Annotated[AnySource, Field(discriminator="kind"), kinds_schema(SOURCES)]
@@ -35,6 +39,8 @@ __all__ = [
     "BaseSource",
     "CsvSource",
     "DeltaSource",
+    "IcebergSource",
+    "KafkaSource",
     "JsonSource",
     "ParquetSource",
     "PostgresSource",

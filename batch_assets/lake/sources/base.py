@@ -40,6 +40,10 @@ class ReadContext:
         project: the folder of the project, which data files are relative to.
         columns: that the rows are wanted with, where a contract says so: a source whose
             files tell no types reads them as these. Outcomes and side tables have none.
+        committed: of each day that was taken, what it was taken from: an `identity`, of
+            the last commit of the table that the rows go to. None where there is no such
+            table, as of a side table.
+        identity: what `identity` said of the day a moment ago: exactly that is read.
     """
 
     day: str
@@ -48,6 +52,8 @@ class ReadContext:
     base: Path
     project: Path
     columns: pa.Schema | None = None
+    committed: Mapping[str, Any] | None = None
+    identity: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,8 @@ class BaseSource(StrictModel):
     # Whether its identity tells rows from others that replace them. What can't be told
     # apart is read once for a day: the copy stands until it is asked for anew.
     by_content: ClassVar[bool] = True
+    # Whether it asks what other days were taken from, which no side table keeps.
+    asks_commits: ClassVar[bool] = False
 
     @abstractmethod
     def read_from(self) -> list[SourceTable]:
