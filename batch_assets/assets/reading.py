@@ -43,17 +43,16 @@ class TablesIOManager(dg.IOManager):
         """
         storage: StorageResource = context.resources.storage
         *_, pipeline, name = context.asset_key.path
+        taken, every = f"{pipeline}/{name}", _takes_all(context)
         days, wanted = _days_of(context), context.dagster_type.typing_type
         if name == SNAPSHOT:
             store = storage.snapshots(pipeline)
-            return _served(store, days, wanted, argument_of(context))
+            return _served(store, None if every else days, wanted, taken)
         table = _table_of(storage.lake(pipeline), name)
-        days = _committed(table, days, f"{pipeline}/{name}", _takes_all(context))
+        days = _committed(table, days, taken, every)
         dataset = table.dataset()
         assert dataset is not None  # A day is committed, so the table is there.
-        return _as(
-            wanted, dataset.filter(ds.field(DAY).isin(days)), argument_of(context)
-        )
+        return _as(wanted, dataset.filter(ds.field(DAY).isin(days)), taken)
 
     def handle_output(self, context: OutputContext, obj: Any) -> None:
         """Refuse to write.
@@ -72,11 +71,6 @@ class TablesIOManager(dg.IOManager):
 def tables_io_manager(_: dg.InitResourceContext) -> TablesIOManager:
     """Read a pipeline's tables as arguments of the assets downstream."""
     return TablesIOManager()
-
-
-def argument_of(context: InputContext) -> str:
-    """Return what an argument is called in an error."""
-    return f"the argument '{context.name}' ({context.asset_key.to_user_string()})"
 
 
 def _days_of(context: InputContext) -> list[str] | None:
@@ -99,12 +93,8 @@ def _takes_all(context: InputContext) -> bool:
 def _table_of(lake: Lake, name: str) -> Table[Any, Any]:
     tables = {
         one.name: one
-        for one in (
-            lake.predictions,
-            lake.dead_letters,
-            lake.validated_features,
-            lake.quarantined_rows,
-        )
+        # Of the others a day without rows leaves nothing that tells it from no day.
+        for one in (lake.predictions, lake.validated_features)
     }
     if name not in tables:
         msg = (
@@ -137,30 +127,28 @@ def _committed(
 
 
 def _served(
-    store: SnapshotStore, days: Sequence[str] | None, wanted: Any, argument: str
+    store: SnapshotStore, days: Sequence[str] | None, wanted: Any, taken: str
 ) -> Any:
     """Return the version of each day, or what is served now if no day is asked for."""
     if wanted is Snapshot:
-        return _reader(store, days, argument)
+        return _reader(store, days, taken)
     names = [store.must_serve()] if days is None else [_version(store, d) for d in days]
     if wanted is Version:
         if len(names) != 1:
-            msg = f"{argument} is a Version, which is of one day; {len(names)} are asked for"
+            msg = f"{taken} is asked for as a Version, which is of one day, and {len(names)} days are"
             raise PipelineError(msg)
         return Version.open(store, names[0])
     tables = [_rows_of(Version.open(store, name)) for name in names]
-    return _as(wanted, ds.dataset(pa.concat_tables(tables)), argument)
+    return _as(wanted, ds.dataset(pa.concat_tables(tables)), taken)
 
 
-def _reader(
-    store: SnapshotStore, days: Sequence[str] | None, argument: str
-) -> Snapshot:
+def _reader(store: SnapshotStore, days: Sequence[str] | None, taken: str) -> Snapshot:
     reader = Snapshot(store)
     if days is not None and [reader.day] != list(days):
         served = reader.day
         reader.close()
         msg = (
-            f"{argument} is a Snapshot, which follows what is served: that is of {served}, "
+            f"{taken} is asked for as a Snapshot, which follows what is served: {served}, "
             f"and {', '.join(days[:3])} is asked for. Annotate it with Version, or a frame"
         )
         raise SnapshotError(msg)
@@ -188,7 +176,7 @@ def _rows_of(version: Version) -> pa.Table:
     return rows.append_column(DAY, pa.repeat(pa.scalar(manifest.day), len(rows)))
 
 
-def _as(wanted: Any, dataset: ds.Dataset, argument: str) -> Any:
+def _as(wanted: Any, dataset: ds.Dataset, taken: str) -> Any:
     """Return rows as a type; of no annotation, as a DataFrame of Polars."""
     names = [name for name in dataset.schema.names if name != SHARD]
     makers: dict[Any, Callable[[], Any]] = {
@@ -204,7 +192,7 @@ def _as(wanted: Any, dataset: ds.Dataset, argument: str) -> Any:
         makers[pandas.DataFrame] = lambda: dataset.to_table(names).to_pandas()
     if wanted not in makers:
         msg = (
-            f"{argument} is annotated with {getattr(wanted, '__name__', wanted)}, and comes "
+            f"{taken} is asked for as {getattr(wanted, '__name__', wanted)}, and comes "
             "as a DataFrame or LazyFrame of Polars, a pandas DataFrame, a Table, "
             "RecordBatchReader or Dataset of Arrow, or a DuckDBPyRelation; "
             f"{SNAPSHOT} as a Snapshot or Version, too"

@@ -60,7 +60,12 @@ def given_rows(values: Sequence[Any], what: str, folder: Path) -> GivenRows:
             _table_of(value, what, folder / f"{number}.arrow")
             for number, value in enumerate(values)
         ]
-    except (pa.ArrowException, pl.exceptions.PolarsError, duckdb.Error, OSError) as error:
+    except (
+        pa.ArrowException,
+        pl.exceptions.PolarsError,
+        duckdb.Error,
+        OSError,
+    ) as error:
         msg = f"{what} can't be read as a table: {error}. Nothing was committed"
         raise SourceError(msg) from error
     schema = tables[0].schema.remove_metadata()
