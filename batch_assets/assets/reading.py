@@ -201,7 +201,8 @@ def _as(wanted: Any, dataset: ds.Dataset, taken: str) -> Any:
     return makers[wanted]()
 
 
-def _relation(dataset: ds.Dataset, names: list[str]) -> duckdb.DuckDBPyRelation:
-    # A connection of its own; the relation keeps it.
+def _relation(dataset: ds.Dataset, names: list[str]) -> Any:
+    # A connection of its own; the relation keeps it. As an annotation its type would
+    # outlive the interpreter, of which it complains at every command's end.
     columns = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
     return duckdb.connect().from_arrow(dataset).project(columns)

@@ -5,6 +5,7 @@ hours, or all there is of an asset without partitions. It knows no kind of sourc
 """
 
 import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -229,7 +230,9 @@ def _value(
     partition: str | None,
     python_type: type | None,
 ) -> Any:
-    of = f" of {partition}" if partition else ""
+    of, muted = f" of {partition}" if partition else "", logging.root.manager.disable
+    # Dagster tells the console of each step of it, whichever log level a run has.
+    logging.disable(logging.DEBUG)
     try:
         return context.load_asset_value(
             as_key(name), python_type=python_type, partition_key=partition
@@ -244,3 +247,5 @@ def _value(
             "under `deps`"
         )
         raise SourceError(msg) from error
+    finally:
+        logging.disable(muted)

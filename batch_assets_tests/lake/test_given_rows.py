@@ -110,5 +110,7 @@ def test_pieces_of_a_day_have_the_same_columns(tmp_path):
     ids=["no file", "mixed types", "a query that fails"],
 )
 def test_rows_that_cant_be_read_are_an_error_that_says_whose(value, tmp_path):
-    with pytest.raises(SourceError, match="daily of 2026-01-05 can't be read as a table"):
+    with pytest.raises(
+        SourceError, match="daily of 2026-01-05 can't be read as a table"
+    ):
         given_rows([value], "daily of 2026-01-05", tmp_path)
