@@ -46,6 +46,7 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{spec.name}__predictions",
+        can_subset=True,  # Both are made; who selects one need not name the other.
         specs=[out("predictions", PREDICTIONS), out("dead_letters", DEAD_LETTERS)],
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),

@@ -20,7 +20,7 @@ from dagster import DagsterInstance
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.source_tables import as_key
 from batch_assets.errors import PipelineError, SourceError
-from batch_assets.lake.given_rows import GivenRows, given_rows
+from batch_assets.lake.handed_rows import HandedRows, handed_rows
 from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.planner.clock import NightClock
 from batch_assets.spec import PipelineSpec
@@ -203,7 +203,7 @@ def with_rows(
         PipelineError: Dagster can't tell which partitions are of the day.
     """
     upstream = upstream_of(context, pipeline)
-    given: dict[str, GivenRows] = {}
+    given: dict[str, HandedRows] = {}
     told: list[Source] = []
     with TemporaryDirectory(prefix="batch-assets-given-") as folder:
         for source in sources:
@@ -211,17 +211,17 @@ def with_rows(
             for table in tables:
                 keys = upstream.partitions_of(table.address, read.day)
                 parts: Sequence[str | None] = keys or [None]
-                source = source.given_by_day(by_day=keys is not None)
+                source = source.handed_by_day(by_day=keys is not None)
                 own = Path(folder) / str(len(given))
                 own.mkdir()
                 values = [
-                    _value(context, table.address, key, source.given_as)
+                    _value(context, table.address, key, source.handed_as)
                     for key in parts
                 ]
                 what = f"{table.address} of {read.day}"
-                given[table.address] = given_rows(values, what, own)
+                given[table.address] = handed_rows(values, what, own)
             told.append(source)
-        yield replace(read, given=given), told
+        yield replace(read, handed=given), told
 
 
 def _value(

@@ -35,6 +35,7 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{spec.name}__validated_features",
+        can_subset=True,  # Both are made; who selects one need not name the other.
         specs=[
             out("validated_features", VALIDATED),
             out("quarantined_rows", QUARANTINED),

@@ -10,12 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from batch_assets.assets.needs import keys_of
+from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.upstream import Upstream
+from batch_assets.checks import graph_digest
 from batch_assets.errors import PipelineError
 from batch_assets.launch.days import run_days
 from batch_assets.launch.runner import PipelineRunner
 from batch_assets.models.registry import Registry
 from batch_assets.planner.clock import NightTimes
+from batch_assets.schedules import day_partitions
 from batch_assets.sensors.deadlines import is_scheduled
 from batch_assets.sensors.waiting import tick
 from batch_assets_tests.projects import (
@@ -246,14 +249,31 @@ def test_a_day_is_the_rows_that_the_asset_returned_for_it(project, instance):
 
 
 def test_the_copy_is_what_a_night_goes_on_with(project, instance):
-    """What the asset returned is gone, and the day is validated and scored all the same."""
-    make(project, instance, "daily_features", partition=FIRST)
+    """What the asset returned is gone, and the day is validated and scored all the same.
+
+    Nobody selects `quarantined_rows` and `dead_letters`; they are made and recorded.
+    """
+    make(project, instance, "daily_features", FIRST)
     assert raw_of(project, "given", instance).success
     (Path(instance.storage_directory()) / "daily_features" / FIRST).unlink()
-    names = ["validated_features", "quarantined_rows", "model_release", "predictions"]
-    result = project.materialize("given", [*names, "dead_letters"], FIRST, instance)
-    assert result.success
+    names = ["validated_features", "model_release", "predictions"]
+    selected = [dg.AssetKey(["given", name]) for name in names]
+    result = project.run("given", FIRST, instance, asset_selection=selected)
+    assert result.success, errors_of(result)
     assert metadata_of(result, "predictions")["scored_rows"] == 480
+    beside = dg.AssetKey(["given", "dead_letters"])
+    assert instance.get_materialized_partitions(beside) == {FIRST}
+
+    # The gate of the release knows of the predictions that they were not selected.
+    alone = project.run("given", FIRST, instance, asset_selection=[beside])
+    assert alone.success, errors_of(alone)
+    served = dg.AssetKey(["given", "serving_snapshot"])
+    gates = project.run("given", FIRST, instance, asset_selection=[served])
+    assert gates.success, errors_of(gates)
+    spec = declared_in(project.folder / project.module, "given")
+    pipeline = Pipeline(spec, Path(), Path(), day_partitions(spec))
+    release = project.registry.resolve("toy").digest
+    assert graph_digest(instance, pipeline, FIRST) == release
 
 
 def test_hours_are_the_rows_of_their_day(project, instance):

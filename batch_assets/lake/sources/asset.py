@@ -10,7 +10,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.given_rows import GivenRows
+from batch_assets.lake.handed_rows import HandedRows
 from batch_assets.lake.source_files import Signature
 from batch_assets.lake.sources.base import (
     HISTORY,
@@ -45,7 +45,7 @@ class AssetSource(BaseSource):
     history: History | None = HISTORY
 
     @property
-    def given_as(self) -> type | None:
+    def handed_as(self) -> type | None:
         """The type of `load_as`."""
         if self.load_as is None:
             return None
@@ -53,7 +53,7 @@ class AssetSource(BaseSource):
         found: type = getattr(importlib.import_module(module), name)
         return found
 
-    def given_by_day(self, *, by_day: bool) -> Self:
+    def handed_by_day(self, *, by_day: bool) -> Self:
         """Return the source; without history, if the asset has no value for each day."""
         if by_day or self.history:
             return self
@@ -85,11 +85,11 @@ class AssetSource(BaseSource):
         """Stream the value's rows."""
         yield self._given(context).reader()
 
-    def _given(self, context: ReadContext) -> GivenRows:
-        if self.asset not in context.given:
+    def _given(self, context: ReadContext) -> HandedRows:
+        if self.asset not in context.handed:
             msg = (
                 f"the rows of '{self.asset}' are handed over by Dagster, and nobody has "
                 "handed them over: materialise the pipeline's own asset"
             )
             raise SourceError(msg)
-        return context.given[self.asset]
+        return context.handed[self.asset]

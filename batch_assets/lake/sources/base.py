@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from batch_assets.lake.given_rows import GivenRows
+from batch_assets.lake.handed_rows import HandedRows
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.source_files import Signature
 from batch_assets.strict import StrictModel
@@ -50,7 +50,7 @@ class ReadContext:
         key: the column that names a row.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
-        given: of a source that is handed its rows, the rows, by the name of who has them.
+        handed: of a source that is handed its rows, the rows, by the name of who has them.
     """
 
     day: str
@@ -58,7 +58,7 @@ class ReadContext:
     key: str
     base: Path
     project: Path
-    given: Mapping[str, GivenRows] = field(default_factory=dict)
+    handed: Mapping[str, HandedRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ class BaseSource(StrictModel):
         return list(dict.fromkeys([*given, *self.deps]))
 
     @property
-    def given_as(self) -> type | None:
+    def handed_as(self) -> type | None:
         """As what type its rows are asked for, if they are handed to it; any, if None."""
         return None
 
-    def given_by_day(self, *, by_day: bool) -> Self:
+    def handed_by_day(self, *, by_day: bool) -> Self:
         """Return the source, told whether what it is handed is of a day or of now."""
         return self
 

@@ -27,7 +27,7 @@ TAKEN = (
 
 
 @dataclass(frozen=True)
-class GivenRows:
+class HandedRows:
     """Rows that were handed in, and a digest of them all, in their order."""
 
     table: pa.Table
@@ -43,7 +43,7 @@ class GivenRows:
         return pa.RecordBatchReader.from_batches(self.schema, batches)
 
 
-def given_rows(values: Sequence[Any], what: str, folder: Path) -> GivenRows:
+def handed_rows(values: Sequence[Any], what: str, folder: Path) -> HandedRows:
     """Return the rows of some values, one after the other.
 
     Args:
@@ -77,7 +77,7 @@ def given_rows(values: Sequence[Any], what: str, folder: Path) -> GivenRows:
             )
             raise SourceError(msg)
     whole = pa.concat_tables([one.replace_schema_metadata() for one in tables])
-    return GivenRows(whole, _digest(whole))
+    return HandedRows(whole, _digest(whole))
 
 
 def _table_of(value: Any, what: str, spool: Path) -> pa.Table:

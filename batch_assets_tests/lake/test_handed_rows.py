@@ -8,8 +8,8 @@ import pyarrow.dataset as ds
 import pytest
 
 from batch_assets.errors import SourceError
-from batch_assets.lake import given_rows as module
-from batch_assets.lake.given_rows import given_rows
+from batch_assets.lake import handed_rows as module
+from batch_assets.lake.handed_rows import handed_rows
 
 TABLE = pa.table(
     {
@@ -37,13 +37,13 @@ TYPES = {
 
 @pytest.mark.parametrize("name", TYPES)
 def test_every_type_of_rows_gives_the_same_rows(name, tmp_path):
-    given = given_rows([TYPES[name](TABLE)], "daily", tmp_path)
+    given = handed_rows([TYPES[name](TABLE)], "daily", tmp_path)
 
     rows = pl.DataFrame(given.reader().read_all())
     assert rows["user_id"].to_list() == TABLE["user_id"].to_pylist()
     assert rows["plan"].to_list() == TABLE["plan"].to_pylist()
     assert rows["visits"].to_list() == TABLE["visits"].to_pylist()
-    again = given_rows([TYPES[name](TABLE)], "daily", _made(tmp_path / "again"))
+    again = handed_rows([TYPES[name](TABLE)], "daily", _made(tmp_path / "again"))
     assert again.digest == given.digest
     # A stream is read once: what was hashed is what is taken.
     assert given.reader().read_all().equals(given.table)
@@ -56,10 +56,10 @@ def _made(folder):
 
 def test_a_digest_is_of_the_rows_and_not_of_how_they_are_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "HASHED_ROWS", 64)
-    whole = given_rows([TABLE.combine_chunks()], "daily", tmp_path)
+    whole = handed_rows([TABLE.combine_chunks()], "daily", tmp_path)
     cut = [TABLE.slice(at, 123) for at in range(0, 1_000, 123)]
 
-    assert given_rows(cut, "daily", tmp_path).digest == whole.digest
+    assert handed_rows(cut, "daily", tmp_path).digest == whole.digest
 
 
 @pytest.mark.parametrize("change", ["value", "order", "type", "name", "fewer"])
@@ -72,7 +72,7 @@ def test_other_rows_have_another_digest(change, tmp_path):
         "fewer": TABLE.slice(1),
     }[change]
 
-    digests = {given_rows([one], "daily", tmp_path).digest for one in (TABLE, other)}
+    digests = {handed_rows([one], "daily", tmp_path).digest for one in (TABLE, other)}
     assert len(digests) == 2
 
 
@@ -92,12 +92,12 @@ def test_other_rows_have_another_digest(change, tmp_path):
 )
 def test_a_value_of_another_type_is_named_with_what_is_taken(value, named, tmp_path):
     with pytest.raises(SourceError, match=f"daily of .* type {named}, .*LazyFrame"):
-        given_rows([value], "daily of 2026-01-05", tmp_path)
+        handed_rows([value], "daily of 2026-01-05", tmp_path)
 
 
 def test_pieces_of_a_day_have_the_same_columns(tmp_path):
     with pytest.raises(SourceError, match=r"other columns or types .*user_id int64"):
-        given_rows([TABLE, TABLE.select(["plan"])], "daily", tmp_path)
+        handed_rows([TABLE, TABLE.select(["plan"])], "daily", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_rows_that_cant_be_read_are_an_error_that_says_whose(value, tmp_path):
     with pytest.raises(
         SourceError, match="daily of 2026-01-05 can't be read as a table"
     ):
-        given_rows([value], "daily of 2026-01-05", tmp_path)
+        handed_rows([value], "daily of 2026-01-05", tmp_path)
