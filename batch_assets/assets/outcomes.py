@@ -12,9 +12,11 @@ from batch_assets.assets.pipeline import Pipeline, day_run, picture_metadata
 from batch_assets.assets.raw_features import read_context
 from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.table_metadata import in_order, table_metadata
+from batch_assets.assets.upstream import must_be_there, with_rows
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
+from batch_assets.lake.sources import ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
@@ -68,8 +70,16 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             raise LakeError(msg)
         receipt = parts[0].receipt
         release = storage.registry().verify(receipt.model, receipt.release)
-        with day_run(context, lake, "outcomes", None) as run:
-            copied = _copy(pipeline, spec, run, release.contract, force=config.force)
+        must_be_there(context, pipeline, [spec.source], day)
+        read = read_context(pipeline, day, release.contract)
+        with (
+            with_rows(context, pipeline, [spec.source], read) as (given, (source,)),
+            day_run(context, lake, "outcomes", None) as run,
+        ):
+            told = spec.model_copy(update={"source": source})
+            copied = _copy(
+                pipeline, told, run, given, release.contract, force=config.force
+            )
             performance = performance_of(
                 lake, day, release.contract, spec, tuple(pipeline.spec.segments)
             )
@@ -137,6 +147,7 @@ def _copy(
     pipeline: Pipeline,
     spec: OutcomesSpec,
     run: DayRun,
+    read: ReadContext,
     contract: Contract,
     *,
     force: bool,
@@ -149,7 +160,7 @@ def _copy(
     return copy_day(
         run,
         spec.source,
-        read_context(pipeline, run.day, contract),
+        read,
         RawSettings(
             schema,
             len(shards),

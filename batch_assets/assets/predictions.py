@@ -8,7 +8,7 @@ from pydantic import Field
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.night_pictures import dead_letter_pictures, score_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run
+from batch_assets.assets.pipeline import Pipeline, as_spec, day_run
 from batch_assets.assets.scoring_metadata import (
     dead_letters_metadata,
     engine_metadata,
@@ -42,10 +42,11 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     def out(name: str, description: str) -> dg.AssetSpec:
         look = pipeline.look(name, "pytorch", "deltalake", table=True)
-        return dg.AssetSpec(**look, deps=deps, description=description)
+        return as_spec(look, deps=deps, description=description)
 
     @dg.multi_asset(
         name=f"{spec.name}__predictions",
+        can_subset=True,  # Both are made; who selects one need not name the other.
         specs=[out("predictions", PREDICTIONS), out("dead_letters", DEAD_LETTERS)],
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),

@@ -56,6 +56,12 @@ class PipelineSpec(StrictModel):
         description="Small tables of the day, each from a source of its own, by name: "
         "what the release leaves items out by, and what `serving.fallback` names.",
     )
+    upstream: Literal["wait", "include"] = Field(
+        default="wait",
+        description="With `deps` or a source that is an asset: `wait` begins a night once "
+        "they are there for its day; `include` makes them, with all that they need, in the "
+        "night.",
+    )
     model: Model
     shards: int = Field(default=16, ge=1, le=10_000)
     row_group_rows: int = Field(
@@ -137,6 +143,17 @@ class PipelineSpec(StrictModel):
     alerts: AlertsSpec | None = Field(
         default=None, description="Who is told when something goes wrong."
     )
+
+    @property
+    def upstream_assets(self) -> list[str]:
+        """The assets of the project that a night needs, each once."""
+        sources = [self.source, *self.side_tables.values()]
+        return list(dict.fromkeys(name for s in sources for name in s.asset_names))
+
+    @property
+    def waits(self) -> bool:
+        """Whether a night begins when what it needs is there, and not by the clock."""
+        return self.upstream == "wait" and bool(self.upstream_assets)
 
     @field_validator("owners")
     @classmethod

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from batch_assets.lake.sources.adbc import AdbcSource
+from batch_assets.lake.sources.asset import AssetSource
 from batch_assets.lake.sources.base import BaseSource, ReadContext
 from batch_assets.lake.sources.csv import CsvSource
 from batch_assets.lake.sources.delta import DeltaSource
@@ -29,6 +30,7 @@ AnySource = (
     | PythonSource
     | IcebergSource
     | KafkaSource
+    | AssetSource
 )
 SOURCES: dict[str, type[AnySource]] = kinds_of(AnySource)
 Source = Annotated[AnySource, Field(discriminator="kind"), kinds_schema(SOURCES)]
@@ -36,6 +38,7 @@ Source = Annotated[AnySource, Field(discriminator="kind"), kinds_schema(SOURCES)
 __all__ = [
     "SOURCES",
     "AdbcSource",
+    "AssetSource",
     "BaseSource",
     "CsvSource",
     "DeltaSource",

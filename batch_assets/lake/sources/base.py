@@ -7,13 +7,14 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from batch_assets.lake.handed_rows import HandedRows
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.source_files import Signature
 from batch_assets.strict import StrictModel
@@ -26,6 +27,17 @@ HISTORY = Field(
     "source if left out.",
 )
 History = Literal["days", "none"]
+
+
+def asset_key(text: str) -> str:
+    """Refuse what is no key of an asset, as `daily_features` or `marketing/users`."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text):
+        msg = (
+            "an asset is named by its key, such as 'daily_features' or "
+            f"'marketing/daily_features', got '{text}'"
+        )
+        raise ValueError(msg)
+    return text
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class ReadContext:
             the last commit of the table that the rows go to. None where there is no such
             table, as of a side table.
         identity: what `identity` said of the day a moment ago: exactly that is read.
+        handed: of a source that is handed its rows, the rows, by the name of who has them.
     """
 
     day: str
@@ -54,6 +67,7 @@ class ReadContext:
     columns: pa.Schema | None = None
     committed: Mapping[str, Any] | None = None
     identity: Mapping[str, Any] | None = None
+    handed: Mapping[str, HandedRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,11 +78,13 @@ class SourceTable:
         name: what a query calls it; empty where it is the only one.
         address: the file, glob or table, as the YAML has it.
         format: of its files, in one word.
+        by_name: whether `address` is the name of who makes it, and no place.
     """
 
     name: str
     address: str
     format: str
+    by_name: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -95,6 +111,36 @@ class BaseSource(StrictModel):
     by_content: ClassVar[bool] = True
     # Whether it asks what other days were taken from, which no side table keeps.
     asks_commits: ClassVar[bool] = False
+    deps: list[str] = Field(
+        default_factory=list,
+        description="The assets of the project, as `daily_features` or "
+        "`marketing/daily_features`, that must be there before a day is read.",
+    )
+
+    @field_validator("deps")
+    @classmethod
+    def _deps_are_keys_of_assets(cls, deps: list[str]) -> list[str]:
+        for at, dep in enumerate(deps):
+            asset_key(dep)
+            if dep in deps[:at]:
+                msg = f"'{dep}' is named twice; once is enough"
+                raise ValueError(msg)
+        return deps
+
+    @property
+    def asset_names(self) -> list[str]:
+        """The assets that must be there before a day is read, each once."""
+        given = [table.address for table in self.read_from() if table.by_name]
+        return list(dict.fromkeys([*given, *self.deps]))
+
+    @property
+    def handed_as(self) -> type | None:
+        """As what type its rows are asked for, if they are handed to it; any, if None."""
+        return None
+
+    def handed_by_day(self, *, by_day: bool) -> Self:
+        """Return the source, told whether what it is handed is of a day or of now."""
+        return self
 
     @abstractmethod
     def read_from(self) -> list[SourceTable]:
