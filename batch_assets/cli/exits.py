@@ -9,7 +9,6 @@ import click
 
 from batch_assets.errors import BatchAssetsError
 from batch_assets.root import data_root
-from batch_assets.storage import is_local, local
 
 # What a shell gives for a command that a signal has interrupted.
 INTERRUPTED = 130
@@ -56,6 +55,8 @@ def _of_this_machine(error: OSError) -> str:
     """What the operating system says, with what to do if it is about `<root>`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error}; make room, then run the same command again"
+    from batch_assets.storage import is_local, local
+
     root, filename = data_root(), error.filename
     if not is_local(root) or not isinstance(filename, str):
         return str(error)

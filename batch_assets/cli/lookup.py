@@ -1,5 +1,6 @@
 """`lookup`: what is served for a key. It waits for neither Dagster nor torch."""
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 @as_json
 def lookup(pipeline: str, key: str, segment: str | None, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
+    # numpy starts threads for matrices that a lookup does not have.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from batch_assets.snapshots.version import Version
 
     snapshot = Version.current(snapshots_of(pipeline))

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 @click.option(
     "--engine",
     type=EngineKind(),
-    help="Where this night is validated and scored; as the YAML says if left out.",
+    help="Where this night is validated and scored: local, ray or spark; as the YAML "
+    "says if left out.",
 )
 @click.option(
     "--force",

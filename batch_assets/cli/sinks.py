@@ -1,12 +1,16 @@
 """`sinks`: the remote stores that serve a snapshot, too."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from batch_assets.cli.exits import exit_unless
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json, print_table, say, time_of
-from batch_assets.snapshots.store import SnapshotStore
+
+if TYPE_CHECKING:
+    from batch_assets.snapshots.store import SnapshotStore
 
 
 @click.group()
@@ -77,7 +81,7 @@ def sinks_drop(pipeline: str, version: str) -> None:
         click.echo(f"{sink}: {version} is not there any more")
 
 
-def tell_sinks(store: SnapshotStore, *, quiet: bool) -> None:
+def tell_sinks(store: "SnapshotStore", *, quiet: bool) -> None:
     """Let the sinks serve what an operator wants served; print what came of each."""
     from batch_assets.sinks.operations import sync_sinks
 
