@@ -80,6 +80,15 @@ def test_a_lookup_needs_only_what_reads_a_snapshot(folder):
     assert packages <= {"click", "obstore"} | arrays | models
 
 
+def test_definitions_are_loaded_without_what_draws(folder):
+    code = "import sys, batch_assets.component; print('matplotlib' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=FLIGHTS, capture_output=True, check=True
+    )
+
+    assert done.stdout.decode().strip() == "False"
+
+
 def test_a_command_is_imported_only_when_it_is_asked_for(folder):
     code = "import sys, batch_assets.cli.main; print([*sys.modules])"
     done = subprocess.run(
