@@ -21,6 +21,7 @@ HOMES = {
     "demo": "demo:demo",
     "denylist": "denylist:denylist",
     "explain": "explain:explain",
+    "init": "init:init",
     "lookup": "lookup:lookup",
     "outcomes": "outcomes:outcomes",
     "publish": "publish:publish",

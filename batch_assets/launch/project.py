@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ def load_definitions() -> dg.Definitions:
         )
         raise PipelineError(msg)
     target = project.get("code_location_target_module")
+    # As Dagster does with a `working_directory`: a project need not be installed to run.
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
     try:
         module = importlib.import_module(
             target or f"{project['root_module']}.definitions"
