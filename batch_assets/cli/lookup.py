@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("key")
 @click.option("--segment", help="Whose fallback a key gets that the night has not.")
 @as_json

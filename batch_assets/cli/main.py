@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from batch_assets.cli.examples import with_examples
 from batch_assets.cli.exits import Commands
 
 # Each command by the module that it is in, where it has the name behind the colon.
@@ -42,7 +43,7 @@ class OnDemand(Mapping[str, click.Command]):
         module, _, attribute = HOMES[name].partition(":")
         found = getattr(import_module(f"batch_assets.cli.{module}"), attribute)
         assert isinstance(found, click.Command)
-        return found
+        return with_examples(found, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(HOMES)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE, VERSION
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json, print_table, say, time_of
@@ -19,7 +20,7 @@ def sinks() -> None:
 
 
 @sinks.command("list")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def sinks_list(pipeline: str, as_json: bool) -> None:
     """What each sink of PIPELINE holds and serves, and what is served here."""
@@ -50,7 +51,7 @@ def sinks_list(pipeline: str, as_json: bool) -> None:
 
 
 @sinks.command("follow")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def sinks_follow(pipeline: str, as_json: bool) -> None:
     """Let each sink of PIPELINE serve what is served here, if it is older, too."""
@@ -58,7 +59,7 @@ def sinks_follow(pipeline: str, as_json: bool) -> None:
 
 
 @sinks.command("verify")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 def sinks_verify(pipeline: str) -> None:
     """Read every row that the sinks of PIPELINE serve back, and compare with the files."""
     from batch_assets.sinks.operations import prove_sinks
@@ -68,8 +69,8 @@ def sinks_verify(pipeline: str) -> None:
 
 
 @sinks.command("drop")
-@click.argument("pipeline")
-@click.argument("version")
+@click.argument("pipeline", type=PIPELINE)
+@click.argument("version", type=VERSION)
 def sinks_drop(pipeline: str, version: str) -> None:
     """Remove VERSION from the sinks of PIPELINE; if it is served again, it is loaded anew.
 
