@@ -21,6 +21,7 @@ HOMES = {
     "deadline": "deadline:deadline",
     "demo": "demo:demo",
     "denylist": "denylist:denylist",
+    "doctor": "doctor:doctor",
     "explain": "explain:explain",
     "init": "init:init",
     "lookup": "lookup:lookup",
