@@ -37,7 +37,8 @@ def alerts_test(pipeline: str, as_json: bool) -> None:
 
 @alerts.command("look")
 @click.argument("pipeline", type=PIPELINE)
-def alerts_look(pipeline: str) -> None:
+@as_json
+def alerts_look(pipeline: str, as_json: bool) -> None:
     """Look at PIPELINE once, as Dagster's daemon does every few minutes.
 
     Is what is served stale, does a sink lag, is there a message that did not arrive? For
@@ -48,7 +49,10 @@ def alerts_look(pipeline: str) -> None:
 
     with open_instance() as instance:
         said = look_once(load_definitions(), instance, pipeline)
-    click.echo(f"{pipeline}: {said}")
+    if as_json:
+        print_json({"pipeline": pipeline, "said": said})
+    else:
+        click.echo(f"{pipeline}: {said}")
 
 
 @alerts.command("list")
