@@ -7,8 +7,10 @@ knows nothing of what lies there.
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from batch_assets.storage import StoragePath, storage_path
+if TYPE_CHECKING:
+    from batch_assets.storage import StoragePath
 
 ROOT = "BATCH_ASSETS_ROOT"
 MARK = "dagster.yaml"
@@ -29,11 +31,14 @@ def project_folder(start: Path | None = None) -> Path:
     return start
 
 
-def data_root() -> StoragePath:
+def data_root() -> "StoragePath":
     """Return `<root>`: the lake, the models and the snapshots.
 
     Raises:
         ConfigError: it is neither a directory nor in an object store that is known.
     """
+    # A command that only prints its help does not wait for the clients of buckets.
+    from batch_assets.storage import storage_path
+
     # Relative to the project, wherever in it one stands.
     return storage_path(os.environ.get(ROOT) or "data", project_folder())

@@ -1,16 +1,21 @@
 """The command line in a process of its own, as a person starts it."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
+import jsonschema
 from click.testing import CliRunner
 
 from batch_assets.cli.main import main
+from batch_assets.cli.schemas import schema_of
 from batch_assets.lake.tables import Lake
 from batch_assets_tests.models_that_fail import write_mendable
 from batch_assets_tests.projects import FLIGHTS, attributes, write_project
@@ -21,12 +26,46 @@ BIN = Path(sys.executable).parent
 HOME_ROWS = 2_000
 
 
+def must_be_as_documented(arguments: Sequence[str], out: str) -> None:
+    """What a command printed with --json has the fields that the docs say, and no other."""
+    if "--json" not in arguments or not out:
+        return
+    words, command = [], main
+    for word in arguments:
+        if isinstance(command, click.Group):
+            words.append(word)
+            command = command.commands[word]
+    if words == ["run"] and "--from" in arguments:
+        words.append("--from")
+    jsonschema.validate(json.loads(out), _schema(" ".join(words)))
+
+
+@cache
+def _schema(path: str) -> Any:
+    return _strict(schema_of(path))
+
+
+def _strict(schema: Any) -> Any:
+    """The same schema without room for a field that it does not have."""
+    if isinstance(schema, list):
+        return [_strict(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {name: _strict(value) for name, value in schema.items()}
+    if "properties" in schema and "type" in schema:
+        strict.setdefault("additionalProperties", False)
+    if schema.get("type") == "number":  # What is no number is written as a word.
+        return {"anyOf": [strict, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+    return strict
+
+
 def invoke(*arguments: str, fails: bool = False) -> str:
     """Run a command in this process; what it printed."""
     result = CliRunner().invoke(main, arguments)
     assert (result.exit_code != 0) == fails, result.output
     assert isinstance(result.exception, SystemExit | None), result.exception
     assert "Traceback" not in result.output
+    must_be_as_documented(arguments, result.stdout)
     return result.output
 
 
@@ -60,6 +99,7 @@ def batch_assets(
         out, err = process.communicate(timeout=240)
     assert process.returncode == code, out + err
     assert "Traceback" not in err
+    must_be_as_documented(arguments, out)
     return subprocess.CompletedProcess(arguments, code, out, err)
 
 

@@ -7,7 +7,6 @@ from batch_assets.assets.pipeline import Pipeline, picture_metadata
 from batch_assets.resources import GpuResource, StorageResource
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.sweep import Effort, sweep
-from batch_assets.scoring.sweep_plot import draw
 from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets.scoring.worker_sweep import with_workers
 
@@ -34,6 +33,8 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
         The nights use the knee: the smallest batch within 3 % of the best. It is no
         part of a night; run it once for each release and device.
         """
+        from batch_assets.scoring.sweep_plot import draw
+
         digest = released_digest(context.instance, pipeline)
         release = storage.registry().require(spec.model.name, digest)
         with gpu.reserve(storage.path) as device:

@@ -1,10 +1,11 @@
 """Pictures of what an asset has just made, for its own page in the catalog.
 
-They are drawn of receipts that are there already, and an asset does not fail for one.
+They are drawn of receipts that are there already, and an asset does not fail for one. What
+draws is imported when something is drawn: Dagster loads definitions far more often.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,17 +16,17 @@ from batch_assets.quality.nights import profile_of
 from batch_assets.quality.validation import Validated
 from batch_assets.reports.histograms import histograms_of
 from batch_assets.reports.left_out import dead_letters_of, quarantined_of
-from batch_assets.reports.pictures.reasons_picture import draw_reasons
-from batch_assets.reports.pictures.scores_picture import draw_scores
-from batch_assets.reports.pictures.style import AMBER, RED, Picture
 from batch_assets.scoring.night import Night
 from batch_assets.scoring.replay import Replayed
+
+if TYPE_CHECKING:
+    from batch_assets.reports.pictures.style import Picture
 
 # Each stays in the log of events for good: of one kind, so many.
 MOST = 2
 
 
-def shown(pictures: Iterable[Picture | None]) -> dict[str, Any]:
+def shown(pictures: "Iterable[Picture | None]") -> dict[str, Any]:
     """Return pictures as metadata, by their names; of those of one kind, the first two."""
     kinds: dict[str, int] = {}
     found = {}
@@ -44,7 +45,9 @@ def score_pictures(
 ) -> dict[str, Any]:
     """Return how the scores of a night are distributed, against the reference."""
 
-    def draw() -> list[Picture]:
+    def draw() -> "list[Picture]":
+        from batch_assets.reports.pictures.scores_picture import draw_scores
+
         parts = done.parts
         found = histograms_of(parts, profile_of(parts), release.manifest)
         return [draw_scores(one) for one in found[:MOST]]
@@ -57,9 +60,14 @@ def quarantine_pictures(
 ) -> dict[str, Any]:
     """Return why rows of a day are in quarantine, if any are."""
 
-    def draw() -> list[Picture]:
+    def draw() -> "list[Picture]":
         found = quarantined_of(lake, day, done.rules)
-        return [draw_reasons("quarantine", found, AMBER)] if found.reasons else []
+        if not found.reasons:
+            return []
+        from batch_assets.reports.pictures.reasons_picture import draw_reasons
+        from batch_assets.reports.pictures.style import AMBER
+
+        return [draw_reasons("quarantine", found, AMBER)]
 
     return _drawn(context, draw)
 
@@ -69,15 +77,20 @@ def dead_letter_pictures(
 ) -> dict[str, Any]:
     """Return why rows of a day are dead letters, if any are."""
 
-    def draw() -> list[Picture]:
+    def draw() -> "list[Picture]":
         found = dead_letters_of(lake, day)
-        return [draw_reasons("dead", found, RED)] if found.reasons else []
+        if not found.reasons:
+            return []
+        from batch_assets.reports.pictures.reasons_picture import draw_reasons
+        from batch_assets.reports.pictures.style import RED
+
+        return [draw_reasons("dead", found, RED)]
 
     return _drawn(context, draw)
 
 
 def _drawn(
-    context: dg.AssetExecutionContext, draw: Callable[[], list[Picture]]
+    context: dg.AssetExecutionContext, draw: "Callable[[], list[Picture]]"
 ) -> dict[str, Any]:
     try:
         return shown(draw())

@@ -1,6 +1,6 @@
 """`night_report`: a night as one page, and its pictures in the catalog."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -8,9 +8,11 @@ from batch_assets.assets.night_pictures import shown
 from batch_assets.assets.partitions import day_of, for_each_day
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.table_metadata import in_order
-from batch_assets.reports.night import WrittenReport, write_report
 from batch_assets.resources import StorageResource
 from batch_assets.storage import is_local
+
+if TYPE_CHECKING:
+    from batch_assets.reports.night import WrittenReport
 
 
 def build_night_report(pipeline: Pipeline) -> dg.AssetsDefinition:
@@ -29,13 +31,15 @@ def build_night_report(pipeline: Pipeline) -> dg.AssetsDefinition:
         It is made from what the night left on disk, after it is served, and changes none
         of it. Of a night that was stopped, `batch-assets report` makes it.
         """
+        from batch_assets.reports.night import write_report
+
         written = write_report(storage.path, spec, day_of(context))
         return dg.MaterializeResult(metadata=in_order(_metadata(written)))
 
     return night_report
 
 
-def _metadata(written: WrittenReport) -> dict[str, Any]:
+def _metadata(written: "WrittenReport") -> dict[str, Any]:
     facts, path, pictures = written.facts, written.path, written.pictures
     link = dg.MetadataValue.path if is_local(path) else dg.MetadataValue.url
     return {

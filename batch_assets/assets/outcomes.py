@@ -27,7 +27,6 @@ from batch_assets.quality.performance.history import (
     read_history,
     write_performance,
 )
-from batch_assets.quality.performance.plot import draw
 from batch_assets.quality.performance.realised import Performance, performance_of
 from batch_assets.resources import StorageResource
 from batch_assets.schedules import newest_day
@@ -93,6 +92,8 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             for metric, series in history.estimated.items()
             if day in series and metric in BETTER[spec.task]
         }
+        from batch_assets.quality.performance.plot import draw
+
         picture = draw(history, spec, day, performance.curve)
         return dg.MaterializeResult(
             metadata=in_order(

@@ -3,6 +3,7 @@
 import click
 
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import print_json, print_table, time_of
 from batch_assets.root import data_root
@@ -14,7 +15,7 @@ def alerts() -> None:
 
 
 @alerts.command("test")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def alerts_test(pipeline: str, as_json: bool) -> None:
     """Send a message through every receiver of PIPELINE; say what came of each."""
@@ -35,8 +36,9 @@ def alerts_test(pipeline: str, as_json: bool) -> None:
 
 
 @alerts.command("look")
-@click.argument("pipeline")
-def alerts_look(pipeline: str) -> None:
+@click.argument("pipeline", type=PIPELINE)
+@as_json
+def alerts_look(pipeline: str, as_json: bool) -> None:
     """Look at PIPELINE once, as Dagster's daemon does every few minutes.
 
     Is what is served stale, does a sink lag, is there a message that did not arrive? For
@@ -47,11 +49,14 @@ def alerts_look(pipeline: str) -> None:
 
     with open_instance() as instance:
         said = look_once(load_definitions(), instance, pipeline)
-    click.echo(f"{pipeline}: {said}")
+    if as_json:
+        print_json({"pipeline": pipeline, "said": said})
+    else:
+        click.echo(f"{pipeline}: {said}")
 
 
 @alerts.command("list")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option("--limit", default=50, help="How many of the newest, 0 for all; 50.")
 @as_json
 def alerts_list(pipeline: str, limit: int, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 import click
 
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json, of_day
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import print_json, print_table, time_of
@@ -10,7 +11,7 @@ from batch_assets.errors import PipelineError
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @of_day
 @as_json
 def books(pipeline: str, day: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_as
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import print_json, print_table
 from batch_assets.errors import PipelineError
@@ -39,6 +40,7 @@ def parse_days(_: click.Context, __: click.Parameter, text: str) -> list[str]:
 @click.argument("challenger")
 @click.option(
     "--pipeline",
+    type=PIPELINE,
     help="Whose rows and outcomes are taken; the only one of the model if left out.",
 )
 @click.option(

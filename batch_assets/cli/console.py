@@ -25,7 +25,10 @@ def open_runner(pipeline: str) -> Iterator[tuple["PipelineRunner", "Console"]]:
     from batch_assets.launch.runner import PipelineRunner
     from batch_assets.progress import shown_on
 
-    # A copy of the terminal: while a step runs, Dagster captures stderr itself.
-    console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    try:
+        # A copy of the terminal: while a step runs, Dagster captures stderr itself.
+        console = Console(file=os.fdopen(os.dup(sys.stderr.fileno()), "w"))
+    except OSError:  # Whoever runs this in a process of theirs has put another there.
+        console = Console(stderr=True)
     with open_instance() as instance, shown_on(console):
         yield PipelineRunner(load_definitions(), instance, pipeline), console

@@ -8,6 +8,7 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_as
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json, of_day
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import print_json, print_table
@@ -23,7 +24,7 @@ def dead_letters() -> None:
 
 
 @dead_letters.command("list")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @of_day
 @click.option("--limit", default=50, help="How many rows to print, 0 for all; 50.")
 @as_json
@@ -45,7 +46,7 @@ def dead_letters_list(pipeline: str, day: str, limit: int, as_json: bool) -> Non
 
 
 @dead_letters.command("replay")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @of_day
 @as_json
 def dead_letters_replay(pipeline: str, day: str, as_json: bool) -> None:

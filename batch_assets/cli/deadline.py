@@ -6,6 +6,7 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import print_json, print_table
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def deadline(pipeline: str, as_json: bool) -> None:
     """By when PIPELINE is to be served, whether it will be, and what its stages take.

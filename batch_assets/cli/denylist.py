@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json, because
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json, print_table, say, time_of
@@ -21,7 +22,7 @@ def denylist() -> None:
 
 
 @denylist.command("add")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("items", nargs=-1, required=True)
 @because
 @as_json
@@ -36,7 +37,7 @@ def denylist_add(
 
 
 @denylist.command("remove")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("items", nargs=-1, required=True)
 @because
 @as_json
@@ -51,7 +52,7 @@ def denylist_remove(
 
 
 @denylist.command("replace")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @because
 @as_json
@@ -68,7 +69,7 @@ def denylist_replace(
 
 
 @denylist.command("show")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def denylist_show(pipeline: str, as_json: bool) -> None:
     """The items that PIPELINE denies, who denied each, when and why."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batch_assets.cli.options import as_json, parse_day
+from batch_assets.cli.names import DAY, PIPELINE
+from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import print_json
 from batch_assets.root import data_root
@@ -15,11 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("key")
-@click.option(
-    "--day", callback=parse_day, help="The day; of what is served if left out."
-)
+@click.option("--day", type=DAY, help="The day; of what is served if left out.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -49,11 +49,6 @@ def release_import(
 
     URI is mlflow:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN/PATH, a folder with a file
     MLmodel, or a folder with a transformer, as Hugging Face lays it out.
-
-    Example: batch-assets release import mlflow:/churn/3 --key customer_id:int64
-
-    Example: batch-assets release import ./minilm --key id:int64 --text message
-    --frame messages.parquet --name meanings
     """
     from batch_assets.training.mlflow_models import draft_from_mlflow
     from batch_assets.training.transformer_folders import (

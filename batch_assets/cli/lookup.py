@@ -1,10 +1,12 @@
 """`lookup`: what is served for a key. It waits for neither Dagster nor torch."""
 
+import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("key")
 @click.option("--segment", help="Whose fallback a key gets that the night has not.")
 @as_json
 def lookup(pipeline: str, key: str, segment: str | None, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
+    # numpy starts threads for matrices that a lookup does not have.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from batch_assets.snapshots.version import Version
 
     snapshot = Version.current(snapshots_of(pipeline))

@@ -34,10 +34,7 @@ SHOWN = 6
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @as_json
 def release_new(where: str, out: Path | None, yes: bool, as_json: bool) -> None:
-    """Write a release from a training script, after showing its contract.
-
-    Example: batch-assets release new --from train.py:make
-    """
+    """Write a release from a training script, after showing its contract."""
     from batch_assets.training.scripts import draft_from
 
     offer(draft_from(where), out, yes=yes, as_json=as_json)

@@ -1,25 +1,16 @@
 """The options that several commands have."""
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
+from batch_assets.cli.names import DAY
+
 TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def parse_day(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """Read an option that is a day."""
-    if value is None:
-        return None
-    try:
-        return date.fromisoformat(value).isoformat()
-    except ValueError:
-        msg = f"a day is written YYYY-MM-DD, got '{value}'"
-        raise click.BadParameter(msg) from None
 
 
 def in_utc(
@@ -38,7 +29,7 @@ def because(command: Command) -> Command:
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-of_day = click.option("--day", required=True, callback=parse_day, help="YYYY-MM-DD.")
+of_day = click.option("--day", required=True, type=DAY, help="YYYY-MM-DD.")
 of_channel = click.option(
     "--channel", type=click.Choice(["batch", "online"]), default="batch"
 )

@@ -7,7 +7,8 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_as
-from batch_assets.cli.options import as_json, parse_day
+from batch_assets.cli.names import DAY, PIPELINE
+from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import (
     number_of,
@@ -19,10 +20,8 @@ from batch_assets.cli.printing import (
 if TYPE_CHECKING:
     from batch_assets.launch.reports import OutcomesReport
 
-FIRST = click.option(
-    "--from", "first", callback=parse_day, help="The first of several."
-)
-LAST = click.option("--to", "last", callback=parse_day, help="The last of them.")
+FIRST = click.option("--from", "first", type=DAY, help="The first of several.")
+LAST = click.option("--to", "last", type=DAY, help="The last of them.")
 
 
 @click.group()
@@ -31,8 +30,8 @@ def outcomes() -> None:
 
 
 @outcomes.command("run")
-@click.argument("pipeline")
-@click.option("--day", callback=parse_day, help="One day of predictions, YYYY-MM-DD.")
+@click.argument("pipeline", type=PIPELINE)
+@click.option("--day", type=DAY, help="One day of predictions, YYYY-MM-DD.")
 @FIRST
 @LAST
 @click.option(
@@ -79,7 +78,7 @@ def outcomes_run(
 
 
 @outcomes.command("show")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @FIRST
 @LAST
 @click.option("--by", "column", help="A column of `segments`: a line for each value.")

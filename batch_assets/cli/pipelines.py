@@ -4,19 +4,21 @@ from typing import TYPE_CHECKING
 
 from batch_assets.errors import PipelineError
 from batch_assets.root import data_root
-from batch_assets.snapshots.store import SnapshotStore
-from batch_assets.storage import StoragePath
 
 if TYPE_CHECKING:
     from batch_assets.lake.tables import Lake
+    from batch_assets.snapshots.store import SnapshotStore
+    from batch_assets.storage import StoragePath
 
 
-def snapshots_of(pipeline: str) -> SnapshotStore:
+def snapshots_of(pipeline: str) -> "SnapshotStore":
     """Return the snapshots of a pipeline.
 
     Raises:
         PipelineError: there is nothing.
     """
+    from batch_assets.snapshots.store import SnapshotStore
+
     store = SnapshotStore(data_root(), pipeline)
     _must_be_there(store.folder)
     return store
@@ -35,7 +37,7 @@ def lake_of(pipeline: str) -> "Lake":
     return lake
 
 
-def _must_be_there(folder: StoragePath) -> None:
+def _must_be_there(folder: "StoragePath") -> None:
     if folder.is_dir():
         return
     parent = folder.parent

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import click
-from pydantic_core import to_json
 
 
 class Told(Protocol):
@@ -38,6 +37,8 @@ def print_table(heads: list[str], rows: Iterable[Sequence[str | None]]) -> None:
 
 def print_json(value: Any) -> None:
     """Print strict JSON: a feature that is no number becomes a string."""
+    from pydantic_core import to_json
+
     text = to_json(
         value,
         indent=2,

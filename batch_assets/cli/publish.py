@@ -7,7 +7,8 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.exits import exit_as
-from batch_assets.cli.options import TIMES, as_json, in_utc, parse_day
+from batch_assets.cli.names import DAY, PIPELINE
+from batch_assets.cli.options import TIMES, as_json, in_utc
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import print_json, print_messages, time_of
 from batch_assets.errors import LakeError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
-@click.argument("day", required=False, callback=parse_day)
+@click.argument("pipeline", type=PIPELINE)
+@click.argument("day", required=False, type=DAY)
 @click.option(
     "--override", "gates", multiple=True, help="A gate that the day passes though shut."
 )

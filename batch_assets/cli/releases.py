@@ -8,6 +8,7 @@ import click
 
 from batch_assets.cli.compare_releases import release_compare
 from batch_assets.cli.import_release import release_import
+from batch_assets.cli.names import MODEL
 from batch_assets.cli.new_release import release_new
 from batch_assets.cli.options import as_json, because, in_utc, of_channel
 from batch_assets.cli.printing import print_json, print_table, time_of
@@ -28,7 +29,7 @@ release.add_command(release_compare)
 
 
 @release.command("add")
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @as_json
 def release_add(name: str, folder: Path, as_json: bool) -> None:
@@ -44,7 +45,7 @@ def release_add(name: str, folder: Path, as_json: bool) -> None:
 
 
 @release.command("approve")
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.argument("digest")
 @because
 @click.option(
@@ -77,7 +78,7 @@ def release_approve(
 
 
 @release.command("revoke")
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.argument("digest")
 @because
 @of_channel
@@ -98,7 +99,7 @@ def release_revoke(
 
 
 @release.command("list")
-@click.argument("name", required=False)
+@click.argument("name", type=MODEL, required=False)
 @as_json
 def release_list(name: str | None, as_json: bool) -> None:
     """The releases of NAME, or of every model, with the last act on each."""
@@ -129,7 +130,7 @@ def release_list(name: str | None, as_json: bool) -> None:
 
 
 @release.command("verify")
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.argument("digest", required=False)
 @as_json
 def release_verify(name: str, digest: str | None, as_json: bool) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from batch_assets.cli.options import as_json, parse_day
+from batch_assets.cli.names import DAY, PIPELINE
+from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import lake_of
 from batch_assets.cli.printing import print_json
 from batch_assets.errors import PipelineError
@@ -12,10 +13,10 @@ from batch_assets.root import data_root
 
 
 @click.command()
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.option(
     "--day",
-    callback=parse_day,
+    type=DAY,
     help="YYYY-MM-DD; the newest that there is anything of, if left out.",
 )
 @click.option(

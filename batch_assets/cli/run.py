@@ -8,8 +8,9 @@ import click
 
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.engine_kind import EngineKind
-from batch_assets.cli.exits import INTERRUPTED, exit_as
-from batch_assets.cli.options import as_json, parse_day
+from batch_assets.cli.exits import Exit, exit_as
+from batch_assets.cli.names import DAY, PIPELINE
+from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import (
     number_of,
     print_json,
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("pipeline")
-@click.option("--day", callback=parse_day, help="One day, YYYY-MM-DD.")
-@click.option("--from", "first", callback=parse_day, help="The first of several days.")
+@click.argument("pipeline", type=PIPELINE)
+@click.option("--day", type=DAY, help="One day, YYYY-MM-DD.")
+@click.option("--from", "first", type=DAY, help="The first of several days.")
 @click.option(
     "--to",
     "last",
-    callback=parse_day,
+    type=DAY,
     help="The last; the newest that has ended if left out.",
 )
 @click.option(
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 @click.option(
     "--engine",
     type=EngineKind(),
-    help="Where this night is validated and scored; as the YAML says if left out.",
+    help="Where this night is validated and scored: local, ray or spark; as the YAML "
+    "says if left out.",
 )
 @click.option(
     "--force",
@@ -141,7 +143,7 @@ def _run_range(
         )
     _print_range(pipeline, outcomes, len(days), err=as_json)
     if len(outcomes) < len(days):
-        raise SystemExit(INTERRUPTED)
+        raise SystemExit(Exit.INTERRUPTED)
     exit_as(outcome.report for outcome in outcomes)
 
 

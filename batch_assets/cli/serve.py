@@ -4,13 +4,16 @@ import logging
 
 import click
 
+from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.errors import ConfigError
 from batch_assets.root import data_root
 
 
 @click.command()
-@click.argument("pipelines", nargs=-1, required=True, metavar="PIPELINE...")
+@click.argument(
+    "pipelines", nargs=-1, required=True, type=PIPELINE, metavar="PIPELINE..."
+)
 @click.option("--host", default="127.0.0.1", help="Where to listen; 127.0.0.1.")
 @click.option("--port", default=8000, help="8000; 0 takes a free one.")
 @click.option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batch_assets.cli.exits import exit_unless
+from batch_assets.cli.names import PIPELINE, VERSION
 from batch_assets.cli.options import TIMES, as_json, because, in_utc
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.cli.printing import print_json, print_table, time_of
@@ -25,7 +26,7 @@ def snapshot() -> None:
 
 
 @snapshot.command("list")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def snapshot_list(pipeline: str, as_json: bool) -> None:
     """The versions of PIPELINE on disk, the newest last, and what keeps one served."""
@@ -59,8 +60,10 @@ def snapshot_list(pipeline: str, as_json: bool) -> None:
 
 
 @snapshot.command("rollback")
-@click.argument("pipeline")
-@click.option("--to", help="A version; the one served before if left out.")
+@click.argument("pipeline", type=PIPELINE)
+@click.option(
+    "--to", type=VERSION, help="A version; the one served before if left out."
+)
 @click.option(
     "--until",
     type=click.DateTime(TIMES),
@@ -90,8 +93,8 @@ def snapshot_rollback(
 
 
 @snapshot.command("pin")
-@click.argument("pipeline")
-@click.argument("version")
+@click.argument("pipeline", type=PIPELINE)
+@click.argument("version", type=VERSION)
 @because
 @as_json
 def snapshot_pin(
@@ -106,7 +109,7 @@ def snapshot_pin(
 
 
 @snapshot.command("unpin")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @because
 @as_json
 def snapshot_unpin(pipeline: str, why: str, by: str | None, as_json: bool) -> None:
@@ -119,7 +122,7 @@ def snapshot_unpin(pipeline: str, why: str, by: str | None, as_json: bool) -> No
 
 
 @snapshot.command("unblock")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @because
 @as_json
 def snapshot_unblock(pipeline: str, why: str, by: str | None, as_json: bool) -> None:
@@ -130,8 +133,8 @@ def snapshot_unblock(pipeline: str, why: str, by: str | None, as_json: bool) -> 
 
 
 @snapshot.command("verify")
-@click.argument("pipeline")
-@click.argument("version", required=False)
+@click.argument("pipeline", type=PIPELINE)
+@click.argument("version", type=VERSION, required=False)
 @as_json
 def snapshot_verify(pipeline: str, version: str | None, as_json: bool) -> None:
     """Hash every file of VERSION again, or of every version of PIPELINE."""
@@ -148,9 +151,9 @@ def snapshot_verify(pipeline: str, version: str | None, as_json: bool) -> None:
 
 
 @snapshot.command("sql")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @click.argument("query", required=False)
-@click.option("--version", help="Which one; the served one if left out.")
+@click.option("--version", type=VERSION, help="Which one; the served one if left out.")
 @as_json
 def snapshot_sql(
     pipeline: str, query: str | None, version: str | None, as_json: bool
@@ -184,7 +187,7 @@ def snapshot_sql(
 
 
 @snapshot.command("history")
-@click.argument("pipeline")
+@click.argument("pipeline", type=PIPELINE)
 @as_json
 def snapshot_history(pipeline: str, as_json: bool) -> None:
     """What was done to what PIPELINE serves: who, when and why, the newest last."""

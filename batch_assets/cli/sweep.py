@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.cli.names import MODEL
 from batch_assets.cli.options import as_json
 from batch_assets.cli.printing import print_json, print_table, say
 from batch_assets.root import data_root
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 @click.option(
     "--precision",

@@ -33,7 +33,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 GOLDEN_RATIO = 0x9E3779B97F4A7C15
 WORD_MASK = (1 << 64) - 1
@@ -64,7 +63,7 @@ def hash_keys(keys: pa.Array | pa.ChunkedArray) -> np.ndarray:
         msg = f"a key is an integer or a string, got {keys.type}"
         raise TypeError(msg)
     if keys.null_count:
-        hashes[pc.is_null(keys).to_numpy(zero_copy_only=False)] = 0
+        hashes[keys.is_null().to_numpy(zero_copy_only=False)] = 0
     return hashes
 
 
@@ -100,6 +99,9 @@ def cut(
     if shards == 1:
         yield 0, rows, hashes
         return
+    # It takes longer to import than a lookup, which cuts nothing.
+    import pyarrow.compute as pc
+
     numbers = shard_of(hashes, shards).astype(np.uint16)  # so that radix sort is taken
     order = np.argsort(numbers, kind="stable")
     # Of numbers that were just made from the rows, none is out of bounds: to look for

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ def load_definitions() -> dg.Definitions:
         )
         raise PipelineError(msg)
     target = project.get("code_location_target_module")
+    # As Dagster does with a `working_directory`: a project need not be installed to run.
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
     try:
         module = importlib.import_module(
             target or f"{project['root_module']}.definitions"
@@ -70,15 +74,20 @@ def pipelines_of(definitions: dg.Definitions, models: set[str]) -> list[str]:
     )
 
 
+def specs_of(definitions: dg.Definitions) -> list[PipelineSpec]:
+    """Return the pipelines that the YAMLs of a project declare."""
+    tree = definitions.component_tree
+    found = tree.get_all_components(of_type=ScoringPipeline) if tree else []
+    return [one.spec for one in found]
+
+
 def spec_of(definitions: dg.Definitions, pipeline: str) -> PipelineSpec:
     """Return a pipeline as the YAML of a project declares it.
 
     Raises:
         PipelineError: no YAML declares it.
     """
-    tree = definitions.component_tree
-    found = tree.get_all_components(of_type=ScoringPipeline) if tree else []
-    specs = {one.spec.name: one.spec for one in found}
+    specs = {spec.name: spec for spec in specs_of(definitions)}
     if pipeline not in specs:
         known = ", ".join(sorted(specs)) or "-"
         msg = (

@@ -4,6 +4,7 @@ The runs land in the same instance that the UI shows. Only the pipeline is resol
 else is in the project may be broken.
 """
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from batch_assets.assets.needs import keys_of, needed_by
 from batch_assets.errors import PipelineError
 from batch_assets.launch.alerts import tell_of_run
 from batch_assets.launch.explain import explained
+from batch_assets.launch.kept_open import log_kept_open
 from batch_assets.launch.reports import (
     ComparisonReport,
     NightReport,
@@ -156,12 +158,15 @@ class PipelineRunner:
     ) -> ExecuteInProcessResult:
         """Run some assets that are of no day."""
         job = self._alone().resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(
-            instance=self.instance,
-            raise_on_error=False,
-            asset_selection=self._keys(assets),
-            run_config={**QUIET, **config},
-        )
+        run_id = str(uuid.uuid4())
+        with log_kept_open(self.instance, run_id):
+            return job.execute_in_process(
+                instance=self.instance,
+                run_id=run_id,
+                raise_on_error=False,
+                asset_selection=self._keys(assets),
+                run_config={**QUIET, **config},
+            )
 
     def _execute(
         self, which: str, day: str, config: dict[str, Any], assets: tuple[str, ...]
@@ -171,13 +176,16 @@ class PipelineRunner:
         self.must_have(day, _days_of(job))
         partitioned = job.partitioned_config
         own = partitioned.get_run_config_for_partition_key(day) if partitioned else {}
-        result = job.execute_in_process(
-            partition_key=day,
-            instance=self.instance,
-            raise_on_error=False,
-            asset_selection=self._keys(assets) or None,
-            run_config={**own, **QUIET, **config},
-        )
+        run_id = str(uuid.uuid4())
+        with log_kept_open(self.instance, run_id):
+            result = job.execute_in_process(
+                partition_key=day,
+                instance=self.instance,
+                run_id=run_id,
+                raise_on_error=False,
+                asset_selection=self._keys(assets) or None,
+                run_config={**own, **QUIET, **config},
+            )
         tell_of_run(self.definitions, self.instance, self.pipeline, result)
         return result
 

@@ -23,6 +23,7 @@ from batch_assets.snapshots.layout import (
     Group,
     columns_of,
     groups_of,
+    in_place,
     unpacked,
 )
 from batch_assets.snapshots.manifest import ShardFile, SnapshotManifest
@@ -56,7 +57,7 @@ class Shard:
             self.packed = map_shard(path)
             self._strings = manifest.key_dtype == "string"
             index = KEY_HASH if self._strings else manifest.key
-            self.index = self.packed[index].to_numpy()
+            self.index = _one_array(self.packed[index])
             self._keys = _Texts(self.packed[manifest.key]) if self._strings else None
             groups = groups_of(self.packed)
             columns = columns_of(groups)
@@ -67,7 +68,7 @@ class Shard:
         self._outputs = manifest.outputs
         # A search that compares whole integers, never floats, and Python's own numbers
         # as the outputs, many at once.
-        self._sorted = memoryview(self.index)
+        self._sorted = self.index.data
         # Where a search begins: the first of each so many rows, as Python's own numbers,
         # which are compared in half the time and lie close together.
         self._step = max(-(-len(self.index) * len(manifest.files) // FENCES), 1)
@@ -190,6 +191,12 @@ class _Texts:
     def is_at(self, row: int, text: int | str) -> bool:
         value = self._data[self._offsets[row] : self._offsets[row + 1]]
         return value == str(text).encode()
+
+
+def _one_array(column: pa.ChunkedArray) -> np.ndarray:
+    """What a file is sorted by; it has one chunk, or none if it has no rows."""
+    (column,) = column.chunks or [pa.nulls(0, column.type)]
+    return in_place(column)
 
 
 def map_shard(path: Path) -> pa.Table:

@@ -27,6 +27,11 @@ class EngineSettings(StrictModel):
         """The Dagster resources that must be up while the engine is used."""
         return frozenset()
 
+    @property
+    def needs_java(self) -> bool:
+        """Whether it starts Java on this machine."""
+        return False
+
     def without_model(self) -> Self:
         """Return the settings for work that needs no model, and so no GPU."""
         return self
@@ -114,6 +119,11 @@ class Spark(EngineSettings):
         description="How many workers may die on a chunk before it counts as failed, "
         "where `settings` don't say it in Spark's own words.",
     )
+
+    @property
+    def needs_java(self) -> bool:
+        """Whether it starts Java here: a client of Spark Connect does not."""
+        return "spark.remote" not in self.settings
 
     @field_validator("settings")
     @classmethod

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar, cast
 
-from filelock import FileLock
-
 from batch_assets.errors import ConfigError
 from batch_assets.storage.base import WAITING, ReadableFile, Store, Versioned
 from batch_assets.storage.bucket import BucketStore, ObjectPath
@@ -108,6 +106,8 @@ def exclusive(folder: StoragePath) -> Iterator[None]:
 
     Of a bucket, others may be at it on their machines: `replace_if_unchanged` tells.
     """
+    from filelock import FileLock  # Who only reads does not wait for it.
+
     lock_folder = local(folder)
     lock_folder.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_folder / ".lock"):

@@ -77,7 +77,8 @@ def test_a_look_tells_what_the_watch_would_and_tries_again(project, root, web, p
     assert web.received == []
 
     assert invoke("alerts", "look", "toy") == "toy: 1 of 1 messages arrived\n"
-    assert invoke("alerts", "look", "toy") == "toy: nothing is news\n"
+    said = json.loads(invoke("alerts", "look", "toy", "--json"))
+    assert said == {"pipeline": "toy", "said": "nothing is news"}
     assert web.headlines == post.subjects
 
 

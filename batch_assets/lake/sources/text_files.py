@@ -52,7 +52,7 @@ class TextFilesSource(FilesSource):
 
     def identity(self, context: ReadContext) -> dict[str, Any]:
         """Return each file's sha256, and how its text is read."""
-        how = self.model_dump(mode="json", exclude={"kind", "glob", "history"})
+        how = self.model_dump(mode="json", exclude={"kind", "glob", "history", "deps"})
         return super().identity(context) | {"read_as": how}
 
     def types(self, context: ReadContext) -> Mapping[str, pa.DataType]:

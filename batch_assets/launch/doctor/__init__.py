@@ -1,0 +1,1 @@
+"""What a machine and a project lack for their nights, and how that is mended."""
