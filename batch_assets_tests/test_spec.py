@@ -97,7 +97,7 @@ def test_a_right_declaration_is_taken(changes):
         ({"schedule": "*/5 1 * * *"}, "once a day"),
         ({"schedule": "0 1 * * 1"}, "once a day"),
         ({"schedule": "@daily"}, "once a day"),
-        ({"source": {"kind": "csv", "glob": "a"}}, ", ".join(map(repr, SOURCES))),
+        ({"source": {"kind": "xml", "glob": "a"}}, ", ".join(map(repr, SOURCES))),
         ({"source": {"kind": "parquet", "globe": "a"}}, "Extra inputs"),
         ({"model": {}}, "model.name"),
         ({"shards": 0}, "greater than or equal to 1"),

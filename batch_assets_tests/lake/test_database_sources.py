@@ -17,15 +17,24 @@ from batch_assets.errors import (
     EmptySourceError,
     SourceError,
 )
-from batch_assets.lake.raw import Copied
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.raw import Copied, RawSettings, copy_day
 from batch_assets.lake.sources import AdbcSource, PostgresSource
 from batch_assets.lake.sources.query_file import with_day
 from batch_assets.lake.tables import Lake
+from batch_assets.quality.performance.columns import check_outcomes
 from batch_assets_tests.lake.test_sources import peak_bytes
 from batch_assets_tests.servers import PASSWORD, Server, free_port
 from batch_assets_tests.source_kinds import DSN, fill, put_adbc
 from batch_assets_tests.steps import take
-from batch_assets_tests.toys import DAY, context_of, copying, make_contract, make_rows
+from batch_assets_tests.toys import (
+    DAY,
+    context_of,
+    copying,
+    make_contract,
+    make_rows,
+    read_day,
+)
 
 WANTED = pa.schema({"user_id": pa.int64(), "x": pa.float32(), "plan": pa.string()})
 NEXT = "2026-01-06"
@@ -374,6 +383,24 @@ def test_a_database_that_goes_away_half_way_leaves_nothing(connection, lake, tmp
         take(lake, source, context_of(tmp_path), **arguments)
 
     assert lake.raw_features.parts(DAY) == []
+
+
+def test_outcomes_of_a_database_are_of_any_type_that_is_cast(server, lake, tmp_path):
+    schema = pa.schema({"user_id": pa.int64(), "left": pa.float64()})
+    text = """
+        SELECT 1::int AS user_id, true AS "left", now() AS seen WHERE $day > '2026-01-01'
+    """
+
+    copy_day(
+        DayRun(lake, DAY, lambda: None, lambda _: None),
+        postgres(tmp_path, text),
+        context_of(tmp_path),
+        RawSettings(schema, 2, 100, into=lake.outcomes),
+        check=lambda found: check_outcomes(found, schema, "the source"),
+        newest=DAY,
+    )
+
+    assert read_day(lake, "outcomes")["left"].to_pylist() == [1.0]
 
 
 def test_a_result_without_rows_is_an_empty_source(server, lake, tmp_path):
