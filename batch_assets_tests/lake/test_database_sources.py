@@ -1,6 +1,7 @@
 """Databases: a query, streamed by a driver of ADBC, in the types of the contract."""
 
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -453,3 +454,19 @@ def test_a_driver_that_is_not_there_is_named(tmp_path):
 
     with pytest.raises(SourceError, match="adbc_driver_nowhere does not connect"):
         rows_of(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "extra"),
+    [
+        (postgres, "adbc_driver_postgresql.dbapi", "postgres"),
+        (duck, "adbc_driver_manager.dbapi", "adbc"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(
+    server, tmp_path, monkeypatch, make, module, extra
+):
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ConfigError, match=rf"pip install 'batch-assets\[{extra}\]'"):
+        rows_of(make(tmp_path, "SELECT 1 AS user_id"), tmp_path)
