@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -50,8 +50,6 @@ def copy_side_tables(
     Raises:
         SourceError: a source can't be read, or holds too many rows.
     """
-    # What the rows are wanted with says nothing of these.
-    context = replace(context, columns=None)
     taken = {}
     for name, source in sources.items():
         path = _path(lake, context.day, name)

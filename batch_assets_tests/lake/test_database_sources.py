@@ -1,6 +1,8 @@
 """Databases: a query, streamed by a driver of ADBC, in the types of the contract."""
 
+import errno
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +19,24 @@ from batch_assets.errors import (
     EmptySourceError,
     SourceError,
 )
-from batch_assets.lake.raw import Copied
+from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.raw import Copied, RawSettings, copy_day
 from batch_assets.lake.sources import AdbcSource, PostgresSource
 from batch_assets.lake.sources.query_file import with_day
 from batch_assets.lake.tables import Lake
+from batch_assets.quality.performance.columns import check_outcomes
 from batch_assets_tests.lake.test_sources import peak_bytes
 from batch_assets_tests.servers import PASSWORD, Server, free_port
 from batch_assets_tests.source_kinds import DSN, fill, put_adbc
 from batch_assets_tests.steps import take
-from batch_assets_tests.toys import DAY, context_of, copying, make_contract, make_rows
+from batch_assets_tests.toys import (
+    DAY,
+    context_of,
+    copying,
+    make_contract,
+    make_rows,
+    read_day,
+)
 
 WANTED = pa.schema({"user_id": pa.int64(), "x": pa.float32(), "plan": pa.string()})
 NEXT = "2026-01-06"
@@ -370,10 +381,38 @@ def test_a_database_that_goes_away_half_way_leaves_nothing(connection, lake, tmp
         assert ended.fetchall() == [(True,)]
 
     arguments = copying(make_contract()) | {"check": end}
-    with pytest.raises(SourceError, match="broke off|can't be run"):
+    with pytest.raises(SourceError, match="can't be run.*Nothing was committed"):
         take(lake, source, context_of(tmp_path), **arguments)
 
     assert lake.raw_features.parts(DAY) == []
+
+
+def test_outcomes_of_a_database_are_of_any_type_that_is_cast(server, lake, tmp_path):
+    schema = pa.schema({"user_id": pa.int64(), "left": pa.float64()})
+    text = """
+        SELECT 1::int AS user_id, true AS "left", now() AS seen WHERE $day > '2026-01-01'
+    """
+
+    copy_day(
+        DayRun(lake, DAY, lambda: None, lambda _: None),
+        postgres(tmp_path, text),
+        context_of(tmp_path),
+        RawSettings(schema, 2, 100, into=lake.outcomes),
+        check=lambda found: check_outcomes(found, schema, "the source"),
+        newest=DAY,
+    )
+
+    assert read_day(lake, "outcomes")["left"].to_pylist() == [1.0]
+
+
+def test_what_is_wrong_with_the_lake_is_not_said_of_the_query(server, tmp_path):
+    source = postgres(tmp_path, "SELECT 1 AS user_id")
+
+    with (
+        pytest.raises(OSError, match="No space left"),
+        source.read(context_of(tmp_path)),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_result_without_rows_is_an_empty_source(server, lake, tmp_path):
@@ -426,3 +465,19 @@ def test_a_driver_that_is_not_there_is_named(tmp_path):
 
     with pytest.raises(SourceError, match="adbc_driver_nowhere does not connect"):
         rows_of(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "module", "extra"),
+    [
+        (postgres, "adbc_driver_postgresql.dbapi", "postgres"),
+        (duck, "adbc_driver_manager.dbapi", "adbc"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named(
+    server, tmp_path, monkeypatch, make, module, extra
+):
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ConfigError, match=rf"pip install 'batch-assets\[{extra}\]'"):
+        rows_of(make(tmp_path, "SELECT 1 AS user_id"), tmp_path)

@@ -17,7 +17,7 @@ from batch_assets.lake.side_tables import (
     read_side_table,
     side_tables_of,
 )
-from batch_assets.lake.sources import Source
+from batch_assets.lake.sources import Source, csv
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.performance.columns import check_outcomes
 from batch_assets_tests.steps import take
@@ -109,13 +109,20 @@ def test_a_value_that_is_none_of_its_type_is_named_with_its_row(tmp_path, column
 
 
 def test_a_row_of_a_later_block_is_named_by_its_number(tmp_path):
-    """Its text has lines of its own, wherever a block may end."""
-    word = "x" * 150
-    lines = f'"{word}\n{word}",7\n' * 40_000
+    lines = f"{'x' * 300},7\n" * 40_000
 
     said = refused(tmp_path, "csv", f"user_id,n\n{lines}x,1.5\n")
 
     assert "column 'n', row 40002 " in said
+
+
+def test_a_text_may_have_lines_of_its_own_wherever_a_block_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv, "BLOCK_BYTES", 1_000)
+    text = f"{'x' * 150}\n{'x' * 150}"
+
+    rows = read(tmp_path, "csv", "user_id,n\n" + f'"{text}",7\n' * 100)
+
+    assert rows == [{"user_id": text, "n": 7}] * 100
 
 
 def test_a_csv_may_be_written_in_another_way(tmp_path):
@@ -304,8 +311,7 @@ def test_a_side_table_is_read_with_the_columns_that_it_declares(lake, tmp_path):
         file.write("item\n007\n")
     denied = declared("csv", glob="denied.csv.gz", columns={"item": "string"})
 
-    context = replace(context_of(tmp_path), columns=WANTED)
-    taken = copy_side_tables(lake, {"denied": denied}, context, newest=DAY)
+    taken = copy_side_tables(lake, {"denied": denied}, context_of(tmp_path), newest=DAY)
 
     assert taken == {"denied": 1}
     (table,) = side_tables_of(lake, DAY, ("denied",))

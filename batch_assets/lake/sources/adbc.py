@@ -118,22 +118,35 @@ class DatabaseSource(BaseSource):
             ContractError: a column is of a type that has to be cast in the query.
         """
         text, _ = with_day(query_text(context.base, self.query), context.day)
-        path = context.base / self.query
-        with self.connect() as connection:
-            import adbc_driver_manager
+        with self.connect() as connection, connection.cursor() as cursor:
+            with self._explained(context):
+                self.begin(cursor, context)
+                # Drivers put it in brackets, which a comment would swallow.
+                cursor.execute(text.rstrip().rstrip(";") + "\n")
+                result = cursor.fetch_record_batch()
+            rows = pa.RecordBatchReader.from_batches(
+                result.schema, self._streamed(result, context)
+            )
+            yield as_wanted(rows, context.columns, str(context.base / self.query))
 
-            try:
-                with connection.cursor() as cursor:
-                    self.begin(cursor, context)
-                    # Drivers put it in brackets, which a comment would swallow.
-                    cursor.execute(text.rstrip().rstrip(";") + "\n")
-                    reader = cursor.fetch_record_batch()
-                    yield as_wanted(reader, context.columns, str(path))
-            except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
-                why = self.shown(" ".join(str(error).split()))
-                what = f"it failed for {context.day}: {why}"
-                # Not from the error, which may show more.
-                raise query_failed(path, what) from None
+    def _streamed(
+        self, result: pa.RecordBatchReader, context: ReadContext
+    ) -> Iterator[pa.RecordBatch]:
+        with self._explained(context):
+            yield from result
+
+    @contextmanager
+    def _explained(self, context: ReadContext) -> Iterator[None]:
+        """Raise what the driver raises as `SourceError`, without what is secret."""
+        import adbc_driver_manager
+
+        try:
+            yield
+        except (adbc_driver_manager.Error, OSError, pa.ArrowException) as error:
+            why = self.shown(" ".join(str(error).split()))
+            what = f"it failed for {context.day}: {why}. Nothing was committed"
+            # Not from the error, which may show more.
+            raise query_failed(context.base / self.query, what) from None
 
 
 class AdbcSource(DatabaseSource):
