@@ -199,6 +199,16 @@ def test_a_day_begins_and_ends_in_the_pipelines_zone(
     assert keys(night(source_of(topic), {}, day, timezone)) == [1, 2]
 
 
+def test_a_pipeline_that_moves_to_another_zone_leaves_no_message_between_days(broker):
+    topic, taken = Topic(broker), {}
+    topic.send(
+        user(1, f"{DAY}T22:30"), user(2, f"{DAY}T23:30"), user(3, f"{NEXT}T12:00")
+    )
+    assert keys(night(source_of(topic), taken, NEXT, "UTC")) == [3]
+
+    assert keys(night(source_of(topic), taken, DAY, "Europe/Oslo")) == [1, 2]
+
+
 def test_the_last_message_of_a_key_wins_and_a_tombstone_leaves_it_out(broker):
     topic = Topic(broker)
     noon = {"timestamp": at(f"{DAY}T12:00")}
