@@ -136,7 +136,11 @@ def test_days_in_any_order_have_every_message_once(broker, seed):
     source = source_of(topic)
 
     for day in draw.sample(days, len(days)):
-        hours = sorted(draw.choices(range(96, 240), k=draw.randrange(8)))
+        # Often of the first days alone, so that nights end where nothing is after them.
+        hours = sorted(
+            96 + draw.randrange(draw.choice([24, 48, 144]))
+            for _ in range(draw.randrange(4))
+        )
         topic.send(
             *(
                 user(n, f"2026-01-{h // 24:02}T{h % 24:02}:00", partition=n % 2)
@@ -197,6 +201,16 @@ def test_a_day_begins_and_ends_in_the_pipelines_zone(
     )
 
     assert keys(night(source_of(topic), {}, day, timezone)) == [1, 2]
+
+
+def test_a_pipeline_that_moves_to_another_zone_leaves_no_message_between_days(broker):
+    topic, taken = Topic(broker), {}
+    topic.send(
+        user(1, f"{DAY}T22:30"), user(2, f"{DAY}T23:30"), user(3, f"{NEXT}T12:00")
+    )
+    assert keys(night(source_of(topic), taken, NEXT, "UTC")) == [3]
+
+    assert keys(night(source_of(topic), taken, DAY, "Europe/Oslo")) == [1, 2]
 
 
 def test_the_last_message_of_a_key_wins_and_a_tombstone_leaves_it_out(broker):
