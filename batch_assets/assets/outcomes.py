@@ -12,7 +12,7 @@ from batch_assets.assets.pipeline import Pipeline, day_run, picture_metadata
 from batch_assets.assets.raw_features import read_context
 from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.table_metadata import in_order, table_metadata
-from batch_assets.assets.upstream import must_be_there, with_rows
+from batch_assets.assets.upstream import with_rows
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
@@ -69,19 +69,15 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             raise LakeError(msg)
         receipt = parts[0].receipt
         release = storage.registry().verify(receipt.model, receipt.release)
-        must_be_there(context, pipeline, [spec.source], day)
-        read = read_context(pipeline, day, release.contract)
+        contract, segments = release.contract, tuple(pipeline.spec.segments)
+        read = read_context(pipeline, day, contract)
         with (
             with_rows(context, pipeline, [spec.source], read) as (given, (source,)),
             day_run(context, lake, "outcomes", None) as run,
         ):
             told = spec.model_copy(update={"source": source})
-            copied = _copy(
-                pipeline, told, run, given, release.contract, force=config.force
-            )
-            performance = performance_of(
-                lake, day, release.contract, spec, tuple(pipeline.spec.segments)
-            )
+            copied = _copy(pipeline, told, run, given, contract, force=config.force)
+            performance = performance_of(lake, day, contract, spec, segments)
             run.guard()
             write_performance(lake, day, parts, spec, performance)
             rivals = _beside_challenger(context, pipeline, spec, storage, release)
@@ -99,7 +95,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             metadata=in_order(
                 {
                     "performance": picture_metadata("performance", picture),
-                    **_table(pipeline, spec, lake, release.contract, copied, day),
+                    **_table(pipeline, spec, lake, contract, copied, day),
                     **_metadata(performance),
                     **estimates,
                     **rivals,

@@ -38,16 +38,14 @@ class ScoringConfig(dg.Config):
 
 def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
-    deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
-
-    def out(name: str, description: str) -> dg.AssetSpec:
-        look = pipeline.look(name, "pytorch", "deltalake", table=True)
-        return as_spec(look, deps=deps, description=description)
 
     @dg.multi_asset(
         name=f"{spec.name}__predictions",
         can_subset=True,  # Both are made; who selects one need not name the other.
-        specs=[out("predictions", PREDICTIONS), out("dead_letters", DEAD_LETTERS)],
+        specs=[
+            _spec_of(pipeline, "predictions", PREDICTIONS),
+            _spec_of(pipeline, "dead_letters", DEAD_LETTERS),
+        ],
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),
     )
@@ -97,6 +95,12 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
 
     return predictions
+
+
+def _spec_of(pipeline: Pipeline, name: str, description: str) -> dg.AssetSpec:
+    look = pipeline.look(name, "pytorch", "deltalake", table=True)
+    deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
+    return as_spec(look, deps=deps, description=description)
 
 
 def _measure(stage: Stage, done: Night | Replayed, engine: Engine) -> None:

@@ -13,7 +13,7 @@ from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
 from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.stages import measured
 from batch_assets.assets.table_metadata import in_order, table_metadata
-from batch_assets.assets.upstream import must_be_there, with_rows
+from batch_assets.assets.upstream import with_rows
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
 from batch_assets.lake.sources import ReadContext, Source
@@ -64,7 +64,6 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
         what, newest = f"the source of {spec.name}", newest_day(spec, datetime.now(UTC))
         read, sources = read_context(pipeline, day, contract), _sources_of(spec)
-        must_be_there(context, pipeline, sources, day)
         with (
             with_rows(context, pipeline, sources, read) as (given, (source, *others)),
             day_run(context, lake, "raw_features", None) as run,
@@ -79,12 +78,9 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 newest=newest,
                 force=config.force,
             )
-            side = copy_side_tables(
-                lake,
-                dict(zip(spec.side_tables, others, strict=True)),
-                given,
-                newest=newest,
-                force=config.force,
+            side = dict(zip(spec.side_tables, others, strict=True))
+            beside = copy_side_tables(
+                lake, side, given, newest=newest, force=config.force
             )
             stage.ran(copied.job, copied.total.rows, unchanged=copied.unchanged)
         if copied.forced_at:
@@ -94,7 +90,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         shown = _metadata(pipeline, lake, read, contract, copied) | stage.metadata
-        shown |= {f"side_table_{name}": rows for name, rows in side.items()}
+        shown |= {f"side_table_{name}": rows for name, rows in beside.items()}
         version = dg.DataVersion(copied.job)
         return dg.MaterializeResult(metadata=in_order(shown), data_version=version)
 

@@ -199,9 +199,11 @@ def with_rows(
     """Hand over the rows that sources take from assets; give the sources, told of them.
 
     Raises:
+        SourceError: what the day is made of is not there yet.
         SourceError: an asset's value can't be loaded, or is none of rows.
         PipelineError: Dagster can't tell which partitions are of the day.
     """
+    must_be_there(context, pipeline, sources, read.day)
     upstream = upstream_of(context, pipeline)
     given: dict[str, HandedRows] = {}
     told: list[Source] = []
