@@ -124,6 +124,7 @@ docs: $(VENV)/.ready-docs ## the documentation as a site, in which every link le
 
 reference: $(READY) ## write the pages of the docs that are made from the code
 	$(BIN)/python -m website reference
+	$(BIN)/python -m batch_assets.cli.schemas > docs/json.md
 
 check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/ruff format --check .

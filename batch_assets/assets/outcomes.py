@@ -15,7 +15,9 @@ from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.assets.upstream import with_rows
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
+from batch_assets.lake.parts import Part
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
+from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.sources import ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -63,10 +65,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
         knew.
         """
         day, lake = day_of(context), storage.lake(pipeline.spec.name)
-        parts = lake.predictions.parts(day)
-        if not parts:
-            msg = f"{pipeline.spec.name} has no predictions of {day} to judge: run the day"
-            raise LakeError(msg)
+        parts = _predicted(lake, day)
         receipt = parts[0].receipt
         release = storage.registry().verify(receipt.model, receipt.release)
         contract, segments = release.contract, tuple(pipeline.spec.segments)
@@ -106,6 +105,15 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
         )
 
     return outcomes
+
+
+def _predicted(lake: Lake, day: str) -> list[Part[PredictionsReceipt]]:
+    """Return the parts of a day's predictions, of which there must be some."""
+    parts = lake.predictions.parts(day)
+    if not parts:
+        msg = f"{lake.pipeline} has no predictions of {day} to judge: run the day"
+        raise LakeError(msg)
+    return parts
 
 
 def _beside_challenger(
