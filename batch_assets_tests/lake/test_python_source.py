@@ -188,6 +188,9 @@ def test_another_source_is_another_job_and_other_rows_of_the_same_are_not(
     assert (other.unchanged, other.total.rows) == (False, 2)
     assert len({first.job, other.job, argued.job}) == 3
     assert counts.read_text() == "xxx"
+    forced = copy(lake, tmp_path, options={"arguments": {"a": 1}}, force=True)
+    assert (forced.unchanged, forced.total.rows) == (False, 2)
+    assert forced.job != argued.job
 
 
 def test_what_is_run_is_the_file_as_it_is_now(tmp_path, write):
