@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 MLFLOW := .venv-mlflow
 # A test per core at a time, but no more than memory has room for.
 PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
+# Tests keep their files in memory where it has room: half of their commits wait for a disk.
+ROOMY := $(shell df --output=avail /dev/shm 2>/dev/null | awk 'NR == 2 && $$1 > 8000000 { print "/dev/shm" }')
+export PYTEST_DEBUG_TEMPROOT := $(or $(ROOMY),$(or $(TMPDIR),/tmp))
 # Where Dagster keeps its runs: beside dagster.yaml, so that the UI shows the demo's.
 export DAGSTER_HOME := $(CURDIR)
 

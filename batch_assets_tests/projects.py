@@ -5,6 +5,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -12,6 +13,7 @@ import yaml
 from dagster import DagsterInstance, ExecuteInProcessResult
 
 from batch_assets.lake.tables import Lake
+from batch_assets.launch.kept_open import log_kept_open
 from batch_assets.models.registry import Registry
 from batch_assets.quality.gates import GATES
 from batch_assets.quality.verdict import every_pipeline
@@ -60,20 +62,30 @@ class Project:
         self, pipeline: str, day: str, on: DagsterInstance, **arguments: Any
     ) -> ExecuteInProcessResult:
         """One night through the pipeline's job."""
-        return self.definitions.resolve_job_def(f"{pipeline}_job").execute_in_process(
-            partition_key=day, instance=on, raise_on_error=False, **arguments
-        )
+        job = self.definitions.resolve_job_def(f"{pipeline}_job")
+        return _executed(job, on, partition_key=day, **arguments)
 
     def materialize(
         self, pipeline: str, names: list[str], day: str | None, on: DagsterInstance
     ) -> ExecuteInProcessResult:
         """Some assets of a pipeline alone, without what is before them."""
         job = self.definitions.resolve_implicit_global_asset_job_def()
-        return job.execute_in_process(
+        return _executed(
+            job,
+            on,
             partition_key=day,
-            instance=on,
-            raise_on_error=False,
             asset_selection=[dg.AssetKey([pipeline, name]) for name in names],
+        )
+
+
+def _executed(
+    job: dg.JobDefinition, on: DagsterInstance, **arguments: Any
+) -> ExecuteInProcessResult:
+    """Run a job here, with Dagster's log kept open as the command line keeps it."""
+    run_id = str(uuid4())
+    with log_kept_open(on, run_id):
+        return job.execute_in_process(
+            instance=on, run_id=run_id, raise_on_error=False, **arguments
         )
 
 
