@@ -58,9 +58,10 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 demo-baskets: $(READY) ## train a recommender in minutes, score a week, and look one household up
 	@$(BIN)/batch-assets demo baskets
 
+# The slow ones mostly wait, for servers and for processes to start: one more at a time.
 test: need-g++ need-redis-server need-initdb $(READY) $(MLFLOW)/.ready ## the whole test suite, the fast part first
 	$(PYTEST) -m "not slow and not crash and not engines and not ui"
-	$(PYTEST) -m "slow and not crash and not engines and not ui"
+	$(PYTEST) --numprocesses 3 -m "slow and not crash and not engines and not ui"
 
 test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
 	$(PYTEST) -m "not slow and not crash and not engines and not ui"
@@ -113,7 +114,7 @@ test-dagster-%: $(DAGSTERS)/%/.ready
 # They mostly wait, for engines to start and to see who died: two files at a time take
 # 0.72 of the time. A file keeps its Ray to itself.
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
-	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m engines --quiet --numprocesses 3 --dist loadfile
 
 $(VENV)/.ready-docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
