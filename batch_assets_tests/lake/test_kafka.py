@@ -396,10 +396,11 @@ def test_an_open_transaction_is_of_the_day_on_which_it_ends(broker):
         topic.name, b'{"visits": 2}', b"2", 0, timestamp=at(f"{DAY}T13:00")
     )
     producer.flush(20)
+    topic.send(user(3, f"{NEXT}T12:00"))
 
     assert keys(night(source, taken, DAY)) == [1]
     producer.commit_transaction(20)
-    assert keys(night(source, taken, NEXT)) == [2]
+    assert keys(night(source, taken, NEXT)) == [2, 3]
 
 
 def test_a_day_without_messages_is_empty(broker, lake):
@@ -667,7 +668,7 @@ def test_a_setting_that_the_client_does_not_know_is_an_error_without_its_value(
 ):
     monkeypatch.setenv("A_SECRET", "s3cret-of-kafka")
     topic = Topic(broker)
-    for name in ("no.such.setting", "socket.timeout.ms"):
+    for name in ("no.such.setting", "socket.timeout.ms", "security.protocol"):
         source = source_of(topic, config_env={name: "A_SECRET"})
         with pytest.raises(ConfigError, match="refuses a setting") as refused:
             night(source, {})
