@@ -725,6 +725,9 @@ def test_messages_that_memory_has_no_room_for_are_compacted_on_disk(broker):
     found = keys(night(source_of(topic, memory_limit="12MB"), {}))
 
     assert found == [*range(2_000, 10_000), *range(2_000)]
+    for limit in ("1MB", "much"):
+        with pytest.raises(SourceError, match=f"compacted: .*memory_limit. is {limit}"):
+            night(source_of(topic, memory_limit=limit), {})
 
 
 def test_days_of_a_topic_are_taken_into_the_lake_as_any_other(broker, lake):
