@@ -396,10 +396,11 @@ def test_an_open_transaction_is_of_the_day_on_which_it_ends(broker):
         topic.name, b'{"visits": 2}', b"2", 0, timestamp=at(f"{DAY}T13:00")
     )
     producer.flush(20)
+    topic.send(user(3, f"{NEXT}T12:00"))
 
     assert keys(night(source, taken, DAY)) == [1]
     producer.commit_transaction(20)
-    assert keys(night(source, taken, NEXT)) == [2]
+    assert keys(night(source, taken, NEXT)) == [2, 3]
 
 
 def test_a_day_without_messages_is_empty(broker, lake):
@@ -667,7 +668,7 @@ def test_a_setting_that_the_client_does_not_know_is_an_error_without_its_value(
 ):
     monkeypatch.setenv("A_SECRET", "s3cret-of-kafka")
     topic = Topic(broker)
-    for name in ("no.such.setting", "socket.timeout.ms"):
+    for name in ("no.such.setting", "socket.timeout.ms", "security.protocol"):
         source = source_of(topic, config_env={name: "A_SECRET"})
         with pytest.raises(ConfigError, match="refuses a setting") as refused:
             night(source, {})
@@ -724,6 +725,9 @@ def test_messages_that_memory_has_no_room_for_are_compacted_on_disk(broker):
     found = keys(night(source_of(topic, memory_limit="12MB"), {}))
 
     assert found == [*range(2_000, 10_000), *range(2_000)]
+    for limit in ("1MB", "much"):
+        with pytest.raises(SourceError, match=f"compacted: .*memory_limit. is {limit}"):
+            night(source_of(topic, memory_limit=limit), {})
 
 
 def test_days_of_a_topic_are_taken_into_the_lake_as_any_other(broker, lake):
@@ -733,11 +737,12 @@ def test_days_of_a_topic_are_taken_into_the_lake_as_any_other(broker, lake):
         for n, day in enumerate((DAY, NEXT))
     }
     source, arguments = source_of(topic, columns=TOYS), copying(make_contract())
+    taken = []
     for day, some in rows.items():
-        for message in messages_of(some.to_pylist(), f"{day}T12:00"):
+        # By their clocks they all are of the first day.
+        for message in messages_of(some.to_pylist(), f"{DAY}T12:00"):
             topic.send(message | {"partition": int(message["key"]) % 2})
-
-    taken = [take(lake, source, context_of(Path(), day), **arguments) for day in rows]
+        taken.append(take(lake, source, context_of(Path(), day), **arguments))
 
     assert [one.unchanged for one in taken] == [False, False]
     for day, some in rows.items():

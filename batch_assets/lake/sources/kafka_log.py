@@ -163,10 +163,7 @@ class TopicLog:
         if refused := next((one.error for one in found if one.error), None):
             raise self._error("asked for the offsets of a time", refused)
         return {
-            one.partition: held[one.partition][1]
-            if one.offset < 0
-            # Of an open transaction, or younger than the look above.
-            else min(one.offset, held[one.partition][1])
+            one.partition: held[one.partition][1] if one.offset < 0 else one.offset
             for one in found
         }
 

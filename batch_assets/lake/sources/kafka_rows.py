@@ -95,8 +95,11 @@ class RowsOfMessages:
                     connection.execute("SET threads = 1")
                     yield Spool(self, connection)
             except duckdb.Error as error:
+                said = str(error).partition("\n")[0].rstrip(".")
                 msg = (
-                    f"messages of the topic '{self.topic}' can't be compacted: {error}"
+                    f"messages of the topic '{self.topic}' can't be compacted: {said}. "
+                    f"`memory_limit` is {memory_limit}, and they are put on disk under "
+                    f"{tempfile.gettempdir()}. Nothing was committed."
                 )
                 raise SourceError(msg) from error
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from batch_assets.errors import ConfigError
 
-# In an address: user:password@host.
-PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@")
+# In an address: user:password@host. What may be one is hidden, too.
+PASSWORD = re.compile(r"(?<=://)\S*:\S*@")
 HIDDEN = "***"
 
 
