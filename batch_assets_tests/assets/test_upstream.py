@@ -13,6 +13,7 @@ from batch_assets.assets.needs import keys_of
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.upstream import Upstream
 from batch_assets.checks import graph_digest
+from batch_assets.component import ScoringPipeline
 from batch_assets.errors import PipelineError
 from batch_assets.launch.days import run_days
 from batch_assets.launch.runner import PipelineRunner
@@ -371,6 +372,12 @@ def test_what_no_night_can_make_is_not_included(
     pipelines = [attributes(**behind(asset), upstream="include")]
     with pytest.raises(PipelineError, match=said):
         _written(tmp_path / "p", root, monkeypatch, pipelines)
+
+
+def test_a_source_behind_its_own_predictions_is_refused_by_name():
+    own = ScoringPipeline(make_spec(**given("toy/predictions")))
+    with pytest.raises(PipelineError, match="toy/predictions is made by toy itself"):
+        own.build_defs(dg.ComponentTree.for_test().load_context)
 
 
 # Who begins a night.
