@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from batch_assets.assets.batch_size_sweep import build_batch_size_sweep
 from batch_assets.assets.code_links import CodeReference, code_link, with_code
 from batch_assets.assets.model_release import build_model_release
+from batch_assets.assets.needs import must_be_of_others
 from batch_assets.assets.night_report import build_night_report
 from batch_assets.assets.outcomes import build_outcomes
 from batch_assets.assets.partitions import backfill_policy
@@ -138,6 +139,7 @@ class ScoringPipeline(dg.Component):
             self.spec, base, context.project_root, day_partitions(self.spec)
         )
         made = _assets_of(pipeline)
+        must_be_of_others(self.spec, made)
         if policy := backfill_policy():
             made = [asset.with_attributes(backfill_policy=policy) for asset in made]
         assets = dg.Definitions(

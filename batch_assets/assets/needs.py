@@ -54,6 +54,22 @@ def _upstream_of(assets: Any) -> list[dg.AssetKey]:
     return []
 
 
+def must_be_of_others(spec: PipelineSpec, made: Iterable[dg.AssetsDefinition]) -> None:
+    """Refuse a source that is behind an asset of its own pipeline.
+
+    Raises:
+        PipelineError: with the asset.
+    """
+    own = {key for one in made for key in one.keys}
+    for name in spec.upstream_assets:
+        if as_key(name) in own:
+            msg = (
+                f"{name} is made by {spec.name} itself, of the rows of this very source: "
+                "name the asset that the rows come from"
+            )
+            raise PipelineError(msg)
+
+
 def must_be_includable(spec: PipelineSpec, assets: Iterable[Any]) -> None:
     """Refuse `upstream: include` of what no night of the pipeline can make.
 

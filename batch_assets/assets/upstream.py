@@ -173,13 +173,17 @@ def must_be_there(
     upstream = upstream_of(context, pipeline)
     missing = upstream.missing(context.instance, names, day)
     if missing:
-        own = context.asset_key.to_user_string()
         commands = ", ".join(one.command for one in missing if one.command)
+        advice = (
+            f"Materialise it first: {commands}. Or select it together with "
+            f"{context.asset_key.to_user_string()}, or say `upstream: include` in the "
+            "YAML, with which each night makes it"
+            if commands
+            else "Run the day again when it is there"
+        )
         msg = (
             f"{day} waits for what it is made of: {in_words(missing)}. Nothing was read. "
-            + (f"Materialise it first: {commands}. Or select" if commands else "Select")
-            + f" it together with {own}, or say `upstream: include` in the YAML, with "
-            "which each night makes it"
+            f"{advice}"
         )
         raise SourceError(msg)
 
@@ -214,14 +218,16 @@ def with_rows(
                 keys = upstream.partitions_of(table.address, read.day)
                 parts: Sequence[str | None] = keys or [None]
                 source = source.handed_by_day(by_day=keys is not None)
-                own = Path(folder) / str(len(given))
-                own.mkdir()
+                if table.address in given:  # A side table may be of the same asset.
+                    continue
                 values = [
                     _value(context, table.address, key, source.handed_as)
                     for key in parts
                 ]
+                spools = Path(folder) / str(len(given))
+                spools.mkdir()
                 what = f"{table.address} of {read.day}"
-                given[table.address] = handed_rows(values, what, own)
+                given[table.address] = handed_rows(values, what, spools)
             told.append(source)
         yield replace(read, handed=given), told
 
