@@ -32,7 +32,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets test test-fast test-crash test-engines test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets docs reference test test-fast test-crash test-engines test-dagster test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -86,10 +86,44 @@ test-ui: need-chromium $(VENV)/.ready-ui ## the UI in a real browser, from the g
 screenshots: need-chromium $(VENV)/.ready-ui ## the same, and keep the pictures of the docs
 	BATCH_ASSETS_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/pytest -m ui --quiet
 
+# What lies over the packages of .venv, so that nothing else is installed twice.
+DAGSTERS := .dagster
+DAGSTER_oldest := ==1.13.0
+DAGSTER_newest := >=1.13,<1.14
+DAGSTER_PACKAGES := dagster dagster-shared dagster-pipes dagster-graphql
+NIGHTS := batch_assets_tests/assets/test_nights.py batch_assets_tests/assets/test_catalog.py \
+	batch_assets_tests/sensors/test_deadlines.py
+
+.PRECIOUS: $(DAGSTERS)/%/.ready
+$(DAGSTERS)/%/.ready: $(READY)
+	rm -rf $(@D)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) \
+		$(foreach package,$(DAGSTER_PACKAGES),'$(package)$(DAGSTER_$*)')
+	@touch $@
+
+test-dagster: test-dagster-oldest test-dagster-newest ## nights on both ends of Dagster's range
+
+test-dagster-%: $(DAGSTERS)/%/.ready
+	@PYTHONPATH=$(CURDIR)/$(<D) $(BIN)/python -c 'import dagster; print("dagster", dagster.__version__)'
+	PYTHONPATH=$(CURDIR)/$(<D) $(PYTEST) -m "not slow" $(NIGHTS)
+
 # They mostly wait, for engines to start and to see who died: two files at a time take
 # 0.72 of the time. A file keeps its Ray to itself.
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
 	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
+
+$(VENV)/.ready-docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,docs]'
+	@touch $@
+
+docs: $(VENV)/.ready-docs ## the documentation as a site, in which every link leads somewhere
+	$(BIN)/python -m website stage build/docs
+	$(BIN)/zensical build --strict --clean --config-file zensical.toml
+	@echo "open build/site/index.html, or: $(BIN)/python -m http.server --directory build/site"
+
+reference: $(READY) ## write the pages of the docs that are made from the code
+	$(BIN)/python -m website reference
 
 check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/ruff format --check .

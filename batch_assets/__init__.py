@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batch_assets.assets.column_lineage import column_lineage
     from batch_assets.component import ScoringPipeline
     from batch_assets.models.contract import Contract, Feature, KeySpec
     from batch_assets.models.input_specs import Column, Ids, Sequence, Text, Vector
@@ -31,6 +32,7 @@ __all__ = [
     "Text",
     "Vector",
     "VectorOutput",
+    "column_lineage",
     "draft_release",
     "pack",
     "write_release",
@@ -51,6 +53,7 @@ _HOMES = {
     "Text": "models.input_specs",
     "Vector": "models.input_specs",
     "VectorOutput": "models.output_specs",
+    "column_lineage": "assets.column_lineage",
     "draft_release": "training.drafts",
     "pack": "training.packing",
     "write_release": "training.drafts",

@@ -29,6 +29,7 @@ from batch_assets.lake.sources import Source
 from batch_assets.schedules import day_partitions, nightly
 from batch_assets.sensors.alerts import build_sensors
 from batch_assets.sensors.deadlines import deadline_sensors
+from batch_assets.sensors.waiting import wait_sensors
 from batch_assets.spec import PipelineSpec
 
 Build = Callable[..., dg.AssetsDefinition]
@@ -144,7 +145,9 @@ class ScoringPipeline(dg.Component):
             asset_checks=build_checks(pipeline),
             sensors=build_sensors(self.spec),
         )
-        watches = dg.Definitions(sensors=deadline_sensors(self.spec))
+        watches = dg.Definitions(
+            sensors=[*deadline_sensors(self.spec), *wait_sensors(self.spec)]
+        )
         return dg.Definitions.merge(assets, nightly(self.spec), watches)
 
     @classmethod

@@ -1,6 +1,7 @@
 """When a pipeline runs: each day is a partition, scored after it has ended."""
 
 from datetime import date, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -44,24 +45,21 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
     """
     tags = {PIPELINE: spec.name}
     later = [SWEEP, COMPARISON, *([OUTCOMES] if spec.outcomes else [])]
+    # A sweep takes the device for minutes, and is worth it once for each release.
+    # Outcomes are not known by then, and releases are compared when somebody asks.
+    selection: dg.AssetSelection = dg.AssetSelection.groups(
+        spec.name
+    ) - dg.AssetSelection.assets(*([spec.name, name] for name in later))
+    if spec.upstream_assets and not spec.waits:
+        # With all that they need: one that is named is not made of what is old.
+        named = dg.AssetSelection.assets(*spec.upstream_assets)
+        selection |= named.upstream().materializable()
     job = dg.define_asset_job(
         f"{spec.name}_job",
-        # A sweep takes the device for minutes, and is worth it once for each release.
-        # Outcomes are not known by then, and releases are compared when somebody asks.
-        selection=dg.AssetSelection.groups(spec.name)
-        - dg.AssetSelection.assets(*([spec.name, name] for name in later)),
+        selection=selection,
         description=f"One night of {spec.name}: from source to served snapshot.",
         tags=tags | ({IN_ORDER: "true"} if spec.incremental else {}),
         executor_def=dg.in_process_executor,
-    )
-    minute, hour = (int(part) for part in spec.schedule.split()[:2])
-    schedule = dg.build_schedule_from_partitioned_job(
-        job,
-        name=f"{spec.name}_schedule",
-        description=f"Scores the day that has ended, at {hour:02d}:{minute:02d} "
-        f"{spec.timezone}.",
-        minute_of_hour=minute,
-        hour_of_day=hour,
     )
     # What follows from dead letters that can be scored after all.
     names = ["predictions", "dead_letters", "serving_snapshot", "night_report"]
@@ -76,7 +74,9 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         tags=tags,
         executor_def=dg.in_process_executor,
     )
-    jobs, schedules = [job, replay], [schedule]
+    jobs = [job, replay]
+    # What waits for others' assets is begun by a sensor, and never by two.
+    schedules = [] if spec.waits else [_schedule(spec, job)]
     if spec.outcomes:
         judging = dg.define_asset_job(
             f"{spec.name}_{OUTCOMES}_job",
@@ -89,6 +89,19 @@ def nightly(spec: PipelineSpec) -> dg.Definitions:
         jobs.append(judging)
         schedules.append(_outcomes_schedule(spec, spec.outcomes, judging.name))
     return dg.Definitions(jobs=jobs, schedules=schedules)
+
+
+def _schedule(spec: PipelineSpec, job: Any) -> Any:
+    """Build the schedule of the nights."""
+    minute, hour = (int(part) for part in spec.schedule.split()[:2])
+    return dg.build_schedule_from_partitioned_job(
+        job,
+        name=f"{spec.name}_schedule",
+        description=f"Scores the day that has ended, at {hour:02d}:{minute:02d} "
+        f"{spec.timezone}.",
+        minute_of_hour=minute,
+        hour_of_day=hour,
+    )
 
 
 def _outcomes_schedule(

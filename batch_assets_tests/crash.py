@@ -33,11 +33,12 @@ import pyarrow.parquet as pq
 import torch
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
+from pydantic import TypeAdapter
 
 from batch_assets.errors import BatchAssetsError
 from batch_assets.lake.claims import claimed
 from batch_assets.lake.day_run import DayRun
-from batch_assets.lake.sources import ParquetSource, ReadContext
+from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
@@ -68,6 +69,7 @@ CHUNK_ROWS = 100
 POISON = 111
 TOO_OLD = 130
 POISONED_TASTE = 9.0
+SOURCE = {"kind": "parquet", "glob": "days/{{ day }}.parquet"}
 # A night takes well under a second; one that hangs must not hold up the harness.
 ALARM_SECONDS = 60
 DAY_SECONDS = 86_400.0
@@ -186,13 +188,14 @@ def run_night(
     *,
     chunk_rows: int = CHUNK_ROWS,
     only_validate: bool = False,
+    source: dict[str, Any] | None = None,
     guard: Callable[[], None] = lambda: None,
 ) -> None:
-    """One whole night on a root; the source is there already."""
+    """One whole night on a root; what the source reads is there already."""
     lake, contract = Lake(root, NAME), release.contract
     take(
         lake,
-        ParquetSource(kind="parquet", glob="days/{{ day }}.parquet"),
+        TypeAdapter(Source).validate_python(source or SOURCE),
         ReadContext(DAY, "UTC", contract.key.name, base=project, project=project),
         newest=DAY,
         schema=contract.raw_schema(),
@@ -326,6 +329,7 @@ def child(command: dict[str, Any], answer: int) -> None:
                     open_release(Path(command["release"])),
                     chunk_rows=command["chunk_rows"],
                     only_validate=command["only_validate"],
+                    source=command["source"],
                     guard=watched,
                 )
     # Whatever it is, the test must get to see it; Rust's panics are no Exceptions.
@@ -383,7 +387,7 @@ class Zygote:
             root: where.
             changes: `die_at` a step, by its number or label, or `die_after` seconds; `file_limit` in bytes;
                 `unprivileged`; `clock`, by how many seconds it is off; `chunk_rows`;
-                `only_validate`; `project`, with another source; `claim`, the name of
+                `only_validate`; `project`, with another source; `source`, as in a YAML; `claim`, the name of
                 a run, which then asks for the day before it begins; `publish`, a day
                 that is published in place of a night.
         """
@@ -393,6 +397,7 @@ class Zygote:
             "release": str(self.release),
             "chunk_rows": CHUNK_ROWS,
             "only_validate": False,
+            "source": None,
             "die_at": None,
             "die_after": None,
             "file_limit": None,

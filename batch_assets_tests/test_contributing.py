@@ -30,11 +30,17 @@ EVERY_KIND = [(what, kind) for what, kinds in KINDS.items() for kind in kinds]
 HANDED_ON = PACKAGE / "spec" / "__init__.py"
 # Where the word is said, and is no name of a kind.
 OTHER_MEANINGS = {
-    "sql": {"component.py", "cli"},  # The starter is a query; `snapshot sql`.
+    # The starter is a query; `snapshot sql`.
+    ("source", "sql"): {"component.py", "cli"},
+    # A kind of sink, and one of source.
+    ("source", "postgres"): {"sinks", "spec"},
+    ("sink", "postgres"): {"lake"},
     # A host that is this machine, and what lies on it.
-    "local": {"sinks", "scoring", "storage"},
-    "log": {"launch", "scoring"},  # A file, and an axis of a plot.
+    ("engine", "local"): {"sinks", "scoring", "storage"},
+    ("receiver", "log"): {"launch", "scoring"},  # A file, and an axis of a plot.
 }
+# A form of what is written, and a language: told by the name of their type alone.
+EVERYDAY_WORDS = {("source", "json"), ("source", "python")}
 
 
 def files_of(what: str, kind: str) -> list[Path]:
@@ -77,7 +83,10 @@ def test_a_gate_is_its_judge_and_one_row_of_the_table(gate):
 def names(path: Path, what: str, kind: str) -> bool:
     """Whether a file names a kind: by the word, or by its settings' type."""
     said = {repr(kind), KINDS[what][kind].__name__}
-    if path.relative_to(PACKAGE).parts[0] in OTHER_MEANINGS.get(kind, ()):
+    elsewhere = OTHER_MEANINGS.get((what, kind), ())
+    if (what, kind) in EVERYDAY_WORDS or (
+        path.relative_to(PACKAGE).parts[0] in elsewhere
+    ):
         said.remove(repr(kind))
     return not said.isdisjoint(words(path))
 

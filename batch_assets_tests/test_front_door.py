@@ -25,6 +25,7 @@ HOMES = {
     "Text": f"{MODELS}.input_specs",
     "Vector": f"{MODELS}.input_specs",
     "VectorOutput": f"{MODELS}.output_specs",
+    "column_lineage": "batch_assets.assets.column_lineage",
     "draft_release": "batch_assets.training.drafts",
     "pack": "batch_assets.training.packing",
     "write_release": "batch_assets.training.drafts",

@@ -19,6 +19,7 @@ CASSANDRA = {
     "hosts": ["10.0.0.1"],
     "data_center": "dc1",
     "keyspace": "serving",
+    "experimental": True,
 }
 MAIL = {
     "kind": "email",
@@ -97,7 +98,7 @@ def test_a_right_declaration_is_taken(changes):
         ({"schedule": "*/5 1 * * *"}, "once a day"),
         ({"schedule": "0 1 * * 1"}, "once a day"),
         ({"schedule": "@daily"}, "once a day"),
-        ({"source": {"kind": "csv", "glob": "a"}}, ", ".join(map(repr, SOURCES))),
+        ({"source": {"kind": "excel", "glob": "a"}}, ", ".join(map(repr, SOURCES))),
         ({"source": {"kind": "parquet", "globe": "a"}}, "Extra inputs"),
         ({"model": {}}, "model.name"),
         ({"shards": 0}, "greater than or equal to 1"),
@@ -137,6 +138,11 @@ def test_a_right_declaration_is_taken(changes):
         ({"sinks": [{"kind": "redis", "keep": 1}]}, "greater than or equal to 2"),
         ({"sinks": [CASSANDRA | {"hosts": []}]}, "at least 1 item"),
         ({"sinks": [{"kind": "cassandra"}]}, "keyspace"),
+        (
+            {"sinks": [CASSANDRA | {"experimental": False}]},
+            "'cassandra' is experimental: .* no Cassandra. Say `experimental: true`",
+        ),
+        ({"sinks": [{"kind": "redis", "experimental": True}]}, "Extra inputs"),
         ({"ready_by": "6:00"}, "HH:MM in quotes, such as '06:00', got '6:00'"),
         ({"ready_by": "24:00"}, "got '24:00'"),
         ({"ready_by": "06:00:00"}, "got '06:00:00'"),

@@ -4,7 +4,7 @@ It is Dagster's own metadata. What the release makes of its inputs is not known 
 column: an output depends on each.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -25,6 +25,27 @@ def lineage_metadata(upstream: Upstream) -> dict[str, Any]:
     return {"dagster/column_lineage": lineage}
 
 
+def column_lineage(
+    asset: str, columns: Iterable[str] | Mapping[str, Iterable[str]]
+) -> dict[str, Any]:
+    """Return the metadata by which an asset downstream says where its columns are from.
+
+    Args:
+        asset: the key of what it was made of, as `churn/predictions`.
+        columns: those that are taken over; or, of each column, those that it is computed
+            from.
+    """
+    if not isinstance(columns, Mapping):
+        columns = {column: [column] for column in columns}
+    key = dg.AssetKey.from_user_string(asset)
+    return lineage_metadata(
+        {
+            column: [dg.TableColumnDep(key, one) for one in computed_from]
+            for column, computed_from in columns.items()
+        }
+    )
+
+
 def same_columns(asset: dg.AssetKey, columns: Iterable[str]) -> Upstream:
     """Return the origin of columns that are each taken over from an asset's."""
     return {column: [dg.TableColumnDep(asset, column)] for column in columns}
@@ -39,7 +60,7 @@ def of_raw_rows(pipeline: Pipeline, contract: Contract) -> Upstream:
     source = pipeline.spec.source
     if not source.pins:
         return same_columns(pipeline.key("raw_features"), names)
-    (table,) = source_keys(pipeline, [source])
+    table, *_ = source_keys(pipeline, [source])
     return same_columns(table, names)
 
 

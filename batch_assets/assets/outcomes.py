@@ -12,9 +12,11 @@ from batch_assets.assets.pipeline import Pipeline, day_run, picture_metadata
 from batch_assets.assets.raw_features import read_context
 from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.table_metadata import in_order, table_metadata
+from batch_assets.assets.upstream import with_rows
 from batch_assets.errors import BatchAssetsError, LakeError
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.raw import Copied, RawSettings, copy_day
+from batch_assets.lake.sources import ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.models.release import Release
@@ -67,11 +69,15 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             raise LakeError(msg)
         receipt = parts[0].receipt
         release = storage.registry().verify(receipt.model, receipt.release)
-        with day_run(context, lake, "outcomes", None) as run:
-            copied = _copy(pipeline, spec, run, release.contract, force=config.force)
-            performance = performance_of(
-                lake, day, release.contract, spec, tuple(pipeline.spec.segments)
-            )
+        contract, segments = release.contract, tuple(pipeline.spec.segments)
+        read = read_context(pipeline, day, contract)
+        with (
+            with_rows(context, pipeline, [spec.source], read) as (given, (source,)),
+            day_run(context, lake, "outcomes", None) as run,
+        ):
+            told = spec.model_copy(update={"source": source})
+            copied = _copy(pipeline, told, run, given, contract, force=config.force)
+            performance = performance_of(lake, day, contract, spec, segments)
             run.guard()
             write_performance(lake, day, parts, spec, performance)
             rivals = _beside_challenger(context, pipeline, spec, storage, release)
@@ -89,7 +95,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             metadata=in_order(
                 {
                     "performance": picture_metadata("performance", picture),
-                    **_table(pipeline, spec, lake, release.contract, copied, day),
+                    **_table(pipeline, spec, lake, contract, copied, day),
                     **_metadata(performance),
                     **estimates,
                     **rivals,
@@ -138,6 +144,7 @@ def _copy(
     pipeline: Pipeline,
     spec: OutcomesSpec,
     run: DayRun,
+    read: ReadContext,
     contract: Contract,
     *,
     force: bool,
@@ -150,7 +157,7 @@ def _copy(
     return copy_day(
         run,
         spec.source,
-        read_context(pipeline, run.day, contract),
+        read,
         RawSettings(
             schema,
             len(shards),

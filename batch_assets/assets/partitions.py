@@ -15,6 +15,8 @@ from typing import Any
 import click
 import dagster as dg
 
+# Dagster's own tags: of what version the data is, and what it was made of.
+VERSION, INPUT_VERSION = "dagster/data_version", "dagster/input_data_version"
 _of_a_range: ContextVar[str | None] = ContextVar("day", default=None)
 
 
@@ -40,17 +42,24 @@ def for_each_day(make: Callable[..., Any]) -> Callable[..., Any]:
 
     Of a range, each day's metadata goes to the day. The first day that fails ends the
     run: what was committed stays, and nothing that follows from any of the days is begun.
+
+    What is made beside what was selected is recorded, too: one function makes both.
     """
 
     @functools.wraps(make)
     def made(context: dg.AssetExecutionContext, **given: Any) -> Any:
-        if context.has_partition_key:
-            return make(context, **given)
-        return _range(context, functools.partial(make, context, **given))
+        if not context.has_partition_key:
+            return _range(context, functools.partial(make, context, **given))
+        return make(context, **given)
 
     @functools.wraps(make)
     def yielding(context: dg.AssetExecutionContext, **given: Any) -> Any:
-        yield from made(context, **given)
+        for result in made(context, **given):
+            key = getattr(result, "asset_key", None)
+            if key is None or key in context.selected_asset_keys:
+                yield result
+            elif context.has_partition_key:
+                _record(context, context.partition_key, result)
 
     # Dagster reads from the function how many assets it makes.
     return yielding if inspect.isgeneratorfunction(make) else made
@@ -62,6 +71,9 @@ def _range(
     versions: dict[dg.AssetKey | None, list[str]] = {}
     for day in context.partition_keys:
         for result in _one(day, make):
+            if result.asset_key and result.asset_key not in context.selected_asset_keys:
+                _record(context, day, result)
+                continue
             context.add_asset_metadata(
                 result.metadata or {}, asset_key=result.asset_key, partition_key=day
             )
@@ -73,6 +85,27 @@ def _range(
         # Dagster takes one version of the data for all days of a run.
         digest = hashlib.sha256(" ".join(of_key).encode()).hexdigest()
         yield dg.MaterializeResult(asset_key=key, data_version=dg.DataVersion(digest))
+
+
+def _record(
+    context: dg.AssetExecutionContext, day: str, made: dg.MaterializeResult
+) -> None:
+    """Record what nobody selected, as Dagster records what somebody has."""
+    key, version = made.asset_key, made.data_version
+    tags = {VERSION: version.value} if version else {}
+    (spec,) = [one for one in context.assets_def.specs if one.key == key]
+    for dep in spec.deps:
+        event = context.instance.get_latest_materialization_event(dep.asset_key)
+        of_dep = event.asset_materialization if event else None
+        # By that of the model the gate of the release knows what the rows came from.
+        if of_dep and of_dep.partition is None and VERSION in (of_dep.tags or {}):
+            name = dep.asset_key.to_user_string()
+            tags[f"{INPUT_VERSION}/{name}"] = (of_dep.tags or {})[VERSION]
+    # The hint of `log_event` leaves out that it takes one.
+    event_of_it: Any = dg.AssetMaterialization(
+        spec.key, partition=day, metadata=made.metadata, tags=tags
+    )
+    context.log_event(event_of_it)
 
 
 def _one(day: str, make: Callable[[], Any]) -> list[dg.MaterializeResult]:

@@ -23,6 +23,8 @@ from batch_assets.root import project_folder
 from batch_assets.scoring.plan import ScoringSettings
 from batch_assets.spec import PipelineSpec
 
+# The resource by which assets downstream take a pipeline's tables as arguments.
+TABLES = "batch_assets_tables"
 # A run in one of these states can't commit, whatever its process still does.
 OVER = {
     dg.DagsterRunStatus.SUCCESS,
@@ -92,10 +94,18 @@ class Pipeline:
             "owners": self.spec.owners or None,
             "kinds": set(kinds),
             "partitions_def": self.partitions if partitioned else None,
+            "io_manager_key": TABLES,
         }
         if table:
             look["metadata"] = {"dagster/table_name": f"{self.spec.name}.{name}"}
         return look
+
+
+def as_spec(look: dict[str, Any], **more: Any) -> dg.AssetSpec:
+    """Return a look as the spec of one of the assets that a function makes."""
+    arguments = look | more
+    io_manager = arguments.pop("io_manager_key")
+    return dg.AssetSpec(**arguments).with_io_manager_key(io_manager)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pydantic import Field
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.night_pictures import dead_letter_pictures, score_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run
+from batch_assets.assets.pipeline import Pipeline, as_spec, day_run
 from batch_assets.assets.scoring_metadata import (
     dead_letters_metadata,
     engine_metadata,
@@ -38,15 +38,14 @@ class ScoringConfig(dg.Config):
 
 def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
     spec = pipeline.spec
-    deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
-
-    def out(name: str, description: str) -> dg.AssetSpec:
-        look = pipeline.look(name, "pytorch", "deltalake", table=True)
-        return dg.AssetSpec(**look, deps=deps, description=description)
 
     @dg.multi_asset(
         name=f"{spec.name}__predictions",
-        specs=[out("predictions", PREDICTIONS), out("dead_letters", DEAD_LETTERS)],
+        can_subset=True,  # Both are made; who selects one need not name the other.
+        specs=[
+            _spec_of(pipeline, "predictions", PREDICTIONS),
+            _spec_of(pipeline, "dead_letters", DEAD_LETTERS),
+        ],
         pool="gpu",
         required_resource_keys=pipeline.needs("storage", "gpu", "engine"),
     )
@@ -96,6 +95,12 @@ def build_predictions(pipeline: Pipeline) -> dg.AssetsDefinition:
             )
 
     return predictions
+
+
+def _spec_of(pipeline: Pipeline, name: str, description: str) -> dg.AssetSpec:
+    look = pipeline.look(name, "pytorch", "deltalake", table=True)
+    deps = [pipeline.key("validated_features"), pipeline.key("model_release")]
+    return as_spec(look, deps=deps, description=description)
 
 
 def _measure(stage: Stage, done: Night | Replayed, engine: Engine) -> None:

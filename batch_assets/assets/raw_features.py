@@ -13,9 +13,10 @@ from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
 from batch_assets.assets.source_tables import from_source, in_words, source_keys
 from batch_assets.assets.stages import measured
 from batch_assets.assets.table_metadata import in_order, table_metadata
+from batch_assets.assets.upstream import with_rows
 from batch_assets.lake.raw import Copied, RawSettings, copy_day, pin_of
 from batch_assets.lake.side_tables import copy_side_tables
-from batch_assets.lake.sources import ReadContext
+from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
 from batch_assets.resources import StorageResource
@@ -40,7 +41,7 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     @dg.asset(
         **pipeline.look("raw_features", *kinds, table=True),
-        deps=source_keys(pipeline, [spec.source, *spec.side_tables.values()]),
+        deps=source_keys(pipeline, _sources_of(spec)),
     )
     @for_each_day
     def raw_features(
@@ -62,22 +63,24 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
         contract = release.contract
         must_name_tables(spec.side_tables, release, spec.serving.fallback)
         what, newest = f"the source of {spec.name}", newest_day(spec, datetime.now(UTC))
-        read = read_context(pipeline, day, contract)
+        read, sources = read_context(pipeline, day, contract), _sources_of(spec)
         with (
+            with_rows(context, pipeline, sources, read) as (given, (source, *others)),
             day_run(context, lake, "raw_features", None) as run,
             measured(context, pipeline, run, "raw_features") as stage,
         ):
             copied = copy_day(
                 stage.run,
-                spec.source,
-                read,
+                source,
+                given,
                 _settings_of(spec, contract),
                 check=lambda found: contract.check_schema(found, what),
                 newest=newest,
                 force=config.force,
             )
-            side = copy_side_tables(
-                lake, spec.side_tables, read, newest=newest, force=config.force
+            side = dict(zip(spec.side_tables, others, strict=True))
+            beside = copy_side_tables(
+                lake, side, given, newest=newest, force=config.force
             )
             stage.ran(copied.job, copied.total.rows, unchanged=copied.unchanged)
         if copied.forced_at:
@@ -87,11 +90,15 @@ def build_raw_features(pipeline: Pipeline) -> dg.AssetsDefinition:
                 copied.forced_at,
             )
         shown = _metadata(pipeline, lake, read, contract, copied) | stage.metadata
-        shown |= {f"side_table_{name}": rows for name, rows in side.items()}
+        shown |= {f"side_table_{name}": rows for name, rows in beside.items()}
         version = dg.DataVersion(copied.job)
         return dg.MaterializeResult(metadata=in_order(shown), data_version=version)
 
     return raw_features
+
+
+def _sources_of(spec: PipelineSpec) -> list[Source]:
+    return [spec.source, *spec.side_tables.values()]
 
 
 def read_context(pipeline: Pipeline, day: str, contract: Contract) -> ReadContext:

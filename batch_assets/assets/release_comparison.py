@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from batch_assets.assets.partitions import one_of_a_range
-from batch_assets.assets.pipeline import Pipeline, day_run
+from batch_assets.assets.pipeline import Pipeline, as_spec, day_run
 from batch_assets.errors import LakeError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.comparisons import Comparison
@@ -49,8 +49,8 @@ def build_release_comparison(pipeline: Pipeline) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"{spec.name}__release_comparison",
         specs=[
-            dg.AssetSpec(
-                **look,
+            as_spec(
+                look,
                 deps=[pipeline.key("predictions")],
                 description=COMPARES,
                 skippable=True,

@@ -11,17 +11,19 @@ from batch_assets.lake.day_run import DayRun
 from batch_assets.resources import StorageResource
 from batch_assets.sinks.factory import open_sink
 from batch_assets.sinks.sync import sync_sink
-from batch_assets.spec import Target
+from batch_assets.spec import EXPERIMENTAL, Target
 
 
 def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefinition:
     spec = pipeline.spec
+    experiment = EXPERIMENTAL.get(target.kind)
 
     @dg.asset(
         **pipeline.look(f"{target.name}_snapshot", target.kind),
         deps=[pipeline.key("serving_snapshot")],
         description=f"The served version in {target.kind}: loaded shard by shard, read "
-        "back whole, then swapped in. It follows what is served on disk.",
+        "back whole, then swapped in. It follows what is served on disk."
+        + (f" Experimental: {experiment}." if experiment else ""),
     )
     @for_each_day
     def remote_snapshot(
@@ -39,6 +41,8 @@ def build_remote_snapshot(pipeline: Pipeline, target: Target) -> dg.AssetsDefini
                 sink, storage.snapshots(spec.name), keep=target.keep, guard=guard
             )
             context.log.info("%s: %s", sink.address, followed.why)
+            if experiment:
+                context.log.warning("%s is experimental: %s", target.name, experiment)
             loaded = followed.loaded_shards > 0
             stage.ran(followed.version, followed.rows, unchanged=not loaded)
         return dg.MaterializeResult(

@@ -8,7 +8,7 @@ import dagster as dg
 from batch_assets.assets.column_lineage import of_predictions
 from batch_assets.assets.columns import prediction_notes
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run
+from batch_assets.assets.pipeline import Pipeline, as_spec, day_run
 from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.errors import (
     BooksError,
@@ -46,8 +46,8 @@ def build_shadow_predictions(pipeline: Pipeline, shadow: Shadow) -> dg.AssetsDef
     @dg.multi_asset(
         name=f"{spec.name}__shadow_predictions",
         specs=[
-            dg.AssetSpec(
-                **pipeline.look("shadow_predictions", "pytorch", "deltalake"),
+            as_spec(
+                pipeline.look("shadow_predictions", "pytorch", "deltalake"),
                 # After what is served: it never waits for a challenger.
                 deps=[pipeline.key(n) for n in ("serving_snapshot", "predictions")],
                 description=f"What release {shadow.release[:12]} says of {asked}. It is "

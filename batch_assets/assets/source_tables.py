@@ -4,10 +4,10 @@
     <pipeline>/side_tables/<name>[/<table>]     of `side_tables`
     <pipeline>/outcomes_source[/<table>]        of `outcomes`
 
-A table that two of them read is one node, named by the first. No file is looked at.
+What another asset of the project gives is that asset, and no node more. A table that two of them read is one node, named by the first. No file is looked at.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -34,20 +34,27 @@ def build_source_tables(pipeline: Pipeline) -> list[dg.AssetSpec]:
             metadata={"dagster/uri": pipeline.address(table.address)},
         )
         for key, table in _nodes(spec).values()
+        if not table.by_name
     ]
 
 
-def source_keys(pipeline: Pipeline, sources: Iterable[Source]) -> list[dg.AssetKey]:
-    """Return the nodes of what these sources of the pipeline read, each once."""
+def source_keys(pipeline: Pipeline, sources: Sequence[Source]) -> list[dg.AssetKey]:
+    """Return what these sources of the pipeline read and are behind, each once."""
     nodes = _nodes(pipeline.spec)
-    addresses = [table.address for one in sources for table in one.read_from()]
-    return [nodes[address][0] for address in dict.fromkeys(addresses)]
+    keys = [nodes[_place(table)][0] for one in sources for table in one.read_from()]
+    keys += [as_key(name) for one in sources for name in one.asset_names]
+    return list(dict.fromkeys(keys))
+
+
+def as_key(name: str) -> dg.AssetKey:
+    """Return the key that a YAML names an asset of the project by."""
+    return dg.AssetKey.from_user_string(name)
 
 
 def from_source(pipeline: Pipeline, source: Source, origins: Origins) -> Upstream:
     """Return origins in a source's tables as columns of their nodes."""
     nodes = _nodes(pipeline.spec)
-    keys = {table.name: nodes[table.address][0] for table in source.read_from()}
+    keys = {table.name: nodes[_place(table)][0] for table in source.read_from()}
     return {
         column: list(
             # Two views of one query may be of the same file.
@@ -67,14 +74,23 @@ def in_words(origins: Origins) -> dict[str, list[str]]:
     }
 
 
-def _nodes(spec: PipelineSpec) -> dict[str, tuple[dg.AssetKey, SourceTable]]:
+def _nodes(
+    spec: PipelineSpec,
+) -> dict[tuple[bool, str], tuple[dg.AssetKey, SourceTable]]:
     """The node of each address."""
-    nodes: dict[str, tuple[dg.AssetKey, SourceTable]] = {}
+    nodes: dict[tuple[bool, str], tuple[dg.AssetKey, SourceTable]] = {}
     for path, source in _places(spec):
         for table in source.read_from():
             key = dg.AssetKey([spec.name, *path, *([table.name] if table.name else [])])
-            nodes.setdefault(table.address, (key, table))
+            if table.by_name:
+                key = as_key(table.address)
+            nodes.setdefault(_place(table), (key, table))
     return nodes
+
+
+def _place(table: SourceTable) -> tuple[bool, str]:
+    # A file may be called as an asset is.
+    return table.by_name, table.address
 
 
 def _places(spec: PipelineSpec) -> Iterator[tuple[list[str], Source]]:

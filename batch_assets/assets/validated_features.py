@@ -9,7 +9,7 @@ from batch_assets.assets.column_lineage import of_raw_rows
 from batch_assets.assets.columns import raw_notes, validated_notes
 from batch_assets.assets.night_pictures import quarantine_pictures
 from batch_assets.assets.partitions import day_of, for_each_day
-from batch_assets.assets.pipeline import Pipeline, day_run, total_metadata
+from batch_assets.assets.pipeline import Pipeline, as_spec, day_run, total_metadata
 from batch_assets.assets.stages import measured
 from batch_assets.assets.table_metadata import in_order, table_metadata
 from batch_assets.lake.page_layout import layout_for
@@ -30,12 +30,12 @@ def build_validated_features(pipeline: Pipeline) -> dg.AssetsDefinition:
 
     def out(name: str, description: str) -> dg.AssetSpec:
         look = pipeline.look(name, "polars", "deltalake", table=True)
-        return dg.AssetSpec(
-            **look, deps=[pipeline.key("raw_features")], description=description
-        )
+        deps = [pipeline.key("raw_features")]
+        return as_spec(look, deps=deps, description=description)
 
     @dg.multi_asset(
         name=f"{spec.name}__validated_features",
+        can_subset=True,  # Both are made; who selects one need not name the other.
         specs=[
             out("validated_features", VALIDATED),
             out("quarantined_rows", QUARANTINED),

@@ -19,6 +19,7 @@ import pyarrow.fs as fs
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_day
+from batch_assets.lake.delta_features import Layout, OpenTable, layout_of
 from batch_assets.lake.delta_log import one_line
 from batch_assets.lake.receipts import Pin
 from batch_assets.lake.source_files import must_be_text
@@ -60,29 +61,35 @@ class PinnedRows:
                 those of its log.
         """
         with _explained(uri, version, "opened"):
-            table = deltalake.DeltaTable(uri, version=version)
-            dataset = table.to_pyarrow_dataset(filesystem=_local(table))
-        self._schema, self._keep = dataset.schema, None
+            table = OpenTable(uri, version=version)
+            layout = layout_of(table, _local(table))
+        self._schema, self._names = layout.dataset.schema, layout.in_files
+        self._kept, self._keep = layout.kept, None
         if day_column is not None:
-            self._keep = _rows_of_day(uri, self._schema, day_column, day, timezone)
-        self.schema = pa.schema([f for f in self._schema if f.name != day_column])
+            self._keep = _rows_of_day(uri, layout, day_column, day, timezone)
+        self.schema = pa.schema([f for f in layout.schema if f.name != day_column])
         self._uri, self._version = uri, table.version()
         self._day_column = day_column
         # Whether the files of the day hold no other: their footers tell its rows.
         self._whole = day_column in (None, *table.metadata().partition_columns)
         with _explained(uri, self._version, "read"):
-            files = sorted(dataset.get_fragments(self._keep), key=lambda f: f.path)
+            files = sorted(
+                layout.dataset.get_fragments(self._keep), key=lambda f: f.path
+            )
             self._groups = list(self._with_rows(files))
         self.rows = sum(rows for _, rows in self._groups)
         with _explained(uri, self._version, "read"):
-            self._must_be_days(dataset, day)
+            self._must_be_days(layout, day)
+        paths = {file.path for file in files}
+        # Of other files they are not sent to where the rows are read.
+        self._kept = {p: rows for p, rows in layout.kept.items() if p in paths}
         self.pin = Pin(
             table.table_uri,
             str(table.metadata().id),
             self._version,
             day,
             day_column,
-            self._digest(table, {file.path for file in files}),
+            self._digest(table, layout, paths),
             timezone,
         )
 
@@ -133,11 +140,58 @@ class PinnedRows:
         groups = [group for group, _ in self._groups] if piece is None else piece
         with _explained(self._uri, self._version, "read"):
             for group in groups:
-                for batch in group.scanner(
-                    self._schema, columns=columns, filter=self._keep, **READING
-                ).to_batches():
+                for batch in self._scan(group, columns, self._keep):
                     must_be_text(batch, f"the Delta table {self._uri}")
                     yield batch
+
+    def _scan(
+        self,
+        group: ds.ParquetFileFragment,
+        columns: list[str],
+        keep: pc.Expression | None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Read the rows of row groups that are there still, by the table's names."""
+        names = [self._names[name] for name in columns]
+        still = self._still(group)
+        if still is None:
+            for batch in group.scanner(
+                self._schema, columns=names, filter=keep, **READING
+            ).to_batches():
+                yield batch.rename_columns(columns)
+            return
+        # A deleted row is known by its place in the file: all are read, in order.
+        day = self._names.get(self._day_column or "")
+        needed = list(dict.fromkeys([*names, *([day] if day else [])]))
+        at = 0
+        for batch in group.scanner(
+            self._schema, columns=needed, **READING
+        ).to_batches():
+            rows = pa.Table.from_batches([batch.filter(still.slice(at, len(batch)))])
+            at += len(batch)
+            rows = rows if keep is None else rows.filter(keep)
+            for some in rows.select(names).to_batches():
+                yield some.rename_columns(columns)
+
+    def _still(self, group: ds.ParquetFileFragment) -> pa.BooleanArray | None:
+        """Return which rows of row groups are there still; None if none is deleted.
+
+        Raises:
+            SourceError: what the log tells of is not the file that is there.
+        """
+        kept = self._kept.get(group.path)
+        if kept is None:
+            return None
+        if len(kept) != group.metadata.num_rows:
+            msg = (
+                f"{group.path} of the Delta table {self._uri} has "
+                f"{group.metadata.num_rows:,} rows, its deletion vector tells of "
+                f"{len(kept):,}. Nothing was committed; mend the table"
+            )
+            raise SourceError(msg)
+        first = min(info.id for info in group.row_groups)
+        before = sum(group.metadata.row_group(at).num_rows for at in range(first))
+        rows = sum(info.num_rows for info in group.row_groups)
+        return kept.slice(before, rows)
 
     def _with_rows(
         self, files: list[ds.ParquetFileFragment]
@@ -149,11 +203,11 @@ class PinnedRows:
         for file in files:
             for info in file.row_groups:
                 group = file.subset(row_group_ids=[info.id])
-                rows = info.num_rows if self._whole else self._count(group)
+                rows = self._rows(group) if self._whole else self._count(group)
                 if rows:
                     yield group, rows
 
-    def _must_be_days(self, dataset: ds.Dataset, day: str) -> None:
+    def _must_be_days(self, layout: Layout, day: str) -> None:
         """Refuse text that is no day: its rows would be left out without a word.
 
         Text of another form is looked for only where the day has no rows: it takes the
@@ -163,14 +217,13 @@ class PinnedRows:
             SourceError: with what the column holds.
         """
         name = self._day_column
-        if name is None or not is_text(self._schema.field(name).type):
+        if name is None or not is_text(layout.schema.field(name).type):
             return
-        strays = nearly_of_day(name, day) if self.rows else of_no_day(name)
-        for file in dataset.get_fragments(strays):
-            stray = file.scanner(
-                self._schema, columns=[name], filter=strays, **READING
-            ).head(1)
-            if len(stray):
+        there = self._names[name]
+        strays = nearly_of_day(there, day) if self.rows else of_no_day(there)
+        for file in layout.dataset.get_fragments(strays):
+            stray = next((b for b in self._scan(file, [name], strays) if len(b)), None)
+            if stray is not None:
                 msg = (
                     f"column '{name}' of the Delta table {self._uri} holds "
                     f"{stray[name][0].as_py()!r}, which is not the day that '{day}' is, and "
@@ -179,13 +232,19 @@ class PinnedRows:
                 )
                 raise SourceError(msg)
 
-    def _count(self, group: ds.ParquetFileFragment) -> int:
-        scanner = group.scanner(
-            self._schema, columns=[self._day_column], filter=self._keep, **READING
-        )
-        return sum(len(batch) for batch in scanner.to_batches())
+    def _rows(self, group: ds.ParquetFileFragment) -> int:
+        """Return how many rows of row groups are there still, by the footer."""
+        still = self._still(group)
+        if still is None:
+            return sum(info.num_rows for info in group.row_groups)
+        return int(still.true_count)
 
-    def _digest(self, table: deltalake.DeltaTable, paths: set[str]) -> str:
+    def _count(self, group: ds.ParquetFileFragment) -> int:
+        assert self._day_column is not None
+        batches = self._scan(group, [self._day_column], self._keep)
+        return sum(len(batch) for batch in batches)
+
+    def _digest(self, table: OpenTable, layout: Layout, paths: set[str]) -> str:
         """Hash the names of the files, and refuse other rows than their log counts."""
         actions = pa.table(table.get_add_actions(flatten=True))
         # The log quotes a path as a URL does; Arrow, on this machine, takes it as it is.
@@ -193,14 +252,23 @@ class PinnedRows:
         added = actions.select(names).to_pylist()
         wanted = [action for action in added if unquote(action["path"]) in paths]
         counts = [action.get("num_records") for action in wanted]
-        if self._whole and None not in counts and sum(counts) != self.rows:
-            msg = (
-                f"the Delta table {self._uri} has {self.rows:,} rows in the files of "
-                f"its version {self._version}, its log tells of {sum(counts):,}. Nothing "
-                "was committed; mend the table, and run the day again."
+        if self._whole and None not in counts:
+            told = sum(counts) - sum(layout.deleted(path) for path in paths)
+            if told != self.rows:
+                msg = (
+                    f"the Delta table {self._uri} has {self.rows:,} rows in the files of "
+                    f"its version {self._version}, its log tells of {told:,}. Nothing "
+                    "was committed; mend the table, and run the day again."
+                )
+                raise SourceError(msg)
+        files = sorted(
+            (
+                action["path"],
+                action["size_bytes"],
+                *layout.digest_of(unquote(action["path"])),
             )
-            raise SourceError(msg)
-        files = sorted((action["path"], action["size_bytes"]) for action in wanted)
+            for action in wanted
+        )
         return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
@@ -212,14 +280,22 @@ def _local(table: deltalake.DeltaTable) -> fs.FileSystem | None:
     return fs.SubTreeFileSystem(unquote(uri.path), fs.LocalFileSystem())
 
 
+def _place(group: ds.ParquetFileFragment) -> tuple[int, int]:
+    """Return the first row of row groups in their file, and the one after the last."""
+    ids = [info.id for info in group.row_groups]
+    rows = [group.metadata.row_group(at).num_rows for at in range(max(ids) + 1)]
+    return sum(rows[: min(ids)]), sum(rows)
+
+
 def _rows_of_day(
-    uri: str, schema: pa.Schema, day_column: str, day: str, timezone: str
+    uri: str, layout: Layout, day_column: str, day: str, timezone: str
 ) -> pc.Expression:
     """Return what tells the rows of a day.
 
     Raises:
         SourceError: there is no such column, or it tells no day.
     """
+    schema = layout.schema
     if day_column not in schema.names:
         msg = (
             f"the Delta table {uri} has no column '{day_column}' to take the day from; "
@@ -227,7 +303,8 @@ def _rows_of_day(
         )
         raise SourceError(msg)
     try:
-        return of_day(schema.field(day_column), day, timezone)
+        column = schema.field(day_column).with_name(layout.in_files[day_column])
+        return of_day(column, day, timezone)
     except SourceError as error:
         msg = f"of the Delta table {uri}, {error}"
         raise SourceError(msg) from error

@@ -8,7 +8,7 @@ take, not what they mean.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,8 +27,11 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.source_files import must_be_text
+from batch_assets.lake.source_files import Signature, must_be_text
 from batch_assets.lake.sources import ReadContext, Source
+
+# In the identity of rows that are known by when they were read.
+READ_AT = "read_at"
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,16 @@ def copy_day(
 ) -> Copied:
     """Copy a day of a source into the lake, or pin it.
 
-    A source without history is read for the newest day alone: what is there of an older
-    one stays as it was taken then.
+    A source without history is read for the newest day alone: an older stays as it was.
 
     Args:
         run: the day to make.
         source: where the rows come from.
-        context: for which day, and from where, the source is read.
-        settings: of the rows; of a pinned source, the key alone is written.
+        context: for which day, and from where, it is read.
+        settings: of the rows; of a pinned source, the key is written.
         check: judges the source's columns before a row is read; raises to stop.
         newest: the day that ended last.
-        force: take what the source holds now, though the day be an older one.
+        force: take what the source holds now, though the day be old, or was read.
 
     Raises:
         SourceError, EmptySourceError: the source can't be read, or has no rows.
@@ -107,37 +109,97 @@ def copy_day(
     late = day < newest and not source.keeps_history(context.base)
     if late and not force:
         return _as_it_was_taken(table, context, newest, settings)
+    context = replace(context, committed=_TakenFrom(table))
+    if not into:  # Another table takes what can be cast to its columns, too.
+        context = replace(context, columns=settings.schema)
     pinned = None if into else source.pinned(context)
     before = source.signature(context)
     identity = asdict(pinned.pin) if pinned else source.identity(context)
+    if not (source.by_content or force):
+        identity = _as_it_was_read(table, day, identity)
     job = job_of(day, identity, *settings.inputs)
     if (done := table.done(day, job, context.key)) is not None:
         return Copied(job, done, unchanged=True, forced_at=_forced_at(table, day))
+    if not source.by_content:
+        identity |= {READ_AT: datetime.now(UTC).isoformat()}
+        job = job_of(day, identity, *settings.inputs)
     with ExitStack() as stack:
-        if pinned:
-            check(pinned.schema)
-            settings = settings.of_the_key(context.key)
-            batches = pinned.batches([context.key])
-        else:
-            reader = stack.enter_context(source.read(context))
-            check(reader.schema)
-            batches = _unbroken(reader, day)
+        to_read = replace(context, identity=identity)
+        batches = _checked(stack, source, to_read, pinned, check)
+        settings = settings.of_the_key(context.key) if pinned else settings
         writer = _RawWriter(stack, table, day, context.key, job, settings)
         for batch in batches:
             writer.write(batch)
             run.progress(len(batch))
         parts = writer.finish(pinned, allow_empty=settings.allow_empty)
-    if source.signature(context) != before:
-        msg = f"the source of {day} changed while it was read. Run the day again."
-        raise SourceError(msg)
+    _must_not_have_changed(source, context, before)
     facts = RawCommit(job, identity, datetime.now(UTC) if late else None)
     run.commit(table, parts, settings.schema, facts)
     return Copied(job, parts, unchanged=False, forced_at=facts.forced_at)
 
 
+def _checked(
+    stack: ExitStack,
+    source: Source,
+    context: ReadContext,
+    pinned: PinnedRows | None,
+    check: Callable[[pa.Schema], None],
+) -> Iterator[pa.RecordBatch]:
+    """Have the columns judged, and return the rows; of a pin, their keys."""
+    if pinned:
+        check(pinned.schema)
+        return pinned.batches([context.key])
+    reader = stack.enter_context(source.read(context))
+    check(reader.schema)
+    return _unbroken(reader, context.day)
+
+
+def _must_not_have_changed(
+    source: Source, context: ReadContext, before: Signature
+) -> None:
+    if source.signature(context) != before:
+        msg = (
+            f"the source of {context.day} changed while it was read. Run the day again."
+        )
+        raise SourceError(msg)
+
+
+class _TakenFrom(Mapping[str, Any]):
+    """Of each committed day what it was taken from; the log is read when it is asked."""
+
+    def __init__(self, table: Table[RawReceipt, RawCommit]) -> None:
+        self._table = table
+
+    def __getitem__(self, day: str) -> Any:
+        commit = self._table.last_commit(day)
+        if commit is None:
+            raise KeyError(day)
+        return commit.facts.source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.rows_by_day())
+
+    def __len__(self) -> int:
+        return len(self._table.rows_by_day())
+
+
 def _forced_at(table: Table[RawReceipt, RawCommit], day: str) -> datetime | None:
     commit = table.last_commit(day)
     return commit.facts.forced_at if commit else None
+
+
+def _as_it_was_read(
+    table: Table[RawReceipt, RawCommit], day: str, asked: dict[str, Any]
+) -> dict[str, Any]:
+    """Name rows that nothing but their reading tells apart as those that are there.
+
+    They stand for the day if they were asked for in the same way, so that a night that is
+    run again goes on with what it began with.
+    """
+    commit = table.last_commit(day)
+    found = dict(commit.facts.source) if commit else {}
+    same = {name: found[name] for name in found if name != READ_AT}
+    return found if same == json.loads(json.dumps(asked)) else asked
 
 
 def _as_it_was_taken(

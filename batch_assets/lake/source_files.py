@@ -91,7 +91,7 @@ def parquet_schemas(paths: list[Path]) -> list[pa.Schema]:
         try:
             schema = pq.read_schema(path).remove_metadata()
         except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, "Parquet", error) from error
         schemas.append(pa.schema([pa.field(f.name, plain(f.type)) for f in schema]))
     return schemas
 
@@ -144,7 +144,7 @@ def parquet_batches(
                 for batch in file.iter_batches(batch_size=rows):
                     yield batch.select(schema.names).cast(schema)
         except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, "Parquet", error) from error
 
 
 def must_be_text(batch: pa.RecordBatch, source: str) -> None:
@@ -203,10 +203,17 @@ def _gone(path: Path, error: OSError) -> SourceError:
     )
 
 
-def _unreadable(path: Path, error: Exception) -> SourceError:
+def unreadable(path: Path, form: str, error: Exception | str) -> SourceError:
+    """Return the error of a file that is not what its source says.
+
+    Args:
+        path: of the file.
+        form: what it was read as.
+        error: what is wrong with it.
+    """
     return SourceError(
-        f"{path} can't be read as Parquet: {str(error).rstrip('.')}. Nothing was "
-        "committed; replace the file and run the day again."
+        f"{path} can't be read as {form}: {str(error).strip().rstrip('.')}. Nothing "
+        "was committed; replace the file and run the day again."
     )
 
 

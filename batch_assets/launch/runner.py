@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterInstance, ExecuteInProcessResult
 
+from batch_assets.assets.needs import keys_of, needed_by
 from batch_assets.errors import PipelineError
 from batch_assets.launch.alerts import tell_of_run
 from batch_assets.launch.explain import explained
@@ -224,20 +225,18 @@ class PipelineRunner:
             raise PipelineError(explained(error)) from error
 
     def _alone(self) -> dg.Definitions:
-        """The pipeline without what else is in the project, which may be broken."""
-        prefix = f"{self.pipeline}/"
-
-        def is_own(assets: object) -> bool:
-            if not isinstance(assets, dg.AssetsDefinition):
-                return False
-            keys = {*assets.keys, *(check.asset_key for check in assets.check_keys)}
-            return all(key.to_user_string().startswith(prefix) for key in keys)
-
+        """The pipeline and what it needs; what else is in the project may be broken."""
         whole = self.definitions
+        own = needed_by(self.pipeline, whole.assets or [])
+        keys = {key for assets in own for key in keys_of(assets)}
         names = {f"{self.pipeline}_{which}" for which in (NIGHT, REPLAY, JUDGING)}
         return dg.Definitions(
-            assets=[assets for assets in whole.assets or [] if is_own(assets)],
-            asset_checks=[check for check in whole.asset_checks or [] if is_own(check)],
+            assets=own,
+            asset_checks=[
+                check
+                for check in whole.asset_checks or []
+                if keys.issuperset(one.asset_key for one in check.check_keys)
+            ],
             jobs=[job for job in whole.jobs or [] if job.name in names],
             resources=whole.resources,
             executor=whole.executor,

@@ -148,14 +148,14 @@ def judge(
 
 def unscheduled(times: NightTimes, day: str) -> DeadlineStatus:
     """Say that nothing begins the night of a day."""
-    schedule = f"{times.pipeline}_schedule"
+    kind = "sensor" if times.waits else "schedule"
     return DeadlineStatus(
         times.pipeline,
         day,
         times.deadline(day),
         "unknown",
-        f"{times.pipeline} {day}: nothing has begun its night, and {schedule} is stopped, so "
-        "no deadline is watched. Start the schedule in the UI, or run the day",
+        f"{times.pipeline} {day}: nothing has begun its night, and {times.begun_by} is "
+        f"stopped, so no deadline is watched. Start the {kind} in the UI, or run the day",
         next_command=f"batch-assets run {times.pipeline} --day {day}",
     )
 

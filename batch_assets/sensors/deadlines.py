@@ -156,16 +156,15 @@ def watch(
         lake,
         store,
         now,
-        scheduled=is_scheduled(instance, times.pipeline),
+        scheduled=is_scheduled(instance, times),
         run=newest_run(instance, times.pipeline, day) if day else None,
     )
 
 
-def is_scheduled(instance: DagsterInstance, pipeline: str) -> bool:
-    """Tell whether somebody has started the schedule of a pipeline, and not stopped it."""
+def is_scheduled(instance: DagsterInstance, times: NightTimes) -> bool:
+    """Tell whether somebody has started what begins the nights, and not stopped it."""
     return any(
-        state.instigator_name == f"{pipeline}_schedule"
-        and state.status.value == "RUNNING"
+        state.instigator_name == times.begun_by and state.status.value == "RUNNING"
         for state in instance.all_instigator_state()
     )
 

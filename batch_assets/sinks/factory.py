@@ -3,11 +3,14 @@
 The module is imported when it is asked for, because its client library is an extra.
 """
 
+import logging
 from importlib import import_module
 
 from batch_assets.errors import ConfigError
 from batch_assets.sinks.base import Sink
-from batch_assets.spec import Target
+from batch_assets.spec import EXPERIMENTAL, Target
+
+log = logging.getLogger(__name__)
 
 
 def open_sink(target: Target, pipeline: str) -> Sink:
@@ -29,5 +32,9 @@ def open_sink(target: Target, pipeline: str) -> Sink:
             f"pip install 'batch-assets[{target.kind}]'"
         )
         raise ConfigError(msg) from error
+    if target.kind in EXPERIMENTAL:
+        log.warning(
+            "the sink '%s' is experimental: %s", target.name, EXPERIMENTAL[target.kind]
+        )
     sink: Sink = module.open_sink(target, pipeline)
     return sink

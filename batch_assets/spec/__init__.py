@@ -22,6 +22,7 @@ from batch_assets.spec.limits import (
 from batch_assets.spec.outcomes import OutcomesSpec, Task
 from batch_assets.spec.pipeline import PipelineSpec
 from batch_assets.spec.sinks import (
+    EXPERIMENTAL,
     SINKS,
     CassandraTarget,
     PostgresTarget,
@@ -50,6 +51,7 @@ __all__ = [
     "CHUNK_SECONDS",
     "DECLARED",
     "ENGINES",
+    "EXPERIMENTAL",
     "RECEIVERS",
     "SINKS",
     "SOURCES",

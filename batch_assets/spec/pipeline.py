@@ -14,7 +14,7 @@ from batch_assets.spec.engines import DEFAULT_ENGINE, EngineSpec, engine_names
 from batch_assets.spec.limits import CHUNK_SECONDS, GateLimits, Model, Serving, Shadow
 from batch_assets.spec.outcomes import OutcomesSpec
 from batch_assets.spec.schedules import clock_time, daily, is_next_morning
-from batch_assets.spec.sinks import Target
+from batch_assets.spec.sinks import EXPERIMENTAL, Target
 from batch_assets.strict import NAME, StrictModel
 
 
@@ -55,6 +55,12 @@ class PipelineSpec(StrictModel):
         default_factory=dict,
         description="Small tables of the day, each from a source of its own, by name: "
         "what the release leaves items out by, and what `serving.fallback` names.",
+    )
+    upstream: Literal["wait", "include"] = Field(
+        default="wait",
+        description="With `deps` or a source that is an asset: `wait` begins a night once "
+        "they are there for its day; `include` makes them, with all that they need, in the "
+        "night.",
     )
     model: Model
     shards: int = Field(default=16, ge=1, le=10_000)
@@ -138,6 +144,17 @@ class PipelineSpec(StrictModel):
         default=None, description="Who is told when something goes wrong."
     )
 
+    @property
+    def upstream_assets(self) -> list[str]:
+        """The assets of the project that a night needs, each once."""
+        sources = [self.source, *self.side_tables.values()]
+        return list(dict.fromkeys(name for s in sources for name in s.asset_names))
+
+    @property
+    def waits(self) -> bool:
+        """Whether a night begins when what it needs is there, and not by the clock."""
+        return self.upstream == "wait" and bool(self.upstream_assets)
+
     @field_validator("owners")
     @classmethod
     def _owners_are_teams_or_addresses(cls, owners: list[str]) -> list[str]:
@@ -147,6 +164,19 @@ class PipelineSpec(StrictModel):
                 raise ValueError(msg)
         return owners
 
+    @field_validator("side_tables")
+    @classmethod
+    def _side_tables_need_no_books(cls, tables: dict[str, Source]) -> dict[str, Source]:
+        for name, source in tables.items():
+            if source.asks_commits:
+                msg = (
+                    f"the side table '{name}' can't be of kind '{source.kind}': where a "
+                    "day of it begins and ends is kept in commits, which a side table has "
+                    "none of. Take a file, a query or a table"
+                )
+                raise ValueError(msg)
+        return tables
+
     @field_validator("sinks")
     @classmethod
     def _sinks_have_names_of_their_own(cls, sinks: list[Target]) -> list[Target]:
@@ -154,6 +184,20 @@ class PipelineSpec(StrictModel):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             msg = f"two sinks are named '{twice[0]}': give one another `name`"
             raise ValueError(msg)
+        return sinks
+
+    @field_validator("sinks")
+    @classmethod
+    def _experiments_are_chosen(cls, sinks: list[Target]) -> list[Target]:
+        # Not in the sink's own type: what an earlier night declared can still be read.
+        for sink in sinks:
+            if sink.kind in EXPERIMENTAL and not getattr(sink, "experimental", False):
+                msg = (
+                    f"the sink '{sink.name}' is experimental: {EXPERIMENTAL[sink.kind]}. "
+                    "Say `experimental: true` to use it, and prove what it holds with "
+                    "`batch-assets sinks verify` before anything depends on it"
+                )
+                raise ValueError(msg)
         return sinks
 
     @field_validator("timezone")

@@ -45,9 +45,13 @@ class PostgresTarget(StrictModel):
 
 
 class CassandraTarget(StrictModel):
-    """A Cassandra that serves the snapshot, too."""
+    """A Cassandra that serves the snapshot, too. Experimental."""
 
     kind: Literal["cassandra"]
+    experimental: bool = Field(
+        default=False,
+        description="`true` takes the sink as it is: tried on no server yet.",
+    )
     name: str = Field(default="cassandra", pattern=NAME, description="Names the asset.")
     hosts: list[str] = Field(min_length=1, description="Some of the cluster's nodes.")
     port: int = Field(default=9042, ge=1, le=65_535)
@@ -67,6 +71,11 @@ class CassandraTarget(StrictModel):
     )
     keep: int = KEEP
 
+
+# Kinds that no test has tried on a server, and what was tried instead.
+EXPERIMENTAL = {
+    "cassandra": "its tests meet a stand-in for the driver's session, and no Cassandra"
+}
 
 # A kind of sink is its module in `sinks`, and its settings in this line.
 AnyTarget = RedisTarget | PostgresTarget | CassandraTarget

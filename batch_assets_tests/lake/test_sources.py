@@ -1,9 +1,13 @@
 """Sources: what a day would read, and reading it as a stream."""
 
 import hashlib
+import json
 import multiprocessing
 import os
+import sys
+from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +19,28 @@ from deltalake import write_deltalake
 from pydantic import TypeAdapter, ValidationError
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.side_tables import (
+    copy_side_tables,
+    read_side_table,
+    side_tables_of,
+)
 from batch_assets.lake.sources import (
+    SOURCES,
     DeltaSource,
     ParquetSource,
     Source,
     SqlSource,
 )
-from batch_assets_tests.toys import context_of
+from batch_assets.lake.sources.base import Origin
+from batch_assets_tests.source_kinds import (
+    DSN,
+    HOLDERS,
+    MODULE,
+    Holder,
+    put_postgres,
+)
+from batch_assets_tests.steps import take
+from batch_assets_tests.toys import context_of, copying, make_contract, make_rows
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
 ROWS = pa.table({"user_id": [1, 2, 3], "visits": pa.array([0.5, None, 2.5], "float32")})
@@ -323,7 +342,15 @@ def test_the_identity_of_a_delta_table_is_its_version_and_files(tmp_path):
     ("declared", "error"),
     [
         ({"kind": "sql", "query": "a.sql", "globe": "x"}, "Extra inputs"),
-        ({"kind": "csv", "glob": "a.csv"}, "'sql', 'parquet', 'delta'"),
+        ({"kind": "xml", "glob": "a.xml"}, "'sql', 'parquet', 'delta', 'csv', 'json'"),
+        ({"kind": "csv", "glob": "a.csv", "delimiter": ";;"}, "at most 1 character"),
+        ({"kind": "csv", "glob": "a.csv", "header": False}, "name all columns"),
+        ({"kind": "csv", "glob": "a.csv", "encoding": "klingon"}, "no encoding"),
+        ({"kind": "csv", "glob": "a.csv", "history": "days"}, "history: none"),
+        ({"kind": "json", "glob": "a", "columns": {"n": "int"}}, "'int' is no type"),
+        ({"kind": "postgres", "query": "a.sql", "uri": "x"}, "Extra inputs"),
+        ({"kind": "adbc", "query": "a.sql"}, "driver"),
+        ({"kind": "python", "callable": "a.b.c"}, "should match pattern"),
         ({"kind": "delta", "table": "events", "version": -1}, "greater than or equal"),
         ({"glob": "a.parquet"}, "kind"),
     ],
@@ -331,6 +358,86 @@ def test_the_identity_of_a_delta_table_is_its_version_and_files(tmp_path):
 def test_a_misdeclared_source_is_refused(declared, error):
     with pytest.raises(ValidationError, match=error):
         TypeAdapter(Source).validate_python(declared)
+
+
+@pytest.fixture
+def holders(postgres_here, monkeypatch, tmp_path) -> dict[str, Holder]:
+    """How rows are put where each kind finds them, in a project that is `tmp_path`."""
+    monkeypatch.setenv(DSN, postgres_here.url)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    postgres = Holder(partial(put_postgres, postgres_here), by_content=False)
+    return HOLDERS | {"postgres": postgres}
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"sql", "parquet"}))
+def test_a_source_of_each_kind_gives_the_rows_and_is_known_again(
+    kind, holders, tmp_path
+):
+    rows = make_rows(300)
+    holder = holders[kind]
+    source = TypeAdapter(Source).validate_python(holder.put(tmp_path, rows))
+    context = replace(context_of(tmp_path), columns=make_contract().raw_schema())
+    identity, signature = source.identity(context), source.signature(context)
+
+    with source.read(context) as reader:
+        found = reader.read_all()
+
+    make_contract().check_schema(found.schema, "it")
+    found = found.select(rows.schema.names).cast(rows.schema)
+    assert found.sort_by("user_id").equals(rows.sort_by("user_id"))
+    assert source.identity(context) == identity
+    assert source.signature(context) == signature
+    assert json.loads(json.dumps(identity)) == identity
+    assert source.by_content == holder.by_content
+    assert source.keeps_history(tmp_path)
+    assert not source.model_copy(update={"history": "none"}).keeps_history(tmp_path)
+    other = replace(context, day=NEXT_DAY)
+    if kind not in ("csv", "json"):
+        assert source.identity(other) != identity
+    (table,) = source.read_from()
+    assert table.format == source.shown_as
+    assert source.origins(context, ["age"]) == {"age": (Origin("", "age"),)}
+    holder.put(tmp_path, make_rows(300, seed=1))
+    assert (source.identity(context) != identity) == holder.by_content
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"sql", "parquet", "delta"}))
+def test_a_source_that_changes_while_it_is_read_stops_the_night(
+    kind, holders, lake, tmp_path
+):
+    holder = holders[kind]
+    source = TypeAdapter(Source).validate_python(holder.put(tmp_path, make_rows(30)))
+    arguments = copying(make_contract())
+
+    def change(_: pa.Schema) -> None:
+        files = [*tmp_path.rglob("*.csv"), *tmp_path.rglob("*.ndjson")]
+        for path in (*source.code(tmp_path), *files):
+            path.write_bytes(path.read_bytes())
+
+    with pytest.raises(SourceError, match="changed while it was read"):
+        take(lake, source, context_of(tmp_path), **arguments | {"check": change})
+
+    assert lake.raw_features.parts(DAY) == []
+
+
+TYPES = {"user_id": "int64", "age": "int16", "visits": "float32"}
+
+
+@pytest.mark.parametrize("kind", sorted(SOURCES.keys() - {"sql", "parquet"}))
+def test_a_side_table_may_come_from_a_source_of_each_kind(
+    kind, holders, lake, tmp_path
+):
+    declared = holders[kind].put(tmp_path, make_rows(30))
+    if kind in ("csv", "json"):
+        declared["columns"] = TYPES | {"plan": "string", "active": "bool"}
+    source = TypeAdapter(Source).validate_python(declared)
+
+    taken = copy_side_tables(lake, {"table": source}, context_of(tmp_path), newest=DAY)
+
+    assert taken == {"table": 30}
+    (table,) = side_tables_of(lake, DAY, ("table",))
+    assert read_side_table(table)["user_id"].to_pylist() == list(range(1, 31))
 
 
 def test_a_query_may_do_without_the_day(tmp_path):

@@ -22,12 +22,13 @@ from dagster._core.scheduler.instigation import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
+from batch_assets.planner.clock import NightTimes
 from batch_assets.planner.estimate import ROAD
 from batch_assets.resources import StorageResource
 from batch_assets.sensors.deadlines import is_scheduled, newest_run, sensor_name
 from batch_assets_tests.measured import days_before, keep_nights, where_it_is_noon
 from batch_assets_tests.projects import Project, attributes, make_project
-from batch_assets_tests.toys import make_rows, write_source
+from batch_assets_tests.toys import make_rows, make_spec, write_source
 
 NOW = datetime.now(UTC)
 ZONE = where_it_is_noon(NOW)
@@ -56,6 +57,9 @@ def make(tmp_path, root, registry, monkeypatch):
         return project
 
     return make
+
+
+TIMES = NightTimes.of(make_spec(**LATE))
 
 
 def start_schedule(instance: dg.DagsterInstance, name: str = "toy_schedule") -> None:
@@ -220,8 +224,8 @@ def test_runs_of_others_and_of_other_assets_are_no_night(make, instance):
 
 
 def test_a_schedule_runs_once_it_was_started(instance):
-    assert not is_scheduled(instance, "toy")
+    assert not is_scheduled(instance, TIMES)
     start_schedule(instance, "toy_outcomes_schedule")
-    assert not is_scheduled(instance, "toy")
+    assert not is_scheduled(instance, TIMES)
     start_schedule(instance)
-    assert is_scheduled(instance, "toy")
+    assert is_scheduled(instance, TIMES)

@@ -148,7 +148,7 @@ def test_what_is_not_set_or_not_installed_is_one_clear_error(monkeypatch):
         open_sink(PostgresTarget(kind="postgres"), "toy")
 
 
-def test_a_cassandra_that_is_not_there_is_one_clear_error(monkeypatch):
+def test_a_cassandra_that_is_not_there_is_one_clear_error(monkeypatch, caplog):
     monkeypatch.delenv("CASSANDRA_USER", raising=False)
     target = CassandraTarget(
         kind="cassandra",
@@ -159,6 +159,7 @@ def test_a_cassandra_that_is_not_there_is_one_clear_error(monkeypatch):
     )
     with pytest.raises(SnapshotError, match="cassandra://127.0.0.1:.* can't be used"):
         open_sink(target, "toy")
+    assert "the sink 'cassandra' is experimental: " in caplog.text
 
 
 def test_a_list_of_sinks_that_is_torn_is_one_clear_error(tmp_path):

@@ -7,13 +7,14 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from batch_assets.lake.handed_rows import HandedRows
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.source_files import Signature
 from batch_assets.strict import StrictModel
@@ -28,6 +29,17 @@ HISTORY = Field(
 History = Literal["days", "none"]
 
 
+def asset_key(text: str) -> str:
+    """Refuse what is no key of an asset, as `daily_features` or `marketing/users`."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text):
+        msg = (
+            "an asset is named by its key, such as 'daily_features' or "
+            f"'marketing/daily_features', got '{text}'"
+        )
+        raise ValueError(msg)
+    return text
+
+
 @dataclass(frozen=True)
 class ReadContext:
     """What a source is read for, and from where.
@@ -38,6 +50,13 @@ class ReadContext:
         key: the column that names a row.
         base: the folder of the YAML, which a query's file is relative to.
         project: the folder of the project, which data files are relative to.
+        columns: that the rows are wanted with, where a contract says so: a source whose
+            files tell no types reads them as these. Outcomes and side tables have none.
+        committed: of each day that was taken, what it was taken from: an `identity`, of
+            the last commit of the table that the rows go to. None where there is no such
+            table, as of a side table.
+        identity: what `identity` said of the day a moment ago: exactly that is read.
+        handed: of a source that is handed its rows, the rows, by the name of who has them.
     """
 
     day: str
@@ -45,6 +64,10 @@ class ReadContext:
     key: str
     base: Path
     project: Path
+    columns: pa.Schema | None = None
+    committed: Mapping[str, Any] | None = None
+    identity: Mapping[str, Any] | None = None
+    handed: Mapping[str, HandedRows] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,11 +78,13 @@ class SourceTable:
         name: what a query calls it; empty where it is the only one.
         address: the file, glob or table, as the YAML has it.
         format: of its files, in one word.
+        by_name: whether `address` is the name of who makes it, and no place.
     """
 
     name: str
     address: str
     format: str
+    by_name: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -81,6 +106,41 @@ class BaseSource(StrictModel):
     shown_as: ClassVar[str]
     # Whether its rows stay where they lie; `pinned` is none otherwise.
     pins: ClassVar[bool] = False
+    # Whether its identity tells rows from others that replace them. What can't be told
+    # apart is read once for a day: the copy stands until it is asked for anew.
+    by_content: ClassVar[bool] = True
+    # Whether it asks what other days were taken from, which no side table keeps.
+    asks_commits: ClassVar[bool] = False
+    deps: list[str] = Field(
+        default_factory=list,
+        description="The assets of the project, as `daily_features` or "
+        "`marketing/daily_features`, that must be there before a day is read.",
+    )
+
+    @field_validator("deps")
+    @classmethod
+    def _deps_are_keys_of_assets(cls, deps: list[str]) -> list[str]:
+        for at, dep in enumerate(deps):
+            asset_key(dep)
+            if dep in deps[:at]:
+                msg = f"'{dep}' is named twice; once is enough"
+                raise ValueError(msg)
+        return deps
+
+    @property
+    def asset_names(self) -> list[str]:
+        """The assets that must be there before a day is read, each once."""
+        given = [table.address for table in self.read_from() if table.by_name]
+        return list(dict.fromkeys([*given, *self.deps]))
+
+    @property
+    def handed_as(self) -> type | None:
+        """As what type its rows are asked for, if they are handed to it; any, if None."""
+        return None
+
+    def handed_by_day(self, *, by_day: bool) -> Self:
+        """Return the source, told whether what it is handed is of a day or of now."""
+        return self
 
     @abstractmethod
     def read_from(self) -> list[SourceTable]:
@@ -94,7 +154,8 @@ class BaseSource(StrictModel):
     def identity(self, context: ReadContext) -> dict[str, Any]:
         """Return what a day would be read from, by content: the same names the same rows.
 
-        It is hashed into the job's id and written into the commit, as JSON.
+        Of a source that is not known by its content, it is how the rows are asked for. It
+        is hashed into the job's id and written into the commit, as JSON.
         """
 
     @abstractmethod

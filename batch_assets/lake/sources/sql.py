@@ -29,6 +29,7 @@ from batch_assets.lake.sources.query import (
     rows_of,
     undeclared,
 )
+from batch_assets.lake.sources.query_file import query_failed, query_text
 
 
 class SqlSource(BaseSource):
@@ -142,14 +143,7 @@ class SqlSource(BaseSource):
             raise self._failed(base, str(error)) from error
 
     def _failed(self, base: Path, what: str) -> SourceError:
-        return SourceError(f"the query {base / self.query} can't be run: {what}")
+        return query_failed(base / self.query, what)
 
     def _text(self, base: Path) -> str:
-        path = base / self.query
-        if not path.is_file():
-            msg = f"the query '{self.query}' is not there: looked for {path}"
-            raise SourceError(msg)
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise self._failed(base, f"its text is not UTF-8: {error}") from error
+        return query_text(base, self.query)
