@@ -24,6 +24,7 @@ from batch_assets.quality.performance.columns import check_outcomes, outcome_sch
 from batch_assets.quality.performance.comparison import Side, compare_day
 from batch_assets.quality.performance.history import (
     BETTER,
+    History,
     read_history,
     write_performance,
 )
@@ -88,9 +89,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             for metric, series in history.estimated.items()
             if day in series and metric in BETTER[spec.task]
         }
-        from batch_assets.quality.performance.plot import draw
-
-        picture = draw(history, spec, day, performance.curve)
+        picture = _picture(history, spec, day, performance)
         return dg.MaterializeResult(
             metadata=in_order(
                 {
@@ -106,6 +105,15 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
         )
 
     return outcomes
+
+
+def _picture(
+    history: History, spec: OutcomesSpec, day: str, performance: Performance
+) -> bytes:
+    """Draw what is known; what draws is imported only then."""
+    from batch_assets.quality.performance.plot import draw
+
+    return draw(history, spec, day, performance.curve)
 
 
 def _beside_challenger(
