@@ -26,6 +26,7 @@ from batch_assets.quality.performance.columns import check_outcomes, outcome_sch
 from batch_assets.quality.performance.comparison import Side, compare_day
 from batch_assets.quality.performance.history import (
     BETTER,
+    History,
     read_history,
     write_performance,
 )
@@ -87,9 +88,7 @@ def build_outcomes(pipeline: Pipeline, spec: OutcomesSpec) -> dg.AssetsDefinitio
             for metric, series in history.estimated.items()
             if day in series and metric in BETTER[spec.task]
         }
-        from batch_assets.quality.performance.plot import draw
-
-        picture = draw(history, spec, day, performance.curve)
+        picture = _picture(history, spec, day, performance)
         return dg.MaterializeResult(
             metadata=in_order(
                 {
@@ -114,6 +113,15 @@ def _predicted(lake: Lake, day: str) -> list[Part[PredictionsReceipt]]:
         msg = f"{lake.pipeline} has no predictions of {day} to judge: run the day"
         raise LakeError(msg)
     return parts
+
+
+def _picture(
+    history: History, spec: OutcomesSpec, day: str, performance: Performance
+) -> bytes:
+    """Draw what is known; what draws is imported only then."""
+    from batch_assets.quality.performance.plot import draw
+
+    return draw(history, spec, day, performance.curve)
 
 
 def _beside_challenger(

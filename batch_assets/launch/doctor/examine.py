@@ -41,4 +41,9 @@ def examine(root: StoragePath) -> Iterator[Finding]:
         # Whatever a library, a driver or a server comes up with is a finding, too.
         except Exception as error:  # noqa: BLE001
             found = f"it can't be looked at: {type(error).__name__}: {error}"
-            yield Finding(look.__name__, "bad", found, "what the error names")
+            yield Finding(
+                look.__name__,
+                "bad",
+                found,
+                "mend what the error names, then run this again",
+            )

@@ -76,7 +76,7 @@ def permissions(examined: Examined) -> Iterator[Finding]:
         left = read_versioned(folder / "file").data
     except (OSError, BatchAssetsError) as error:
         who = "" if not is_local(root) else f", as user {os.geteuid()}"
-        mend = f"{advice(root)} It is set by {ROOT}"
+        mend = f"{advice(root)}; {ROOT} says where it lies"
         yield Finding("storage", "bad", f"{root}{who}: {error}", mend)
         return
     if back != b"whole" or left is not None:
@@ -99,7 +99,8 @@ def replacing(examined: Examined) -> Iterator[Finding]:
             broken += _made_twice(folder / "claim")
             if has_locks(root):
                 broken += _locked_twice(local(folder))
-            linked = has_links(root) and _is_linked(local(folder))
+            if has_links(root) and not _is_linked(local(folder)):
+                broken.append("there are no hard links, by which a file is made once")
     except (OSError, BatchAssetsError) as error:
         yield Finding("replacing", "bad", f"{root}: {error}", advice(root))
         return
@@ -108,12 +109,7 @@ def replacing(examined: Examined) -> Iterator[Finding]:
         yield Finding("replacing", "bad", f"{root}: {'; '.join(broken)}", mend)
         return
     names = "renames, exclusive creates and locks" if is_local(root) else "puts"
-    said = f"{names} are in one step"
-    if has_links(root) and not linked:
-        mend = "nothing breaks: files that did not change are copied"
-        yield Finding("replacing", "warn", f"{said}; there are no hard links", mend)
-    else:
-        yield Finding("replacing", "ok", said)
+    yield Finding("replacing", "ok", f"{names} are in one step")
 
 
 def _torn_reads(path: StoragePath) -> int:

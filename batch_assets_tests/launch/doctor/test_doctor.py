@@ -1,11 +1,13 @@
 """What the doctor says when a thing is broken, each broken for real."""
 
+import errno
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from batch_assets.launch.doctor import machine, places, project
 from batch_assets.launch.doctor.examine import LOOKS, examine
 from batch_assets.launch.doctor.findings import Examined, Finding
 from batch_assets.resources import GpuResource
+from batch_assets.storage import Versioned
+from batch_assets.storage.directory import DirectoryStore
 from batch_assets_tests.commands import batch_assets
 from batch_assets_tests.projects import FLIGHTS, attributes, make_project, write_project
 from batch_assets_tests.sensors.test_deadlines import start_schedule
@@ -155,6 +159,49 @@ def test_a_folder_that_may_not_be_written_is_bad(tmp_path):
     assert [finding.state for finding in findings] == ["bad", "bad"]
     assert "Permission denied" in findings[0].found
     assert "BATCH_ASSETS_ROOT" in str(findings[0].mend)
+
+
+def overwrites(_: object, local_path: Path, path: Path) -> bool:
+    local_path.replace(path)
+    return True
+
+
+def writes_in_two_steps(_: object, local_path: Path, path: Path) -> None:
+    data = local_path.read_bytes()
+    with path.open("wb") as file:
+        file.write(data[:100])
+        file.flush()
+        time.sleep(0.01)
+        file.write(data[100:])
+
+
+def replaces_anyway(_: object, path: Path, data: bytes, seen: Versioned) -> Versioned:
+    path.write_bytes(data)
+    return Versioned(data)
+
+
+@pytest.mark.parametrize(
+    ("method", "broken", "said"),
+    [
+        ("put_new", overwrites, "two could make the same new file"),
+        ("put_file", writes_in_two_steps, "neither old nor new"),
+        ("replace_if_unchanged", replaces_anyway, "changed meanwhile was replaced"),
+    ],
+)
+def test_a_store_that_breaks_a_promise_is_bad(root, monkeypatch, method, broken, said):
+    """No such file system can be mounted here: the store behaves as on one."""
+    monkeypatch.setattr(DirectoryStore, method, broken)
+    finding = seen(places.replacing, root)
+    assert (finding.state, said in finding.found) == ("bad", True)
+    assert list(root.iterdir()) == []
+
+
+def test_a_file_system_without_hard_links_is_bad(root, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert "there are no hard links" in seen(places.replacing, root).found
 
 
 def test_a_file_where_the_root_should_be_is_bad(tmp_path):
