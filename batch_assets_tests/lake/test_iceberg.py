@@ -414,6 +414,18 @@ def test_a_snapshot_that_has_expired_is_an_error_and_not_another_one(catalog, pr
         pass
 
 
+def test_rows_come_in_the_order_of_the_names_of_their_files(catalog, project):
+    table = make(catalog, *(users(n) for n in range(6)))
+    paths = sorted(table.inspect.files()["file_path"].to_pylist())
+
+    found = rows_of(source_of(table), project)["user_id"].to_pylist()
+
+    assert found == [
+        pq.read_table(path.removeprefix("file://"))["user_id"][0].as_py()
+        for path in paths
+    ]
+
+
 def test_a_lost_file_is_named(catalog, project):
     table = make(catalog, users(1))
     (path,) = table.inspect.files()["file_path"].to_pylist()
@@ -432,6 +444,11 @@ def test_what_is_not_there_is_named(catalog, project, tmp_path):
     with pytest.raises(SourceError, match=r"the catalog .*catalog\.db is not there"):
         rows_of(source_of(table), tmp_path)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "catalog.db").touch()
+    with pytest.raises(SourceError, match="can't be opened"):
+        rows_of(source_of(table), tmp_path)
+    # Who reads makes no tables.
+    assert (tmp_path / "catalog.db").stat().st_size == 0
     with pytest.raises(SourceError, match="has no snapshot 7; has it expired"):
         rows_of(source_of(table, snapshot=7), project)
 
