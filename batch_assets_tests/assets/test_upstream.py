@@ -117,13 +117,6 @@ PIPELINES = {
     "files": behind("daily_features", "hourly", "of_now"),
     "abroad": behind("in_oslo"),
     "typo": behind("daily_featurs"),
-    "twice": given("daily_features")
-    | {
-        "side_tables": {
-            "same": given("daily_features")["source"],
-            "again": given("daily_features")["source"],
-        }
-    },
 }
 
 
@@ -282,13 +275,6 @@ def test_the_copy_is_what_a_night_goes_on_with(project, instance):
     pipeline = Pipeline(spec, Path(), Path(), day_partitions(spec))
     release = project.registry.resolve("toy").digest
     assert graph_digest(instance, pipeline, FIRST) == release
-
-
-def test_side_tables_may_be_of_assets_too(project, instance):
-    make(project, instance, "daily_features", SECOND)
-    found = metadata_of(raw_of(project, "twice", instance, SECOND), "raw_features")
-    rows = found["side_table_same"], found["side_table_again"], found["raw_rows"]
-    assert rows == (481, 481, 481)
 
 
 def test_hours_are_the_rows_of_their_day(project, instance):
