@@ -35,7 +35,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets docs reference test test-fast test-crash test-engines test-dagster test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -58,13 +58,14 @@ demo: $(READY) ## score a week of real nights, and look one flight up
 demo-baskets: $(READY) ## train a recommender in minutes, score a week, and look one household up
 	@$(BIN)/batch-assets demo baskets
 
-# The slow ones mostly wait, for servers and for processes to start: one more at a time.
-test: need-g++ need-redis-server need-initdb $(READY) $(MLFLOW)/.ready ## the whole test suite, the fast part first
-	$(PYTEST) -m "not slow and not crash and not engines and not ui"
-	$(PYTEST) --numprocesses 3 -m "slow and not crash and not engines and not ui"
+test: test-fast test-slow ## the whole test suite, the fast part first
 
 test-fast: need-g++ need-redis-server need-initdb $(READY) ## the fast part alone
 	$(PYTEST) -m "not slow and not crash and not engines and not ui"
+
+# They mostly wait, for servers and for processes to start: one more at a time.
+test-slow: need-g++ need-redis-server need-initdb $(READY) $(MLFLOW)/.ready ## the rest of it
+	$(PYTEST) --numprocesses 3 -m "slow and not crash and not engines and not ui"
 
 $(MLFLOW)/.ready: batch_assets_tests/mlflow-server.txt
 	$(PYTHON) -m venv $(MLFLOW)

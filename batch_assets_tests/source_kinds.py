@@ -151,3 +151,6 @@ HOLDERS = {
     "python": Holder(put_python, by_content=False),
     "adbc": Holder(put_adbc, by_content=False),
 }
+# What holds rows in a PostgreSQL is a fixture; the kinds that are left have tests of their own.
+KINDS = sorted({*HOLDERS, "postgres"})
+OTHER_KINDS = {"sql", "parquet", "asset", "iceberg", "kafka"}

@@ -20,7 +20,7 @@ from batch_assets_tests import crash
 from batch_assets_tests.crash import Zygote, crash_rows, seen
 from batch_assets_tests.replays import replay
 from batch_assets_tests.servers import Server
-from batch_assets_tests.source_kinds import DSN, HOLDERS, Holder, put_postgres
+from batch_assets_tests.source_kinds import DSN, HOLDERS, KINDS, Holder, put_postgres
 from batch_assets_tests.toys import DAY, NAME
 
 # Of pinned rows, `raw_features` holds the keys alone.
@@ -28,7 +28,6 @@ TABLES = ("validated_features", "quarantined_rows", "predictions", "dead_letters
 # The guard is asked once before each commit.
 TAKEN = "before guard 1"
 SCORED = "before guard 4"
-KINDS = sorted(SOURCES.keys() - {"sql", "parquet"})
 
 
 @dataclass(frozen=True)
