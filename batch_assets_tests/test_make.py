@@ -24,7 +24,7 @@ THERE = (
     "expand",
 )
 TOOLS = {
-    "test": {
+    "test-slow": {
         "g++": "g++",
         "redis-server": "redis-server",
         "initdb": "postgresql",
