@@ -7,8 +7,9 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from batch_assets.assets import night_pictures, night_report
 from batch_assets.errors import LakeError
+from batch_assets.reports import night
+from batch_assets.reports.pictures import reasons_picture, scores_picture
 from batch_assets_tests.pages import read
 from batch_assets_tests.projects import (
     FIRST,
@@ -76,7 +77,7 @@ def test_an_error_in_the_report_comes_after_the_night_is_served(
         msg = "the page can't be made"
         raise LakeError(msg)
 
-    monkeypatch.setattr(night_report, "write_report", fail)
+    monkeypatch.setattr(night, "write_report", fail)
 
     result = project.run("toy", FIRST, instance)
 
@@ -90,8 +91,8 @@ def test_a_picture_that_cannot_be_drawn_fails_no_night(project, instance, monkey
         msg = "no such colour"
         raise ValueError(msg)
 
-    monkeypatch.setattr(night_pictures, "draw_scores", fail)
-    monkeypatch.setattr(night_pictures, "draw_reasons", fail)
+    monkeypatch.setattr(scores_picture, "draw_scores", fail)
+    monkeypatch.setattr(reasons_picture, "draw_reasons", fail)
 
     result = project.run("toy", FIRST, instance)
 
