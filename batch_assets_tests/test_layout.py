@@ -3,10 +3,12 @@
 import ast
 import asyncio
 import re
+import time
 from typing import get_args
 
 import httpx
 import numpy as np
+import pytest
 import yaml
 
 from batch_assets.assets.shadow_predictions import CHECK
@@ -29,6 +31,7 @@ from batch_assets.spec import (
     Serving,
     Shadow,
 )
+from batch_assets_tests import conftest
 from batch_assets_tests.projects import FLIGHTS
 from batch_assets_tests.served import serve
 from batch_assets_tests.toys import make_spec
@@ -205,6 +208,15 @@ def test_ci_runs_the_checks_and_the_readmes_test_command():
     assert [step for step in steps if step in halves] == halves
     assert f"\nmake {halves[0]}\n" in script
     assert {"docs", "test-ui", "test-engines", "test-dagster"} < set(steps)
+
+
+def test_a_test_that_has_no_time_left_says_so_and_one_that_has_is_run(monkeypatch):
+    monkeypatch.setenv("TESTS_END", "1")
+    with pytest.raises(pytest.skip.Exception, match="NOT RUN"):
+        conftest.pytest_runtest_setup()
+
+    monkeypatch.setenv("TESTS_END", str(time.time() + 3_600))
+    conftest.pytest_runtest_setup()
 
 
 def test_what_runs_before_a_commit_is_what_make_check_runs():
