@@ -115,7 +115,7 @@ test-dagster-%: $(DAGSTERS)/%/.ready
 # They mostly wait, for engines to start and to see who died: two files at a time take
 # 0.72 of the time. A file keeps its Ray to itself.
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
-	$(BIN)/pytest -m engines --quiet --numprocesses 3 --dist loadfile
+	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
 
 $(VENV)/.ready-docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
