@@ -12,10 +12,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+from deltalake import write_deltalake
+
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 # The head of a bitmap of 64 bits in the protocol's own form, and of one of 32 in Roaring's.
 MAGIC, WITHOUT_RUNS = 1681511377, 12346
 FEATURE = "deletionVectors"
+
+
+def rows_of(first: int, stop: int, day: str = "2026-01-05") -> pa.Table:
+    """Rows of a day, as an engine writes them into a table of events."""
+    keys = range(first, stop)
+    visits = pa.array([key / 2 for key in keys], pa.float32())
+    return pa.table({"user_id": keys, "visits": visits, "day": [day] * len(keys)})
+
+
+def write(folder: Path, rows: pa.Table, *, partitioned: bool = True, **how: Any) -> str:
+    """Append rows to the table of events in a folder; where it lies."""
+    path = str(folder / "events")
+    folder.mkdir(exist_ok=True)
+    by = ["day"] if partitioned else None
+    write_deltalake(path, rows, partition_by=by, mode="append", **how)
+    return path
 
 
 def delete_in_place(

@@ -5,7 +5,6 @@ served. It knows no other store, not how a version is followed, and no Dagster.
 """
 
 import operator
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import pyarrow as pa
 
-from batch_assets.errors import ConfigError, SinkError, SnapshotError
+from batch_assets.errors import SinkError, SnapshotError
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.snapshots.denylist import Denylist
@@ -280,16 +279,3 @@ def store_errors(address: str, *errors: type[Exception]) -> Iterator[None]:
     except errors as error:
         msg = f"{address} can't be used: {str(error).strip()}; {STAYS}"
         raise SinkError(msg) from error
-
-
-def secret(variable: str, sink: str) -> str:
-    """Return what an environment variable holds; it goes to the store's client alone.
-
-    Raises:
-        ConfigError: it is not set.
-    """
-    value = os.environ.get(variable)
-    if not value:
-        msg = f"the sink '{sink}' needs the environment variable {variable}; set it"
-        raise ConfigError(msg)
-    return value

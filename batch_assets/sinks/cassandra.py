@@ -41,6 +41,7 @@ from cassandra.query import (
     tuple_factory,
 )
 
+from batch_assets.environment import secret
 from batch_assets.errors import NotServedError
 from batch_assets.lake.shards import hash_key, hash_keys
 from batch_assets.sinks.answers import Answers
@@ -51,7 +52,6 @@ from batch_assets.sinks.base import (
     must_be_newer,
     must_be_whole,
     must_not_be_served,
-    secret,
     store_errors,
 )
 from batch_assets.sinks.packing import pack, unpack, unpack_row, width
@@ -90,7 +90,9 @@ def open_sink(target: CassandraTarget, pipeline: str) -> "CassandraSink":
         SinkError: no host can be reached, or none lets us in.
     """
     user = os.environ.get(target.user_env)
-    password = secret(target.password_env, target.name) if user else None
+    password = (
+        secret(target.password_env, f"the sink '{target.name}'") if user else None
+    )
     nearest = DCAwareRoundRobinPolicy(target.data_center)
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(nearest),

@@ -22,6 +22,7 @@ from psycopg import errors, sql
 from psycopg.rows import dict_row
 from psycopg.sql import Identifier
 
+from batch_assets.environment import secret
 from batch_assets.errors import NotServedError, SinkError
 from batch_assets.sinks.answers import Answers
 from batch_assets.sinks.base import (
@@ -33,7 +34,6 @@ from batch_assets.sinks.base import (
     must_be_newer,
     must_be_whole,
     must_not_be_served,
-    secret,
 )
 from batch_assets.sinks.postgres_copy import HEADER, TRAILER, decode, encode
 from batch_assets.sinks.postgres_schema import Schema
@@ -94,7 +94,7 @@ def open_sink(target: PostgresTarget, pipeline: str) -> "PostgresSink":
         ConfigError: the variable of its address is not set.
         SinkError: that is no address.
     """
-    dsn = secret(target.dsn_env, target.name)
+    dsn = secret(target.dsn_env, f"the sink '{target.name}'")
     return PostgresSink(dsn, target.db_schema or pipeline)
 
 

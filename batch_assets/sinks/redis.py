@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import redis
 from redis.client import Pipeline
 
+from batch_assets.environment import secret
 from batch_assets.errors import NotServedError, SinkError
 from batch_assets.lake.shards import hash_key
 from batch_assets.sinks.answers import Answers
@@ -33,7 +34,6 @@ from batch_assets.sinks.base import (
     must_be_newer,
     must_be_whole,
     must_not_be_served,
-    secret,
     store_errors,
 )
 from batch_assets.sinks.packing import (
@@ -68,7 +68,9 @@ def open_sink(target: RedisTarget, pipeline: str) -> "RedisSink":
         ConfigError: the variable of its URL is not set.
         SinkError: that is no URL.
     """
-    return RedisSink(secret(target.url_env, target.name), target.prefix or pipeline)
+    return RedisSink(
+        secret(target.url_env, f"the sink '{target.name}'"), target.prefix or pipeline
+    )
 
 
 class RedisSink:

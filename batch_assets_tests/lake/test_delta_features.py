@@ -7,28 +7,19 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import WriterProperties, write_deltalake
+from deltalake import WriterProperties
 
 from batch_assets.errors import SourceError
 from batch_assets.lake.pins import PinnedRows
-from batch_assets_tests.delta_by_hand import delete_in_place, rename_column
+from batch_assets_tests.delta_by_hand import (
+    delete_in_place,
+    rename_column,
+    rows_of,
+    write,
+)
 
 DAY, NEXT_DAY = "2026-01-05", "2026-01-06"
 MAPPED = {"delta.columnMapping.mode": "name"}
-
-
-def rows_of(first: int, stop: int, day: str = DAY) -> pa.Table:
-    keys = range(first, stop)
-    visits = pa.array([key / 2 for key in keys], pa.float32())
-    return pa.table({"user_id": keys, "visits": visits, "day": [day] * len(keys)})
-
-
-def write(folder: Path, rows: pa.Table, *, partitioned: bool = True, **how) -> str:
-    path = str(folder / "events")
-    folder.mkdir(exist_ok=True)
-    by = ["day"] if partitioned else None
-    write_deltalake(path, rows, partition_by=by, mode="append", **how)
-    return path
 
 
 def opened(uri: str, day: str | None = DAY) -> PinnedRows:

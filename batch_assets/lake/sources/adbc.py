@@ -6,7 +6,6 @@ alone.
 """
 
 import hashlib
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pydantic import Field
 
+from batch_assets.environment import secret
 from batch_assets.errors import ConfigError, SourceError
 from batch_assets.lake.source_files import Signature, signature
 from batch_assets.lake.sources.base import (
@@ -32,6 +32,8 @@ from batch_assets.lake.sources.base import (
 from batch_assets.lake.sources.database_types import as_wanted
 from batch_assets.lake.sources.query_file import query_failed, query_text, with_day
 
+# Who needs a variable, in an error.
+SOURCE = "the source"
 # What is hidden of an address in an error: each word of it that long.
 WORD = re.compile(r"[^\s\"'`()\[\]{}<>,;:=@/?&|]{4,}")
 
@@ -180,12 +182,14 @@ class AdbcSource(DatabaseSource):
         }
 
     def shown(self, error: str) -> str:
-        return hidden(error, map(secret, self.options_env.values()))
+        return hidden(
+            error, (secret(variable, SOURCE) for variable in self.options_env.values())
+        )
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
         dbapi = driver_module("adbc_driver_manager.dbapi", self.kind)
-        secrets = {name: secret(var) for name, var in self.options_env.items()}
+        secrets = {name: secret(var, SOURCE) for name, var in self.options_env.items()}
         import adbc_driver_manager
 
         try:
@@ -216,19 +220,6 @@ def driver_module(name: str, kind: str) -> Any:
             f"pip install 'batch-assets[{kind}]'"
         )
         raise ConfigError(msg) from error
-
-
-def secret(variable: str) -> str:
-    """Return what an environment variable holds; it goes to the driver alone.
-
-    Raises:
-        ConfigError: it is not set.
-    """
-    value = os.environ.get(variable)
-    if not value:
-        msg = f"the source needs the environment variable {variable}; set it"
-        raise ConfigError(msg)
-    return value
 
 
 def hidden(text: str, secrets: Iterable[str]) -> str:

@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import Field
 
+from batch_assets.environment import secret
 from batch_assets.errors import SourceError
-from batch_assets.lake.sources.adbc import DatabaseSource, driver_module, secret
+from batch_assets.lake.sources.adbc import SOURCE, DatabaseSource, driver_module
 from batch_assets.lake.sources.base import ReadContext
 
 # What tells one database from another in an address of either form.
@@ -39,14 +40,16 @@ class PostgresSource(DatabaseSource):
     def database(self) -> Mapping[str, Any]:
         """Return a digest of host, port and name: neither who reads it nor a password."""
         return {
-            "place": hashlib.sha256(_place(secret(self.dsn_env)).encode()).hexdigest()
+            "place": hashlib.sha256(
+                _place(secret(self.dsn_env, SOURCE)).encode()
+            ).hexdigest()
         }
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
         dbapi = driver_module("adbc_driver_postgresql.dbapi", self.kind)
         try:
-            connection = dbapi.connect(secret(self.dsn_env))
+            connection = dbapi.connect(secret(self.dsn_env, SOURCE))
         except (dbapi.Error, ValueError) as error:
             said = " ".join(str(error).split())
             why = (

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from batch_assets.errors import ConfigError
+from batch_assets.environment import secret
 
 # In an address: user:password@host. What may be one is hidden, too.
 PASSWORD = re.compile(r"(?<=://)\S*:\S*@")
@@ -27,16 +27,10 @@ def with_secrets(
     Raises:
         ConfigError: a variable is not set.
     """
-    found = dict(plain)
-    for name, variable in from_env.items():
-        if not (value := os.environ.get(variable)):
-            msg = (
-                f"{what} needs the environment variable {variable}, for its '{name}'; "
-                "set it"
-            )
-            raise ConfigError(msg)
-        found[name] = value
-    return found
+    return dict(plain) | {
+        name: secret(variable, what, f", for its '{name}'")
+        for name, variable in from_env.items()
+    }
 
 
 def without_secrets(text: str, from_env: Mapping[str, str]) -> str:
