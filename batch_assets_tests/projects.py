@@ -1,7 +1,10 @@
 """A project as a user would have it: a pyproject, definitions, pipelines as YAML."""
 
+import gc
 import importlib
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +90,19 @@ def _executed(
         return job.execute_in_process(
             instance=on, run_id=run_id, raise_on_error=False, **arguments
         )
+
+
+@contextmanager
+def instance_for_readers() -> Iterator[DagsterInstance]:
+    """Open an instance for runs that read assets which others made.
+
+    For each value that is read so, Dagster opens an instance that is closed when the
+    garbage collector comes by, and then makes current the one of before. Closed after
+    this one, they would leave a closed instance to the tests that follow.
+    """
+    with dg.instance_for_test() as instance:
+        yield instance
+        gc.collect()
 
 
 def metadata_of(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from batch_assets_tests.projects import (
     Project,
     attributes,
     errors_of,
+    instance_for_readers,
     write_project,
 )
 from batch_assets_tests.toys import make_rows, write_source
@@ -44,7 +45,7 @@ TYPES = {
 
 @pytest.fixture(scope="module")
 def home():
-    with dg.instance_for_test() as instance:
+    with instance_for_readers() as instance:
         yield instance
 
 

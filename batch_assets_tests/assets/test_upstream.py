@@ -30,6 +30,7 @@ from batch_assets_tests.projects import (
     attributes,
     declared_in,
     errors_of,
+    instance_for_readers,
     metadata_of,
     write_project,
 )
@@ -130,6 +131,12 @@ def project(tmp_path_factory, toy_release):
     pipelines = [attributes(name, **of) for name, of in PIPELINES.items()]
     with pytest.MonkeyPatch.context() as patch:
         yield _written(tmp_path_factory.mktemp("p") / "p", root, patch, pipelines)
+
+
+@pytest.fixture
+def instance():
+    with instance_for_readers() as instance:
+        yield instance
 
 
 def _written(folder, root, patch, pipelines, own: str = OWN) -> Project:

@@ -1,6 +1,7 @@
 """What the doctor says when a thing is broken, each broken for real."""
 
 import errno
+import importlib
 import json
 import os
 import resource
@@ -54,7 +55,12 @@ def as_nobody():
 
 
 def installed(folder: Path, *lines: str) -> None:
-    """Another `batch-assets` as far as its metadata goes, which is found first."""
+    """Another `batch-assets` as far as its metadata goes, which is found first.
+
+    MLflow imports this other reader of metadata, which answers for Python's from then on
+    and raises where that has nothing to say.
+    """
+    importlib.import_module("importlib_metadata")
     info = folder / "batch_assets-9.dist-info"
     info.mkdir(parents=True)
     head = "Metadata-Version: 2.1\nName: batch-assets\nVersion: 9\n"
