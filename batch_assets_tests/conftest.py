@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster._core.storage.defs_state import base as defs_state
 
 from batch_assets.lake.tables import Lake
 from batch_assets.models.contract import Contract
@@ -19,6 +20,15 @@ def pytest_runtest_setup() -> None:
     """Where the time for tests is over, say so in place of a test. Only CI has such a time."""
     if time.time() > float(os.environ.get("TESTS_END", "inf")):
         pytest.skip("NOT RUN: the time for tests is over")
+    _forget_a_closed_instance()
+
+
+def _forget_a_closed_instance() -> None:
+    """Let no instance of another test be Dagster's current one: see `instance_for_readers`."""
+    kept = defs_state.DefsStateStorage.get()
+    instance = kept._instance_weakref if kept else None
+    if instance is not None and instance() is None:
+        defs_state._current_storage.set(None)
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ JUMP_SECONDS = 1.0
 def versions(_: Examined) -> Iterator[Finding]:
     """Compare what is installed with what this version was made for."""
     python = ".".join(map(str, sys.version_info[:3]))
-    allowed = metadata(OURS).get("Requires-Python", "")
+    # MLflow's reader of metadata, once imported, raises for an item that is not there.
+    (allowed,) = metadata(OURS).get_all("Requires-Python", [""])
     wrong = lacking("")
     if python not in SpecifierSet(allowed):
         wrong.insert(0, f"Python {python}, expected {allowed}")
