@@ -35,7 +35,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online fmt clean
 
 help: ## what there is
@@ -116,6 +116,9 @@ test-dagster-%: $(DAGSTERS)/%/.ready
 # 0.72 of the time. A file keeps its Ray to itself.
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
 	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
+
+package: $(READY) ## build wheel and sdist; in an empty environment, from pip install to a night
+	batch_assets_tests/first_night.sh $(CURDIR)/$(BIN)/python $(CURDIR)/build/package
 
 $(VENV)/.ready-docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
