@@ -45,12 +45,12 @@ def contract_with_spare(**changes: Any) -> Contract:
     )
 
 
-def write_with_spare(folder: Path) -> Release:
+def write_with_spare(folder: Path, **changes: Any) -> Release:
     *others, ranking = POST.stages
     assert isinstance(ranking, TopK)
     longer = TopK(**ranking.model_dump() | {"k": K + SPARE})
     post = PostProcessing(gives=POST.gives, stages=(*others, longer))
-    return write_histories(folder, contract=contract_with_spare(), post=post)
+    return write_histories(folder, contract=contract_with_spare(), post=post, **changes)
 
 
 def popular(**changes: Any) -> dict[str, Any]:

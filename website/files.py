@@ -6,6 +6,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from batch_assets.alerts.record import AlertEntry
+from batch_assets.formats import FORMATS
 from batch_assets.lake.overrides import Override
 from batch_assets.models.comparisons import Comparison
 from batch_assets.models.registry import ApprovalEvent
@@ -14,7 +15,7 @@ from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.history import HistoryEntry
 from batch_assets.snapshots.manifest import SnapshotManifest
-from website.markdown import fields_of, paragraphs
+from website.markdown import fields_of, paragraphs, table
 
 FILES: dict[type[BaseModel], str] = {
     Manifest: "`release.json`, in the folder of a release",
@@ -36,12 +37,27 @@ def files() -> str:
         "that it does not know. Where each lies is in [pipeline.md](../pipeline.md), "
         "[release.md](../release.md) and [serving.md](../serving.md)."
     ]
+    parts.append(_versions())
     told: set[type[BaseModel]] = set()
     for model, where in FILES.items():
         parts.append(f"## {model.__name__}\n\nIs {where}. {_about(model)}")
         for inner in _inside(model, told):
             parts.append(f"### {inner.__name__}\n\n{_about(inner)}")
     return "\n\n".join(parts)
+
+
+def _versions() -> str:
+    """A table of the formats: which version is written, and which are read."""
+    rows = [
+        (one.name, one.holds, str(one.version), one.reads, one.remake or "")
+        for one in FORMATS
+    ]
+    head = ("format", "lies in", "written", "read", "an older one")
+    return (
+        "## Versions\n\nWhat names no version is of version 1. What a newer version wrote is "
+        "refused everywhere, and nothing is changed: [upgrading.md](../upgrading.md).\n\n"
+        + table(head, rows)
+    )
 
 
 def _about(model: type[BaseModel]) -> str:

@@ -11,11 +11,12 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from batch_assets.alerts.alert import Alert, Identity, Message
+from batch_assets.formats import ALERT, FIRST, is_first
 from batch_assets.storage import JsonLog, StoragePath, exclusive
 from batch_assets.strict import StrictModel
 
@@ -47,6 +48,9 @@ class AlertEntry(StrictModel):
     why it failed, or what a receiver had to say.
     """
 
+    format: Annotated[int, AfterValidator(ALERT.checked)] = Field(
+        default=FIRST, exclude_if=is_first
+    )
     at: AwareDatetime
     act: Act
     id: str

@@ -8,10 +8,12 @@ An override is of one gate and one day, and ends by itself. It knows no gate.
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Annotated
 
-from pydantic import AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from batch_assets.errors import OverrideError
+from batch_assets.formats import FIRST, OVERRIDE, is_first
 from batch_assets.storage import JsonLog, StoragePath, exclusive, this_user
 from batch_assets.strict import StrictModel
 
@@ -23,6 +25,9 @@ OVERRIDES = "overrides.jsonl"
 class Override(StrictModel):
     """One line: a day passes a gate that is shut, until then."""
 
+    format: Annotated[int, AfterValidator(OVERRIDE.checked)] = Field(
+        default=FIRST, exclude_if=is_first
+    )
     at: AwareDatetime
     day: str
     gate: str

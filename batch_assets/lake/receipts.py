@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from batch_assets.errors import LakeError
+from batch_assets.formats import RECEIPT
 from batch_assets.lake.profiles import Profile
 from batch_assets.lake.reconciliation import ControlTotal
 
@@ -319,10 +321,15 @@ def read_receipt(data: bytes) -> Receipt:
 
     Raises:
         ValueError: it is not whole.
+        LakeError: it is of a version that is not read.
         KeyError: it is of no table that is known, or a field is not there.
     """
     record = json.loads(data)
     body = record["body"]
+    # No damage: a part that can't be read is made again, and this one may be right.
+    if why := RECEIPT.refusal(body.get("format")):
+        msg = f"a receipt can't be read: {why}"
+        raise LakeError(msg)
     if record["digest"] != _digest(body):
         msg = "the receipt's digest is not that of its content"
         raise ValueError(msg)

@@ -8,11 +8,12 @@ evidence names what it says. It compares nothing.
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ValidationError
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
+from batch_assets.formats import COMPARISON
 from batch_assets.storage import StoragePath, beside, put_new
 from batch_assets.strict import StrictModel
 
@@ -79,7 +80,7 @@ class Difference(StrictModel):
 class Comparison(StrictModel):
     """Two releases of a model on the same days of a pipeline."""
 
-    version: Literal[1] = 1
+    version: Annotated[int, AfterValidator(COMPARISON.checked)] = COMPARISON.version
     at: AwareDatetime
     by: str
     pipeline: str
@@ -126,6 +127,7 @@ class Comparisons:
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_bytes(comparison.data)
         put_new(made, path)
+        made.unlink(missing_ok=True)
         return comparison.digest
 
     def find(self, digest: str) -> Comparison:

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from batch_assets.errors import (
     ReleaseError,
@@ -29,6 +29,7 @@ from batch_assets.errors import (
     UnapprovedError,
     UnknownReleaseError,
 )
+from batch_assets.formats import APPROVAL, FIRST, is_first
 from batch_assets.models.comparisons import Comparisons, Evidence
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
@@ -52,6 +53,9 @@ Channel = Literal["batch", "online"]
 class ApprovalEvent(StrictModel):
     """One line of the approvals: a release is approved for a channel, or revoked."""
 
+    format: Annotated[int, AfterValidator(APPROVAL.checked)] = Field(
+        default=FIRST, exclude_if=is_first
+    )
     at: AwareDatetime
     act: Literal["approve", "revoke"]
     digest: str

@@ -10,15 +10,16 @@ nothing of approvals.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from batch_assets.errors import (
     ReleaseError,
     TamperedReleaseError,
     UnknownReleaseError,
 )
+from batch_assets.formats import RELEASE
 from batch_assets.models.bins import Bins
 from batch_assets.models.contract import Contract
 from batch_assets.models.input_specs import Ids, Name, Sequence, Text
@@ -106,7 +107,7 @@ class Manifest(StrictModel):
     every feature, input and output, with their counts.
     """
 
-    version: Literal[1] = 1
+    version: Annotated[int, AfterValidator(RELEASE.checked)] = RELEASE.version
     name: Name
     model: ModelSpec
     contract: Contract
@@ -248,6 +249,10 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
+        for each in error.errors():
+            if each["loc"] == ("version",):
+                msg = f"the release at {folder} can't be used: {each['ctx']['error']}"
+                raise ReleaseError(msg) from error
         if digest is not None:  # Its bytes are right, so nobody has another copy.
             msg = (
                 f"the release at {folder} can't be used: {MANIFEST} says what is "

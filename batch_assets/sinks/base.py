@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from batch_assets.errors import SinkError, SnapshotError
+from batch_assets.formats import SINK
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import WORD_MASK, content, hash_keys, shard_of
 from batch_assets.snapshots.denylist import Denylist
@@ -32,7 +34,7 @@ class SinkVersion(StrictModel):
     Each store keeps it as JSON beside the rows.
     """
 
-    format: Literal[1] = 1
+    format: Annotated[int, AfterValidator(SINK.checked)] = SINK.version
     manifest: SnapshotManifest
     types: tuple[Literal["float32", "float64", "int32", "int64"], ...]
 

@@ -9,10 +9,11 @@ the remote stores. It knows neither where it is kept nor who reads it.
 import re
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Literal, Self
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AfterValidator, AwareDatetime, ValidationError
 
+from batch_assets import formats
 from batch_assets.errors import SnapshotError
 from batch_assets.snapshots.forms import Denied, Form, rankings_of
 from batch_assets.strict import StrictModel
@@ -35,7 +36,9 @@ class DeniedItem(StrictModel):
 class Denylist(StrictModel):
     """All of them, in the order in which they were denied."""
 
-    format: Literal[1] = 1
+    format: Annotated[int, AfterValidator(formats.DENYLIST.checked)] = (
+        formats.DENYLIST.version
+    )
     items: tuple[DeniedItem, ...] = ()
 
     @classmethod

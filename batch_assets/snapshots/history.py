@@ -8,11 +8,12 @@ It knows nothing of where they are kept.
 
 import operator
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from batch_assets.errors import SnapshotError
+from batch_assets.formats import FIRST, HISTORY, is_first
 from batch_assets.storage import this_user
 from batch_assets.strict import StrictModel
 
@@ -37,6 +38,9 @@ class HistoryEntry(StrictModel):
     allowed again.
     """
 
+    format: Annotated[int, AfterValidator(HISTORY.checked)] = Field(
+        default=FIRST, exclude_if=is_first
+    )
     at: AwareDatetime
     act: Act
     version: str | None = None

@@ -12,11 +12,12 @@ import json
 import operator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from batch_assets.errors import SnapshotError
+from batch_assets.formats import SNAPSHOT
 from batch_assets.lake.overrides import Override
 from batch_assets.lake.shards import hash_key
 from batch_assets.snapshots.fallback import Fallback
@@ -26,7 +27,6 @@ from batch_assets.strict import StrictModel
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"
-FORMAT = 2
 # A version's name begins with its day and a digest of its predictions: 10 + 1 + 12.
 NAMED = 23
 
@@ -99,7 +99,7 @@ class SnapshotManifest(StrictModel):
     the gates that the day passed though they were shut: it is stale when the first ends.
     """
 
-    format: Literal[2] = 2
+    format: Annotated[int, AfterValidator(SNAPSHOT.checked)] = SNAPSHOT.version
     pipeline: str
     version: str
     day: str
@@ -194,12 +194,12 @@ class SnapshotManifest(StrictModel):
             msg = f"expected an object, got {type(body).__name__}"
             raise ValueError(msg)
         digest = body.pop(DIGEST, None)
-        if body.get("format") != FORMAT:
-            msg = (
-                f"it is of format {body.get('format')}, this program reads {FORMAT}: "
-                "run its day again"
-            )
-            raise ValueError(msg)
+        remake = None
+        if {"pipeline", "day"} <= body.keys():
+            again = "batch-assets run {pipeline} --day {day}"
+            remake = f"run its day again: {again.format_map(body)}"
+        if why := SNAPSHOT.refusal(body.get("format"), remake):
+            raise ValueError(why)
         if digest != _digest(body):
             msg = "its digest is not that of its content"
             raise ValueError(msg)

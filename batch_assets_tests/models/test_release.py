@@ -205,7 +205,7 @@ def test_a_manifest_rewritten_to_fit_is_another_release(copy, toy_release):
 
 @pytest.mark.parametrize(
     "change",
-    [{"version": 2}, {"files": {}, "name": "no name"}, {"extra": 1}],
+    [{"files": {}, "name": "no name"}, {"extra": 1}],
     ids=str,
 )
 def test_a_manifest_of_another_shape_is_refused(copy, change):
