@@ -8,6 +8,20 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
+from batch_assets.errors import LakeError
+from batch_assets.formats import COMMIT
+
+
+def must_be_read(facts: Mapping[str, Any], of: str) -> None:
+    """Refuse the commit of a table's day if it is of a version that is not read.
+
+    Raises:
+        LakeError: it is.
+    """
+    if why := COMMIT.refusal(facts.get("format")):
+        msg = f"the commit of {of} can't be read: {why}"
+        raise LakeError(msg)
+
 
 @dataclass(frozen=True)
 class Producer:

@@ -24,8 +24,7 @@ from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
-from batch_assets.formats import COMMIT
-from batch_assets.lake.commits import CommitFacts, Producer
+from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
 from batch_assets.lake.delta_log import actions_of, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
@@ -159,20 +158,14 @@ class Table(Generic[R, C]):
         return rows, sum(action["size_bytes"] for action in actions)
 
     def last_commit(self, day: str) -> DayCommit[C] | None:
-        """Return the newest commit of a day, from the log.
-
-        Raises:
-            LakeError: it is of a version that is not read.
-        """
+        """Return the newest commit of a day, from the log."""
         table = self._open()
         if table is None:
             return None
         for entry in table.history():
             facts = json.loads(entry.get("batch_assets", "null"))
             if facts and facts["day"] == day:
-                if why := COMMIT.refusal(facts.get("format")):
-                    msg = f"the commit of {self.name} {day} can't be read: {why}"
-                    raise LakeError(msg)
+                must_be_read(facts, f"{self.name} {day}")
                 at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
                 own = self._commits.loads(facts)
                 by = facts.get("producer")
