@@ -36,7 +36,7 @@ BENCH := .venv-bench
 DAFT := .venv-daft
 
 .PHONY: help demo demo-baskets docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
-	bench-online fmt clean
+	bench-online soak fmt clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -179,6 +179,12 @@ test-cuda: $(CUDA_READY) ## the tests that need a CUDA device
 
 bench-cuda: $(CUDA_READY) ## what a CUDA device could do, and what a night makes of it
 	@$(CUDA_PYTHON) -m benchmarks.cuda --rows $(CUDA_ROWS)
+
+SOAK_SECONDS ?= 3600
+SOAK_RATE ?= 2000
+
+soak: need-redis-server $(READY) ## the service for an hour at a rate, with trouble beside it
+	$(BIN)/python -m batch_assets_tests.soak.run --seconds $(SOAK_SECONDS) --rate $(SOAK_RATE)
 
 bench-online: need-wrk $(BENCH)/.ready ## measure the HTTP service under load; needs wrk
 	@$(BENCH)/bin/python -m benchmarks.online
