@@ -39,6 +39,7 @@ TOOLS = {
     "test-engines": {"java": "openjdk-17-jre-headless"},
     "bench": {"java": "openjdk-17-jre-headless", "g++": "g++"},
     "bench-online": {"wrk": "wrk"},
+    "soak": {"redis-server": "redis-server"},
     "bench-serving": {"redis-server": "redis-server"},
 }
 
