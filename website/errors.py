@@ -10,9 +10,11 @@ def errors() -> str:
     return (
         "# Errors\n\nEach says what was found, what was expected, what state things are in "
         "and what to do next. A program tells them apart by their class, of "
-        "`batch_assets.errors`: whoever catches one catches all that are of its kind.\n\n"
+        "`batch_assets.errors`: whoever catches one catches all that are of its kind. A command "
+        "ends with 1 for each of them ([cli.md](../cli.md)), and with `--json` the error's code "
+        "is `kind` of the last line: the name in the first column, which does not change.\n\n"
         + table(
-            ["error", "is a", "when"],
+            ["error and code", "is a", "when"],
             (
                 [
                     f"`{each.__name__}`",
