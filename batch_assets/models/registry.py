@@ -12,6 +12,7 @@ before it is approved is a process of its own.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from batch_assets.errors import (
 )
 from batch_assets.formats import APPROVAL, FIRST, is_first
 from batch_assets.models.comparisons import Comparisons, Evidence
+from batch_assets.models.input_specs import NAME_PATTERN
 from batch_assets.models.proof import must_prove
 from batch_assets.models.release import MANIFEST, Release, open_release
 from batch_assets.storage import (
@@ -47,6 +49,8 @@ from batch_assets.storage import (
 from batch_assets.strict import StrictModel
 
 APPROVALS = "approvals.jsonl"
+# A name is a folder below `models`, and leads to no other place.
+IS_NAME = re.compile(NAME_PATTERN).fullmatch
 Channel = Literal["batch", "online"]
 
 
@@ -84,12 +88,11 @@ class Registry:
         Raises:
             UnknownReleaseError: there is no such model.
         """
-        folder = self.folder / name
-        if not folder.is_dir():
+        if not IS_NAME(name) or not (self.folder / name).is_dir():
             raise self._unknown_name(name)
         return sorted(
             path.name
-            for path in folder.iterdir()
+            for path in (self.folder / name).iterdir()
             if len(path.name) == 64 and has_folder(path, last=MANIFEST)
         )
 
@@ -200,8 +203,11 @@ class Registry:
         """Return every approval and revocation of a model, oldest first.
 
         Raises:
+            UnknownReleaseError: no model can have that name.
             TamperedReleaseError: a line can't be read.
         """
+        if not IS_NAME(name):
+            raise self._unknown_name(name)
         approvals = self._approvals(name)
         events, unreadable = approvals.read()
         for number, error in unreadable.items():
@@ -351,7 +357,7 @@ class Registry:
     def _unknown_name(self, name: str) -> UnknownReleaseError:
         known = ", ".join(self.names()) or "none"
         return UnknownReleaseError(
-            f"no model is named '{name}' under {self.folder}; registered: {known}. "
+            f"no model is named {name!r} under {self.folder}; registered: {known}. "
             f"Add a release: batch-assets release add {name} FOLDER"
         )
 

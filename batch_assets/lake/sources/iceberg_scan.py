@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from batch_assets.errors import BatchAssetsError, ConfigError, SourceError
+from batch_assets.lake.places import within
 from batch_assets.lake.source_files import plain
 from batch_assets.lake.sources.settings import with_secrets, without_secrets
 
@@ -353,12 +354,13 @@ def _local(properties: Mapping[str, str], project: Path) -> dict[str, str]:
     """Return the properties, with a path of SQLite's relative to the project.
 
     Raises:
-        SourceError: it is not there: SQLite would make an empty one.
+        SourceError: it is not there: SQLite would make an empty one. Or it lies out of
+            the project.
     """
     found, uri = dict(properties), properties.get("uri", "")
     if not uri.startswith(SQLITE):
         return found
-    path = project / uri.removeprefix(SQLITE)
+    path = within(project / uri.removeprefix(SQLITE), project, uri)
     if not path.is_file():
         msg = f"the catalog {path} is not there. Nothing was committed."
         raise SourceError(msg)
