@@ -34,7 +34,14 @@ from batch_assets.formats import APPROVAL, FIRST, is_first
 from batch_assets.models.comparisons import Comparisons, Evidence
 from batch_assets.models.input_specs import NAME_PATTERN
 from batch_assets.models.proof import must_prove
-from batch_assets.models.release import MANIFEST, Release, open_release
+from batch_assets.models.release import MANIFEST, Release, digest_of, open_release
+from batch_assets.models.signatures import (
+    in_folder,
+    keep_signatures,
+    must_be_signed,
+    must_be_signed_if_asked,
+    trusted_keys,
+)
 from batch_assets.storage import (
     JsonLog,
     StoragePath,
@@ -101,10 +108,14 @@ class Registry:
 
         Raises:
             UnknownReleaseError: there is no release in the folder.
+            UnsignedError: no key that is trusted has signed it.
             TamperedReleaseError: it is not whole.
             ReleaseError: it bears another name than the one given.
         """
-        release = open_release(source)
+        digest, signatures = digest_of(source), in_folder(source)
+        if keys := trusted_keys():
+            must_be_signed(digest, signatures, keys, str(source))
+        release = open_release(source, digest)
         if name is not None and name != release.name:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)
@@ -119,6 +130,7 @@ class Registry:
                 # Another process may have added the same bytes first.
                 with suppress(FileExistsError):
                     put_folder(copy, target, last=MANIFEST)
+        keep_signatures(target, signatures)
         return self.reread(release.name, release.digest)
 
     def approve(
@@ -229,6 +241,7 @@ class Registry:
     def reread(self, name: str, digest: str) -> Release:
         """Do the same; of a bucket, with what lies there now, and not a copy of it."""
         path = self.folder / name / self.full_digest(name, digest)
+        must_be_signed_if_asked(path)
         if not is_local(path):
             with _scratch(path.parent) as scratch:
                 _fetch(path, scratch)
@@ -239,6 +252,7 @@ class Registry:
 
         Raises:
             UnknownReleaseError: there is no such model.
+            UnsignedError: no key that is trusted has signed it.
             UnapprovedError: no release of it was ever approved for the channel.
             RevokedError: the one approved last was revoked, or its approval ran out.
             TamperedReleaseError: its bytes are not those that were added.
@@ -346,6 +360,7 @@ class Registry:
     def _open(self, name: str, digest: str) -> Release:
         """Open a release, its bytes re-hashed; of a bucket, a copy of it."""
         path = self.folder / name / digest
+        must_be_signed_if_asked(path)
         if is_local(path):
             return open_release(local(path), digest)
         with exclusive(path.parent):

@@ -44,6 +44,8 @@ MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
+# Beside these: who signed the digest. It is no part of what is signed.
+SIGNATURES = "release.sig"
 # So much of a file is in memory at once while it is copied, in bytes.
 PIECE = 1 << 20
 
@@ -291,6 +293,16 @@ class Release:
             raise _tampered(self.folder, why)
 
 
+def digest_of(folder: Path) -> str:
+    """Return the digest of the release in a folder, of which nothing else is read.
+
+    Raises:
+        UnknownReleaseError: there is none.
+        TamperedReleaseError: its manifest is no file.
+    """
+    return hashlib.sha256(_manifest_bytes(folder)).hexdigest()
+
+
 def open_release(folder: Path, digest: str | None = None) -> Release:
     """Read a release and re-hash every file of it.
 
@@ -303,12 +315,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
         TamperedReleaseError: a file is missing, extra, truncated or altered.
         ReleaseError: its manifest is the one that was registered, but can't be used.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        msg = f"no release at {folder}: {MANIFEST} is not there"
-        raise UnknownReleaseError(msg)
-    with _opened(folder, MANIFEST) as file:
-        data = file.read()
+    data = _manifest_bytes(folder)
     actual = hashlib.sha256(data).hexdigest()
     if digest is not None and actual != digest:
         raise _tampered(folder, f"{MANIFEST} hashes to {actual}, expected {digest}")
@@ -327,7 +334,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
             )
             raise ReleaseError(msg) from error
         raise _tampered(folder, f"{MANIFEST} can't be read: {error}") from error
-    present = {p.name for p in folder.iterdir()} - {MANIFEST}
+    present = {p.name for p in folder.iterdir()} - {MANIFEST, SIGNATURES}
     if present != set(manifest.files):
         missing = sorted(set(manifest.files) - present)
         extra = sorted(present - set(manifest.files))
@@ -338,6 +345,14 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
         if sha != entry.sha256:
             raise _tampered(folder, f"{name} hashes to {sha}, expected {entry.sha256}")
     return Release(folder, actual, manifest)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    if not (folder / MANIFEST).is_file():
+        msg = f"no release at {folder}: {MANIFEST} is not there"
+        raise UnknownReleaseError(msg)
+    with _opened(folder, MANIFEST) as file:
+        return file.read()
 
 
 def _opened(folder: Path, name: str, size: int | None = None) -> io.BufferedReader:
