@@ -108,7 +108,10 @@ def test_release_json_of_no_sense(
 def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshots = tmp_path_factory.mktemp("fuzzed") / NAME
     manifest = serve(snapshots, 1, np.arange(1, 101))
-    return SnapshotStore.at(snapshots).version_folder(manifest.version)
+    folder = SnapshotStore.at(snapshots).version_folder(manifest.version)
+    assert isinstance(folder, Path)
+    shutil.copy(folder / SNAPSHOT_MANIFEST, folder / "whole.json")
+    return folder
 
 
 def resealed(body: Any) -> bytes:
@@ -118,13 +121,21 @@ def resealed(body: Any) -> bytes:
     return json.dumps(body).encode()
 
 
-def reads(folder: Path, data: bytes, name: str) -> None:
+def read_manifest_of(folder: Path, data: bytes) -> SnapshotManifest:
     (folder / SNAPSHOT_MANIFEST).write_bytes(data)
+    return read_manifest(folder, folder.name.removeprefix("v="))
+
+
+def whole_manifest(folder: Path) -> bytes:
+    """The manifest as it was before the first of these tests."""
+    return (folder / "whole.json").read_bytes()
+
+
+def reads(folder: Path, data: bytes) -> None:
     try:
-        manifest = read_manifest(folder, name)
+        manifest = read_manifest_of(folder, data)
     except SnapshotError:
         return
-    assert manifest.version == name
     assert manifest.coverage >= 0
     assert len(manifest.by_shard) == len(manifest.files)
     assert isinstance(manifest.is_stale, bool)
@@ -133,13 +144,24 @@ def reads(folder: Path, data: bytes, name: str) -> None:
 @fuzzed
 @given(data=st.data())
 def test_manifest(version: Path, data: st.DataObject) -> None:
-    name = version.name.removeprefix("v=")
-    whole = version / "whole.json"
-    if not whole.exists():
-        shutil.copy(version / SNAPSHOT_MANIFEST, whole)
-    body = json.loads(whole.read_bytes())
+    body = json.loads(whole_manifest(version))
     del body[DIGEST]
-    reads(version, data.draw(st.one_of(nearly(body).map(resealed), foreign(body))), name)
+    reads(version, data.draw(st.one_of(nearly(body).map(resealed), foreign(body))))
+
+
+@pytest.mark.parametrize("data", [b"", DEEP, b'{"a":' * 50_000, b"[]", b"\xff", b"7"])
+def test_manifest_of_no_sense(version: Path, data: bytes) -> None:
+    with pytest.raises(SnapshotError, match="has no readable"):
+        read_manifest_of(version, data)
+
+
+@pytest.mark.parametrize("name", ["../../outside.arrow", "/etc/x.arrow", "a/b.arrow"])
+def test_manifest_that_names_a_path(version: Path, name: str) -> None:
+    body = json.loads(whole_manifest(version))
+    del body[DIGEST]
+    body["files"][0]["name"] = name
+    with pytest.raises(SnapshotError, match=r"files\.0\.name"):
+        read_manifest_of(version, resealed(body))
 
 
 # The receipt in the footer of a part
@@ -248,10 +270,8 @@ def ask(
     root = version.parents[1]
     served = Served(root, NAME, find_device("cpu"), Limits())
     shutil.copytree(version.parents[0], root / "snapshots" / NAME)
-    whole = version / "whole.json"
     target = root / "snapshots" / NAME / version.name
-    if whole.exists():
-        shutil.move(target / "whole.json", target / SNAPSHOT_MANIFEST)
+    shutil.move(target / "whole.json", target / SNAPSHOT_MANIFEST)
     with asyncio.Runner() as runner:
         served.snapshot = Snapshot(SnapshotStore(root, NAME))
         transport = httpx.ASGITransport(Online([served], Metrics(), Access()).app())
@@ -297,6 +317,5 @@ def test_body_of_a_score(live: LiveRelease, body: bytes) -> None:
 
 
 def test_the_manifest_that_is_spoilt_was_whole(version: Path) -> None:
-    whole = version / "whole.json"
-    data = (whole if whole.exists() else version / SNAPSHOT_MANIFEST).read_bytes()
-    assert SnapshotManifest.loads(data).version == version.name.removeprefix("v=")
+    found = SnapshotManifest.loads(whole_manifest(version))
+    assert version.name == f"v={found.version}"
