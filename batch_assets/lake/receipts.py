@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter
@@ -317,6 +316,10 @@ KINDS: dict[str, type[Receipt]] = {
         OutcomesReceipt,
     )
 }
+# What checks the types of their fields.
+TYPED: dict[str, TypeAdapter[Receipt]] = {
+    table: TypeAdapter(kind) for table, kind in KINDS.items()
+}
 
 
 def read_receipt(data: bytes) -> Receipt:
@@ -351,12 +354,7 @@ def read_receipt(data: bytes) -> Receipt:
         msg = f"something else is in the place of what a receipt says: {error}"
         raise ValueError(msg) from error
     # Its digest says that it is whole, and not that it was written here.
-    return _typed(kind).validate_python(asdict(found))
-
-
-@lru_cache
-def _typed(kind: type[Receipt]) -> TypeAdapter[Receipt]:
-    return TypeAdapter(kind)
+    return TYPED[kind.table].validate_python(asdict(found))
 
 
 def _digest(body: dict[str, Any]) -> str:

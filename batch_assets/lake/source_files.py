@@ -40,9 +40,7 @@ def matching(pattern: str, project: Path) -> list[Path]:
     matches = [
         project / name for name in glob.glob(pattern, root_dir=project, recursive=True)
     ]
-    paths = sorted(
-        within(path, project, pattern) for path in matches if path.is_file()
-    )
+    paths = sorted(within(path, project, pattern) for path in matches if path.is_file())
     if not paths:
         others = f"; {len(matches)} folders do" if matches else ""
         msg = f"no file matches {project / pattern}{others}"

@@ -27,9 +27,9 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
-from batch_assets_tests.releases_by_hand import relisted
 from batch_assets_tests.commands import invoke
 from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.releases_by_hand import relisted
 from batch_assets_tests.toys import write_toy_release
 from batch_assets_tests.trained import (
     CLOSE,

@@ -135,7 +135,10 @@ def test_what_can_not_be_started_ends_in_one_line(
         arguments, said = {
             "port": ((NAME, "--port", port), f"can't listen on 127.0.0.1 port {port}"),
             "pipeline": (("tyo", "--port", "0"), "there: toy"),
-            "open": ((NAME, "--host", "0.0.0.0", "--port", "0"), "nothing says who may"),
+            "open": (
+                (NAME, "--host", "0.0.0.0", "--port", "0"),
+                "nothing says who may",
+            ),
             "token": ((NAME, "--token-env", "NOT_SET"), "variable NOT_SET, its token"),
             "device": ((NAME, "--port", "0", "--device", "cuda:9"), "cuda:9"),
         }[what]

@@ -350,7 +350,9 @@ def test_an_altered_tokenizer_is_refused(release: Release, tmp_path: Path) -> No
     with pytest.raises(TamperedReleaseError, match=f"{TOKENIZER} hashes to"):
         open_release(copy.folder, copy.digest)
     # Altered since it was opened.
-    with pytest.raises(TamperedReleaseError, match=f"{TOKENIZER} is not the file any more"):
+    with pytest.raises(
+        TamperedReleaseError, match=f"{TOKENIZER} is not the file any more"
+    ):
         Scorer(copy, find_device("cpu"))
 
 

@@ -30,7 +30,9 @@ NUMBERS = st.one_of(
 )
 TEXTS = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(["", "..", "../x", "\0", "\ud800", "int64", "2026-01-05", "x" * 999]),
+    st.sampled_from(
+        ["", "..", "../x", "\0", "\ud800", "int64", "2026-01-05", "x" * 999]
+    ),
 )
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS),

@@ -83,8 +83,6 @@ def opened(folder: Path) -> Callable[[bytes], None]:
     return opens
 
 
-
-
 @fuzzed
 @given(data=st.data())
 def test_release_json(
@@ -95,9 +93,7 @@ def test_release_json(
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"{}", DEEP, b'{"a":' * 50_000])
-def test_release_json_of_no_sense(
-    opened: Callable[[bytes], None], data: bytes
-) -> None:
+def test_release_json_of_no_sense(opened: Callable[[bytes], None], data: bytes) -> None:
     opened(data)
 
 
@@ -308,8 +304,7 @@ def test_body_of_a_lookup(
 def test_body_of_a_score(live: LiveRelease, body: bytes) -> None:
     try:
         rows = live.rows(body)
-    except BadRequestError as error:
-        assert str(error)
+    except BadRequestError:
         return
     # What is read can be judged: no row of it stops the others.
     split = live._rules.split(pl.DataFrame(live._table(rows)), live._nobody)

@@ -95,7 +95,9 @@ def test_a_path_that_leads_out_of_the_project_is_refused(
         read(SOURCES[kind](at), project)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "globbed", "csv", "table", "query", "delta"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", "globbed", "csv", "table", "query", "delta"]
+)
 def test_what_the_machines_owner_names_may_be_read(
     project: Path, outside: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,9 @@ def test_golden_rows_that_are_swapped_are_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(TamperedReleaseError, match=f"{GOLDEN} is not the file any more"):
+    with pytest.raises(
+        TamperedReleaseError, match=f"{GOLDEN} is not the file any more"
+    ):
         golden_batch(release)
 
 

@@ -248,7 +248,17 @@ def test_the_online_service_loads_no_release_that_is_not_signed(
 
 @pytest.mark.parametrize(
     "keys",
-    [[], "a", ["a"], ["ed25519:"], ["ed25519:AAAA"], [1], {}, ["rsa:" + "A" * 44], [""]],
+    [
+        [],
+        "a",
+        ["a"],
+        ["ed25519:"],
+        ["ed25519:AAAA"],
+        [1],
+        {},
+        ["rsa:" + "A" * 44],
+        [""],
+    ],
 )
 def test_what_names_no_keys_is_an_error_and_not_no_keys(
     tmp_path: Path, keys: object, monkeypatch: pytest.MonkeyPatch
@@ -292,7 +302,9 @@ def test_a_release_is_signed_and_added_from_the_shell(
 ) -> None:
     monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
     monkeypatch.setenv(PRIVATE_KEY, RAW["a"])
-    assert "not signed" in invoke("release", "add", NAME, str(release.folder), fails=True)
+    assert "not signed" in invoke(
+        "release", "add", NAME, str(release.folder), fails=True
+    )
     assert f"signed by {public('a')}" in invoke("release", "sign", str(release.folder))
     said = json.loads(invoke("release", "sign", str(release.folder), "--json"))
     assert said == {"name": NAME, "digest": release.digest, "key": public("a")}

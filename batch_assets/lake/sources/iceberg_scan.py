@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from batch_assets.environment import secrets_in, without_secrets
 from batch_assets.errors import BatchAssetsError, ConfigError, SourceError
 from batch_assets.lake.places import within
 from batch_assets.lake.source_files import plain
-from batch_assets.lake.sources.settings import with_secrets, without_secrets
+from batch_assets.lake.sources.settings import with_secrets
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -341,7 +342,9 @@ class IcebergTable:
             raise ConfigError(msg) from None
         # Catalogs, object stores and databases have errors of their own, without a base.
         except Exception as error:  # noqa: BLE001
-            said = without_secrets(str(error), self._address.properties_env)
+            said = without_secrets(
+                str(error), secrets_in(self._address.properties_env.values())
+            )
             msg = (
                 f"the Iceberg table {self._address.table} of the catalog "
                 f"'{self._address.catalog}' can't be {what}: {type(error).__name__}: "
