@@ -112,10 +112,12 @@ class Registry:
             TamperedReleaseError: it is not whole.
             ReleaseError: it bears another name than the one given.
         """
-        digest, signatures = digest_of(source), in_folder(source)
-        if keys := trusted_keys():
-            must_be_signed(digest, signatures, keys, str(source))
-        release = open_release(source, digest)
+        keys, signatures = trusted_keys(), in_folder(source)
+        if keys:
+            must_be_signed(digest_of(source), signatures, keys, str(source))
+        release = open_release(source)
+        if keys:  # It may be another by now.
+            must_be_signed(release.digest, signatures, keys, str(source))
         if name is not None and name != release.name:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)

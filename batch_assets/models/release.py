@@ -324,7 +324,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
     except ValidationError as error:
         for each in error.errors():
             if each["loc"] == ("version",):
-                msg = f"the release at {folder} can't be used: {each['ctx']['error']}"
+                msg = f"the release at {folder} can't be used: {each['msg']}"
                 raise ReleaseError(msg) from error
         if digest is not None:  # Its bytes are right, so nobody has another copy.
             msg = (

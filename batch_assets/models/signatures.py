@@ -19,12 +19,13 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, ValidationError
 
 from batch_assets.environment import secret
 from batch_assets.errors import ConfigError, UnsignedError
+from batch_assets.formats import SIGNATURES as FORMAT
 from batch_assets.models.release import SIGNATURES
 from batch_assets.root import project_folder
 from batch_assets.storage import (
@@ -53,7 +54,7 @@ class Signature(StrictModel):
 class Signatures(StrictModel):
     """What `release.sig` holds: of each key one signature of the release's digest."""
 
-    version: Literal[1] = 1
+    version: Annotated[int, AfterValidator(FORMAT.checked)] = FORMAT.version
     signatures: tuple[Signature, ...]
 
 
@@ -95,11 +96,7 @@ def must_be_signed(
     theirs = ", ".join(keys)
     if found is None:
         raise _refused(where, f"it is not signed; expected a signature by {theirs}")
-    try:
-        signatures = Signatures.model_validate_json(found).signatures
-    except ValidationError as error:
-        why = f"its {SIGNATURES} can't be read: {error.errors()[0]['msg']}"
-        raise _refused(where, why) from error
+    signatures = _read(found, where)
     by = [one for one in signatures if one.key in keys]
     if not by:
         others = ", ".join(one.key for one in signatures) or "nobody"
@@ -128,19 +125,18 @@ def keep_signatures(path: StoragePath, more: bytes | None) -> None:
     with exclusive(path.parent):
         while True:
             seen = read_versioned(path / SIGNATURES)
-            data = merged(seen.data, more)
+            data = merged(seen.data, more, str(path))
             if data is None or data == seen.data:
                 return
             if replace_if_unchanged(path / SIGNATURES, data, seen=seen):
                 return
 
 
-def signed(digest: str, found: bytes | None, private: str) -> tuple[str, bytes]:
-    """Return the public key of a private one, and signatures with its own among them.
+def signed(digest: str, private: str) -> Signature:
+    """Return a private key's signature of a release.
 
     Args:
         digest: of the release.
-        found: the signatures that there are, None if there are none.
         private: an Ed25519 key in PEM, or the 32 bytes of one in base64.
 
     Raises:
@@ -150,29 +146,35 @@ def signed(digest: str, found: bytes | None, private: str) -> tuple[str, bytes]:
     raw = key.public_key().public_bytes_raw()
     public = ED25519 + base64.b64encode(raw).decode()
     signature = base64.b64encode(key.sign(PURPOSE + digest.encode())).decode()
-    return public, with_signatures(found, [Signature(key=public, signature=signature)])
+    return Signature(key=public, signature=signature)
 
 
-def with_signatures(found: bytes | None, more: Sequence[Signature]) -> bytes:
-    """Return signatures as they lie on disk, with some more; a key has one at most."""
-    try:
-        there = Signatures.model_validate_json(found or b"").signatures
-    except ValidationError:
-        there = ()  # Nobody can have relied on it.
-    by_key = {one.key: one for one in (*there, *more)}
+def merged(found: bytes | None, other: bytes | None, where: str) -> bytes | None:
+    """Return the signatures of two copies of one release together, None of none.
+
+    A key has one at most, and that of the other copy goes before.
+
+    Raises:
+        UnsignedError: one of the two can't be read; it may say more to a newer program.
+    """
+    if other is None or found == other:
+        return found
+    there = _read(found, where) if found else ()
+    return _written([*there, *_read(other, where)])
+
+
+def _written(signatures: Sequence[Signature]) -> bytes:
+    by_key = {one.key: one for one in signatures}
     ordered = tuple(by_key[key] for key in sorted(by_key))
     return Signatures(signatures=ordered).model_dump_json(indent=2).encode() + b"\n"
 
 
-def merged(found: bytes | None, other: bytes | None) -> bytes | None:
-    """Return the signatures of two copies of one release together, None of none."""
-    if other is None or found == other:
-        return found
+def _read(data: bytes, where: str) -> tuple[Signature, ...]:
     try:
-        more = Signatures.model_validate_json(other).signatures
-    except ValidationError:
-        return found
-    return with_signatures(found, more)
+        return Signatures.model_validate_json(data).signatures
+    except ValidationError as error:
+        why = f"its {SIGNATURES} can't be read: {error.errors()[0]['msg']}"
+        raise _refused(where, why) from error
 
 
 def sign_folder(folder: Path, digest: str) -> str:
@@ -180,12 +182,12 @@ def sign_folder(folder: Path, digest: str) -> str:
 
     Raises:
         ConfigError: the variable is not set, or holds no Ed25519 key.
+        UnsignedError: the signatures that are there can't be read.
     """
-    private = secret(PRIVATE_KEY, "to sign a release", ", an Ed25519 key in PEM")
-    path = folder / SIGNATURES
-    public, data = signed(digest, in_folder(folder), private)
-    write_whole(path, data)
-    return public
+    own = signed(digest, secret(PRIVATE_KEY, "a signature", ", an Ed25519 key in PEM"))
+    data = merged(in_folder(folder), _written([own]), str(folder))
+    write_whole(folder / SIGNATURES, data or b"")
+    return own.key
 
 
 def in_folder(folder: Path) -> bytes | None:

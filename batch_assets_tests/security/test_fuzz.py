@@ -21,7 +21,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from batch_assets.errors import CorruptPartError, ReleaseError, SnapshotError
+from batch_assets.errors import LakeError, ReleaseError, SnapshotError
 from batch_assets.lake.parts import RECEIPT, open_part
 from batch_assets.lake.receipts import (
     KINDS,
@@ -92,7 +92,9 @@ def test_release_json(
     opened(data.draw(foreign(document)))
 
 
-@pytest.mark.parametrize("data", [b"", b"null", b"{}", DEEP, b'{"a":' * 50_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"{}", DEEP, b'{"a":' * 50_000, b'{"version": "x"}']
+)
 def test_release_json_of_no_sense(opened: Callable[[bytes], None], data: bytes) -> None:
     opened(data)
 
@@ -205,7 +207,7 @@ def opens_part(path: Path, footer: bytes) -> None:
     pq.write_table(pa.table({"user_id": [1, 2]}, schema=schema), path)
     try:
         found, file = open_part(path)
-    except CorruptPartError:
+    except LakeError:  # Of a newer version it is not corrupt.
         return
     file.close()
     assert found.rows == 2

@@ -202,6 +202,19 @@ def test_what_is_no_record_of_signatures_is_refused(
         Registry(root).add(release.folder)
 
 
+def test_signatures_of_a_newer_program_are_neither_read_nor_written_over(
+    release: Release, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = release.folder / SIGNATURES
+    path.write_text('{"version": 2, "signatures": [], "more": 1}')
+    with pytest.raises(UnsignedError, match="a newer batch-assets wrote it"):
+        sign(release.folder, "a", monkeypatch)
+    assert '"more"' in path.read_text()
+    monkeypatch.setenv(KEYS, public("a"))
+    with pytest.raises(UnsignedError, match="a newer batch-assets wrote it"):
+        Registry(root).add(release.folder)
+
+
 def test_a_link_is_no_record_of_signatures(
     trusting: Path,
     release: Release,
