@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # MLflow's server wants other versions than this project: it has a place of its own.
 MLFLOW := .venv-mlflow
+# So does what looks at the packages: it is none of them.
+AUDIT := .venv-audit
 # A test per core at a time, but no more than memory has room for.
 PYTEST := $(BIN)/pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
 # Tests keep their files in memory where it has room: half of their commits wait for a disk.
@@ -35,7 +37,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets audit fuzz sbom docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
 	bench-online soak fmt clean
 
 help: ## what there is
@@ -141,6 +143,36 @@ check: $(READY) ## format, lint, types, import contracts, definitions
 	$(BIN)/mypy
 	$(BIN)/dg check toml
 	$(BIN)/dg check defs
+
+$(AUDIT)/.ready: .ci/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+sbom: $(READY) $(AUDIT)/.ready ## list every package of the environment, and hold it against what is pinned
+	@mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-format JSON --output-file build/sbom.json $(BIN)/python
+	$(BIN)/python .ci/check_sbom.py build/sbom.json constraints.txt
+
+# What was not looked at counts as a weakness: `--strict`.
+audit: $(AUDIT)/.ready ## ask for known weaknesses of what is pinned; needs the feed on the network
+	@$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+		--requirement constraints.txt || { \
+		echo "make audit: a pinned package has a known weakness, or the feed of weaknesses"; \
+		echo "could not be asked about one. The last line above says which. Nothing is"; \
+		echo "known to be safe: move the package, or run this where the feed is reached."; exit 1; }
+
+FUZZ_SECONDS ?= 3600
+FUZZ_EXAMPLES ?= 5000
+
+# Other examples in each round; it ends with the first that is a finding.
+fuzz: $(READY) ## look for an hour for bytes that end in no error of ours
+	@end=$$(($$(date +%s) + $(FUZZ_SECONDS))); \
+	while [ $$(date +%s) -lt $$end ]; do \
+		FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/pytest --quiet -p no:cacheprovider --timeout 0 \
+			batch_assets_tests/security/test_fuzz.py || exit 1; \
+	done
 
 gates: $(READY) ## how often the gates of drift catch a fault, and stop an ordinary night
 	@$(BIN)/python -m benchmarks.gates

@@ -12,6 +12,7 @@
     ├── ReleaseError             a release can't be used
     │   ├── UnknownReleaseError  no such name or digest
     │   ├── TamperedReleaseError its bytes are not those that were registered
+    │   ├── UnsignedError        no key that the project trusts has signed it
     │   ├── UnapprovedError      nobody approved it for the channel
     │   ├── RevokedError         an approval was taken back, or has run out
     │   └── GoldenBatchError     it does not reproduce its own golden batch
@@ -80,6 +81,10 @@ class UnknownReleaseError(ReleaseError):
 
 class TamperedReleaseError(ReleaseError):
     """The bytes on disk are not those that were registered."""
+
+
+class UnsignedError(ReleaseError):
+    """No key that the project trusts has signed the release."""
 
 
 class UnapprovedError(ReleaseError):

@@ -60,6 +60,7 @@ class Format:
 
 
 RELEASE = Format("release", "`release.json`")
+SIGNATURES = Format("signatures", "`release.sig`, beside `release.json`")
 APPROVAL = Format("approval", "a line of a model's `approvals.jsonl`")
 COMPARISON = Format("comparison", "a file of a model's `comparisons`")
 COMMIT = Format("commit", "`batch_assets` in the log of a Delta table of rows")
@@ -83,6 +84,7 @@ ALERT = Format("record of alerts", "a line of `alerts.jsonl`")
 
 FORMATS = (
     RELEASE,
+    SIGNATURES,
     APPROVAL,
     COMPARISON,
     COMMIT,

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from batch_assets.models.release import (
     GOLDEN,
     MANIFEST,
+    FileEntry,
     Release,
     open_release,
     sha256_of,
@@ -60,3 +61,13 @@ def make_by_hand(
     }
     path.write_text(json.dumps(manifest), encoding="utf-8")
     return folder
+
+
+def relisted(release: Release, folder: Path) -> Release:
+    """A release of the files in a folder, whatever they hold, and not of its digest."""
+    files = {
+        path.name: FileEntry(size=path.stat().st_size, sha256=sha256_of(path))
+        for path in folder.iterdir()
+    }
+    manifest = release.manifest.model_copy(update={"files": files})
+    return Release(folder, "0" * 64, manifest)

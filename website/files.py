@@ -11,6 +11,7 @@ from batch_assets.lake.overrides import Override
 from batch_assets.models.comparisons import Comparison
 from batch_assets.models.registry import ApprovalEvent
 from batch_assets.models.release import Manifest
+from batch_assets.models.signatures import Signatures
 from batch_assets.snapshots.denylist import Denylist
 from batch_assets.snapshots.fallback import Fallback
 from batch_assets.snapshots.history import HistoryEntry
@@ -19,6 +20,7 @@ from website.markdown import fields_of, paragraphs, table
 
 FILES: dict[type[BaseModel], str] = {
     Manifest: "`release.json`, in the folder of a release",
+    Signatures: "`release.sig`, beside `release.json`, where releases are signed",
     ApprovalEvent: "a line of a model's approvals",
     SnapshotManifest: "the manifest of a served version",
     HistoryEntry: "a line of what was served, and why",

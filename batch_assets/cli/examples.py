@@ -61,13 +61,17 @@ EXAMPLES = {
     "release revoke": [
         "batch-assets release revoke churn 39cd5c48728b --why 'wrong for new customers'"
     ],
+    "release sign": ["batch-assets release sign data/releases/churn"],
     "release verify": ["batch-assets release verify churn"],
     "report": ["batch-assets report churn --day 2026-01-05 --out night.html"],
     "run": [
         "batch-assets run churn --day 2026-01-05",
         "batch-assets run churn --from 2026-01-01 --to 2026-01-31 --parallel 4",
     ],
-    "serve": ["batch-assets serve churn baskets --host 0.0.0.0 --port 8000"],
+    "serve": [
+        "batch-assets serve churn baskets --port 8000",
+        "batch-assets serve churn --host 0.0.0.0 --token-env SERVICE_TOKEN",
+    ],
     "sinks drop": ["batch-assets sinks drop churn 2026-01-05-26ddc00c2163"],
     "sinks follow": ["batch-assets sinks follow churn"],
     "sinks list": ["batch-assets sinks list churn"],

@@ -44,6 +44,28 @@ def release_add(name: str, folder: Path, as_json: bool) -> None:
     click.echo(f"approve it: batch-assets release approve {name} {added.short} --why …")
 
 
+@release.command("sign")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@as_json
+def release_sign(folder: Path, as_json: bool) -> None:
+    """Sign the release in FOLDER, by the key in BATCH_ASSETS_SIGNING_KEY.
+
+    Who names the public key, which is printed, under release_keys uses no release that it
+    has not signed. Add the folder again after it.
+    """
+    from batch_assets.models.release import open_release
+    from batch_assets.models.signatures import sign_folder
+
+    signed = open_release(folder)
+    key = sign_folder(folder, signed.digest)
+    if as_json:
+        print_json({"name": signed.name, "digest": signed.digest, "key": key})
+        return
+    click.echo(f"{signed.name} {signed.digest}")
+    click.echo(f"signed by {key}")
+    click.echo(f"add it: batch-assets release add {signed.name} {folder}")
+
+
 @release.command("approve")
 @click.argument("name", type=MODEL)
 @click.argument("digest")

@@ -145,6 +145,10 @@ class Added(TypedDict):
     digest: str
 
 
+class Signed(Added):
+    key: str
+
+
 class Verified(Added):
     ok: bool
 
@@ -252,6 +256,7 @@ SCHEMAS: dict[str, Any] = {
     "release list": list[ReleaseState],
     "release new": Written,
     "release revoke": Approved,
+    "release sign": Signed,
     "release verify": list[Verified],
     "report": Reported,
     "run": NightReport,

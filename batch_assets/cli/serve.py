@@ -1,6 +1,8 @@
 """`serve`: lookups and scores over HTTP."""
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +10,11 @@ from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.pipelines import snapshots_of
 from batch_assets.errors import ConfigError
 from batch_assets.root import data_root
+
+if TYPE_CHECKING:
+    from batch_assets.online.access import Tls
+
+FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -40,6 +47,21 @@ from batch_assets.root import data_root
     default=10.0,
     help="How long the model may take over a batch; 10.",
 )
+@click.option(
+    "--token-env",
+    metavar="VARIABLE",
+    help="The environment variable with the token that clients must send.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0),
+    help="Requests a second of a client; 0 for any number. 1,000, or any on 127.0.0.1.",
+)
+@click.option("--tls-cert", type=FILE, help="The service's certificate, in PEM.")
+@click.option("--tls-key", type=FILE, help="Its key, in PEM.")
+@click.option(
+    "--tls-client-ca", type=FILE, help="Whose clients may ask: an authority, in PEM."
+)
 @click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 def serve(
     pipelines: tuple[str, ...],
@@ -49,6 +71,11 @@ def serve(
     max_wait_ms: float,
     max_queue: int,
     max_seconds: float,
+    token_env: str | None,
+    rate: float | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
     device: str,
 ) -> None:
     """Look keys of PIPELINE up over HTTP, and score rows that the night did not cover."""
@@ -58,6 +85,7 @@ def serve(
     except ModuleNotFoundError as error:
         msg = f"{error.name} is not installed: pip install 'batch-assets[serve]'"
         raise ConfigError(msg) from error
+    from batch_assets.online.access import Access
     from batch_assets.online.metrics import Metrics
     from batch_assets.online.pipelines import Served
     from batch_assets.online.scoring import Limits
@@ -68,7 +96,10 @@ def serve(
     )
     for name in pipelines:
         snapshots_of(name)
+    tls = _tls(tls_cert, tls_key, tls_client_ca)
     listening = bind(host, port)
+    address, number = listening.getsockname()[:2]
+    access = Access.of(address, token_env, rate, tls)
     scores_on = find_device(device, batch_rows=str(max_batch_size))
     limits = Limits(max_batch_size, max_wait_ms, max_queue, max_seconds)
     metrics = Metrics()
@@ -76,6 +107,18 @@ def serve(
         Served(data_root(), name, scores_on, limits, metrics.batches_of(name))
         for name in dict.fromkeys(pipelines)
     ]
-    address, number = listening.getsockname()[:2]
-    click.echo(f"http://{address}:{number}")
-    serve_http(served, metrics, listening)
+    click.echo(f"{'https' if tls else 'http'}://{address}:{number}")
+    serve_http(served, metrics, listening, access)
+
+
+def _tls(
+    certificate: Path | None, key: Path | None, client_ca: Path | None
+) -> "Tls | None":
+    from batch_assets.online.access import Tls
+
+    if certificate is None and key is None and client_ca is None:
+        return None
+    if certificate is None or key is None:
+        msg = "--tls-cert and --tls-key go together, and --tls-client-ca with them"
+        raise ConfigError(msg)
+    return Tls(certificate, key, client_ca)

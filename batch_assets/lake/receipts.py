@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from pydantic import TypeAdapter
+
 from batch_assets.errors import LakeError
 from batch_assets.formats import RECEIPT
 from batch_assets.lake.profiles import Profile
@@ -314,34 +316,45 @@ KINDS: dict[str, type[Receipt]] = {
         OutcomesReceipt,
     )
 }
+# What checks the types of their fields.
+TYPED: dict[str, TypeAdapter[Receipt]] = {
+    table: TypeAdapter(kind) for table, kind in KINDS.items()
+}
 
 
 def read_receipt(data: bytes) -> Receipt:
     """Read a receipt, as the type of its table.
 
     Raises:
-        ValueError: it is not whole.
+        ValueError: it is not whole, or a field is of another type.
         LakeError: it is of a version that is not read.
         KeyError: it is of no table that is known, or a field is not there.
+        TypeError: there is a field too many, or something else in its place.
     """
-    record = json.loads(data)
-    body = record["body"]
-    # No damage: a part that can't be read is made again, and this one may be right.
-    if why := RECEIPT.refusal(body.get("format")):
-        msg = f"a receipt can't be read: {why}"
-        raise LakeError(msg)
-    if record["digest"] != _digest(body):
-        msg = "the receipt's digest is not that of its content"
-        raise ValueError(msg)
-    kind = KINDS[body["table"]]
-    return kind(
-        day=body["day"],
-        shard=body["shard"],
-        chunk=body["chunk"],
-        job=body["job"],
-        total=ControlTotal(**body["tally"]),
-        **kind.of_facts(body["facts"]),
-    )
+    try:
+        record = json.loads(data)
+        body = record["body"]
+        # No damage: a part that can't be read is made again, and this one may be right.
+        if why := RECEIPT.refusal(body.get("format")):
+            msg = f"a receipt can't be read: {why}"
+            raise LakeError(msg)
+        if record["digest"] != _digest(body):
+            msg = "the receipt's digest is not that of its content"
+            raise ValueError(msg)
+        kind = KINDS[body["table"]]
+        found = kind(
+            day=body["day"],
+            shard=body["shard"],
+            chunk=body["chunk"],
+            job=body["job"],
+            total=ControlTotal(**body["tally"]),
+            **kind.of_facts(body["facts"]),
+        )
+    except (AttributeError, RecursionError) as error:
+        msg = f"something else is in the place of what a receipt says: {error}"
+        raise ValueError(msg) from error
+    # Its digest says that it is whole, and not that it was written here.
+    return TYPED[kind.table].validate_python(asdict(found))
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.places import pattern_within, within
 
 # Few enough that a disk with a head is not sent to and fro.
 HASHED_AT_ONCE = 4
@@ -26,19 +27,20 @@ def matching(pattern: str, project: Path) -> list[Path]:
     """List the files of a path or glob, sorted.
 
     Args:
-        pattern: absolute, or relative to the project.
+        pattern: relative to the project, or absolute.
         project: the folder of the project; what its own name looks like is no pattern.
 
     Raises:
-        SourceError: there is none.
+        SourceError: there is none, or one lies where no YAML may lead.
     """
+    pattern_within(pattern, project)
     # A file of that very name is meant, even if the name reads as a pattern.
     if (project / pattern).is_file():
-        return [project / pattern]
+        return [within(project / pattern, project, pattern)]
     matches = [
         project / name for name in glob.glob(pattern, root_dir=project, recursive=True)
     ]
-    paths = sorted(path for path in matches if path.is_file())
+    paths = sorted(within(path, project, pattern) for path in matches if path.is_file())
     if not paths:
         others = f"; {len(matches)} folders do" if matches else ""
         msg = f"no file matches {project / pattern}{others}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch.export.passes import move_to_device_pass
 
 from batch_assets.errors import ReleaseError, TamperedReleaseError
@@ -55,30 +55,33 @@ def load_module(release: Release, device: torch.device) -> torch.nn.Module:
     """Load the release's module on a device, in evaluation mode.
 
     Raises:
-        TamperedReleaseError: the archive holds a pickle that is more than tensors.
+        TamperedReleaseError: a file is not the one of the digest any more, or the archive
+            holds a pickle that is more than tensors.
         ReleaseError: torch, or the framework that it is of, can't read the file, or the
             class can't be imported.
         DeviceError: the framework does not run on the device.
     """
     spec = release.manifest.model
-    path = release.folder / spec.file
-    match spec.format:
-        case "pt2":
-            _refuse_foreign_pickles(path)
-            return _checked(release, lambda: _from_program(path, device))
-        case "safetensors":
-            module = _checked(release, lambda: _from_weights(release, path))
-            return _OnACopy(module.to(device)).eval()
-        case "torchscript":
-            module = _checked(release, lambda: torch.jit.load(path, device))
-            return _OnACopy(module).eval()
-        case "transformers":
-            transformer = _checked(
-                release, lambda: Transformer(release.folder, **spec.arguments)
-            )
-            return _OnACopy(transformer.to(device)).eval()
-        case _:
-            return load_foreign(release, device)
+    # What is loaded is what was hashed, whatever becomes of the release's own files.
+    with release.private_copy(*spec.files) as folder:
+        path = folder / spec.file
+        match spec.format:
+            case "pt2":
+                _refuse_foreign_pickles(path)
+                return _checked(release, lambda: _from_program(path, device))
+            case "safetensors":
+                module = _checked(release, lambda: _from_weights(release, path))
+                return _OnACopy(module.to(device)).eval()
+            case "torchscript":
+                module = _checked(release, lambda: torch.jit.load(path, device))
+                return _OnACopy(module).eval()
+            case "transformers":
+                transformer = _checked(
+                    release, lambda: Transformer(folder, **spec.arguments)
+                )
+                return _OnACopy(transformer.to(device)).eval()
+            case _:
+                return load_foreign(release, path, device)
 
 
 def save_module(
@@ -267,7 +270,7 @@ def _copied(one: torch.Tensor) -> torch.Tensor:
 
 def golden_batch(release: Release) -> tuple[InputRows, dict[str, torch.Tensor]]:
     """Read the golden rows, their texts as such, and the columns of each output."""
-    tensors = load_file(release.folder / release.manifest.golden.file)
+    tensors = load(release.read(release.manifest.golden.file))
     outputs = {
         column.name: tensors[f"output.{column.name}"]
         for column in release.contract.output_columns
@@ -329,6 +332,10 @@ def _from_weights(release: Release, path: Path) -> torch.nn.Module:
         raise ReleaseError(msg)
     module_name, _, attribute = spec.import_path.partition(":")
     model_class = getattr(importlib.import_module(module_name), attribute)
+    # A release names it, and could name anything that is installed, such as a shell.
+    if not (isinstance(model_class, type) and issubclass(model_class, torch.nn.Module)):
+        msg = f"'{spec.import_path}' is no class of torch.nn.Module. It was not called."
+        raise ReleaseError(msg)
     built: torch.nn.Module = model_class(**spec.arguments)
     built.load_state_dict(load_file(path))
     return built
@@ -357,7 +364,7 @@ def _refuse_foreign_pickles(path: Path) -> None:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        msg = f"{path} is not a .pt2 archive: {error}"
+        msg = f"{path.name} is not a .pt2 archive: {error}"
         raise ReleaseError(msg) from error
     with archive:
         names = archive.namelist()

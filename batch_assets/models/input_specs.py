@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from batch_assets.strict import StrictModel
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+NAME_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 # A list of more than so many is a fault of whoever wrote it, not a long history.
 LONGEST = 100_000
 # As many as a manifest can carry: more belong into ids that are numbered already.

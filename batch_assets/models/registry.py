@@ -12,6 +12,7 @@ before it is approved is a process of its own.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,8 +32,16 @@ from batch_assets.errors import (
 )
 from batch_assets.formats import APPROVAL, FIRST, is_first
 from batch_assets.models.comparisons import Comparisons, Evidence
+from batch_assets.models.input_specs import NAME_PATTERN
 from batch_assets.models.proof import must_prove
-from batch_assets.models.release import MANIFEST, Release, open_release
+from batch_assets.models.release import MANIFEST, Release, digest_of, open_release
+from batch_assets.models.signatures import (
+    in_folder,
+    keep_signatures,
+    must_be_signed,
+    must_be_signed_if_asked,
+    trusted_keys,
+)
 from batch_assets.storage import (
     JsonLog,
     StoragePath,
@@ -47,6 +56,8 @@ from batch_assets.storage import (
 from batch_assets.strict import StrictModel
 
 APPROVALS = "approvals.jsonl"
+# A name is a folder below `models`, and leads to no other place.
+IS_NAME = re.compile(NAME_PATTERN).fullmatch
 Channel = Literal["batch", "online"]
 
 
@@ -84,12 +95,11 @@ class Registry:
         Raises:
             UnknownReleaseError: there is no such model.
         """
-        folder = self.folder / name
-        if not folder.is_dir():
+        if not IS_NAME(name) or not (self.folder / name).is_dir():
             raise self._unknown_name(name)
         return sorted(
             path.name
-            for path in folder.iterdir()
+            for path in (self.folder / name).iterdir()
             if len(path.name) == 64 and has_folder(path, last=MANIFEST)
         )
 
@@ -98,10 +108,16 @@ class Registry:
 
         Raises:
             UnknownReleaseError: there is no release in the folder.
+            UnsignedError: no key that is trusted has signed it.
             TamperedReleaseError: it is not whole.
             ReleaseError: it bears another name than the one given.
         """
+        keys, signatures = trusted_keys(), in_folder(source)
+        if keys:
+            must_be_signed(digest_of(source), signatures, keys, str(source))
         release = open_release(source)
+        if keys:  # It may be another by now.
+            must_be_signed(release.digest, signatures, keys, str(source))
         if name is not None and name != release.name:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)
@@ -116,6 +132,7 @@ class Registry:
                 # Another process may have added the same bytes first.
                 with suppress(FileExistsError):
                     put_folder(copy, target, last=MANIFEST)
+        keep_signatures(target, signatures)
         return self.reread(release.name, release.digest)
 
     def approve(
@@ -200,8 +217,11 @@ class Registry:
         """Return every approval and revocation of a model, oldest first.
 
         Raises:
+            UnknownReleaseError: no model can have that name.
             TamperedReleaseError: a line can't be read.
         """
+        if not IS_NAME(name):
+            raise self._unknown_name(name)
         approvals = self._approvals(name)
         events, unreadable = approvals.read()
         for number, error in unreadable.items():
@@ -223,6 +243,7 @@ class Registry:
     def reread(self, name: str, digest: str) -> Release:
         """Do the same; of a bucket, with what lies there now, and not a copy of it."""
         path = self.folder / name / self.full_digest(name, digest)
+        must_be_signed_if_asked(path)
         if not is_local(path):
             with _scratch(path.parent) as scratch:
                 _fetch(path, scratch)
@@ -233,6 +254,7 @@ class Registry:
 
         Raises:
             UnknownReleaseError: there is no such model.
+            UnsignedError: no key that is trusted has signed it.
             UnapprovedError: no release of it was ever approved for the channel.
             RevokedError: the one approved last was revoked, or its approval ran out.
             TamperedReleaseError: its bytes are not those that were added.
@@ -340,6 +362,7 @@ class Registry:
     def _open(self, name: str, digest: str) -> Release:
         """Open a release, its bytes re-hashed; of a bucket, a copy of it."""
         path = self.folder / name / digest
+        must_be_signed_if_asked(path)
         if is_local(path):
             return open_release(local(path), digest)
         with exclusive(path.parent):
@@ -351,7 +374,7 @@ class Registry:
     def _unknown_name(self, name: str) -> UnknownReleaseError:
         known = ", ".join(self.names()) or "none"
         return UnknownReleaseError(
-            f"no model is named '{name}' under {self.folder}; registered: {known}. "
+            f"no model is named {name!r} under {self.folder}; registered: {known}. "
             f"Add a release: batch-assets release add {name} FOLDER"
         )
 

@@ -3,11 +3,18 @@
 A release is a folder with `release.json` and the files that it lists with their sizes
 and sha256. The digest of `release.json` is the digest of the release, so one changed
 bit anywhere is another release. Nothing here hands a byte to torch: `open_release`
-re-hashes every file first, `formats` turns them into a module after that. It knows
+re-hashes every file first, `formats` turns them into a module after that. A file may
+change between the two, so each use of one hashes the very bytes that it takes. It knows
 nothing of approvals.
 """
 
 import hashlib
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -37,6 +44,10 @@ MANIFEST = "release.json"
 GOLDEN = "golden.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
+# Beside these: who signed the digest. It is no part of what is signed.
+SIGNATURES = "release.sig"
+# So much of a file is in memory at once while it is copied, in bytes.
+PIECE = 1 << 20
 
 
 Takes = Literal["position", "name", "dict"]
@@ -225,6 +236,72 @@ class Release:
         """The first 12 characters of the digest, as people read it."""
         return self.digest[:12]
 
+    def read(self, name: str) -> bytes:
+        """Return a file of the release: these very bytes are those of its digest.
+
+        Raises:
+            TamperedReleaseError: they are not, or it is not there any more.
+        """
+        entry = self.manifest.files[name]
+        with _opened(self.folder, name, entry.size) as file:
+            # No more than it may have: what replaced it can be of any size.
+            data = file.read(entry.size + 1)
+        self._must_be(name, len(data), hashlib.sha256(data).hexdigest())
+        return data
+
+    @contextmanager
+    def private_copy(self, *names: str) -> Iterator[Path]:
+        """Give a folder with copies of files, hashed as they were copied.
+
+        Libraries open files by their path, and could find others there than were hashed.
+        The copies are this user's alone, and gone in the end.
+
+        Raises:
+            TamperedReleaseError: a file is not the one of the digest any more.
+            ReleaseError: there is no room for the copies.
+        """
+        with tempfile.TemporaryDirectory(prefix="batch-assets-release-") as folder:
+            for name in names:
+                try:
+                    self._copy(name, Path(folder) / name)
+                except OSError as error:
+                    msg = (
+                        f"release {self.name} {self.short} was not loaded: {name} can't be "
+                        f"copied to {tempfile.gettempdir()}, where nobody else changes "
+                        f"it: {error.strerror}. Make room there, or name another folder "
+                        "in TMPDIR."
+                    )
+                    raise ReleaseError(msg) from error
+            yield Path(folder)
+
+    def _copy(self, name: str, path: Path) -> None:
+        entry, size, hashed = self.manifest.files[name], 0, hashlib.sha256()
+        with _opened(self.folder, name, entry.size) as file, path.open("xb") as copy:
+            while size <= entry.size and (piece := file.read(PIECE)):
+                size += len(piece)
+                hashed.update(piece)
+                copy.write(piece)
+        self._must_be(name, size, hashed.hexdigest())
+
+    def _must_be(self, name: str, size: int, sha256: str) -> None:
+        entry = self.manifest.files[name]
+        if (size, sha256) != (entry.size, entry.sha256):
+            why = (
+                f"{name} is not the file any more that was verified: its bytes hash to "
+                f"{sha256}, expected {entry.sha256}"
+            )
+            raise _tampered(self.folder, why)
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digest of the release in a folder, of which nothing else is read.
+
+    Raises:
+        UnknownReleaseError: there is none.
+        TamperedReleaseError: its manifest is no file.
+    """
+    return hashlib.sha256(_manifest_bytes(folder)).hexdigest()
+
 
 def open_release(folder: Path, digest: str | None = None) -> Release:
     """Read a release and re-hash every file of it.
@@ -238,11 +315,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
         TamperedReleaseError: a file is missing, extra, truncated or altered.
         ReleaseError: its manifest is the one that was registered, but can't be used.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        msg = f"no release at {folder}: {MANIFEST} is not there"
-        raise UnknownReleaseError(msg)
-    data = path.read_bytes()
+    data = _manifest_bytes(folder)
     actual = hashlib.sha256(data).hexdigest()
     if digest is not None and actual != digest:
         raise _tampered(folder, f"{MANIFEST} hashes to {actual}, expected {digest}")
@@ -251,7 +324,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
     except ValidationError as error:
         for each in error.errors():
             if each["loc"] == ("version",):
-                msg = f"the release at {folder} can't be used: {each['ctx']['error']}"
+                msg = f"the release at {folder} can't be used: {each['msg']}"
                 raise ReleaseError(msg) from error
         if digest is not None:  # Its bytes are right, so nobody has another copy.
             msg = (
@@ -261,19 +334,45 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
             )
             raise ReleaseError(msg) from error
         raise _tampered(folder, f"{MANIFEST} can't be read: {error}") from error
-    present = {p.name for p in folder.iterdir()} - {MANIFEST}
+    present = {p.name for p in folder.iterdir()} - {MANIFEST, SIGNATURES}
     if present != set(manifest.files):
         missing = sorted(set(manifest.files) - present)
         extra = sorted(present - set(manifest.files))
         raise _tampered(folder, f"files missing: {missing}, extra: {extra}")
     for name, entry in manifest.files.items():
-        size = (folder / name).stat().st_size
-        if size != entry.size:
-            raise _tampered(folder, f"{name} has {size} bytes, expected {entry.size}")
-        sha = sha256_of(folder / name)
+        with _opened(folder, name, entry.size) as file:
+            sha = hashlib.file_digest(file, "sha256").hexdigest()
         if sha != entry.sha256:
             raise _tampered(folder, f"{name} hashes to {sha}, expected {entry.sha256}")
     return Release(folder, actual, manifest)
+
+
+def _manifest_bytes(folder: Path) -> bytes:
+    if not (folder / MANIFEST).is_file():
+        msg = f"no release at {folder}: {MANIFEST} is not there"
+        raise UnknownReleaseError(msg)
+    with _opened(folder, MANIFEST) as file:
+        return file.read()
+
+
+def _opened(folder: Path, name: str, size: int | None = None) -> io.BufferedReader:
+    """Open a file that lies in the folder itself: no link out of it, and no pipe."""
+    try:
+        # A pipe without a writer would keep whoever opens it waiting.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.fdopen(os.open(folder / name, flags), "rb")
+    except OSError as error:
+        why = f"{name} is no file that can be read: {error.strerror}"
+        raise _tampered(folder, why) from error
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        why = f"{name} is no file, but something else of that name"
+    elif size is not None and found.st_size != size:
+        why = f"{name} has {found.st_size} bytes, expected {size}"
+    else:
+        return file
+    file.close()
+    raise _tampered(folder, why)
 
 
 def sha256_of(path: Path) -> str:

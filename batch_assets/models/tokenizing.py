@@ -65,14 +65,7 @@ class Tokenizing:
         # A night has a worker for each core already; threads of its own would also hang in
         # a process that is forked from here. Whoever trains may want them.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        try:
-            data = (release.folder / TOKENIZER).read_bytes()
-        except OSError as error:
-            msg = (
-                f"{TOKENIZER} of release {release.name} {release.short} can't be read any "
-                f"more: {error}. Nothing was scored; get the release again, and add it."
-            )
-            raise TamperedReleaseError(msg) from error
+        data = release.read(TOKENIZER)
         digest = hashlib.sha256(data).hexdigest()
         if {one.tokenizer for one in texts} != {digest}:
             msg = (

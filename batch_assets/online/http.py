@@ -27,7 +27,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from batch_assets.online.access import Access
 from batch_assets.online.batcher import ClosedError, FullError
+from batch_assets.online.guard import Guard
 from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Served
 from batch_assets.online.requests import Timed, is_utf8, read_body, unless_gone
@@ -71,7 +73,10 @@ register_url_convertor("any", AnyText())
 class Online:
     """The service: its pipelines, its routes, and whether it is about to end."""
 
-    def __init__(self, pipelines: Sequence[Served], metrics: Metrics) -> None:
+    def __init__(
+        self, pipelines: Sequence[Served], metrics: Metrics, access: Access
+    ) -> None:
+        self.access = access
         self.pipelines = {served.name: served for served in pipelines}
         self.metrics = metrics
         self.closing = False
@@ -94,7 +99,7 @@ class Online:
         app = Starlette(
             routes=routes, lifespan=self._lifespan, exception_handlers=HANDLERS
         )
-        return Timed(app, self.metrics)
+        return Timed(Guard(app, self.access), self.metrics)
 
     async def close(self) -> None:
         """Answer the rows that wait, and take no more; it may be called twice."""

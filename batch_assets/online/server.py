@@ -8,18 +8,24 @@ no route.
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from batch_assets.errors import ConfigError
+from batch_assets.online.access import Access, Tls
+from batch_assets.online.connections import Connection
 from batch_assets.online.http import Online
 from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Served
 
 # What may wait to be accepted; the kernel's own limit is often below.
 BACKLOG = 2048
+# At the end, how long a client may take to read an answer that is there already.
+ANSWER_SECONDS = 10
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +51,27 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    pipelines: Sequence[Served], metrics: Metrics, listening: socket.socket
+    pipelines: Sequence[Served],
+    metrics: Metrics,
+    listening: socket.socket,
+    access: Access,
 ) -> None:
-    """Serve until a signal says otherwise."""
+    """Serve until a signal says otherwise.
+
+    Raises:
+        ConfigError: the certificates can't be used.
+    """
+    server_of(Online(pipelines, metrics, access)).run(sockets=[listening])
+
+
+def server_of(online: Online) -> uvicorn.Server:
+    """Return the server of a service, ready to run.
+
+    Raises:
+        ConfigError: the certificates can't be used.
+    """
     # What it says of its own coming and going is said here.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    online = Online(pipelines, metrics)
     config = uvicorn.Config(
         online.app(),
         backlog=BACKLOG,
@@ -58,9 +79,31 @@ def serve(
         access_log=False,
         log_config=None,
         server_header=False,
+        # Who asks is who has connected: a header that says otherwise is the client's word.
+        proxy_headers=False,
         lifespan="on",
+        http=Connection,
+        ws="none",
+        timeout_graceful_shutdown=ANSWER_SECONDS,
+        **_certificates(online.access.tls),
     )
-    _Server(config, online).run(sockets=[listening])
+    try:
+        config.load()
+    except OSError as error:  # ssl's own is one.
+        msg = f"the certificates can't be used: {error}. Expected a pair in PEM"
+        raise ConfigError(msg) from error
+    return _Server(config, online)
+
+
+def _certificates(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "ssl_certfile": tls.certificate,
+        "ssl_keyfile": tls.key,
+        "ssl_ca_certs": tls.client_ca and str(tls.client_ca),
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if tls.client_ca else ssl.CERT_NONE,
+    }
 
 
 class _Server(uvicorn.Server):

@@ -5,12 +5,12 @@ to reproduce the release's golden batch like any other code. It knows no row.
 """
 
 import hashlib
+import io
 import json
 import logging
 import re
 import tempfile
 import time
-import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.input_rows import call
 from batch_assets.models.outputs import given_columns
 from batch_assets.models.post import named
-from batch_assets.models.release import Manifest, Release, sha256_of
+from batch_assets.models.release import Manifest, Release
 from batch_assets.scoring.device import AUTO_BATCH_ROWS, CAST_TO, Device
 from batch_assets.scoring.native import (
     LEAST_ROWS,
@@ -94,11 +94,11 @@ def compiled_module(release: Release, device: Device, folder: Path) -> NativeMod
         raise ConfigError(msg)
     path = _path(folder, release, device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Held while it is loaded: what is loaded is what was hashed.
+    # One process compiles, and others wait for it.
     with FileLock(path.with_suffix(".lock")):
-        if not _whole(path):
-            _compile(release, device, path)
-        return NativeModule(path, device.torch)
+        package = _whole(path) or _compile(release, device, path)
+    # Not the file, which may be another by now: these bytes were hashed.
+    return NativeModule(io.BytesIO(package), device.torch)
 
 
 def _path(folder: Path, release: Release, device: Device) -> Path:
@@ -131,25 +131,27 @@ def _record(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-def _whole(path: Path) -> bool:
-    """Whether there is code, and it hashes as recorded."""
+def _whole(path: Path) -> bytes | None:
+    """The code, if there is any, and it hashes as recorded."""
     if not path.exists():
-        return False
+        return None
     record = _record(path)
     text = record.read_text(encoding="utf-8") if record.exists() else ""
-    actual, expected = sha256_of(path), text.partition(" ")[0]
-    if actual != expected:
-        log.warning(
-            "%s hashes to %s, %s was recorded: it was not loaded, and is made again",
-            path,
-            actual,
-            expected or "nothing",
-        )
-    return actual == expected
+    package = path.read_bytes()
+    actual, expected = hashlib.sha256(package).hexdigest(), text.partition(" ")[0]
+    if actual == expected:
+        return package
+    log.warning(
+        "%s hashes to %s, %s was recorded: it was not loaded, and is made again",
+        path,
+        actual,
+        expected or "nothing",
+    )
+    return None
 
 
-def _compile(release: Release, device: Device, path: Path) -> None:
-    """Compile a release, prove the code, and put it and its digest in place."""
+def _compile(release: Release, device: Device, path: Path) -> bytes:
+    """Compile a release, prove the code, put it and its digest in place, and return it."""
     log.info(
         "compiling %s %s for %s in %s, once: it may take minutes",
         release.name,
@@ -158,18 +160,19 @@ def _compile(release: Release, device: Device, path: Path) -> None:
         device.precision,
     )
     begin = time.perf_counter()
-    beside = path.with_name(f"{uuid.uuid4().hex}.pt2")
-    try:
-        _package(release, device, beside)
+    # Where nobody else puts another file in its place before it is called.
+    with tempfile.TemporaryDirectory(prefix="batch-assets-compiling-") as folder:
+        made = Path(folder) / "model.pt2"
+        _package(release, device, made)
         golden, _ = golden_batch(release)
-        prove_native(beside, device.torch, np.asarray(golden.features))
-        record = f"{sha256_of(beside)}  {path.name}\n"
-        # The digest first: a run that dies between the two leaves a mismatch.
-        write_whole(_record(path), record.encode())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        prove_native(made, device.torch, np.asarray(golden.features))
+        package = made.read_bytes()
+    # The digest first: a run that dies between the two leaves a mismatch.
+    record = f"{hashlib.sha256(package).hexdigest()}  {path.name}\n"
+    write_whole(_record(path), record.encode())
+    write_whole(path, package)
     log.info("compiled in %.0f s: %s", time.perf_counter() - begin, path)
+    return package
 
 
 def _package(release: Release, device: Device, path: Path) -> None:

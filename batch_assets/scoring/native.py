@@ -14,6 +14,7 @@ import weakref
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -65,11 +66,11 @@ class NativeModule:
     any number of threads.
     """
 
-    def __init__(self, package: Path, device: torch.device) -> None:
+    def __init__(self, package: Path | BinaryIO, device: torch.device) -> None:
         """Unpack and load.
 
         Args:
-            package: a `.pt2` of `aoti_compile_and_package`; its bytes are trusted.
+            package: a `.pt2` of `aoti_compile_and_package`, or its bytes; they are trusted.
             device: the one that it was compiled for.
 
         Raises:
@@ -167,7 +168,7 @@ def _what_torch_said() -> str:
     return (torch_cpu.torch_exception_get_what() or b"").decode(errors="replace")
 
 
-def _unpack(package: Path, folder: Path) -> Path:
+def _unpack(package: Path | BinaryIO, folder: Path) -> Path:
     """Unpack a package; give its library."""
     with zipfile.ZipFile(package) as archive:
         archive.extractall(folder)

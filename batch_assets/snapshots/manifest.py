@@ -67,7 +67,8 @@ class ShardFile(StrictModel):
     scored, and has the rows of an earlier night.
     """
 
-    name: str
+    # No path: what a manifest names lies beside it.
+    name: str = Field(pattern=r"^[\w=-]+\.arrow$")
     size: int
     sha256: str
     rows: int
@@ -189,7 +190,11 @@ class SnapshotManifest(StrictModel):
         Raises:
             ValueError: it is not whole, or of another format.
         """
-        body = json.loads(data)
+        try:
+            body = json.loads(data)
+        except RecursionError as error:
+            msg = "its brackets are nested without end"
+            raise ValueError(msg) from error
         if not isinstance(body, dict):
             msg = f"expected an object, got {type(body).__name__}"
             raise ValueError(msg)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from batch_assets.alerts.receivers.base import reason, redacted
+from batch_assets.alerts.receivers.base import reason
+from batch_assets.environment import without_secrets
 
 URL = "https://ada:hush-hush@hooks.example.org/services/T0KEN/B0TTLE?key=s3cret-key"
 
@@ -18,7 +19,7 @@ URL = "https://ada:hush-hush@hooks.example.org/services/T0KEN/B0TTLE?key=s3cret-
     ],
 )
 def test_a_url_is_cut_out_of_a_text_and_so_are_its_pieces(text):
-    said = redacted(text, URL)
+    said = without_secrets(text, [URL])
     for piece in ("T0KEN", "B0TTLE", "s3cret", "hush"):
         assert piece not in said
     assert "***" in said
@@ -26,7 +27,7 @@ def test_a_url_is_cut_out_of_a_text_and_so_are_its_pieces(text):
 
 def test_the_host_stays():
     text = "hooks.example.org does not answer"
-    assert redacted(text, URL) == text
+    assert without_secrets(text, [URL]) == text
 
 
 def test_a_reason_is_what_began_it_in_a_line_without_secrets():

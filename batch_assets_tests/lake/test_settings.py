@@ -2,8 +2,9 @@
 
 import pytest
 
+from batch_assets.environment import secrets_in, without_secrets
 from batch_assets.errors import ConfigError
-from batch_assets.lake.sources.settings import with_secrets, without_secrets
+from batch_assets.lake.sources.settings import with_secrets
 
 
 def test_a_secret_is_taken_from_its_variable(monkeypatch):
@@ -32,7 +33,7 @@ def test_an_error_is_one_line_without_values_and_passwords(monkeypatch):
     said = without_secrets(
         "no way to pg://ada:hid/d@n@db/x,\n  nor http://ada:hidden@web; got s3cret-and-more,"
         " 's3cret'",
-        {"a": "SHORT", "b": "LONG", "c": "NEVER_SET"},
+        secrets_in(["SHORT", "LONG", "NEVER_SET"]),
     )
 
     assert said == "no way to pg://***@db/x, nor http://***@web; got ***, '***'"

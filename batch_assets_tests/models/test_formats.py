@@ -13,8 +13,8 @@ import torch
 from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.formats import load_module
 from batch_assets.models.outputs import columns_of
-from batch_assets.models.release import FileEntry, Release, open_release, sha256_of
-from batch_assets_tests.releases_by_hand import make_by_hand
+from batch_assets.models.release import Release, open_release
+from batch_assets_tests.releases_by_hand import make_by_hand, relisted
 from batch_assets_tests.toys import (
     expected_risk,
     features_of,
@@ -135,10 +135,7 @@ def with_entry(release: Release, folder: Path, name: str, data: bytes) -> Releas
                 changed.writestr(entry, whole.read(entry))
         top = whole.namelist()[0].split("/", 1)[0]
         changed.writestr(f"{top}/{name}", data)
-    files = {"model.pt2": FileEntry(size=path.stat().st_size, sha256=sha256_of(path))}
-    return Release(
-        folder, "0" * 64, release.manifest.model_copy(update={"files": files})
-    )
+    return relisted(release, folder)
 
 
 def pickled_by_torch(thing: object) -> bytes:
@@ -188,7 +185,7 @@ def test_a_pt2_whose_entries_were_only_repacked_loads(toy_release, tmp_path):
 
 def test_a_file_that_is_no_archive_is_refused(toy_release, tmp_path):
     (tmp_path / "model.pt2").write_bytes(b"not a zip")
-    release = Release(tmp_path, "0" * 64, toy_release.manifest)
+    release = relisted(toy_release, tmp_path)
 
     with pytest.raises(ReleaseError, match=r"is not a \.pt2 archive"):
         load_module(release, CPU)

@@ -29,6 +29,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.commands import invoke
 from batch_assets_tests.projects import FLIGHTS
+from batch_assets_tests.releases_by_hand import relisted
 from batch_assets_tests.toys import write_toy_release
 from batch_assets_tests.trained import (
     CLOSE,
@@ -318,7 +319,7 @@ def test_a_release_is_added_approved_and_verified(releases, kind, root, monkeypa
 def test_a_file_that_is_not_read_names_both_versions(releases, kind, tmp_path):
     release = releases[kind]
     (tmp_path / FILES[kind]).write_bytes(b"not a model")
-    spoilt = Release(tmp_path, release.digest, release.manifest)
+    spoilt = relisted(release, tmp_path)
 
     with pytest.raises(ReleaseError, match="can't be loaded") as refused:
         load_module(spoilt, CPU)

@@ -12,6 +12,7 @@ import pytest
 
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
+from batch_assets.online.access import Access
 from batch_assets.online.http import Online
 from batch_assets.online.metrics import Metrics
 from batch_assets.online.pipelines import Served
@@ -111,7 +112,7 @@ def test_a_row_that_meets_the_very_moment_of_a_change_is_scored_by_the_new_relea
 ) -> None:
     device, limits = find_device("cpu"), Limits()
     served = Served(tmp_path, NAME, device, limits)
-    app = Online([served], Metrics()).app()
+    app = Online([served], Metrics(), Access()).app()
 
     class Leaving(LiveRelease):
         def rows(self, body: bytes) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def test_it_ends_at_once_while_a_model_is_still_loading(tmp_path: Path) -> None:
         assert time.monotonic() - before < 40  # The model takes 60.
 
 
-@pytest.mark.parametrize("what", ["port", "pipeline", "device"])
+@pytest.mark.parametrize("what", ["port", "pipeline", "device", "open", "token"])
 def test_what_can_not_be_started_ends_in_one_line(
     tmp_path: Path, toy_release: Release, what: str
 ) -> None:
@@ -135,6 +135,11 @@ def test_what_can_not_be_started_ends_in_one_line(
         arguments, said = {
             "port": ((NAME, "--port", port), f"can't listen on 127.0.0.1 port {port}"),
             "pipeline": (("tyo", "--port", "0"), "there: toy"),
+            "open": (
+                (NAME, "--host", "0.0.0.0", "--port", "0"),
+                "nothing says who may",
+            ),
+            "token": ((NAME, "--token-env", "NOT_SET"), "variable NOT_SET, its token"),
             "device": ((NAME, "--port", "0", "--device", "cuda:9"), "cuda:9"),
         }[what]
         done = subprocess.run(

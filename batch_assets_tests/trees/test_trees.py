@@ -23,7 +23,7 @@ from batch_assets.errors import (
     SnapshotError,
     TamperedReleaseError,
 )
-from batch_assets.formats import FORMATS, SINK, Format
+from batch_assets.formats import FORMATS, SIGNATURES, SINK, Format
 from batch_assets.lake.overrides import Overrides
 from batch_assets.lake.parts import RECEIPT
 from batch_assets.lake.receipts import read_receipt
@@ -45,8 +45,8 @@ from batch_assets_tests.projects import (
 from batch_assets_tests.trees import keep
 
 TREES = sorted(keep.FOLDER.glob("[0-9]*.tar.gz"))
-# Beside the rows of remote stores, which no tree holds.
-ON_DISK = tuple(each for each in FORMATS if each is not SINK)
+# Beside the rows of remote stores, and where releases are signed: no tree holds these.
+ON_DISK = tuple(each for each in FORMATS if each not in (SINK, SIGNATURES))
 
 
 @pytest.fixture(params=TREES, ids=lambda tree: tree.name.removesuffix(".tar.gz"))

@@ -9,7 +9,8 @@ from io import StringIO
 import apprise
 
 from batch_assets.alerts.alert import Message
-from batch_assets.alerts.receivers.base import quiet, redacted, secret
+from batch_assets.alerts.receivers.base import quiet, secret
+from batch_assets.environment import without_secrets
 from batch_assets.errors import AlertError, ConfigError
 from batch_assets.spec.alerts import AppriseReceiver
 
@@ -42,7 +43,7 @@ class Service:
             )
             said = " ".join(log.getvalue().split())
         if not arrived:
-            msg = f"{self.place}: {redacted(said, self.url) or 'it gives no reason'}"
+            msg = f"{self.place}: {without_secrets(said, [self.url]) or 'it gives no reason'}"
             raise AlertError(msg)
 
 

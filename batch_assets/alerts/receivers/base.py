@@ -8,17 +8,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from batch_assets.alerts.alert import Message
+from batch_assets.environment import without_secrets
 from batch_assets.errors import ConfigError
 
 # How long a receiver may take to answer, in seconds. A night ends after its alerts.
 SECONDS = 10.0
 # These write paths of URLs into their own logs.
 TALKATIVE = ("urllib3.connectionpool", "urllib3.util.retry")
-# What is shorter is in too many words of an error to be cut out of it.
-SHORTEST_SECRET = 5
 
 
 class OpenReceiver(Protocol):
@@ -58,24 +56,7 @@ def reason(error: BaseException, *secrets: str) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     text = " ".join(str(error).split()) or type(error).__name__
-    return redacted(text, *secrets)
-
-
-def redacted(text: str, *secrets: str) -> str:
-    """Leave secrets out of a text, and the parts of those that are URLs."""
-    pieces = set(secrets)
-    for one in secrets:
-        if "://" in one:
-            url = urlsplit(one)
-            # An error may name the path alone, or quote a piece of it.
-            pieces |= {url.netloc.rpartition("@")[0], url.path, url.query, url.path[1:]}
-            pieces |= set(url.netloc.rpartition("@")[0].split(":"))
-            pieces |= set(url.path.split("/")) | set(url.query.split("&"))
-            pieces |= {value.partition("=")[2] for value in url.query.split("&")}
-    for piece in sorted(pieces, key=len, reverse=True):
-        if len(piece) >= SHORTEST_SECRET:
-            text = text.replace(piece, "***")
-    return text
+    return without_secrets(text, secrets)
 
 
 def _nothing(_: logging.LogRecord) -> bool:

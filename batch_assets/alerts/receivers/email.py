@@ -8,7 +8,8 @@ from email.policy import SMTP
 from email.utils import format_datetime
 
 from batch_assets.alerts.alert import Message
-from batch_assets.alerts.receivers.base import SECONDS, reason, redacted, secret
+from batch_assets.alerts.receivers.base import SECONDS, reason, secret
+from batch_assets.environment import without_secrets
 from batch_assets.errors import AlertError, RefusedAlertError
 from batch_assets.spec.alerts import EmailReceiver
 
@@ -106,7 +107,7 @@ class Mailbox:
     def _plain(self, text: bytes | str) -> str:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return redacted(" ".join(text.split()), *self._secrets)
+        return without_secrets(text, self._secrets)
 
 
 def open_receiver(receiver: EmailReceiver) -> Mailbox:

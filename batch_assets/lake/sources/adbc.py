@@ -6,20 +6,18 @@ alone.
 """
 
 import hashlib
-import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.parse import unquote
 
 import pyarrow as pa
 from pydantic import Field
 
-from batch_assets.environment import secret
+from batch_assets.environment import secret, secrets_in, without_secrets
 from batch_assets.errors import ConfigError, SourceError
 from batch_assets.lake.source_files import Signature, signature
 from batch_assets.lake.sources.base import (
@@ -34,8 +32,6 @@ from batch_assets.lake.sources.query_file import query_failed, query_text, with_
 
 # Who needs a variable, in an error.
 SOURCE = "the source"
-# What is hidden of an address in an error: each word of it that long.
-WORD = re.compile(r"[^\s\"'`()\[\]{}<>,;:=@/?&|]{4,}")
 
 
 class DatabaseSource(BaseSource):
@@ -182,9 +178,7 @@ class AdbcSource(DatabaseSource):
         }
 
     def shown(self, error: str) -> str:
-        return hidden(
-            error, (secret(variable, SOURCE) for variable in self.options_env.values())
-        )
+        return without_secrets(error, secrets_in(self.options_env.values()))
 
     @contextmanager
     def connect(self) -> Iterator[Any]:
@@ -220,12 +214,6 @@ def driver_module(name: str, kind: str) -> Any:
             f"pip install 'batch-assets[{kind}]'"
         )
         raise ConfigError(msg) from error
-
-
-def hidden(text: str, secrets: Iterable[str]) -> str:
-    """Return an error without any word of the secrets, as they are or decoded."""
-    told = " ".join(f"{one} {unquote(one)}" for one in secrets)
-    return WORD.sub(lambda word: "***" if word[0] in told else word[0], text)
 
 
 def _library(driver: str) -> str:

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.places import within
 from batch_assets.lake.source_files import Signature
 from batch_assets.lake.sources.base import (
     HISTORY,
@@ -75,10 +77,14 @@ class DeltaSource(BaseSource):
         """Return the day's rows of the version.
 
         Raises:
-            SourceError: there is no such table, version or column, or it can't be read.
+            SourceError: there is no such table, version or column, it can't be read, or
+                it lies out of the project.
         """
-        local = "://" not in self.table
-        uri = str(context.project / self.table) if local else self.table
+        scheme, is_url, rest = self.table.partition("://")
+        uri = self.table
+        if not is_url or scheme.lower() == "file":
+            named = unquote(rest) if is_url else self.table
+            uri = str(within(context.project / named, context.project, self.table))
         return PinnedRows(
             uri, self.version, context.day, self.day_column, context.timezone
         )

@@ -14,9 +14,11 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
+from batch_assets.environment import secrets_in, without_secrets
 from batch_assets.errors import BatchAssetsError, ConfigError, SourceError
+from batch_assets.lake.places import within
 from batch_assets.lake.source_files import plain
-from batch_assets.lake.sources.settings import with_secrets, without_secrets
+from batch_assets.lake.sources.settings import with_secrets
 
 if TYPE_CHECKING:
     from pyiceberg.expressions import BooleanExpression
@@ -340,7 +342,9 @@ class IcebergTable:
             raise ConfigError(msg) from None
         # Catalogs, object stores and databases have errors of their own, without a base.
         except Exception as error:  # noqa: BLE001
-            said = without_secrets(str(error), self._address.properties_env)
+            said = without_secrets(
+                str(error), secrets_in(self._address.properties_env.values())
+            )
             msg = (
                 f"the Iceberg table {self._address.table} of the catalog "
                 f"'{self._address.catalog}' can't be {what}: {type(error).__name__}: "
@@ -353,12 +357,13 @@ def _local(properties: Mapping[str, str], project: Path) -> dict[str, str]:
     """Return the properties, with a path of SQLite's relative to the project.
 
     Raises:
-        SourceError: it is not there: SQLite would make an empty one.
+        SourceError: it is not there: SQLite would make an empty one. Or it lies out of
+            the project.
     """
     found, uri = dict(properties), properties.get("uri", "")
     if not uri.startswith(SQLITE):
         return found
-    path = project / uri.removeprefix(SQLITE)
+    path = within(project / uri.removeprefix(SQLITE), project, uri)
     if not path.is_file():
         msg = f"the catalog {path} is not there. Nothing was committed."
         raise SourceError(msg)

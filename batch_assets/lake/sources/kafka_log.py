@@ -12,8 +12,9 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 from zoneinfo import ZoneInfo
 
+from batch_assets.environment import secrets_in, without_secrets
 from batch_assets.errors import ConfigError, SourceError
-from batch_assets.lake.sources.settings import with_secrets, without_secrets
+from batch_assets.lake.sources.settings import with_secrets
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError
@@ -107,7 +108,7 @@ class TopicLog:
             )
         # Its text may hold the setting's value.
         except (KafkaException, ValueError, TypeError) as error:
-            said = without_secrets(str(error), broker.config_env)
+            said = without_secrets(str(error), secrets_in(broker.config_env.values()))
             msg = f"the client of {what} refuses a setting: {said}"
             raise ConfigError(msg) from None
         try:
@@ -364,14 +365,16 @@ class TopicLog:
         )
 
     def _error(self, what: str, error: "KafkaError") -> SourceError:
-        said = without_secrets(error.str(), self._broker.config_env)
+        said = without_secrets(
+            error.str(), secrets_in(self._broker.config_env.values())
+        )
         return SourceError(
             f"the topic '{self._topic}' can't be {what} at {self._broker.servers}: "
             f"{said.rstrip('.')} ({error.name()}). {self._aside()}Nothing was committed."
         )
 
     def _aside(self) -> str:
-        said = without_secrets(self._said, self._broker.config_env)
+        said = without_secrets(self._said, secrets_in(self._broker.config_env.values()))
         return f"The client says: {said.rstrip('.')}. " if said else ""
 
 

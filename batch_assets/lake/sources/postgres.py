@@ -73,7 +73,14 @@ def _place(dsn: str) -> str:
     if "://" not in dsn:
         pairs = dict(PAIR.findall(dsn))
         return repr([pairs.get(name) for name in PLACES])
-    parts = urlsplit(dsn)
+    try:
+        parts = urlsplit(dsn)
+    except ValueError:
+        # Not from the error: it may show the address, with its password.
+        msg = (
+            "that is no address of a PostgreSQL; one is postgresql://host:5432/database"
+        )
+        raise SourceError(msg) from None
     more = parse_qs(parts.query)
     host = parts.netloc.rpartition("@")[2]
     return repr([host, parts.path, *(more.get(name) for name in PLACES)])

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from batch_assets.errors import SourceError
+from batch_assets.lake.places import within
+from batch_assets.root import project_folder
 
 # What is no place for a parameter: texts, names, comments, and PostgreSQL's own quotes.
 QUOTED = (
@@ -17,9 +19,9 @@ def query_text(base: Path, query: str) -> str:
     """Read a query.
 
     Raises:
-        SourceError: there is no such file, or it is no text.
+        SourceError: there is no such file, it is no text, or it lies out of the project.
     """
-    path = base / query
+    path = within(base / query, project_folder(base), query)
     if not path.is_file():
         msg = f"the query '{query}' is not there: looked for {path}"
         raise SourceError(msg)

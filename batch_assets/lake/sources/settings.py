@@ -3,15 +3,9 @@
 The YAML names environment variables, never what is in them. It knows no client.
 """
 
-import os
-import re
 from collections.abc import Mapping
 
 from batch_assets.environment import secret
-
-# In an address: user:password@host. What may be one is hidden, too.
-PASSWORD = re.compile(r"(?<=://)\S*:\S*@")
-HIDDEN = "***"
 
 
 def with_secrets(
@@ -31,17 +25,3 @@ def with_secrets(
         name: secret(variable, what, f", for its '{name}'")
         for name, variable in from_env.items()
     }
-
-
-def without_secrets(text: str, from_env: Mapping[str, str]) -> str:
-    """Return an error in one line, without the values of those variables.
-
-    Args:
-        text: what a client said.
-        from_env: each setting and the variable that holds its value.
-    """
-    values = {os.environ.get(variable, "") for variable in from_env.values()}
-    # The longest first: one may be a piece of another.
-    for value in sorted(values - {""}, key=len, reverse=True):
-        text = text.replace(value, HIDDEN)
-    return " ".join(PASSWORD.sub(f"{HIDDEN}@", text).split())

@@ -114,8 +114,8 @@ def stored_as(module: torch.nn.Module, asked: str) -> tuple[Format, dict[str, st
     return cast(Format, asked), {}
 
 
-def load_foreign(release: Release, device: torch.device) -> Foreign:
-    """Load a release that is not torch's on a device.
+def load_foreign(release: Release, path: Path, device: torch.device) -> Foreign:
+    """Load a release that is not torch's on a device, from a copy of its file.
 
     Raises:
         ReleaseError: its framework is missing or can't read it, or it does not fit.
@@ -134,7 +134,7 @@ def load_foreign(release: Release, device: torch.device) -> Foreign:
     )
     return _told(
         f"release {release.name} {release.short} can't be loaded",
-        lambda: framework.load(release.folder / spec.file, declared, device),
+        lambda: framework.load(path, declared, device),
         f"It was written by {written}; here is {found}.",
     )
 
