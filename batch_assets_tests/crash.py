@@ -48,6 +48,9 @@ from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
 from batch_assets_tests import histories
+from batch_assets_tests.faults.delta import install_delta
+from batch_assets_tests.faults.plan import FaultPlan, Faults
+from batch_assets_tests.faults.store import install_store
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
@@ -186,6 +189,7 @@ def run_night(
     project: Path,
     release: Release,
     *,
+    day: str = DAY,
     chunk_rows: int = CHUNK_ROWS,
     only_validate: bool = False,
     source: dict[str, Any] | None = None,
@@ -196,21 +200,23 @@ def run_night(
     take(
         lake,
         TypeAdapter(Source).validate_python(source or SOURCE),
-        ReadContext(DAY, "UTC", contract.key.name, base=project, project=project),
-        newest=DAY,
+        ReadContext(day, "UTC", contract.key.name, base=project, project=project),
+        newest=day,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=SHARDS,
         row_group_rows=ROW_GROUP_ROWS,
         guard=guard,
     )
-    validate(lake, contract=contract, row_group_rows=ROW_GROUP_ROWS, guard=guard)
+    validate(
+        lake, day=day, contract=contract, row_group_rows=ROW_GROUP_ROWS, guard=guard
+    )
     if only_validate:
         return
     score_rows(
         lake,
         release,
-        DAY,
+        day,
         LocalEngine(find_device("cpu"), workers=2),
         chunk_rows=chunk_rows,
         gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
@@ -310,28 +316,33 @@ def child(command: dict[str, Any], answer: int) -> None:
     random.seed()
     steps = Steps(command["die_at"])
     outcome: dict[str, Any] = {"error": None, "message": "", "known": True}
+    faults = Faults(FaultPlan.loads(command["faults"])) if command["faults"] else None
     if command["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"],) * 2)
     if command["unprivileged"]:
         drop_powers()
     move_clock(command["clock"])
     steps.install(OPERATIONS + PUBLISHING * (command["publish"] is not None))
+    if faults:
+        install_store(faults)
+        install_delta(faults)
     root, run = Path(command["root"]), command["claim"]
     try:
         with _claim(root, run) if run else nullcontext(lambda: None) as guard:
             watched = steps.around("guard", guard)
-            if command["publish"]:
-                publish(root, command["publish"], guard=watched)
-            else:
+            if command["publish"] is None or command["both"]:
                 run_night(
                     root,
                     Path(command["project"]),
                     open_release(Path(command["release"])),
+                    day=command["day"],
                     chunk_rows=command["chunk_rows"],
                     only_validate=command["only_validate"],
                     source=command["source"],
                     guard=watched,
                 )
+            if command["publish"]:
+                publish(root, command["publish"], guard=watched)
     # Whatever it is, the test must get to see it; Rust's panics are no Exceptions.
     except BaseException as error:  # noqa: BLE001
         outcome = {
@@ -340,7 +351,10 @@ def child(command: dict[str, Any], answer: int) -> None:
             "known": isinstance(error, BatchAssetsError),
         }
     seconds = time.perf_counter() - begin
-    text = json.dumps({**outcome, "steps": steps.labels, "seconds": seconds})
+    outcome |= {"steps": steps.labels, "seconds": seconds}
+    if faults:
+        outcome |= {"faults": faults.met, "operations": faults.labels}
+    text = json.dumps(outcome)
     with os.fdopen(answer, "w", encoding="utf-8") as pipe:
         pipe.write(text)
 
@@ -355,6 +369,8 @@ class Ended:
     known: bool = True
     steps: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
@@ -389,12 +405,14 @@ class Zygote:
                 `unprivileged`; `clock`, by how many seconds it is off; `chunk_rows`;
                 `only_validate`; `project`, with another source; `source`, as in a YAML; `claim`, the name of
                 a run, which then asks for the day before it begins; `publish`, a day
-                that is published in place of a night.
+                that is published in place of a night, or with `both` after it; `faults`,
+                a plan of those that its storage meets.
         """
         command = {
             "root": str(root),
             "project": str(self.project),
             "release": str(self.release),
+            "day": DAY,
             "chunk_rows": CHUNK_ROWS,
             "only_validate": False,
             "source": None,
@@ -405,6 +423,8 @@ class Zygote:
             "clock": 0.0,
             "claim": None,
             "publish": None,
+            "both": False,
+            "faults": None,
         }
         if unknown := changes.keys() - command.keys():
             raise TypeError(unknown)

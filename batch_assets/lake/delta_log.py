@@ -5,9 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from batch_assets.errors import StorageError
-from batch_assets.storage import StoragePath, delta_options
+from batch_assets.storage import StoragePath, advice, delta_options
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -17,15 +18,22 @@ def open_delta(path: StoragePath) -> DeltaTable:
 
     Raises:
         TableNotFoundError: there is none.
-        StorageError: its bucket does not answer.
+        StorageError: it can't be read: its storage does not answer, or its log is torn.
     """
-    options = delta_options(path)
     try:
-        return DeltaTable(str(path), storage_options=options)
+        return DeltaTable(str(path), storage_options=delta_options(path))
+    except TableNotFoundError:
+        raise
     except OSError as error:
-        if options is None:
-            raise
-        msg = f"{path} can't be opened: {one_line(error)}"
+        msg = f"{path} can't be opened: {one_line(error)}. {advice(path)}"
+        raise StorageError(msg) from error
+    except DeltaError as error:
+        said = one_line(error).partition(" 0: <unknown>")[0]
+        msg = (
+            f"{path} can't be opened: {said}. An entry of its log is damaged: of "
+            f"{path}/_delta_log, take the newest file aside if its bytes are not lines of "
+            "JSON, and run the day again"
+        )
         raise StorageError(msg) from error
 
 

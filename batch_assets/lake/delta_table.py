@@ -25,6 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
+from batch_assets.lake.delta_actions import added, removed, shard_of
 from batch_assets.lake.delta_log import actions_of, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
@@ -32,9 +33,9 @@ from batch_assets.storage import (
     COPYING,
     StoragePath,
     advice,
-    below,
     delta_options,
     each,
+    looks,
 )
 
 ATTEMPTS = 20
@@ -214,8 +215,9 @@ class Table(Generic[R, C]):
             guard()
             try:
                 self._add_columns(table, schema)
+                turn = table.transaction_version(f"day={day}") or 0
                 for actions in self._changes(table, day, parts):
-                    self._transact(table, day, actions, custom)
+                    turn = self._transact(table, day, actions, custom)
             except OSError as error:
                 msg = (
                     f"{self.name} {day} can't be committed: {one_line(error)}. The day "
@@ -227,6 +229,7 @@ class Table(Generic[R, C]):
                 # Somebody else committed meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
             else:
+                self._must_be_committed(day, parts, turn)
                 return
         msg = (
             f"{self.name} {day} could not be committed in {ATTEMPTS} attempts: other "
@@ -255,13 +258,13 @@ class Table(Generic[R, C]):
             path in committed and committed[path] != p.size
             for path, p in wanted.items()
         ):
-            yield [self._remove(day, path) for path in committed]
+            yield [removed(self.path, day, path) for path in committed]
             stale, committed = [], {}
         new = [part for path, part in wanted.items() if path not in committed]
         if new or stale:
             yield [
-                *(self._remove(day, path) for path in stale),
-                *(self._add(day, part) for part in new),
+                *(removed(self.path, day, path) for path in stale),
+                *(added(self.path, day, part) for part in new),
             ]
 
     def _transact(
@@ -270,7 +273,7 @@ class Table(Generic[R, C]):
         day: str,
         actions: list[AddAction | RemoveAction],
         custom: dict[str, str],
-    ) -> None:
+    ) -> int:
         name = f"day={day}"
         turn = (table.transaction_version(name) or 0) + 1
         table.create_write_transaction(
@@ -283,6 +286,27 @@ class Table(Generic[R, C]):
             ),
         )
         table.update_incremental()
+        return turn
+
+    def _must_be_committed(self, day: str, parts: Sequence[Part[R]], turn: int) -> None:
+        """Refuse to go on from a commit that the log does not show, whatever it said.
+
+        `turn` is the day's transaction that made it; a later one is another writer's.
+        """
+        wanted = {part.path: part.size for part in parts}
+        for _ in looks():
+            table = open_delta(self.path)
+            shown = table.transaction_version(f"day={day}") or 0
+            if shown > turn:
+                return
+            if shown == turn and dict(self._files(day, table)) == wanted:
+                return
+        msg = (
+            f"{self.name} {day} was said to be committed, and the log does not show it. "
+            "Nothing is built on it; see what is wrong with the disk or the store, and "
+            "run the day again."
+        )
+        raise CommitError(msg)
 
     def _own(self, day: str, part: Part[Receipt]) -> Part[R]:
         """Refuse a part that belongs to another table, day, shard or job."""
@@ -312,11 +336,11 @@ class Table(Generic[R, C]):
         files = [
             (path, size)
             for path, size in files
-            if self._shards is None or _shard_of(path) in self._shards
+            if self._shards is None or shard_of(path) in self._shards
         ]
         return sorted(
             files,
-            key=lambda file: (_shard_of(file[0]), file[0].name),
+            key=lambda file: (shard_of(file[0]), file[0].name),
         )
 
     def _open(self) -> DeltaTable | None:
@@ -359,33 +383,11 @@ class Table(Generic[R, C]):
             fields = pa.schema([f.with_nullable(True) for f in new])
             table.alter.add_columns(list(Schema.from_arrow(fields).fields))
 
-    def _add(self, day: str, part: Part[R]) -> AddAction:
-        return AddAction(
-            path=below(part.path, self.path),
-            size=part.size,
-            partition_values={"day": day, "shard": str(part.shard)},
-            modification_time=int(part.path.stat().st_mtime * 1000),
-            data_change=True,
-            stats=json.dumps({"numRecords": part.rows}),
-        )
-
-    def _remove(self, day: str, path: StoragePath) -> RemoveAction:
-        return RemoveAction(
-            path=below(path, self.path),
-            data_change=True,
-            deletion_timestamp=int(time.time() * 1000),
-            partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
-        )
-
 
 def digest_of(parts: Sequence[Part[Receipt]]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
-
-
-def _shard_of(path: StoragePath) -> int:
-    return int(path.parent.name.split("=")[1])
 
 
 def _opened(path: StoragePath) -> Part[Receipt]:
