@@ -7,7 +7,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from batch_assets.errors import StorageError
+from batch_assets.errors import LakeError, StorageError
 from batch_assets.storage import StoragePath, advice, delta_options
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -35,6 +35,15 @@ def open_delta(path: StoragePath) -> DeltaTable:
             "JSON, and run the day again"
         )
         raise StorageError(msg) from error
+
+
+def damaged_entry(path: StoragePath, version: int, error: Exception) -> LakeError:
+    """Return what to say of an entry of a log that is not what was written."""
+    entry = path / "_delta_log" / f"{version:020}.json"
+    return LakeError(
+        f"{entry} is damaged: {error}. Nothing was changed. Bring a copy of it back; if "
+        "it is the newest of its table, take it aside and run its day again"
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -26,7 +26,7 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
 from batch_assets.lake.delta_actions import added, removed, shard_of
-from batch_assets.lake.delta_log import actions_of, one_line, open_delta
+from batch_assets.lake.delta_log import actions_of, damaged_entry, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.storage import (
@@ -159,19 +159,24 @@ class Table(Generic[R, C]):
         return rows, sum(action["size_bytes"] for action in actions)
 
     def last_commit(self, day: str) -> DayCommit[C] | None:
-        """Return the newest commit of a day, from the log."""
+        """Return the newest commit of a day, from the log.
+
+        Raises:
+            LakeError: an entry on the way to it is damaged.
+        """
         table = self._open()
-        if table is None:
-            return None
-        for entry in table.history():
-            facts = json.loads(entry.get("batch_assets", "null"))
-            if facts and facts["day"] == day:
-                must_be_read(facts, f"{self.name} {day}")
-                at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
-                own = self._commits.loads(facts)
-                by = facts.get("producer")
-                producer = Producer(**by) if by else None
-                return DayCommit(entry["version"], at, facts["parts"], own, producer)
+        for entry in table.history() if table else ():
+            try:
+                facts = json.loads(entry.get("batch_assets", "null"))
+                if facts and facts["day"] == day:
+                    must_be_read(facts, f"{self.name} {day}")
+                    at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
+                    own, by = self._commits.loads(facts), facts.get("producer")
+                    made_by = Producer(**by) if by else None
+                    parts = facts["parts"]
+                    return DayCommit(entry["version"], at, parts, own, made_by)
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged_entry(self.path, entry["version"], error) from error
         return None
 
     def commit_day(

@@ -285,8 +285,13 @@ def put_folder(
 
 
 def has_folder(path: StoragePath, *, last: str) -> bool:
-    """Tell whether a folder is there that was put with this `last` file."""
-    return store_of(path).has_folder(path, last=last)
+    """Tell whether a folder is there that was put with this `last` file.
+
+    Raises:
+        StorageError: nobody can say.
+    """
+    with _explained(path):
+        return store_of(path).has_folder(path, last=last)
 
 
 def hide_tree(path: StoragePath, *, first: str) -> StoragePath:
