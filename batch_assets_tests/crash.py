@@ -42,12 +42,11 @@ from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
-from batch_assets_tests import histories
+from batch_assets_tests import histories, texts
+from batch_assets_tests.engines import ENGINES, scoring_on
 from batch_assets_tests.faults.delta import install_delta
 from batch_assets_tests.faults.plan import FaultPlan, Faults
 from batch_assets_tests.faults.store import install_store
@@ -75,6 +74,8 @@ POISONED_TASTE = 9.0
 SOURCE = {"kind": "parquet", "glob": "days/{{ day }}.parquet"}
 # A night takes well under a second; one that hangs must not hold up the harness.
 ALARM_SECONDS = 60
+# An engine may have to start first.
+ENGINE_SECONDS = 500
 DAY_SECONDS = 86_400.0
 # What comes after any other operation is the next one's "before": the disk is the same.
 COMMIT_PATH = ("DeltaTable.", "TableAlterer.", "guard")
@@ -178,10 +179,48 @@ class Kind:
         write_source(project, self.rows(seed=seed))
 
 
+class FussyMoods(texts.Moods):
+    """The toy model of texts, which raises on whoever has the poisoned age."""
+
+    def forward(
+        self, features: torch.Tensor, **tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if (features[:, 0] == POISON).any():
+            msg = "this age is poison"
+            raise ValueError(msg)
+        return super().forward(features, **tensors)
+
+
+def write_fussy_texts(folder: Path) -> Release:
+    golden = texts.golden()
+    golden["features"].clamp_(0, POISON - 1)
+    return texts.write_texts(
+        folder,
+        name=NAME,
+        module=FussyMoods(),
+        golden_inputs=golden,
+        model_format="safetensors",
+        import_path="batch_assets_tests.crash:FussyMoods",
+    )
+
+
+def crash_texts(*, seed: int = 0) -> pa.Table:
+    """Texts of people of whom a few break a rule, and a few are poison to the model."""
+    rows = texts.make_rows(ROWS, seed=seed)
+    ages = np.minimum(rows["age"].to_numpy(), POISON - 1)
+    ages[::97] = TOO_OLD
+    ages[5::120] = POISON
+    age = rows.schema.field("age")
+    at = rows.schema.get_field_index("age")
+    return rows.set_column(at, age, pa.array(ages, age.type))
+
+
 KINDS = {
     "features": Kind(write_fussy_release, crash_rows),
     "histories": Kind(write_fussy_histories, crash_histories),
 }
+# The campaign kills nights of texts, too.
+EVERY_KIND = KINDS | {"texts": Kind(write_fussy_texts, crash_texts)}
 
 
 def run_night(
@@ -190,6 +229,7 @@ def run_night(
     release: Release,
     *,
     day: str = DAY,
+    engine: str = "local",
     chunk_rows: int = CHUNK_ROWS,
     only_validate: bool = False,
     source: dict[str, Any] | None = None,
@@ -213,15 +253,16 @@ def run_night(
     )
     if only_validate:
         return
-    score_rows(
-        lake,
-        release,
-        day,
-        LocalEngine(find_device("cpu"), workers=2),
-        chunk_rows=chunk_rows,
-        gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
-        guard=guard,
-    )
+    with scoring_on(ENGINES[engine], root) as scoring:
+        score_rows(
+            lake,
+            release,
+            day,
+            scoring,
+            chunk_rows=chunk_rows,
+            gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
+            guard=guard,
+        )
 
 
 def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
@@ -312,7 +353,7 @@ def _claim(root: Path, run: str) -> AbstractContextManager[Callable[[], None]]:
 def child(command: dict[str, Any], answer: int) -> None:
     """Make the night of a command; say on a pipe how it ended."""
     begin = time.perf_counter()
-    signal.alarm(ALARM_SECONDS)
+    signal.alarm(ALARM_SECONDS if command["engine"] == "local" else ENGINE_SECONDS)
     random.seed()
     steps = Steps(command["die_at"])
     outcome: dict[str, Any] = {"error": None, "message": "", "known": True}
@@ -336,6 +377,7 @@ def child(command: dict[str, Any], answer: int) -> None:
                     Path(command["project"]),
                     open_release(Path(command["release"])),
                     day=command["day"],
+                    engine=command["engine"],
                     chunk_rows=command["chunk_rows"],
                     only_validate=command["only_validate"],
                     source=command["source"],
@@ -403,7 +445,7 @@ class Zygote:
             root: where.
             changes: `die_at` a step, by its number or label, or `die_after` seconds; `file_limit` in bytes;
                 `unprivileged`; `clock`, by how many seconds it is off; `chunk_rows`;
-                `only_validate`; `project`, with another source; `source`, as in a YAML; `claim`, the name of
+                `only_validate`; `project`, with another source; `source`, as in a YAML; `engine`; `claim`, the name of
                 a run, which then asks for the day before it begins; `publish`, a day
                 that is published in place of a night, or with `both` after it; `faults`,
                 a plan of those that its storage meets.
@@ -413,6 +455,7 @@ class Zygote:
             "project": str(self.project),
             "release": str(self.release),
             "day": DAY,
+            "engine": "local",
             "chunk_rows": CHUNK_ROWS,
             "only_validate": False,
             "source": None,
@@ -440,7 +483,9 @@ class Zygote:
 
     def night(self, root: Path, **changes: Any) -> Ended:
         """A night on a root, and how it ended; see `start`."""
-        return self.start(root, **changes).result(timeout=2 * ALARM_SECONDS)
+        return self.start(root, **changes).result(
+            timeout=ENGINE_SECONDS + ALARM_SECONDS
+        )
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

@@ -338,15 +338,9 @@ class Table(Generic[R, C]):
             for action in actions_of(table, "path", "size_bytes", "partition.day")
             if action["partition.day"] == day
         ]
-        files = [
-            (path, size)
-            for path, size in files
-            if self._shards is None or shard_of(path) in self._shards
-        ]
-        return sorted(
-            files,
-            key=lambda file: (shard_of(file[0]), file[0].name),
-        )
+        some = self._shards
+        wanted = (file for file in files if some is None or shard_of(file[0]) in some)
+        return sorted(wanted, key=lambda file: (shard_of(file[0]), file[0].name))
 
     def _open(self) -> DeltaTable | None:
         try:

@@ -39,13 +39,15 @@ TABLES = (
     "dead_letters",
 )
 Answers = dict[int, object]
+Tables = dict[str, pa.Table | None]
 
 
 @dataclass
 class Stage:
     """What all nights start from, and how they must end.
 
-    `again` is a root on which the day itself is served already, made of other rows.
+    `again` is a root on which the day itself is served already, made of other rows;
+    `before` what the tables hold of the day on the one and on the other.
     """
 
     folder: Path
@@ -53,7 +55,8 @@ class Stage:
     release: Release
     start: Path
     again: Path
-    whole: dict[str, pa.Table]
+    whole: Tables
+    before: dict[bool, Tables]
     answers: dict[str, list[Answers]]
     undisturbed: Ended
     numbers: Iterator[int]
@@ -167,7 +170,10 @@ def staged(folder: Path, kind: Kind = KINDS["features"]) -> Iterator[Stage]:
             faults=FaultPlan(0, share=0.0).dumps(),
         )
         assert ended.well, ended
-        whole = {table: seen(undisturbed, table) for table in TABLES}
+        whole = tables_of(undisturbed)
+        # Every table has something to lose.
+        assert all(whole.values())
+        before = {False: tables_of(start), True: tables_of(again)}
         answers = {
             BEFORE: [answers_of(current(start))],
             DAY: [answers_of(current(undisturbed)), answers_of(current(again))],
@@ -179,10 +185,15 @@ def staged(folder: Path, kind: Kind = KINDS["features"]) -> Iterator[Stage]:
             start,
             again,
             whole,
+            before,
             answers,
             ended,
             itertools.count(),
         )
+
+
+def tables_of(root: Path) -> Tables:
+    return {table: seen(root, table) for table in TABLES}
 
 
 def current(root: Path) -> Version:
