@@ -45,6 +45,7 @@ from batch_assets.models.release import Release, open_release
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
+from batch_assets.storage import StoragePath, storage_path
 from batch_assets_tests import histories, texts
 from batch_assets_tests.engines import ENGINES, scoring_on
 from batch_assets_tests.faults.delta import install_delta
@@ -224,7 +225,7 @@ EVERY_KIND = KINDS | {"texts": Kind(write_fussy_texts, crash_texts)}
 
 
 def run_night(
-    root: Path,
+    root: StoragePath,
     project: Path,
     release: Release,
     *,
@@ -265,7 +266,7 @@ def run_night(
         )
 
 
-def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
+def publish(root: StoragePath, day: str, *, guard: Callable[[], None]) -> None:
     """Publish a scored day, and keep as little as may be kept."""
     publish_day(
         DayRun(Lake(root, NAME), day, guard),
@@ -346,7 +347,7 @@ def move_clock(seconds: float) -> None:
     time.time_ns = lambda: real_ns() + int(seconds * 1e9)
 
 
-def _claim(root: Path, run: str) -> AbstractContextManager[Callable[[], None]]:
+def _claim(root: StoragePath, run: str) -> AbstractContextManager[Callable[[], None]]:
     return claimed(Lake(root, NAME).folder, DAY, run, lambda _: False)
 
 
@@ -367,7 +368,7 @@ def child(command: dict[str, Any], answer: int) -> None:
     if faults:
         install_store(faults)
         install_delta(faults)
-    root, run = Path(command["root"]), command["claim"]
+    root, run = storage_path(command["root"]), command["claim"]
     try:
         with _claim(root, run) if run else nullcontext(lambda: None) as guard:
             watched = steps.around("guard", guard)
@@ -422,7 +423,9 @@ class Ended:
 class Zygote:
     """The test's side: starts nights, and hands out how they ended."""
 
-    def __init__(self, project: Path, release: Path) -> None:
+    def __init__(
+        self, project: Path, release: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.project, self.release = project, release
         self._pending: dict[int, Future[Ended]] = {}
         self._lock = threading.Lock()
@@ -433,12 +436,14 @@ class Zygote:
             stdout=subprocess.PIPE,
             cwd=HOUSE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            | (environment or {}),
         )
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
 
-    def start(self, root: Path, **changes: Any) -> Future[Ended]:
+    def start(self, root: StoragePath, **changes: Any) -> Future[Ended]:
         """Start a night on a root.
 
         Args:
@@ -481,7 +486,7 @@ class Zygote:
             self._process.stdin.flush()
         return ended
 
-    def night(self, root: Path, **changes: Any) -> Ended:
+    def night(self, root: StoragePath, **changes: Any) -> Ended:
         """A night on a root, and how it ended; see `start`."""
         return self.start(root, **changes).result(
             timeout=ENGINE_SECONDS + ALARM_SECONDS

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-UNIQUE = re.compile(r"[0-9a-f]{10,}")
+# Digests and names that nobody else has; the numbers of a log's entries begin with zeros.
+UNIQUE = re.compile(r"(?<![0-9a-f])(?!0{10})[0-9a-f]{10,}")
 # Where the path of a file begins that is the same under every root.
 ROOMS = re.compile(r".*/(?=(lake|models|snapshots)/)")
 
