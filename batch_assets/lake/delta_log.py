@@ -28,9 +28,8 @@ def open_delta(path: StoragePath) -> DeltaTable:
         msg = f"{path} can't be opened: {one_line(error)}. {advice(path)}"
         raise StorageError(msg) from error
     except DeltaError as error:
-        said = one_line(error).partition(" 0: <unknown>")[0]
         msg = (
-            f"{path} can't be opened: {said}. An entry of its log is damaged: of "
+            f"{path} can't be opened: {one_line(error)}. An entry of its log is damaged: of "
             f"{path}/_delta_log, take the newest file aside if its bytes are not lines of "
             "JSON, and run the day again"
         )
@@ -48,7 +47,8 @@ def damaged_entry(path: StoragePath, version: int, error: Exception) -> LakeErro
 
 def one_line(error: Exception) -> str:
     """Return an error in one line: Delta writes it for a terminal, in several."""
-    return " ".join(ANSI.sub("", str(error)).split())
+    # Of some it tells its own functions, too, from the first on.
+    return " ".join(ANSI.sub("", str(error)).partition("   0: ")[0].split())
 
 
 def actions_of(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
@@ -210,9 +210,8 @@ class Table(Generic[R, C]):
                 return
             self._create(schema)
         self._must_be_as_written(parts)
-        recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts)}
-        if producer:
-            recorded["producer"] = asdict(producer)
+        by = {"producer": asdict(producer)} if producer else {}
+        recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts), **by}
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
@@ -223,16 +222,15 @@ class Table(Generic[R, C]):
                 turn = table.transaction_version(f"day={day}") or 0
                 for actions in self._changes(table, day, parts):
                     turn = self._transact(table, day, actions, custom)
-            except OSError as error:
-                msg = (
-                    f"{self.name} {day} can't be committed: {one_line(error)}. The day "
-                    "is as it was, unless the answer alone was lost, which the next "
-                    f"run finds out. {advice(self.path)}."
-                )
-                raise CommitError(msg) from error
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+            except (OSError, DeltaError) as error:  # The latter, if an entry is late.
+                msg = (
+                    f"{self.name} {day} can't be committed: {one_line(error)}. The day is "
+                    f"as it was, or its answer alone was lost. {advice(self.path)}."
+                )
+                raise CommitError(msg) from error
             else:
                 self._must_be_committed(day, parts, turn)
                 return

@@ -17,6 +17,25 @@ CAN = {"put": PUT, "get": GET, "list": LIST, "delete": DELETE}
 SEED, SOME, MANY = 20_260_105, 3, 120
 
 
+# Each was a night that ended without a clear refusal.
+HOLES = [
+    # Delta has an error of its own for an entry of its log that is late.
+    (
+        "put lake/toy/quarantined_rows/_delta_log/00000000000000000002.json 1",
+        Fault.LATE,
+    ),
+    ("put lake/toy/predictions/_delta_log/00000000000000000002.json 1", Fault.LIE),
+]
+
+
+@pytest.mark.parametrize(("at", "fault"), HOLES)
+def test_what_was_a_hole_is_none_any_more(
+    bucket: BucketStage, at: str, fault: Fault
+) -> None:
+    _, met = survive(bucket, FaultPlan(0, faults=(fault,), at=at))
+    assert met == [f"{at}: {fault}"]
+
+
 @pytest.mark.parametrize("share", [0.01, 0.05])
 def test_in_a_bucket_of_some_faults_nights_are_whole_or_refused(
     bucket: BucketStage, share: float
