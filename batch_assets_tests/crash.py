@@ -49,7 +49,7 @@ from batch_assets.storage import StoragePath, storage_path
 from batch_assets_tests import histories, texts
 from batch_assets_tests.engines import ENGINES, scoring_on
 from batch_assets_tests.faults.delta import install_delta
-from batch_assets_tests.faults.plan import FaultPlan, Faults
+from batch_assets_tests.faults.plan import FaultPlan, Faults, move_clock
 from batch_assets_tests.faults.store import install_store
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
@@ -77,7 +77,6 @@ SOURCE = {"kind": "parquet", "glob": "days/{{ day }}.parquet"}
 ALARM_SECONDS = 60
 # An engine may have to start first.
 ENGINE_SECONDS = 500
-DAY_SECONDS = 86_400.0
 # What comes after any other operation is the next one's "before": the disk is the same.
 COMMIT_PATH = ("DeltaTable.", "TableAlterer.", "guard")
 # What a night does to the disk and to the log, in the words of the code that does it.
@@ -338,13 +337,6 @@ def drop_powers() -> None:
     data[0].effective &= ~(DAC_OVERRIDE | DAC_READ_SEARCH)
     if libc.capset(ctypes.byref(header), data):
         raise OSError(ctypes.get_errno(), "capset")
-
-
-def move_clock(seconds: float) -> None:
-    """Let Python's wall clock be off. The log's own clock is out of reach."""
-    real, real_ns = time.time, time.time_ns
-    time.time = lambda: real() + seconds
-    time.time_ns = lambda: real_ns() + int(seconds * 1e9)
 
 
 def _claim(root: StoragePath, run: str) -> AbstractContextManager[Callable[[], None]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import obstore
 
@@ -50,10 +51,13 @@ class BucketStage:
                 obstore.copy(client, one["path"], f"{root.key}{rest}")
         return root
 
-    def night(self, root: ObjectPath, plan: FaultPlan | None = None) -> Ended:
+    def night(
+        self, root: ObjectPath, plan: FaultPlan | None = None, **changes: Any
+    ) -> Ended:
         """Make the day and publish it, as a run that has claimed it."""
         self.proxy.begin(plan or FaultPlan(0, share=0.0))
-        return self.zygote.night(root, publish=DAY, both=True, claim="a-run")
+        changes = {"publish": DAY, "both": True, "claim": "a-run"} | changes
+        return self.zygote.night(root, **changes)
 
     def must_serve_a_whole_version(self, root: ObjectPath) -> str:
         """Return the day that is served; its answers are those that its night gave."""

@@ -27,7 +27,8 @@ class Fault(StrEnum):
     that it failed. `TEAR`: half of the bytes came, and it says it is done. `FLIP`: one
     bit is another, and it says it is done. `LIE`: nothing was done, and it says it is.
     `LATE`: it says it is done, and is a while later, after others that came after it.
-    `DELAY`: it takes longer. `STALE`: what is read is what was there before.
+    `DELAY`: it takes longer. `STALE`: what is read is what was there before. `CLOCK`: it
+    does what it should, and the clock jumps meanwhile, by up to a day in either direction.
     """
 
     FAIL = "fail"
@@ -38,9 +39,18 @@ class Fault(StrEnum):
     LATE = "late"
     DELAY = "delay"
     STALE = "stale"
+    CLOCK = "clock"
 
 
 EVERY = tuple(Fault)
+DAY_SECONDS = 86_400.0
+
+
+def move_clock(seconds: float) -> None:
+    """Let Python's wall clock be off. The log's own clock is out of reach."""
+    real, real_ns = time.time, time.time_ns
+    time.time = lambda: real() + seconds
+    time.time_ns = lambda: real_ns() + int(seconds * 1e9)
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,9 @@ class Faults:
                 self.met.append(f"{label}: {fault}")
         if fault is Fault.DELAY:
             time.sleep(random.Random(label).uniform(0, 0.05))
+            return None
+        if fault is Fault.CLOCK:
+            move_clock(random.Random(label).uniform(-DAY_SECONDS, DAY_SECONDS))
             return None
         return fault
 

@@ -22,9 +22,10 @@ WRITE = (
     Fault.LIE,
     Fault.LATE,
     Fault.DELAY,
+    Fault.CLOCK,
 )
 FOLDER = (Fault.FAIL, Fault.LOST, Fault.LIE, Fault.DELAY)
-READ = (Fault.FAIL, Fault.DELAY, Fault.STALE)
+READ = (Fault.FAIL, Fault.DELAY, Fault.STALE, Fault.CLOCK)
 OPEN = (Fault.FAIL, Fault.DELAY)
 LATE_SECONDS = 0.2
 

@@ -7,7 +7,7 @@ import pytest
 
 from batch_assets_tests.crash import Ended
 from batch_assets_tests.faults.bucket_nights import BucketStage, survive
-from batch_assets_tests.faults.plan import Fault, FaultPlan
+from batch_assets_tests.faults.plan import DAY_SECONDS, Fault, FaultPlan
 from batch_assets_tests.faults.proxy import DELETE, GET, LIST, PUT
 from batch_assets_tests.toys import DAY
 
@@ -51,6 +51,15 @@ def test_a_bucket_that_only_stumbles_is_borne(bucket: BucketStage) -> None:
         ended, met = survive(bucket, FaultPlan(number, 0.05, stumbling))
         assert ended.well, (ended, met)
         assert met
+
+
+@pytest.mark.parametrize("clock", [-DAY_SECONDS, DAY_SECONDS])
+def test_a_machine_whose_clock_is_a_day_off_makes_a_whole_night(
+    bucket: BucketStage, clock: float
+) -> None:
+    root = bucket.root()
+    assert bucket.night(root, clock=clock).well
+    bucket.must_be_whole(root)
 
 
 def test_a_bucket_that_is_away_in_the_middle_of_a_night_is_waited_for(
