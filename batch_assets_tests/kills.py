@@ -95,11 +95,17 @@ class State:
     """What is done: a file of lines, of one version of the code."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{code_digest()[:16]}.jsonl"
         self._lock = threading.Lock()
-        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        self.done = {one.number: one for one in (Done(**json.loads(x)) for x in lines)}
+        lines = (
+            self.path.read_text("utf-8").splitlines(True) if self.path.exists() else []
+        )
+        # Of a campaign that was killed itself the last line may be torn.
+        whole = [line for line in lines if line.endswith("\n")]
+        if whole != lines:
+            self.path.write_text("".join(whole), "utf-8")
+        self.done = {one.number: one for one in (Done(**json.loads(x)) for x in whole)}
 
     def add(self, one: Done) -> None:
         with self._lock, self.path.open("a", encoding="utf-8") as file:
@@ -241,6 +247,10 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     begin = time.monotonic()
     end, engines = begin + 60 * asked.minutes, set(asked.engines.split(","))
+    if odd := engines - set(ENGINES):
+        parser.error(
+            f"no engine is {', '.join(odd)}; expected some of {', '.join(ENGINES)}"
+        )
     state = State(asked.state)
     cases, turn = state.left(), threading.Lock()
     scratch = os.environ.get("PYTEST_DEBUG_TEMPROOT")
