@@ -74,7 +74,11 @@ $(MLFLOW)/.ready: batch_assets_tests/mlflow-server.txt
 	$(MLFLOW)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-test-crash: $(READY) ## kill a night 200 times and more
+# What was killed already lies in .kills: ended by its hour, it goes on from there.
+KILLS ?= 1000
+KILL_MINUTES ?= 60
+test-crash: need-java $(VENV)/.engines ## kill a thousand nights in an hour at most, and lie to others
+	$(BIN)/python -m batch_assets_tests.kills --kills $(KILLS) --minutes $(KILL_MINUTES)
 	$(BIN)/pytest -m crash --quiet
 
 $(VENV)/.engines: $(READY)

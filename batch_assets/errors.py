@@ -4,7 +4,7 @@
     ├── PipelineError            a defs.yaml, or a command that names no pipeline
     ├── ConfigError              a setting of this machine: root, device, precision
     │   └── DeviceError          the device asked for is not there
-    ├── StorageError             an object store does not answer, or refuses
+    ├── StorageError             what holds <root> does not answer, refuses, or lies
     ├── SourceError              the source can't be read
     │   ├── EmptySourceError     the source has no rows for the day
     │   └── NoHistoryError       the source tells nothing of a day that is over
@@ -52,7 +52,7 @@ class DeviceError(ConfigError):
 
 
 class StorageError(BatchAssetsError):
-    """The object store that holds `<root>` does not answer, or refuses."""
+    """What holds `<root>` does not answer, refuses, or has not done what it said."""
 
 
 class SourceError(BatchAssetsError):

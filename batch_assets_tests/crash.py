@@ -42,12 +42,15 @@ from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release, open_release
-from batch_assets.scoring.device import find_device
-from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
-from batch_assets_tests import histories
+from batch_assets.storage import StoragePath, storage_path
+from batch_assets_tests import histories, texts
+from batch_assets_tests.engines import ENGINES, scoring_on
+from batch_assets_tests.faults.delta import install_delta
+from batch_assets_tests.faults.plan import FaultPlan, Faults, move_clock
+from batch_assets_tests.faults.store import install_store
 from batch_assets_tests.steps import score_rows, take
 from batch_assets_tests.toys import (
     DAY,
@@ -72,7 +75,8 @@ POISONED_TASTE = 9.0
 SOURCE = {"kind": "parquet", "glob": "days/{{ day }}.parquet"}
 # A night takes well under a second; one that hangs must not hold up the harness.
 ALARM_SECONDS = 60
-DAY_SECONDS = 86_400.0
+# An engine may have to start first.
+ENGINE_SECONDS = 500
 # What comes after any other operation is the next one's "before": the disk is the same.
 COMMIT_PATH = ("DeltaTable.", "TableAlterer.", "guard")
 # What a night does to the disk and to the log, in the words of the code that does it.
@@ -175,17 +179,57 @@ class Kind:
         write_source(project, self.rows(seed=seed))
 
 
+class FussyMoods(texts.Moods):
+    """The toy model of texts, which raises on whoever has the poisoned age."""
+
+    def forward(
+        self, features: torch.Tensor, **tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if (features[:, 0] == POISON).any():
+            msg = "this age is poison"
+            raise ValueError(msg)
+        return super().forward(features, **tensors)
+
+
+def write_fussy_texts(folder: Path) -> Release:
+    golden = texts.golden()
+    golden["features"].clamp_(0, POISON - 1)
+    return texts.write_texts(
+        folder,
+        name=NAME,
+        module=FussyMoods(),
+        golden_inputs=golden,
+        model_format="safetensors",
+        import_path="batch_assets_tests.crash:FussyMoods",
+    )
+
+
+def crash_texts(*, seed: int = 0) -> pa.Table:
+    """Texts of people of whom a few break a rule, and a few are poison to the model."""
+    rows = texts.make_rows(ROWS, seed=seed)
+    ages = np.minimum(rows["age"].to_numpy(), POISON - 1)
+    ages[::97] = TOO_OLD
+    ages[5::120] = POISON
+    age = rows.schema.field("age")
+    at = rows.schema.get_field_index("age")
+    return rows.set_column(at, age, pa.array(ages, age.type))
+
+
 KINDS = {
     "features": Kind(write_fussy_release, crash_rows),
     "histories": Kind(write_fussy_histories, crash_histories),
 }
+# The campaign kills nights of texts, too.
+EVERY_KIND = KINDS | {"texts": Kind(write_fussy_texts, crash_texts)}
 
 
 def run_night(
-    root: Path,
+    root: StoragePath,
     project: Path,
     release: Release,
     *,
+    day: str = DAY,
+    engine: str = "local",
     chunk_rows: int = CHUNK_ROWS,
     only_validate: bool = False,
     source: dict[str, Any] | None = None,
@@ -196,29 +240,32 @@ def run_night(
     take(
         lake,
         TypeAdapter(Source).validate_python(source or SOURCE),
-        ReadContext(DAY, "UTC", contract.key.name, base=project, project=project),
-        newest=DAY,
+        ReadContext(day, "UTC", contract.key.name, base=project, project=project),
+        newest=day,
         schema=contract.raw_schema(),
         check=lambda schema: contract.check_schema(schema, "the source"),
         shards=SHARDS,
         row_group_rows=ROW_GROUP_ROWS,
         guard=guard,
     )
-    validate(lake, contract=contract, row_group_rows=ROW_GROUP_ROWS, guard=guard)
+    validate(
+        lake, day=day, contract=contract, row_group_rows=ROW_GROUP_ROWS, guard=guard
+    )
     if only_validate:
         return
-    score_rows(
-        lake,
-        release,
-        DAY,
-        LocalEngine(find_device("cpu"), workers=2),
-        chunk_rows=chunk_rows,
-        gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
-        guard=guard,
-    )
+    with scoring_on(ENGINES[engine], root) as scoring:
+        score_rows(
+            lake,
+            release,
+            day,
+            scoring,
+            chunk_rows=chunk_rows,
+            gates=GateLimits(max_quarantine_share=1, max_dead_letter_share=0.5),
+            guard=guard,
+        )
 
 
-def publish(root: Path, day: str, *, guard: Callable[[], None]) -> None:
+def publish(root: StoragePath, day: str, *, guard: Callable[[], None]) -> None:
     """Publish a scored day, and keep as little as may be kept."""
     publish_day(
         DayRun(Lake(root, NAME), day, guard),
@@ -292,46 +339,45 @@ def drop_powers() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def move_clock(seconds: float) -> None:
-    """Let Python's wall clock be off. The log's own clock is out of reach."""
-    real, real_ns = time.time, time.time_ns
-    time.time = lambda: real() + seconds
-    time.time_ns = lambda: real_ns() + int(seconds * 1e9)
-
-
-def _claim(root: Path, run: str) -> AbstractContextManager[Callable[[], None]]:
+def _claim(root: StoragePath, run: str) -> AbstractContextManager[Callable[[], None]]:
     return claimed(Lake(root, NAME).folder, DAY, run, lambda _: False)
 
 
 def child(command: dict[str, Any], answer: int) -> None:
     """Make the night of a command; say on a pipe how it ended."""
     begin = time.perf_counter()
-    signal.alarm(ALARM_SECONDS)
+    signal.alarm(ALARM_SECONDS if command["engine"] == "local" else ENGINE_SECONDS)
     random.seed()
     steps = Steps(command["die_at"])
     outcome: dict[str, Any] = {"error": None, "message": "", "known": True}
+    faults = Faults(FaultPlan.loads(command["faults"])) if command["faults"] else None
     if command["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_limit"],) * 2)
     if command["unprivileged"]:
         drop_powers()
     move_clock(command["clock"])
     steps.install(OPERATIONS + PUBLISHING * (command["publish"] is not None))
-    root, run = Path(command["root"]), command["claim"]
+    if faults:
+        install_store(faults)
+        install_delta(faults)
+    root, run = storage_path(command["root"]), command["claim"]
     try:
         with _claim(root, run) if run else nullcontext(lambda: None) as guard:
             watched = steps.around("guard", guard)
-            if command["publish"]:
-                publish(root, command["publish"], guard=watched)
-            else:
+            if command["publish"] is None or command["both"]:
                 run_night(
                     root,
                     Path(command["project"]),
                     open_release(Path(command["release"])),
+                    day=command["day"],
+                    engine=command["engine"],
                     chunk_rows=command["chunk_rows"],
                     only_validate=command["only_validate"],
                     source=command["source"],
                     guard=watched,
                 )
+            if command["publish"]:
+                publish(root, command["publish"], guard=watched)
     # Whatever it is, the test must get to see it; Rust's panics are no Exceptions.
     except BaseException as error:  # noqa: BLE001
         outcome = {
@@ -340,7 +386,10 @@ def child(command: dict[str, Any], answer: int) -> None:
             "known": isinstance(error, BatchAssetsError),
         }
     seconds = time.perf_counter() - begin
-    text = json.dumps({**outcome, "steps": steps.labels, "seconds": seconds})
+    outcome |= {"steps": steps.labels, "seconds": seconds}
+    if faults:
+        outcome |= {"faults": faults.met, "operations": faults.labels}
+    text = json.dumps(outcome)
     with os.fdopen(answer, "w", encoding="utf-8") as pipe:
         pipe.write(text)
 
@@ -355,6 +404,8 @@ class Ended:
     known: bool = True
     steps: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    operations: list[str] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
@@ -364,7 +415,9 @@ class Ended:
 class Zygote:
     """The test's side: starts nights, and hands out how they ended."""
 
-    def __init__(self, project: Path, release: Path) -> None:
+    def __init__(
+        self, project: Path, release: Path, environment: dict[str, str] | None = None
+    ) -> None:
         self.project, self.release = project, release
         self._pending: dict[int, Future[Ended]] = {}
         self._lock = threading.Lock()
@@ -375,26 +428,31 @@ class Zygote:
             stdout=subprocess.PIPE,
             cwd=HOUSE,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+            | (environment or {}),
         )
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
 
-    def start(self, root: Path, **changes: Any) -> Future[Ended]:
+    def start(self, root: StoragePath, **changes: Any) -> Future[Ended]:
         """Start a night on a root.
 
         Args:
             root: where.
             changes: `die_at` a step, by its number or label, or `die_after` seconds; `file_limit` in bytes;
                 `unprivileged`; `clock`, by how many seconds it is off; `chunk_rows`;
-                `only_validate`; `project`, with another source; `source`, as in a YAML; `claim`, the name of
+                `only_validate`; `project`, with another source; `source`, as in a YAML; `engine`; `claim`, the name of
                 a run, which then asks for the day before it begins; `publish`, a day
-                that is published in place of a night.
+                that is published in place of a night, or with `both` after it; `faults`,
+                a plan of those that its storage meets.
         """
         command = {
             "root": str(root),
             "project": str(self.project),
             "release": str(self.release),
+            "day": DAY,
+            "engine": "local",
             "chunk_rows": CHUNK_ROWS,
             "only_validate": False,
             "source": None,
@@ -405,6 +463,8 @@ class Zygote:
             "clock": 0.0,
             "claim": None,
             "publish": None,
+            "both": False,
+            "faults": None,
         }
         if unknown := changes.keys() - command.keys():
             raise TypeError(unknown)
@@ -418,9 +478,11 @@ class Zygote:
             self._process.stdin.flush()
         return ended
 
-    def night(self, root: Path, **changes: Any) -> Ended:
+    def night(self, root: StoragePath, **changes: Any) -> Ended:
         """A night on a root, and how it ended; see `start`."""
-        return self.start(root, **changes).result(timeout=2 * ALARM_SECONDS)
+        return self.start(root, **changes).result(
+            timeout=ENGINE_SECONDS + ALARM_SECONDS
+        )
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

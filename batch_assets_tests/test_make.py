@@ -37,6 +37,7 @@ TOOLS = {
     "test-ui": {"chromium": "chromium"},
     "screenshots": {"chromium": "chromium"},
     "test-engines": {"java": "openjdk-17-jre-headless"},
+    "test-crash": {"java": "openjdk-17-jre-headless"},
     "bench": {"java": "openjdk-17-jre-headless", "g++": "g++"},
     "bench-online": {"wrk": "wrk"},
     "soak": {"redis-server": "redis-server"},

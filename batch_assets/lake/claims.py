@@ -29,6 +29,7 @@ from batch_assets.storage import (
     exclusive,
     has_locks,
     local,
+    looks,
     read_versioned,
     replace_if_unchanged,
 )
@@ -145,7 +146,8 @@ class _Holder:
             log.warning("%s; the claim runs out by itself", error)
 
     def _is_unchanged(self) -> bool:
-        return read_versioned(self._path) == self._written
+        # A file system may show for a moment what was there before.
+        return any(read_versioned(self._path) == self._written for _ in looks())
 
     def _renew(self) -> bool:
         data = _dumps(self._path, self._claim)

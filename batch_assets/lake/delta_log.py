@@ -5,9 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from batch_assets.errors import StorageError
-from batch_assets.storage import StoragePath, delta_options
+from batch_assets.errors import LakeError, StorageError
+from batch_assets.storage import StoragePath, advice, delta_options
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -17,21 +18,37 @@ def open_delta(path: StoragePath) -> DeltaTable:
 
     Raises:
         TableNotFoundError: there is none.
-        StorageError: its bucket does not answer.
+        StorageError: it can't be read: its storage does not answer, or its log is torn.
     """
-    options = delta_options(path)
     try:
-        return DeltaTable(str(path), storage_options=options)
+        return DeltaTable(str(path), storage_options=delta_options(path))
+    except TableNotFoundError:
+        raise
     except OSError as error:
-        if options is None:
-            raise
-        msg = f"{path} can't be opened: {one_line(error)}"
+        msg = f"{path} can't be opened: {one_line(error)}. {advice(path)}"
         raise StorageError(msg) from error
+    except DeltaError as error:
+        msg = (
+            f"{path} can't be opened: {one_line(error)}. An entry of its log is damaged: of "
+            f"{path}/_delta_log, take the newest file aside if its bytes are not lines of "
+            "JSON, and run the day again"
+        )
+        raise StorageError(msg) from error
+
+
+def damaged_entry(path: StoragePath, version: int, error: Exception) -> LakeError:
+    """Return what to say of an entry of a log that is not what was written."""
+    entry = path / "_delta_log" / f"{version:020}.json"
+    return LakeError(
+        f"{entry} is damaged: {error}. Nothing was changed. Bring a copy of it back; if "
+        "it is the newest of its table, take it aside and run its day again"
+    )
 
 
 def one_line(error: Exception) -> str:
     """Return an error in one line: Delta writes it for a terminal, in several."""
-    return " ".join(ANSI.sub("", str(error)).split())
+    # Of some it tells its own functions, too, from the first on.
+    return " ".join(ANSI.sub("", str(error)).partition("   0: ")[0].split())
 
 
 def actions_of(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:

@@ -20,21 +20,22 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
-from batch_assets.lake.delta_log import actions_of, one_line, open_delta
+from batch_assets.lake.delta_actions import added, removed, shard_of
+from batch_assets.lake.delta_log import actions_of, damaged_entry, one_line, open_delta
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.storage import (
     COPYING,
     StoragePath,
     advice,
-    below,
     delta_options,
     each,
+    looks,
 )
 
 ATTEMPTS = 20
@@ -158,19 +159,24 @@ class Table(Generic[R, C]):
         return rows, sum(action["size_bytes"] for action in actions)
 
     def last_commit(self, day: str) -> DayCommit[C] | None:
-        """Return the newest commit of a day, from the log."""
+        """Return the newest commit of a day, from the log.
+
+        Raises:
+            LakeError: an entry on the way to it is damaged.
+        """
         table = self._open()
-        if table is None:
-            return None
-        for entry in table.history():
-            facts = json.loads(entry.get("batch_assets", "null"))
-            if facts and facts["day"] == day:
-                must_be_read(facts, f"{self.name} {day}")
-                at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
-                own = self._commits.loads(facts)
-                by = facts.get("producer")
-                producer = Producer(**by) if by else None
-                return DayCommit(entry["version"], at, facts["parts"], own, producer)
+        for entry in table.history() if table else ():
+            try:
+                facts = json.loads(entry.get("batch_assets", "null"))
+                if facts and facts["day"] == day:
+                    must_be_read(facts, f"{self.name} {day}")
+                    at = datetime.fromtimestamp(entry["timestamp"] / 1000).astimezone()
+                    own, by = self._commits.loads(facts), facts.get("producer")
+                    made_by = Producer(**by) if by else None
+                    parts = facts["parts"]
+                    return DayCommit(entry["version"], at, parts, own, made_by)
+            except (ValueError, KeyError, TypeError) as error:
+                raise damaged_entry(self.path, entry["version"], error) from error
         return None
 
     def commit_day(
@@ -204,9 +210,8 @@ class Table(Generic[R, C]):
                 return
             self._create(schema)
         self._must_be_as_written(parts)
-        recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts)}
-        if producer:
-            recorded["producer"] = asdict(producer)
+        by = {"producer": asdict(producer)} if producer else {}
+        recorded = {"day": day, **facts.dumps(), "parts": digest_of(parts), **by}
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
@@ -214,19 +219,20 @@ class Table(Generic[R, C]):
             guard()
             try:
                 self._add_columns(table, schema)
+                turn = table.transaction_version(f"day={day}") or 0
                 for actions in self._changes(table, day, parts):
-                    self._transact(table, day, actions, custom)
-            except OSError as error:
-                msg = (
-                    f"{self.name} {day} can't be committed: {one_line(error)}. The day "
-                    "is as it was, unless the answer alone was lost, which the next "
-                    f"run finds out. {advice(self.path)}."
-                )
-                raise CommitError(msg) from error
+                    turn = self._transact(table, day, actions, custom)
             except CommitFailedError:
                 # Somebody else committed meanwhile. Look again, then try again.
                 time.sleep(random.uniform(0.02, 0.1) * (attempt + 1))
+            except (OSError, DeltaError) as error:  # The latter, if an entry is late.
+                msg = (
+                    f"{self.name} {day} can't be committed: {one_line(error)}. The day is "
+                    f"as it was, or its answer alone was lost. {advice(self.path)}."
+                )
+                raise CommitError(msg) from error
             else:
+                self._must_be_committed(day, parts, turn)
                 return
         msg = (
             f"{self.name} {day} could not be committed in {ATTEMPTS} attempts: other "
@@ -255,13 +261,13 @@ class Table(Generic[R, C]):
             path in committed and committed[path] != p.size
             for path, p in wanted.items()
         ):
-            yield [self._remove(day, path) for path in committed]
+            yield [removed(self.path, day, path) for path in committed]
             stale, committed = [], {}
         new = [part for path, part in wanted.items() if path not in committed]
         if new or stale:
             yield [
-                *(self._remove(day, path) for path in stale),
-                *(self._add(day, part) for part in new),
+                *(removed(self.path, day, path) for path in stale),
+                *(added(self.path, day, part) for part in new),
             ]
 
     def _transact(
@@ -270,7 +276,7 @@ class Table(Generic[R, C]):
         day: str,
         actions: list[AddAction | RemoveAction],
         custom: dict[str, str],
-    ) -> None:
+    ) -> int:
         name = f"day={day}"
         turn = (table.transaction_version(name) or 0) + 1
         table.create_write_transaction(
@@ -283,6 +289,27 @@ class Table(Generic[R, C]):
             ),
         )
         table.update_incremental()
+        return turn
+
+    def _must_be_committed(self, day: str, parts: Sequence[Part[R]], turn: int) -> None:
+        """Refuse to go on from a commit that the log does not show, whatever it said.
+
+        `turn` is the day's transaction that made it; a later one is another writer's.
+        """
+        wanted = {part.path: part.size for part in parts}
+        for _ in looks():
+            table = open_delta(self.path)
+            shown = table.transaction_version(f"day={day}") or 0
+            if shown > turn:
+                return
+            if shown == turn and dict(self._files(day, table)) == wanted:
+                return
+        msg = (
+            f"{self.name} {day} was said to be committed, and the log does not show it. "
+            "Nothing is built on it; see what is wrong with the disk or the store, and "
+            "run the day again."
+        )
+        raise CommitError(msg)
 
     def _own(self, day: str, part: Part[Receipt]) -> Part[R]:
         """Refuse a part that belongs to another table, day, shard or job."""
@@ -309,15 +336,9 @@ class Table(Generic[R, C]):
             for action in actions_of(table, "path", "size_bytes", "partition.day")
             if action["partition.day"] == day
         ]
-        files = [
-            (path, size)
-            for path, size in files
-            if self._shards is None or _shard_of(path) in self._shards
-        ]
-        return sorted(
-            files,
-            key=lambda file: (_shard_of(file[0]), file[0].name),
-        )
+        some = self._shards
+        wanted = (file for file in files if some is None or shard_of(file[0]) in some)
+        return sorted(wanted, key=lambda file: (shard_of(file[0]), file[0].name))
 
     def _open(self) -> DeltaTable | None:
         try:
@@ -359,33 +380,11 @@ class Table(Generic[R, C]):
             fields = pa.schema([f.with_nullable(True) for f in new])
             table.alter.add_columns(list(Schema.from_arrow(fields).fields))
 
-    def _add(self, day: str, part: Part[R]) -> AddAction:
-        return AddAction(
-            path=below(part.path, self.path),
-            size=part.size,
-            partition_values={"day": day, "shard": str(part.shard)},
-            modification_time=int(part.path.stat().st_mtime * 1000),
-            data_change=True,
-            stats=json.dumps({"numRecords": part.rows}),
-        )
-
-    def _remove(self, day: str, path: StoragePath) -> RemoveAction:
-        return RemoveAction(
-            path=below(path, self.path),
-            data_change=True,
-            deletion_timestamp=int(time.time() * 1000),
-            partition_values={"day": day, "shard": path.parent.name.split("=")[1]},
-        )
-
 
 def digest_of(parts: Sequence[Part[Receipt]]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
-
-
-def _shard_of(path: StoragePath) -> int:
-    return int(path.parent.name.split("=")[1])
 
 
 def _opened(path: StoragePath) -> Part[Receipt]:

@@ -14,7 +14,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from batch_assets.errors import CommitError
 from batch_assets.lake.delta_log import one_line, open_delta
-from batch_assets.storage import StoragePath, delta_options
+from batch_assets.storage import StoragePath, delta_options, looks
 
 ATTEMPTS = 20
 
@@ -150,8 +150,20 @@ class MetricTable:
                 msg = f"the metrics of {day} can't be written: {one_line(error)}"
                 raise CommitError(msg) from error
             else:
+                self._must_hold(day, rows, **only)
                 return
         msg = f"{self.path}: the metrics of {day} were not written: {last}"
+        raise CommitError(msg)
+
+    def _must_hold(self, day: str, rows: pa.Table, **only: str) -> None:
+        """Refuse to go on from rows that are not there, though they were written."""
+        for _ in looks():
+            if self.read(day, day, **only).equals(rows):
+                return
+        msg = (
+            f"{self.path}: the metrics of {day} were said to be written, and are not "
+            "there. Run the day again"
+        )
         raise CommitError(msg)
 
     def read(self, first: str, last: str, **only: str) -> pa.Table:

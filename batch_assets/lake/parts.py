@@ -253,7 +253,7 @@ def _whole(path: StoragePath) -> Iterator[ReadableFile]:
     """What a part is read from, all of it."""
     try:
         data = readable(path, whole=True)
-    except FileNotFoundError as error:
+    except OSError as error:
         msg = f"part {path} can't be read: {error}"
         raise CorruptPartError(msg) from error
     with data:

@@ -16,7 +16,13 @@ from pathlib import Path
 import filelock
 import pyarrow as pa
 
-from batch_assets.errors import CommitError, CorruptPartError, LakeError, SnapshotError
+from batch_assets.errors import (
+    CommitError,
+    CorruptPartError,
+    LakeError,
+    SnapshotError,
+    StorageError,
+)
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import digest_of
 from batch_assets.lake.overrides import Override
@@ -126,7 +132,7 @@ def publish_day(
             swapped, outcome = swap(store, version, why, run.guard)
         try:
             collect(store, serving.keep, timedelta(minutes=serving.keep_minutes))
-        except OSError as error:
+        except (OSError, StorageError) as error:
             # The day is published; what could not go goes after the next one.
             log.warning("old versions of %s can't be removed: %s", store, error)
     found = _published(store, version, scored, swapped=swapped, why=outcome)
@@ -256,7 +262,7 @@ def _failed(
 
 
 def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:
-    """Give a version its place, where what was copied is proved again."""
+    """Give a version its place, and prove what lies there before anybody is sent to it."""
     entries = {entry.name: entry for entry in manifest.files}
     with _explained(store):
         put_folder(
@@ -265,6 +271,9 @@ def _put(store: SnapshotStore, manifest: SnapshotManifest) -> None:
             last=MANIFEST,
             prove=lambda path: must_be_whole(path, entries[path.name]),
         )
+    if store.manifest(manifest.version) != manifest:
+        msg = f"the manifest of {manifest.version} is not the one that was put; {STAYS}"
+        raise SnapshotError(msg)
 
 
 def _remove_leftovers(workshop: Path) -> None:
@@ -282,7 +291,7 @@ def _explained(store: SnapshotStore) -> Iterator[None]:
     """Raise what the disk says with what to do next."""
     try:
         yield
-    except OSError as error:
+    except (OSError, StorageError) as error:
         msg = f"{store} can't be written: {error}; {STAYS}. {MAKE_ROOM}"
         raise SnapshotError(msg) from error
 

@@ -32,7 +32,14 @@ from batch_assets.storage.access import (
     storage_path,
     store_of,
 )
-from batch_assets.storage.base import COPYING, WAITING, ReadableFile, Store, Versioned
+from batch_assets.storage.base import (
+    COPYING,
+    WAITING,
+    ReadableFile,
+    Store,
+    Versioned,
+    looks,
+)
 from batch_assets.storage.bucket import CACHE, SCHEME, ObjectPath, Ranges
 from batch_assets.storage.directory import (
     BESIDE,
@@ -70,6 +77,7 @@ __all__ = [
     "hide_tree",
     "is_local",
     "local",
+    "looks",
     "open_bytes",
     "put_file",
     "put_folder",

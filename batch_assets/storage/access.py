@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar, cast
 
-from batch_assets.errors import ConfigError
-from batch_assets.storage.base import WAITING, ReadableFile, Store, Versioned
+from batch_assets.errors import ConfigError, StorageError
+from batch_assets.storage.base import WAITING, ReadableFile, Store, Versioned, looks
 from batch_assets.storage.bucket import BucketStore, ObjectPath
 from batch_assets.storage.directory import DirectoryStore, name_beside, written_beside
 
@@ -21,6 +21,9 @@ P = TypeVar("P", bound=StoragePath)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _directory, _bucket = DirectoryStore(), BucketStore()
+
+# What was said to be written and is not there is written again, so many times in all.
+WRITES = 3
 
 
 def store_of(path: P) -> Store[P]:
@@ -109,9 +112,14 @@ def exclusive(folder: StoragePath) -> Iterator[None]:
     from filelock import FileLock  # Who only reads does not wait for it.
 
     lock_folder = local(folder)
-    lock_folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock_folder / ".lock"):
+    lock = FileLock(lock_folder / ".lock")
+    with _explained(folder):
+        lock_folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 # Files.
@@ -136,22 +144,75 @@ def put_new(local_path: Path, path: StoragePath) -> bool:
 
 
 def read_versioned(path: StoragePath) -> Versioned:
-    """Read what lies at a path now, to be replaced by something made of it."""
-    return store_of(path).read_versioned(path)
+    """Read what lies at a path now, to be replaced by something made of it.
+
+    Raises:
+        StorageError: it can't be read.
+    """
+    with _explained(path):
+        return store_of(path).read_versioned(path)
 
 
 def replace_if_unchanged(
     path: StoragePath, data: bytes, *, seen: Versioned
 ) -> Versioned | None:
-    """Write a whole file, if what was seen there is still there.
+    """Write a whole file, if what was seen there is still there, and read it back.
 
     Of several that have seen the same, one succeeds. In a directory these must hold
     `exclusive` from before they have seen it.
 
     Returns:
         What is there now, or None if it was changed meanwhile, and is as it was.
+
+    Raises:
+        StorageError: it can't be written, or is not there though it was said to be.
     """
-    return store_of(path).replace_if_unchanged(path, data, seen)
+    store = store_of(path)
+    with _explained(path):
+        for _ in range(WRITES):
+            written = store.replace_if_unchanged(path, data, seen)
+            if written is None:
+                return None
+            found = _read_back(path, data)
+            if found.data == data:
+                return found
+            # Without a lock it may be what another machine has made of it since.
+            if not store.has_locks and found != seen:
+                return written
+            seen = found
+    msg = (
+        f"{path} was said to be written, {WRITES} times, and holds something else: "
+        f"{len(found.data or b'')} bytes, expected {len(data)}. See what is wrong with "
+        "the disk or the store, and run it again"
+    )
+    raise StorageError(msg)
+
+
+def _read_back(path: StoragePath, data: bytes) -> Versioned:
+    """Return what lies there; of a store that is slow to show it, after some looks."""
+    found = Versioned(None)
+    for _ in looks():
+        found = store_of(path).read_versioned(path)
+        if found.data == data:
+            break
+    return found
+
+
+@contextmanager
+def _explained(path: StoragePath) -> Iterator[None]:
+    """Raise what a disk says as an error of this project, with what to do next.
+
+    Raises:
+        StorageError: it can't be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        msg = (
+            f"{path} can't be read or written: {error}. What is committed and served is "
+            f"as it was. {advice(path)}"
+        )
+        raise StorageError(msg) from error
 
 
 def readable(path: StoragePath, *, whole: bool = False) -> ReadableFile:
@@ -224,8 +285,13 @@ def put_folder(
 
 
 def has_folder(path: StoragePath, *, last: str) -> bool:
-    """Tell whether a folder is there that was put with this `last` file."""
-    return store_of(path).has_folder(path, last=last)
+    """Tell whether a folder is there that was put with this `last` file.
+
+    Raises:
+        StorageError: nobody can say.
+    """
+    with _explained(path):
+        return store_of(path).has_folder(path, last=last)
 
 
 def hide_tree(path: StoragePath, *, first: str) -> StoragePath:

@@ -5,7 +5,8 @@ neither kind of store.
 """
 
 import io
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,18 @@ from typing import Protocol, Self, TypeVar
 # Whole objects are copied so many at once.
 WAITING = 32
 COPYING = 4
+# What was written is looked at so many times, so far apart, before it is called missing:
+# a store may be slow to show what it has.
+LOOKS, LOOK_AGAIN_SECONDS = 3, 0.1
 
 P = TypeVar("P")
+
+
+def looks() -> Iterator[int]:
+    """Yield once for each look at what was written, after a while from the second on."""
+    for number in range(LOOKS):
+        time.sleep(LOOK_AGAIN_SECONDS * number)
+        yield number
 
 
 @dataclass(frozen=True)

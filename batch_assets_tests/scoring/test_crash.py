@@ -32,7 +32,6 @@ from batch_assets.scoring.resume import completed_chunk
 from batch_assets.spec import GateLimits
 from batch_assets_tests.crash import (
     CHUNK_ROWS,
-    DAY_SECONDS,
     KINDS,
     Ended,
     Kind,
@@ -40,6 +39,7 @@ from batch_assets_tests.crash import (
     doubled,
     seen,
 )
+from batch_assets_tests.faults.plan import DAY_SECONDS
 from batch_assets_tests.nights import plan
 from batch_assets_tests.toys import DAY, NAME
 

@@ -1,0 +1,1 @@
+"""Storage that fails, tears, delays, reorders and lies, and nights that must bear it."""
