@@ -35,8 +35,9 @@ def must_be_as_documented(arguments: Sequence[str], out: str) -> None:
         if isinstance(command, click.Group):
             words.append(word)
             command = command.commands[word]
-    if words == ["run"] and "--from" in arguments:
-        words.append("--from")
+    for name, option in (("run", "--from"), ("plan", "--check")):
+        if words == [name] and option in arguments:
+            words.append(option)
     jsonschema.validate(json.loads(out), _schema(" ".join(words)))
 
 

@@ -38,6 +38,7 @@ OF_METRICS = {
     "gate_verdicts": "what each gate said of a day, with its limits, and who overrode it",
     "stage_metrics": "how long each stage of a night took",
     "estimate_metrics": "when a night was expected to be served, and when it was",
+    "plan_metrics": "how long a night would have been planned to take, and took",
 }
 
 

@@ -38,6 +38,11 @@ EXAMPLES = {
         "batch-assets outcomes run churn --from 2026-01-01 --to 2026-01-31",
     ],
     "outcomes show": ["batch-assets outcomes show churn --by plan"],
+    "plan": [
+        "batch-assets plan --rows 500M --devices 8 --batch-rows 256 --batch-ms 50",
+        "batch-assets plan churn --rows 500M --deadline 6h --device h100 --price 2.5 "
+        "--spot 0.7 --preemptions 0.05/h",
+    ],
     "publish": [
         "batch-assets publish churn",
         "batch-assets publish churn 2026-01-05 --override coverage_is_within_limit "

@@ -26,6 +26,7 @@ HOMES = {
     "init": "init:init",
     "lookup": "lookup:lookup",
     "outcomes": "outcomes:outcomes",
+    "plan": "plan:plan",
     "publish": "publish:publish",
     "release": "releases:release",
     "report": "report:report",

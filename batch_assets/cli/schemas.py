@@ -16,12 +16,15 @@ from typing_extensions import TypedDict
 from batch_assets.alerts.alert import Alert
 from batch_assets.alerts.notifier import Outcome
 from batch_assets.lake.overrides import Override
+from batch_assets.launch.checked_plans import CheckReport
 from batch_assets.launch.deadline import DeadlineReport
 from batch_assets.launch.doctor.findings import Finding
 from batch_assets.launch.new_project import NewProject
+from batch_assets.launch.planned_night import PlanReport
 from batch_assets.launch.reports import NightReport, OutcomesReport, ReplayReport
 from batch_assets.models.comparisons import ComparedDay, Difference, Evidence
 from batch_assets.models.release_states import ReleaseState
+from batch_assets.planner.model_alone import ModelAlone
 from batch_assets.scoring.sweep_results import Point, Sweep
 from batch_assets.sinks.operations import SinkCopy
 from batch_assets.snapshots.denylist import DeniedItem
@@ -248,6 +251,8 @@ SCHEMAS: dict[str, Any] = {
     "lookup": Answered,
     "outcomes run": list[OutcomesReport],
     "outcomes show": list[OutcomeMetric],
+    "plan": PlanReport | ModelAlone,
+    "plan --check": CheckReport,
     "publish": NightReport,
     "release add": Added,
     "release approve": Approved,

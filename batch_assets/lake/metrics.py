@@ -85,6 +85,17 @@ ESTIMATE = pa.schema(
         ("error_seconds", pa.float64()),
     ]
 )
+# How long a night would have been planned to take, from the nights before it, and took.
+PLAN = pa.schema(
+    [
+        ("day", pa.string()),
+        ("rows", pa.int64()),
+        ("predicted_seconds", pa.float64()),
+        ("actual_seconds", pa.float64()),
+        ("error_share", pa.float64()),
+        ("nights", pa.int64()),
+    ]
+)
 
 # What each gate said of a day when somebody wanted to publish it, and by which limits.
 VERDICT = pa.schema(

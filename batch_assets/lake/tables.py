@@ -17,6 +17,7 @@ from batch_assets.lake.metrics import (
     DRIFT,
     ESTIMATE,
     OUTCOME,
+    PLAN,
     PROFILE,
     STAGE,
     VERDICT,
@@ -64,6 +65,7 @@ class Lake:
         )
         self.stage_metrics = MetricTable(self.folder / "stage_metrics", STAGE)
         self.estimate_metrics = MetricTable(self.folder / "estimate_metrics", ESTIMATE)
+        self.plan_metrics = MetricTable(self.folder / "plan_metrics", PLAN)
         self._score_into(self.folder)
 
     def _score_into(self, folder: StoragePath) -> None:

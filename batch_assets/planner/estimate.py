@@ -141,16 +141,27 @@ def with_interval(expected: datetime, errors: Sequence[float]) -> Estimate:
         expected: when the night is expected to be served.
         errors: by how many seconds such estimates were too early, oldest first.
     """
-    recent = sorted(errors[-ERROR_NIGHTS:])
-    if len(recent) < ENOUGH_ERRORS:
+    bounds = error_bounds(errors)
+    if bounds is None:
         return Estimate(expected, None, None)
-    at = math.floor(TAIL * len(recent))
-    least, most = min(recent[at], 0.0), max(recent[-1 - at], 0.0)
+    least, most = bounds
     return Estimate(
         expected,
         expected + timedelta(seconds=least),
         expected + timedelta(seconds=most),
     )
+
+
+def error_bounds(errors: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 5th and 95th percentile of past errors, oldest first; None of too few.
+
+    What was expected is between them: the lower is 0 at most, the upper 0 at least.
+    """
+    recent = sorted(errors[-ERROR_NIGHTS:])
+    if len(recent) < ENOUGH_ERRORS:
+        return None
+    at = math.floor(TAIL * len(recent))
+    return min(recent[at], 0.0), max(recent[-1 - at], 0.0)
 
 
 def off_by(errors: Sequence[float]) -> float | None:

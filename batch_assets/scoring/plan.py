@@ -124,7 +124,7 @@ def plan_night(
             profiled_one_in=profiled_one_in(rows),
         )
         for part in validated
-        for groups, of_chunk in _chunks(part, settings.chunk_rows)
+        for groups, of_chunk in chunks_of(part.groups, settings.chunk_rows)
         for number in [next(numbers[part.shard])]
     ]
     failing = _most_failed(validated, settings)
@@ -170,15 +170,23 @@ def _must_be_validated_for(
         raise ContractError(msg)
 
 
-def _chunks(
-    part: Part[ValidatedReceipt], chunk_rows: int
+def chunks_of(
+    row_groups: Sequence[int], chunk_rows: int
 ) -> Iterator[tuple[tuple[int, int], int]]:
-    """Runs of row groups of about `chunk_rows` rows: (first, one past last), rows."""
+    """Cut a part into runs of row groups of about `chunk_rows` rows.
+
+    Args:
+        row_groups: the rows of each.
+        chunk_rows: of a chunk, unless a row group has more.
+
+    Returns:
+        Of each chunk its row groups, from the first to one past the last, and its rows.
+    """
     first = rows = 0
-    for group, count in enumerate(part.groups):
+    for group, count in enumerate(row_groups):
         if rows and rows + count > chunk_rows:
             yield (first, group), rows
             first, rows = group, 0
         rows += count
     # An empty part is a chunk too: no shard may look done without a receipt.
-    yield (first, len(part.groups)), rows
+    yield (first, len(row_groups)), rows
