@@ -37,7 +37,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets audit fuzz sbom docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-serving \
+.PHONY: help demo demo-baskets audit fuzz sbom docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-scale bench-serving \
 	bench-online soak fmt clean
 
 help: ## what there is
@@ -229,6 +229,9 @@ $(VENV)/.ready-serving: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[bench-serving]'
 	@touch $@
+
+bench-scale: $(READY) ## what a chunk, a shard and a past night cost the one driver of a night
+	@$(BIN)/python -m benchmarks.scale
 
 bench-serving: need-redis-server $(VENV)/.ready-serving ## look keys up in this project's snapshot and in four other stores
 	@$(BIN)/python -m benchmarks.serving --rows $(SERVING_ROWS)

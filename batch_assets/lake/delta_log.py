@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -57,3 +58,33 @@ def actions_of(table: DeltaTable | None, *columns: str) -> list[dict[str, Any]]:
         return []
     actions = pa.table(table.get_add_actions(flatten=True))
     return actions.select(columns).to_pylist() if len(actions) else []
+
+
+def rows_by_day(table: DeltaTable) -> dict[str, int]:
+    """Return the committed row count of each day, from the log alone."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if not len(actions):
+        return {}
+    # Added up by Arrow: a table has a file for each chunk of each night.
+    summed = actions.group_by("partition.day", use_threads=False).aggregate(
+        [("num_records", "sum")]
+    )
+    days = summed["partition.day"].to_pylist()
+    return dict(sorted(zip(days, summed["num_records_sum"].to_pylist(), strict=True)))
+
+
+def files_of(table: DeltaTable, day: str) -> list[tuple[str, int]]:
+    """Return the committed files of a day as the log has them, with their bytes."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if not len(actions):
+        return []
+    # Before any of it is Python's: of all nights it would be gigabytes.
+    some = actions.filter(pc.equal(actions["partition.day"], day))
+    paths, sizes = some["path"].to_pylist(), some["size_bytes"].to_pylist()
+    return list(zip(paths, sizes, strict=True))
+
+
+def same_type(one: pa.DataType, other: pa.DataType) -> bool:
+    """Tell whether Delta keeps two types of Arrow as one."""
+    strings = {pa.string(), pa.large_string(), pa.string_view()}
+    return one == other or {one, other} <= strings

@@ -26,7 +26,16 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
 from batch_assets.lake.delta_actions import added, removed, shard_of
-from batch_assets.lake.delta_log import actions_of, damaged_entry, one_line, open_delta
+from batch_assets.lake.delta_log import (
+    actions_of,
+    damaged_entry,
+    files_of,
+    one_line,
+    open_delta,
+    rows_by_day,
+    same_type,
+)
+from batch_assets.lake.log_answers import asked_once
 from batch_assets.lake.parts import Part, open_part, verified_part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.storage import (
@@ -41,6 +50,7 @@ from batch_assets.storage import (
 ATTEMPTS = 20
 # The log is the history of what was served: keep its entries for ten years.
 CONFIGURATION = {"delta.logRetentionDuration": "interval 3650 days"}
+ROWS = {"rows by day": rows_by_day}
 PARTITIONS = [("day", pa.string()), ("shard", pa.int32())]
 
 R = TypeVar("R", bound=Receipt)
@@ -105,7 +115,7 @@ class Table(Generic[R, C]):
         Raises:
             CorruptPartError: a part is not what was committed.
         """
-        files = self._files(day, self._open())
+        files = self._files(day)
         parts = each(self.path, _opened, [path for path, _ in files])
         for part, (path, size) in zip(parts, files, strict=True):
             if part.size != size:
@@ -131,7 +141,7 @@ class Table(Generic[R, C]):
 
     def paths(self, day: str) -> list[StoragePath]:
         """Return the files of a day's committed parts, by shard and chunk."""
-        return [path for path, _ in self._files(day, self._open())]
+        return [path for path, _ in self._files(day)]
 
     def all_paths(self) -> list[StoragePath]:
         """Return the files of every day's committed parts, by day."""
@@ -146,11 +156,7 @@ class Table(Generic[R, C]):
 
     def rows_by_day(self) -> dict[str, int]:
         """Return the committed row count of each day, from the log alone."""
-        rows: dict[str, int] = {}
-        for action in actions_of(self._open(), "partition.day", "num_records"):
-            day = action["partition.day"]
-            rows[day] = rows.get(day, 0) + action["num_records"]
-        return rows
+        return dict(asked_once(self.path, "rows by day", rows_by_day) or {})
 
     def size(self) -> tuple[int, int]:
         """Return how many rows and bytes are committed, of all days, from the log alone."""
@@ -164,8 +170,10 @@ class Table(Generic[R, C]):
         Raises:
             LakeError: an entry on the way to it is damaged.
         """
-        table = self._open()
-        for entry in table.history() if table else ():
+        return asked_once(self.path, ("commit", day), lambda t: self._newest(t, day))
+
+    def _newest(self, table: DeltaTable, day: str) -> DayCommit[C] | None:
+        for entry in table.history():
             try:
                 facts = json.loads(entry.get("batch_assets", "null"))
                 if facts and facts["day"] == day:
@@ -205,7 +213,7 @@ class Table(Generic[R, C]):
             CommitError: other writers won each time; the day is as it was.
             LakeError: a column has another type than in the days before.
         """
-        if self._open() is None:
+        if asked_once(self.path, "rows by day", rows_by_day) is None:
             if not parts:
                 return
             self._create(schema)
@@ -252,7 +260,7 @@ class Table(Generic[R, C]):
         self, table: DeltaTable, day: str, parts: Sequence[Part[R]]
     ) -> Iterator[list[AddAction | RemoveAction]]:
         """The transactions that make a day consist of these parts: none, one or two."""
-        committed = dict(self._files(day, table))
+        committed = dict(self._of_shards(files_of(table, day)))
         wanted = {part.path: part for part in parts}
         stale = [path for path in committed if path not in wanted]
         # A damaged day is made again under its own names, and Delta can't remove and
@@ -302,7 +310,7 @@ class Table(Generic[R, C]):
             shown = table.transaction_version(f"day={day}") or 0
             if shown > turn:
                 return
-            if shown == turn and dict(self._files(day, table)) == wanted:
+            if shown == turn and dict(self._of_shards(files_of(table, day))) == wanted:
                 return
         msg = (
             f"{self.name} {day} was said to be committed, and the log does not show it. "
@@ -327,18 +335,19 @@ class Table(Generic[R, C]):
             raise CorruptPartError(msg)
         return cast("Part[R]", part)
 
-    def _files(
-        self, day: str, table: DeltaTable | None
-    ) -> list[tuple[StoragePath, int]]:
+    def _files(self, day: str) -> list[tuple[StoragePath, int]]:
         """The committed files of a day and their bytes, by shard and chunk."""
-        files = [
-            (self.path / unquote(action["path"]), action["size_bytes"])
-            for action in actions_of(table, "path", "size_bytes", "partition.day")
-            if action["partition.day"] == day
-        ]
-        some = self._shards
-        wanted = (file for file in files if some is None or shard_of(file[0]) in some)
-        return sorted(wanted, key=lambda file: (shard_of(file[0]), file[0].name))
+        listed = asked_once(self.path, ("files", day), lambda t: files_of(t, day), ROWS)
+        return self._of_shards(listed or ())
+
+    def _of_shards(
+        self, listed: Sequence[tuple[str, int]]
+    ) -> list[tuple[StoragePath, int]]:
+        """Files as the log lists them, by shard and chunk; those of other shards left out."""
+        files = [(self.path / unquote(path), size) for path, size in listed]
+        if (shards := self._shards) is not None:
+            files = [file for file in files if shard_of(file[0]) in shards]
+        return sorted(files, key=lambda file: (shard_of(file[0]), file[0].name))
 
     def _open(self) -> DeltaTable | None:
         try:
@@ -366,7 +375,7 @@ class Table(Generic[R, C]):
         retyped = [
             f"'{f.name}', got: {f.type}, expected: {types[f.name]}"
             for f in schema
-            if f.name in types and not _same(types[f.name], f.type)
+            if f.name in types and not same_type(types[f.name], f.type)
         ]
         if retyped:
             msg = (
@@ -389,8 +398,3 @@ def digest_of(parts: Sequence[Part[Receipt]]) -> str:
 
 def _opened(path: StoragePath) -> Part[Receipt]:
     return open_part(path)[0]
-
-
-def _same(one: pa.DataType, other: pa.DataType) -> bool:
-    strings = {pa.string(), pa.large_string(), pa.string_view()}
-    return one == other or {one, other} <= strings

@@ -4,7 +4,7 @@
 """
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -256,6 +256,15 @@ def fetch(path: StoragePath, local_path: Path) -> None:
     local_path.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(local_path) as unfinished, unfinished.open("w+b") as file:
         store_of(path).copy_into(path, file)
+
+
+def identity(path: StoragePath) -> Hashable:
+    """Return what is another value once another file lies at a path.
+
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    return store_of(path).identity(path)
 
 
 # Folders.

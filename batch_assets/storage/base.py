@@ -6,7 +6,7 @@ neither kind of store.
 
 import io
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,8 @@ class Store(Protocol[P]):
     def readable(self, path: P, *, whole: bool) -> ReadableFile: ...
 
     def read_ahead(self, path: P, spans: Iterable[tuple[int, int]]) -> None: ...
+
+    def identity(self, path: P) -> Hashable: ...
 
     def copy_into(self, path: P, file: io.BufferedRandom) -> None: ...
 

@@ -7,7 +7,7 @@ machines that have seen the same, one succeeds.
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,7 +78,7 @@ class ObjectPath:
     def stat(self) -> "ObjectStat":
         with explained(self):
             head = obstore.head(client_of(self.bucket), self.key)
-            return ObjectStat(head["size"], head["last_modified"])
+            return ObjectStat(head["size"], head["last_modified"], head["e_tag"])
 
     def read_bytes(self) -> bytes:
         with explained(self):
@@ -111,10 +111,11 @@ class ObjectPath:
 
 @dataclass(frozen=True)
 class ObjectStat:
-    """Bytes of an object, and when it was put there."""
+    """Bytes of an object, when it was put there, and what its store calls its content."""
 
     st_size: int
     modified: datetime
+    e_tag: str | None
 
     @property
     def st_mtime(self) -> float:
@@ -217,6 +218,10 @@ class BucketStore(Store[ObjectPath]):
     def read_ahead(self, path: ObjectPath, spans: Iterable[tuple[int, int]]) -> None:
         # Arrow asks for what it needs at once: `ReadableFile.pre_buffer`.
         pass
+
+    def identity(self, path: ObjectPath) -> Hashable:
+        found = path.stat()
+        return found.st_size, found.modified, found.e_tag
 
     def copy_into(self, path: ObjectPath, file: io.BufferedRandom) -> None:
         size = path.stat().st_size

@@ -4,7 +4,7 @@ import io
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,10 @@ class DirectoryStore(Store[Path]):
                 os.posix_fadvise(
                     file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED
                 )
+
+    def identity(self, path: Path) -> Hashable:
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def copy_into(self, path: Path, file: io.BufferedRandom) -> None:
         with path.open("rb") as original:
