@@ -2,7 +2,9 @@
 
 import dataclasses
 import gc
+import math
 import os
+import random
 import shutil
 import signal
 import sys
@@ -18,6 +20,7 @@ import torch
 from batch_assets.errors import ConfigError, DeviceError, EngineError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.release import Release
+from batch_assets.planner.simulation import Preemption, Scoring, simulate
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.spec import EngineSpec, GateLimits, Ray, Spark
 from batch_assets_tests.deadly import FATAL, write_deadly_release
@@ -460,4 +463,44 @@ def test_a_ray_worker_of_two_cpus_scores_two_chunks_at_once(
 
     assert scorer.workers == 2
     assert len({name.rpartition(" ")[0] for name in scorer._seen}) == 1
+    must_end_as_on_one_machine(ready, release, validated)
+
+
+def test_a_night_whose_workers_are_taken_away_at_random_ends_by_its_plan(
+    ready: Lake, root: Path, validated: Path, home: Path
+) -> None:
+    """Spot, in chunks and not in seconds: what one takes is the machine's matter."""
+    import ray
+
+    release = write_deadly_release(home, seconds=0.3)
+    chunks, taken = len(tasks_of(ready, release)), 0.3
+    # A chunk is a second of the plan, in which so many devices are taken away.
+    rate = -math.log(1 - taken)
+    planned = simulate(Scoring([1.0] * chunks), 2, Preemption(rate, 0.0), runs=2_000)
+    chance = random.Random(7)
+    fates = [chance.random() < taken for _ in range(chunks)]
+    killed: list[Any] = []
+    spot = Ray(kind="ray", workers=2, attempts=20)
+    with pool_of(spot, root) as pool:
+        scorer, lost = engine_on(pool, root), 0
+        discard = pool._discard
+
+        def discarded(actor: Any) -> None:
+            nonlocal lost
+            lost += 1
+            discard(actor)
+
+        def take_away(rows: int) -> None:
+            if rows and fates.pop() and pool._workers_up:
+                killed.append(chance.choice(pool._workers_up))
+                ray.kill(killed[-1])
+
+        pool._discard = discarded
+        score(ready, release, scorer, progress=take_away)
+
+    assert fates == []
+    assert 1 <= lost <= len(killed)
+    # Every try takes a chunk's time at most, and two go on at once.
+    assert (chunks + lost) / 2 <= planned.high
+    ready.remove_leftovers(DAY)
     must_end_as_on_one_machine(ready, release, validated)
