@@ -170,9 +170,7 @@ def scored(lake: Lake, tmp_path: Path) -> pa.Table:
     return rows
 
 
-def test_outcomes_of_a_delta_table_are_copied_and_other_days_left_alone(
-    lake, scored, tmp_path
-):
+def test_outcomes_of_a_delta_table_are_copied_and_other_days_left_alone(lake, scored):
     both = pa.table(
         {
             "user_id": pa.concat_arrays([scored["user_id"].combine_chunks()] * 2),
@@ -180,8 +178,8 @@ def test_outcomes_of_a_delta_table_are_copied_and_other_days_left_alone(
             "day": [DAY] * ROWS + ["2026-01-06"] * ROWS,
         }
     )
-    write_deltalake(str(tmp_path / "happened"), both)
-    source = DeltaSource(kind="delta", table=str(tmp_path / "happened"))
+    write_deltalake(str(project_of(lake) / "happened"), both)
+    source = DeltaSource(kind="delta", table="happened")
     said = {"output": "risk", "task": "binary", "column": "left"}
     spec = taken(lake, make_contract(), both, source, **said)
 
