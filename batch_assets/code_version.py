@@ -15,7 +15,7 @@ SECONDS = 10
 
 @cache
 def code_version(project: Path) -> str:
-    """Return what code makes the nights of a project, as `batch-assets 0.1.0, 1a2b3c4d5e6f`.
+    """Return what code makes the nights of a project, as `batch-assets 0.2.0, 1a2b3c4d5e6f`.
 
     A commit that ends in `+changes` has files beside it that are not committed. Without
     a repository, or without git, the package's version is all that is known.

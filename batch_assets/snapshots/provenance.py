@@ -40,7 +40,7 @@ Fate = Literal["predicted", "dead letter", "quarantined", "kept", "not in the so
 class Step:
     """One table's day as it was committed: when, by which run of which code.
 
-    `version` is that of the Delta table. Days of before 0.1.0 tell neither run nor code.
+    `version` is that of the Delta table. Days of before 0.2.0 may tell neither.
     """
 
     table: str

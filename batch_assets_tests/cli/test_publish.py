@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import pyarrow as pa
 import pytest
@@ -88,7 +89,7 @@ def test_a_shut_gate_says_how_it_is_overridden_and_it_works(broken):
         "approved for batch",
         "by bo: ok",
         "predictions: committed",
-        "batch-assets 0.1.0",
+        f"batch-assets {version('batch-assets')}",
         "1,000 raw, 950 validated, 50 quarantined, 950 scored, 0 carried, 0 dead",
         "they close",
         "10 of 12 open",

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ from batch_assets.spec import GateLimits
 from batch_assets_tests.histories import NAME
 from batch_assets_tests.projects import (
     FIRST,
+    FLIGHTS,
     SECOND,
     THIRD,
     Project,
@@ -109,7 +112,14 @@ PLACES = {
 
 
 def test_there_is_a_tree_of_every_version() -> None:
-    assert TREES
+    """What is being made, the changelog's `Unreleased`, has none yet."""
+    project = tomllib.loads((FLIGHTS / "pyproject.toml").read_text("utf-8"))["project"]
+    changes = (FLIGHTS / "CHANGELOG.md").read_text("utf-8")
+    released = re.findall(
+        r"^## (\d+\.\d+\.\d+), \d{4}-\d\d-\d\d$", changes, re.MULTILINE
+    )
+    assert released[0] == project["version"]
+    assert {f"{each}.tar.gz" for each in released} == {tree.name for tree in TREES}
 
 
 @pytest.mark.parametrize("form", ON_DISK, ids=lambda form: form.name)
