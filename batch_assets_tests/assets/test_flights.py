@@ -32,8 +32,9 @@ def features(day: str, data: Path = DATA) -> pa.Table:
         query="features.sql",
         tables={name: str(data / f"{name}.parquet") for name in TABLES},
     )
+    project = FLIGHTS if data == DATA else data
     context = ReadContext(
-        day, "America/New_York", "flight_id", base=FOLDER, project=FLIGHTS
+        day, "America/New_York", "flight_id", base=FOLDER, project=project
     )
     with source.read(context) as reader:
         return reader.read_all().sort_by("flight_id")
