@@ -3,7 +3,7 @@
     python -m batch_assets_tests.trees.keep
 
 One pipeline with histories in and rankings out: two good nights, and one whose gate is
-shut, which is told of, overridden and served; two releases, compared and approved; an
+shut, which is told of, overridden and served; two releases, one signed, compared; an
 item that is denied. What it answers lies beside it. Done once for each version that is
 released, and never again: a tree is what that version wrote.
 """
@@ -20,6 +20,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 
 from batch_assets.models.release import Release
 from batch_assets_tests.commands import batch_assets
@@ -68,11 +74,22 @@ def write_releases(folder: Path) -> tuple[Release, Release]:
     return first, write_with_spare(folder / "second", module=module)
 
 
+def new_key() -> str:
+    """Make a key to sign with; nobody keeps it."""
+    return (
+        Ed25519PrivateKey.generate()
+        .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        .decode()
+    )
+
+
 def make_tree(home: Path) -> dict[str, object]:
     """Run the nights under `home`, by the commands; what is served in the end, by key."""
     write_project(home / "p", "kept_project", [PIPELINE])
     write_days(home / "p")
     first, second = write_releases(home / "releases")
+    sign = ("release", "sign", str(first.folder))
+    batch_assets(home, *sign, BATCH_ASSETS_SIGNING_KEY=new_key())
     for release in (first, second):
         batch_assets(home, "release", "add", NAME, str(release.folder))
     ok = ("--why", "the tests need it", "--by", "ada")

@@ -25,7 +25,7 @@ from batch_assets.errors import (
     SnapshotError,
     TamperedReleaseError,
 )
-from batch_assets.formats import FORMATS, SIGNATURES, SINK, Format
+from batch_assets.formats import FORMATS, SINK, Format
 from batch_assets.lake.overrides import Overrides
 from batch_assets.lake.parts import RECEIPT
 from batch_assets.lake.receipts import read_receipt
@@ -48,8 +48,8 @@ from batch_assets_tests.projects import (
 from batch_assets_tests.trees import keep
 
 TREES = sorted(keep.FOLDER.glob("[0-9]*.tar.gz"))
-# Beside the rows of remote stores, and where releases are signed: no tree holds these.
-ON_DISK = tuple(each for each in FORMATS if each not in (SINK, SIGNATURES))
+# Beside the rows of remote stores, which no tree holds.
+ON_DISK = tuple(each for each in FORMATS if each is not SINK)
 
 
 @pytest.fixture(params=TREES, ids=lambda tree: tree.name.removesuffix(".tar.gz"))
@@ -101,6 +101,7 @@ class Place:
 
 PLACES = {
     "release": Place("models/*/*/release.json", field="version"),
+    "signatures": Place("models/*/*/release.sig"),
     "approval": Place("models/*/approvals.jsonl", is_log=True),
     "comparison": Place("models/*/comparisons/*.json", field="version"),
     "override": Place("lake/*/overrides.jsonl", is_log=True),
