@@ -31,7 +31,8 @@ class Agreement(StrictModel):
         rank_correlation: of numbers, Spearman's.
         psi: of numbers, how far the challenger's distribution is from the champion's.
         overlap: of rankings, the mean share of the champion's items that the challenger
-            ranks, too.
+            ranks, too; of a row without items, 1 if the challenger ranks none either, or
+            else 0.
     """
 
     output: str

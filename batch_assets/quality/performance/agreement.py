@@ -41,10 +41,24 @@ def agreement_of(
 
 
 def common_outputs(champion: Contract, challenger: Contract) -> Contract:
-    """Return the champion's contract with the outputs that both releases give."""
-    there = {one.name: one for one in challenger.outputs}
-    both = [one for one in champion.outputs if type(there.get(one.name)) is type(one)]
+    """Return the champion's contract with the outputs that both releases give.
+
+    A vector of another size, or a ranking of words and not of numbers, is another output.
+    """
+    kinds = {one.name: _kind(one, challenger) for one in challenger.outputs}
+    both = [
+        one for one in champion.outputs if kinds.get(one.name) == _kind(one, champion)
+    ]
     return champion.model_copy(update={"outputs": tuple(both)})
+
+
+def _kind(output: AnyOutput, contract: Contract) -> tuple[type, object]:
+    """What is alike in two outputs that can be compared."""
+    if isinstance(output, VectorOutput):
+        return type(output), output.size
+    if isinstance(output, Ranking):
+        return type(output), type(contract.vocabularies[output.vocabulary][0])
+    return type(output), None
 
 
 def _both(
@@ -81,7 +95,10 @@ def _agreement(
         shared = rows.select(
             pl.col(old.name).list.set_intersection(pl.col(new.name)).list.len()
         ).to_series()
-        overlap = (shared / old.list.len()).fill_nan(1.0)
+        # Of no items, only none are the same: a share of them there is not.
+        both_none = (new.list.len() == 0).cast(pl.Float64)
+        share = shared / old.list.len()
+        overlap = share.zip_with(old.list.len() > 0, both_none)
         return Agreement(
             output=output.name, rows=count, equal=_mean(first), overlap=_mean(overlap)
         )
@@ -89,7 +106,9 @@ def _agreement(
         one, other = (np.array(each.to_list(), dtype=float) for each in (old, new))
         norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
         cosine = (one * other).sum(axis=1) / np.maximum(norms, 1e-300)
-        equal = float((cosine >= SAME_DIRECTION).mean())
+        # A vector of zeros has no direction, and is equal to itself alone.
+        same = (cosine >= SAME_DIRECTION) | (one == other).all(axis=1)
+        equal = float(same.mean())
         return Agreement(output=output.name, rows=count, equal=equal)
     return _of_numbers(output.name, old.to_numpy(), new.to_numpy())
 
