@@ -127,6 +127,21 @@ def test_an_id_outside_of_its_size_or_vocabulary_breaks_a_rule() -> None:
     assert prepared(contract_of(open_to_all), **rows) == {"a": [0, 4, 4, 4, 4]}
 
 
+def test_an_id_outside_of_its_size_inside_a_list_breaks_a_rule() -> None:
+    columns = Column(name="c", size=3), Column(name="d", size=9)
+    contract = contract_of(Sequence(name="s", columns=columns, max_length=2))
+    lists = [[0, 2], [3], [-1], [None], [2**40, 0], [2, 0, 3], [], None]
+    beside = [None if one is None else [8] * len(one) for one in lists]
+    # What would be cut off counts, too: it is in nobody's table.
+    assert broken(contract, c=lists, d=beside) == {
+        "c holds no id from 0 to 2": [1, 2, 4, 5],
+        "c holds a null": [3],
+    }
+    assert broken(contract, c=beside, d=beside) == {
+        "c holds no id from 0 to 2": [0, 1, 2, 3, 4, 5]
+    }
+
+
 def test_a_slice_of_a_table_is_judged_by_its_own_rows() -> None:
     contract = contract_of(sequence(min_length=1))
     rules, rows = asked(contract, a=LISTS * 3)
