@@ -22,7 +22,7 @@ from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_d
 from batch_assets.lake.delta_features import Layout, OpenTable, layout_of
 from batch_assets.lake.delta_log import one_line
 from batch_assets.lake.receipts import Pin
-from batch_assets.lake.source_files import must_be_text
+from batch_assets.lake.source_files import must_be_readable
 
 BATCH_ROWS = 65_536
 # The defaults read 16 batches and 4 files ahead: memory follows the row group.
@@ -141,7 +141,7 @@ class PinnedRows:
         with _explained(self._uri, self._version, "read"):
             for group in groups:
                 for batch in self._scan(group, columns, self._keep):
-                    must_be_text(batch, f"the Delta table {self._uri}")
+                    must_be_readable(batch, f"the Delta table {self._uri}")
                     yield batch
 
     def _scan(

@@ -27,7 +27,7 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.source_files import Signature, must_be_text
+from batch_assets.lake.source_files import Signature, must_be_readable
 from batch_assets.lake.sources import ReadContext, Source
 
 # In the identity of rows that are known by when they were read.
@@ -321,7 +321,7 @@ def job_of(day: str, *inputs: Any) -> str:
 def _unbroken(reader: pa.RecordBatchReader, day: str) -> Iterator[pa.RecordBatch]:
     try:
         for batch in reader:
-            must_be_text(batch, f"the source of {day}")
+            must_be_readable(batch, f"the source of {day}")
             yield batch
     except (OSError, pa.ArrowException) as error:
         msg = f"the source of {day} broke off: {error}. Nothing was committed."

@@ -149,24 +149,34 @@ def parquet_batches(
             raise unreadable(path, "Parquet", error) from error
 
 
-def must_be_text(batch: pa.RecordBatch, source: str) -> None:
-    """Refuse strings that are not UTF-8: to read one later ends in a raw error.
+def must_be_readable(batch: pa.RecordBatch, source: str) -> None:
+    """Refuse strings that are not UTF-8 and lists of negative lengths.
+
+    To read one later ends in a raw error, or in another row's values.
 
     Raises:
         SourceError: with the column, and the row within the batch.
     """
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if not _is_text(column.type):
+        if not (_is_text(column.type) or pa.types.is_nested(column.type)):
             continue
         try:
             column.validate(full=True)
         except pa.ArrowInvalid as error:
-            msg = (
-                f"column '{name}' of {source} holds text that is not UTF-8: {error}. "
-                "Nothing was committed; write the column again as UTF-8, or as binary "
-                "that the source decodes."
-            )
+            msg = f"column '{name}' of {source} holds {_fault(error)}"
             raise SourceError(msg) from error
+
+
+def _fault(error: pa.ArrowInvalid) -> str:
+    if "UTF8" in str(error):
+        return (
+            f"text that is not UTF-8: {error}. Nothing was committed; write the column "
+            "again as UTF-8, or as binary that the source decodes."
+        )
+    return (
+        f"what is no value of its type, such as a list of a negative length: {error}. "
+        "Nothing was committed; mend what writes the column, and run the day again."
+    )
 
 
 def plain(dtype: pa.DataType) -> pa.DataType:

@@ -1,18 +1,22 @@
 """Lists of other types in a source: cast where each value fits, refused with the query."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from batch_assets import Column, Sequence
 from batch_assets.errors import ContractError, SourceError
+from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.columns import check_columns
 from batch_assets_tests.histories import NAME, make_contract, make_rows
-from batch_assets_tests.toys import copy_rows, read_day, validate
+from batch_assets_tests.toys import DAY, copy_rows, read_day, validate
 
 
 def retyped(rows: pa.Table, **types: pa.DataType) -> pa.Table:
@@ -117,3 +121,52 @@ def test_text_inside_a_list_that_is_not_utf8_is_refused(root: Path) -> None:
         copy_rows(
             Lake(root, NAME), rows.append_column("items", lists), contract=contract
         )
+
+
+@pytest.mark.parametrize("name", ["items", "days_ago", "taste"])
+@pytest.mark.parametrize("ends", [[0, 5, 2, 5], [0, -1, 2, 5]], ids=["falls", "below"])
+def test_a_list_of_a_negative_length_is_refused(
+    root: Path, name: str, ends: list[int]
+) -> None:
+    contract, rows = make_contract(), make_rows(3)
+    at = rows.schema.get_field_index(name)
+    dtype = rows.schema.field(name).type
+    lists = pa.Array.from_buffers(
+        dtype,
+        3,
+        [None, pa.py_buffer(np.array(ends, np.int32))],
+        children=[pa.array(range(5), dtype.value_type)],
+    )
+    batch = rows.set_column(at, name, lists).to_batches()[0]
+
+    class Handed(ParquetSource):
+        """No file can hold such a list: a function of the project can."""
+
+        @contextmanager
+        def read(self, context: ReadContext) -> Iterator[pa.RecordBatchReader]:
+            yield pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+    lake = Lake(root, NAME)
+    source = Handed(kind="parquet", glob="days/{{ day }}.parquet")
+    said = f"column '{name}' of .* a list of a negative length"
+    with pytest.raises(SourceError, match=said):
+        copy_rows(lake, make_rows(3), contract=contract, source=source)
+    assert not lake.raw_features.parts(DAY)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said"),
+    [
+        ({"max_length": -1}, "max_length"),
+        ({"max_length": 0}, "max_length"),
+        ({"max_length": 3, "min_length": -1}, "min_length"),
+        ({"max_length": 3, "longest": -1}, "longest"),
+        ({"max_length": 3, "min_length": 4}, "min_length ≤ max_length ≤ longest"),
+    ],
+)
+def test_a_sequence_is_of_no_negative_length(
+    lengths: dict[str, int], said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said) as refused:
+        Sequence(name="s", columns=(Column(name="a", size=3),), **lengths)
+    assert refused.value.error_count() == 1
