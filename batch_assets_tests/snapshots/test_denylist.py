@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,10 @@ def test_a_client_of_a_store_denies_the_same_within_a_second(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
+    # The clock of the clients alone: that of their connections goes on.
+    clock = SimpleNamespace(now=1_000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(answers, "time", clock)
     for store in open_store(request, kind):
         gone = items_of(Version.current(served).get(7))[:2]
         reader, writer = store.open(), store.open()
@@ -246,7 +251,9 @@ def test_a_client_of_a_store_denies_the_same_within_a_second(
         assert serves_the_same(writer, served).passed
         assert writer.denied() == served.denylist()
         # It has asked a moment ago. A second later it asks again.
-        monkeypatch.setattr(answers, "DENYLIST_SECONDS", 0.0)
+        clock.now += 0.9
+        assert items_of(reader.get(7))[:2] == gone
+        clock.now += 0.2
         version = Version.current(served)
         for key in KEYS[:40]:
             assert reader.get(key).outputs == version.get(key).outputs
@@ -255,6 +262,7 @@ def test_a_client_of_a_store_denies_the_same_within_a_second(
         # A night tells a store what it has missed, even if nothing else is new.
         allow(served, gone[:1], why="it was none")
         assert not sync_sink(writer, served, keep=2).swapped
+        clock.now += 1.0
         assert items_of(reader.get(7))[0] == gone[0]
         assert gone[1] not in items_of(reader.get(7))
 
