@@ -123,6 +123,16 @@ def test_text_inside_a_list_that_is_not_utf8_is_refused(root: Path) -> None:
         )
 
 
+def test_an_id_that_is_not_utf8_refuses_the_day(root: Path) -> None:
+    contract, rows = make_contract(), make_rows(3)
+    broken = pa.array([b"north", b"\xff\xfe", b"east"]).view(pa.string())
+    at = rows.schema.get_field_index("region")
+    lake = Lake(root, NAME)
+    with pytest.raises(SourceError, match="column 'region' .* not UTF-8"):
+        copy_rows(lake, rows.set_column(at, "region", broken), contract=contract)
+    assert not lake.raw_features.parts(DAY)
+
+
 @pytest.mark.parametrize("name", ["items", "days_ago", "taste"])
 @pytest.mark.parametrize("ends", [[0, 5, 2, 5], [0, -1, 2, 5]], ids=["falls", "below"])
 def test_a_list_of_a_negative_length_is_refused(
