@@ -78,6 +78,17 @@ def test_a_temperature_that_is_none_is_refused(by: float) -> None:
         Temperature(of="x", by=by)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_calibration_or_limit_that_is_no_number_is_refused(number: float) -> None:
+    with pytest.raises(ValidationError, match="slope"):
+        Platt(of="x", slope=number, intercept=0.0)
+    with pytest.raises(ValidationError, match="intercept"):
+        Platt(of="x", slope=1.0, intercept=number)
+    for at in ((number,), (0.5, number), (number, 0.5)):
+        with pytest.raises(ValidationError, match="expected finite limits"):
+            Threshold(of="x", into="band", at=at)
+
+
 def test_argmax_takes_the_first_of_equals_and_tells_its_score() -> None:
     x = torch.tensor([[0.2, 0.5, 0.5], [3.0, 1.0, 2.0], [math.nan, 1.0, 2.0]])
     found = run(Argmax(of="x", into="label", confidence="sure"), x)
@@ -141,6 +152,32 @@ def test_candidates_are_ranked_and_slack_fills_up_what_a_filter_takes() -> None:
         stage, (torch.from_numpy(scores), torch.from_numpy(candidates)), other
     )
     assert (swapped["best"] >= 0).all()
+
+
+def test_of_candidates_too_what_a_side_table_lists_is_ranked_for_nobody() -> None:
+    random = np.random.default_rng(2)
+    candidates = np.stack([random.choice(60, 12, replace=False) for _ in range(20)])
+    scores = random.random((20, 12)).astype(np.float32)
+    # Of these, a row has among its candidates some, or none.
+    gone = random.choice(60, 25, replace=False)
+    stage = TopK(of="scores", into="best", k=8, candidates="items", without=("gone",))
+    given = torch.from_numpy(scores), torch.from_numpy(candidates)
+    found = run(stage, given, Listed(None, torch.from_numpy(gone)))
+    short = 0
+    for row in range(20):
+        left = [at for at in range(12) if candidates[row][at] not in gone]
+        order = sorted(left, key=lambda at: -scores[row][at])[:8]
+        short += len(order) < 8
+        rest = 8 - len(order)
+        want = candidates[row][order].tolist() + [-1] * rest
+        assert found["best"][row].tolist() == want
+        want = scores[row][order].tolist() + [0.0] * rest
+        assert found["best_scores"][row].tolist() == want
+    assert 0 < short < 20
+    everything = run(stage, given, Listed(None, torch.arange(60)))
+    assert (everything["best"] == -1).all()
+    nothing = run(stage, given)
+    assert (nothing["best"] >= 0).all()
 
 
 def test_a_ranking_is_never_longer_than_what_there_is() -> None:

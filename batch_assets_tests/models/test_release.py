@@ -15,6 +15,7 @@ from batch_assets.errors import (
     TamperedReleaseError,
     UnknownReleaseError,
 )
+from batch_assets.models.post_specs import PostProcessing, Temperature
 from batch_assets.models.release import (
     GOLDEN,
     MANIFEST,
@@ -92,6 +93,19 @@ def test_another_content_is_another_release(tmp_path, changes):
     other = write_toy_release_as("safetensors", tmp_path / "two", **changes)
 
     assert one.digest != other.digest
+
+
+def test_another_number_of_a_stage_is_another_release(tmp_path):
+    def digest(by: float) -> str:
+        post = PostProcessing(
+            gives=("risk",), stages=(Temperature(of="risk", by=by, into="cooler"),)
+        )
+        folder = tmp_path / f"by {by}"
+        return write_toy_release_as("safetensors", folder, post=post).digest
+
+    # What the model itself says is the same, and so is what is written of it.
+    assert digest(1.0) == digest(1.0) != digest(1.5)
+    assert digest(1.0) != write_toy_release_as("safetensors", tmp_path / "p").digest
 
 
 def test_writing_over_a_release_replaces_it(tmp_path):
