@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterInstance
 
+from batch_assets import Ranking
 from batch_assets.errors import ContractError, LakeError, ScoringError, SourceError
 from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.side_tables import copy_side_tables, side_tables_of
@@ -29,7 +30,7 @@ from batch_assets_tests.histories import (
     write_histories,
 )
 from batch_assets_tests.nights import files, score
-from batch_assets_tests.projects import make_project
+from batch_assets_tests.projects import make_project, metadata_of
 from batch_assets_tests.toys import (
     DAY,
     context_of,
@@ -273,8 +274,14 @@ PIPELINE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_pipeline_declares_the_side_tables_of_its_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: Release, declared: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
 ) -> None:
+    *outputs, _ = make_contract().outputs
+    ranking = Ranking(name="next_items", vocabulary="items", k=5, at_least=0)
+    contract = make_contract(outputs=(*outputs, ranking))
+    release = write_histories(
+        tmp_path / "release", post=post_of(None), contract=contract
+    )
     tables = {"side_tables": {"gone": SOURCE.model_dump(exclude_none=True)}}
     pipeline = PIPELINE | (tables if declared else {})
     project = make_project(
@@ -286,7 +293,7 @@ def test_a_pipeline_declares_the_side_tables_of_its_release(
     rows = make_rows(300)
     pq.write_table(rows, tmp_path / "project" / "days" / f"{DAY}.parquet")
     pq.write_table(
-        pa.table({"item": list(ITEMS[:10])}),
+        pa.table({"item": list(ITEMS[:40])}),
         tmp_path / "project" / f"side-{DAY}.parquet",
     )
     with DagsterInstance.ephemeral() as on:
@@ -296,7 +303,12 @@ def test_a_pipeline_declares_the_side_tables_of_its_release(
         assert not project.lake(NAME).raw_features.rows_by_day()
         return
     assert result.success
-    assert without(ranked(project.lake(NAME)), set(ITEMS[:10]))
+    rankings = ranked(project.lake(NAME))
+    assert without(rankings, set(ITEMS[:40]))
+    short = sum(len(items) < 5 for items in rankings.values())
+    assert 0 < short < len(rankings) == 300
+    said = metadata_of(result, "predictions")
+    assert said["next_items_short_rankings"] == short
     answer: Callable[..., Any] = project.snapshots(NAME).served
     assert answer() is not None
     assert make_contract().digest == release.contract.digest
