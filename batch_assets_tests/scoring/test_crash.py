@@ -389,8 +389,9 @@ LENGTHS: list[Callable[[int], int]] = [
     ],
 )
 def test_torn_parts_are_made_again(
-    stage: Stage, die_at: str, tables: list[str]
+    any_stage: Stage, die_at: str, tables: list[str]
 ) -> None:
+    stage = any_stage
     root = stage.left_by(die_at)
     parts = [path for table in tables for path in parts_of(root, table)]
     assert parts
@@ -428,7 +429,8 @@ def flip(path: Path, at: int, bit: int) -> None:
 
 
 @pytest.mark.parametrize("table", ["predictions", "dead_letters"])
-def test_a_part_with_a_flipped_bit_is_made_again(stage: Stage, table: str) -> None:
+def test_a_part_with_a_flipped_bit_is_made_again(any_stage: Stage, table: str) -> None:
+    stage = any_stage
     root = stage.left_by(SCORED)
     draw = random.Random(SEED)
     checked = ("page", "receipt", "page header", "end")
@@ -462,8 +464,9 @@ def reads_as(path: Path, rows: pa.Table) -> bool:
     ],
 )
 def test_a_part_with_a_flipped_bit_is_refused_or_reads_as_before(
-    stage: Stage, table: str, region: str
+    any_stage: Stage, table: str, region: str
 ) -> None:
+    stage = any_stage
     root = stage.left_by(SCORED)
     task = next(t for t in stage.tasks(root) if t.dead_letters.exists())
     path = getattr(task, table)
@@ -540,7 +543,8 @@ def test_a_part_of_another_table_under_this_ones_name_is_made_again(
     stage.must_end_well(root)
 
 
-def test_two_runs_of_a_night_at_once_leave_one_whole_night(stage: Stage) -> None:
+def test_two_runs_of_a_night_at_once_leave_one_whole_night(any_stage: Stage) -> None:
+    stage = any_stage
     root = stage.root()
     allowed = {"before": NOTHING, "whole": stage.whole}
 
