@@ -347,10 +347,12 @@ def _checked(release: Release, load: Callable[[], torch.nn.Module]) -> torch.nn.
     # torch, zipfile and a user's own class can raise anything here.
     except Exception as error:
         spec = release.manifest.model
+        wrote = {"torch": spec.torch} | spec.versions
+        by = ", ".join(f"{package} {version}" for package, version in wrote.items())
         msg = (
             f"release {release.name} {release.short} can't be loaded: "
-            f"{type(error).__name__}: {error}. It was written as {spec.format} by torch "
-            f"{spec.torch}; this is torch {torch.__version__}."
+            f"{type(error).__name__}: {error}. It was written as {spec.format} by {by}; "
+            f"this is torch {torch.__version__}."
         )
         if spec.format == "safetensors":
             msg += (
