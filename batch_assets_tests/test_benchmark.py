@@ -370,6 +370,10 @@ def test_the_texts_in_the_readme_are_the_results():
     text = (module.HERE / "README.md").read_text()
     told = text.partition(texts.PART.begin)[2].partition(texts.PART.end)[0]
     assert told == f"\n{tables}"
+    # Nor do the words below it say otherwise than the table.
+    below = text.partition(texts.PART.end)[2].partition("\n## ")[0]
+    assert ("Both bars are reached." in below) == (tables.count("| reached |") == 2)
+    assert ("no table yet" in below) == (not tables)
 
 
 @pytest.mark.slow

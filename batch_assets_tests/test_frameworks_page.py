@@ -21,6 +21,7 @@ def test_each_block_of_the_page_runs(
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
+    said: dict[str, str] = {}
     for kind, block in BLOCKS:
         if kind == "python":
             exec(compile(block, "docs/frameworks.md", "exec"), names)
@@ -31,12 +32,17 @@ def test_each_block_of_the_page_runs(
         else:
             assert kind == "console"
             for line in block.splitlines():
-                run(line.replace("DIGEST", names["release"].digest), tmp_path)
-    with Snapshot("data/snapshots/churn") as snapshot:
-        served = snapshot.get(17).outputs["churn"]
-    rows = names["subscribers"]
-    want = names["pipeline"].predict_proba(rows)[16, 1]
-    assert served == pytest.approx(want, abs=1e-5)
+                line = line.replace("DIGEST", names["release"].digest)
+                said[line.split()[3]] = run(line, tmp_path)
+    of_each = {"churn": ("pipeline", "subscribers"), "trees": ("boosted", "known")}
+    for pipeline, (model, frame) in of_each.items():
+        with Snapshot(f"data/snapshots/{pipeline}") as snapshot:
+            served = snapshot.get(17).outputs["churn"]
+        want = names[model].predict_proba(names[frame])[16, 1]
+        assert served == pytest.approx(want, abs=1e-5)
+        # What was looked up last of each is printed, too.
+        shown = said[pipeline].split()[1]
+        assert float(shown) == pytest.approx(served, rel=1e-4, abs=1e-6)
 
 
 def test_the_page_names_each_file_that_is_stored():

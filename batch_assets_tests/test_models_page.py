@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 
+from batch_assets import Snapshot
+from batch_assets.cli.import_release import release_import
+from batch_assets.models.release import open_release
 from batch_assets_tests.projects import DEFINITIONS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -41,12 +46,12 @@ def run_page(name: str, folder: Path) -> tuple[dict[str, Any], str]:
     sys.modules["page"] = page
     names, said = page.__dict__, ""
     for kind, block in blocks:
-        if kind == "python":
-            exec(compile(block, f"docs/{name}", "exec"), names)
-        elif kind == "yaml":
+        if kind == "yaml" or block.startswith("# train.py"):
             path = folder / block.partition("\n")[0].removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)
+        elif kind == "python":
+            exec(compile(block, f"docs/{name}", "exec"), names)
         else:
             for line in block.splitlines():
                 said = run(line.replace("DIGEST", _digest(names)), folder)
@@ -65,6 +70,20 @@ def test_each_block_about_histories_runs(
     assert [line.split()[-2] for line in said.splitlines()[:10]] == [
         film for film, _ in ranking
     ]
+    # What the side table lists is shown to nobody, or nobody in Germany.
+    with Snapshot(tmp_path / "data" / "snapshots" / "watch_next") as snapshot:
+        shown = [
+            {film for film, _ in snapshot.get(user).outputs["watch_next"]}
+            for user in names["users"]
+        ]
+    day = pl.read_parquet(tmp_path / "histories-2026-01-05.parquet")
+    in_germany = (day["country"] == "DE").to_list()
+    blocked = set(names["FILMS"][100:])
+    assert not any("film-000" in films for films in shown)
+    assert not any(
+        films & blocked for films, there in zip(shown, in_germany, strict=True) if there
+    )
+    assert any(films & blocked for films in shown)
 
 
 @pytest.mark.slow
@@ -76,6 +95,7 @@ def test_each_block_about_a_release_in_one_call_runs(
     with torch.inference_mode():
         heads = names["model"].eval()(names["features"][41:42])
     shown = dict(line.split()[:2] for line in said.splitlines()[:2])
+    assert open_release(tmp_path / "data" / "releases" / "base_rate")
     assert float(shown["leaves"]) == pytest.approx(heads.leaves.item(), rel=1e-4)
     assert float(shown["buys"]) == pytest.approx(heads.buys.item(), rel=1e-4, abs=1e-6)
 
@@ -88,7 +108,28 @@ def test_each_block_about_texts_runs(
     monkeypatch.chdir(tmp_path)
     names, said = run_page("text.md", tmp_path)
     assert names["topics"] == ["food", "money", "sport"]
+    imported = open_release(tmp_path / "data" / "releases" / "meanings")
+    assert imported.manifest.model.versions.keys() >= {"transformers", "tokenizers"}
     assert re.search(r"topic\s+sport", said)
+
+
+@pytest.mark.parametrize(
+    "name", ["models.md", "release.md", "text.md", "frameworks.md"]
+)
+def test_what_is_not_run_is_a_command_that_there_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It needs MLflow's server, which `training/test_mlflow.py` starts for the same command."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "training.parquet").touch()
+    text = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    shown = re.findall(r"^    (?!pip install )(\S.*)$", text, re.M)
+    assert len(shown) == (name == "release.md")
+    for line in shown:
+        assert line.startswith("batch-assets release import mlflow:")
+        words = shlex.split(line)[3:]
+        release_import.make_context(line, words)
 
 
 def _digest(names: dict[str, Any]) -> str:

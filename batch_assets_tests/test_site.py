@@ -3,9 +3,14 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from batch_assets.models.columns import SQL_TYPES
+from batch_assets.models.contract import Feature, KeySpec
+from batch_assets.models.input_specs import Ids, Input
+from batch_assets.models.output_specs import AnyOutput
 from website.pages import PAGES, page
 from website.staged import ELSEWHERE, ROOT, for_site, stage
 
@@ -15,6 +20,31 @@ def test_a_page_of_the_reference_says_what_the_code_says(name):
     committed = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
 
     assert committed == page(name), "make reference writes it again"
+
+
+def test_the_table_of_types_has_every_one_that_can_be_declared():
+    outputs = [get_args(one)[0] for one in get_args(get_args(AnyOutput)[0])]
+    cells = [
+        row.split(" | ")[1:4]
+        for row in page("types.md").splitlines()
+        if re.match(r"\| (key|feature|input|output) ", row)
+    ]
+
+    for kind in (KeySpec, Feature, *get_args(get_args(Input)[0]), *outputs):
+        own = " ".join(
+            row[0] for row in cells if row[0].startswith(f"`{kind.__name__}(")
+        )
+        dtype = kind.model_fields.get("dtype")
+        # An id is no float, which the values of a sequence may be.
+        types = set(get_args(dtype.annotation) if dtype else ()) - {
+            kind is Ids and "float32"
+        }
+        assert own, kind
+        assert (
+            set(re.findall(r"dtype='(\w+)'", own.replace("Column(dtype=", ""))) == types
+        )
+    sql = set(re.findall(r"[A-Z]+", " ".join(row[2] for row in cells)))
+    assert sql == set(SQL_TYPES.values())
 
 
 def test_every_page_is_found_from_the_menu(tmp_path):

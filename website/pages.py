@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from website.commands import commands
+from website.contract_types import contract_types
 from website.errors import errors
 from website.files import files
 from website.metrics import metrics
@@ -13,6 +14,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "yaml.md": yaml,
     "cli.md": commands,
     "errors.md": errors,
+    "types.md": contract_types,
     "tables.md": tables,
     "files.md": files,
     "metrics.md": metrics,

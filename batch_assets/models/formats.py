@@ -8,6 +8,7 @@ archive is first loaded with `weights_only`, and an archive that needs more is r
 """
 
 import importlib
+import inspect
 import io
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -124,9 +125,13 @@ def save_module(
         save(module, tensors, path, manifest.contract)
     # torch traces the user's own code here, which can raise anything.
     except Exception as error:
-        msg = f"the model can't be stored as {spec.format}: {type(error).__name__}: {error}"
-        if "specialized it to be a constant" in msg:
-            msg = f"{msg}\n{OF_ANY_SIZE}"
+        # After an empty line torch goes on about itself.
+        why = " ".join(str(error).partition("\n\n")[0].split())
+        msg = (
+            f"the model can't be stored as {spec.format}: {type(error).__name__}: {why}"
+        )
+        if "specialized it to be a constant" in why:
+            msg = f"{msg} {OF_ANY_SIZE}"
         raise ReleaseError(msg) from error
 
 
@@ -142,10 +147,10 @@ def _save_program(
         dict.fromkeys(range(2 if name in padded else 1), torch.export.Dim.DYNAMIC)
         for name in tensors
     )
+    # As its arguments take them: those that go into *args are one of them.
+    shapes = inspect.signature(module.forward).bind(*sizes).arguments
     program = torch.export.export(
-        module,
-        tuple(tensors.values()),
-        dynamic_shapes=(sizes,) if isinstance(module, ByPosition) else sizes,
+        module, tuple(tensors.values()), dynamic_shapes=tuple(shapes.values())
     )
     for node in program.graph.nodes:
         # Where the module's source lay, line by line: not part of the model,
@@ -347,10 +352,12 @@ def _checked(release: Release, load: Callable[[], torch.nn.Module]) -> torch.nn.
     # torch, zipfile and a user's own class can raise anything here.
     except Exception as error:
         spec = release.manifest.model
+        wrote = {"torch": spec.torch} | spec.versions
+        by = ", ".join(f"{package} {version}" for package, version in wrote.items())
         msg = (
             f"release {release.name} {release.short} can't be loaded: "
-            f"{type(error).__name__}: {error}. It was written as {spec.format} by torch "
-            f"{spec.torch}; this is torch {torch.__version__}."
+            f"{type(error).__name__}: {error}. It was written as {spec.format} by {by}; "
+            f"this is torch {torch.__version__}."
         )
         if spec.format == "safetensors":
             msg += (

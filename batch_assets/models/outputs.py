@@ -58,8 +58,8 @@ def given_columns(result: Any, contract: Contract, rows: int) -> list[torch.Tens
         msg = (
             f"the model gave {shape_of(result)} for {rows} rows; its contract declares "
             f"{len(declared)}: {what}. Let it give a tensor (rows, outputs) of numbers, a "
-            "tuple of tensors in this order, or them by name, such as in a dict; around a "
-            f"model that can't be changed:\n{adapter(result, [c.name for c in declared])}"
+            "tuple of tensors in this order, or them by name, such as in a dict"
+            f"{adapter(result, [c.name for c in declared])}"
         )
         raise ReleaseError(msg)
     for column, values in zip(declared, columns, strict=True):

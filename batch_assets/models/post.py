@@ -84,7 +84,7 @@ def named(result: Any, names: tuple[str, ...], who: str) -> Tensors:
     ):
         msg = f"{who} gave {shape_of(result)}, expected the tensors {list(names)}"
         if who == MODEL:
-            msg += f"; around a model that can't be changed:\n{adapter(result, names)}"
+            msg += adapter(result, names)
         raise ReleaseError(msg)
     return dict(zip(names, given, strict=True))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from batch_assets.models.release import Takes
+
 CLASS = """class Adapter(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
@@ -61,54 +63,75 @@ def shape_of(result: Any) -> str:
 
 
 def adapter(result: Any, names: Sequence[str]) -> str:
-    """Return the class to write so that a model gives these, from what it gave.
+    """Return how an error goes on: with the class to write so that a model gives these.
 
     Args:
         result: what it gave.
         names: what it should give: a tensor each.
     """
-    given = plain(result)
-    if isinstance(given, dict) and given:
-        have = list(given)
-        pairs = [
-            f"'{name}': out['{name if name in given else have[at % len(have)]}']"
-            for at, name in enumerate(names)
-        ]
-        back = "{" + ", ".join(pairs) + "}"
-        if hasattr(result, "_asdict") or dataclasses.is_dataclass(result):
-            back = back.replace("out['", "out.").replace("']", "")
-    elif isinstance(given, tuple) and len(given) >= len(names):
-        back = ", ".join(f"out[{at}]" for at in range(len(names)))
-    elif isinstance(given, torch.Tensor) and given.ndim == 2 and len(names) == 1:
-        back = f"out[:, {given.shape[1] - 1}]"
-    else:
-        back = ", ".join(f"out[:, {at}]" for at in range(len(names)))
+    back = _taken(plain(result), names, by_attribute=not isinstance(result, Mapping))
+    if back is None:
+        return (
+            ". No adapter makes that of what it gave: change the model, or declare what "
+            "it gives."
+        )
     return (
+        "; around a model that can't be changed:\n"
         f"{CLASS}"
-        "    def forward(self, *given):\n"
-        "        out = self.model(*given)\n"
+        "    def forward(self, *given, **named):\n"
+        "        out = self.model(*given, **named)\n"
         f"        return {back}"
     )
 
 
-def input_adapter(module: Callable[..., Any], names: Sequence[str]) -> str:
+def _taken(given: Any, names: Sequence[str], *, by_attribute: bool) -> str | None:
+    """The code that takes tensors of these names out of a result; None if there is none."""
+    if isinstance(given, dict):
+        left = iter([name for name in given if name not in names])
+        found = {name: name if name in given else next(left, None) for name in names}
+        if None in found.values() or list(found) == list(found.values()):
+            return None
+        one = "out.{}" if by_attribute else "out['{}']"
+        pairs = [f"'{name}': {one.format(other)}" for name, other in found.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(given, tuple) and len(given) >= len(names):
+        return ", ".join(f"out[{at}]" for at in range(len(names)))
+    if not isinstance(given, torch.Tensor) or given.ndim != 2:
+        return None
+    if len(names) == 1:
+        return f"out[:, {given.shape[1] - 1}]"
+    if given.shape[1] < len(names):
+        return None
+    return ", ".join(f"out[:, {at}]" for at in range(len(names)))
+
+
+def input_adapter(
+    module: Callable[..., Any], names: Sequence[str], takes: Takes
+) -> str:
     """Return the class to write so that a model is given what it takes.
 
     Args:
         module: whose forward takes something else.
         names: of the tensors that it is given.
+        takes: how it is given them.
     """
     forward = getattr(module, "forward", module)
-    takes = [
+    arguments = [
         name
         for name, one in inspect.signature(forward).parameters.items()
         if one.kind
         in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
     ]
-    passed = ", ".join(f"{name}=..." for name in takes)
+    mine = {name: f"given['{name}']" if takes == "dict" else name for name in names}
+    # Of one argument it is the name alone that was wrong, or what it was given.
+    alone = len(arguments) == len(names) == 1
+    usual = mine[names[0]] if alone and takes == "name" else "..."
+    passed = ", ".join(
+        f"{name}={usual if alone else mine.get(name, usual)}" for name in arguments
+    )
     return (
         f"{CLASS}"
-        f"    def forward(self, {', '.join(names)}):\n"
+        f"    def forward(self, {'given' if takes == 'dict' else ', '.join(names)}):\n"
         f"        return self.model({passed})"
     )
 

@@ -69,16 +69,16 @@ def _explained(
             f"{name} {str(one.dtype).removeprefix('torch.')} {tuple(one.shape)}"
             for name, one in question.tensors.items()
         )
+        # torch's own errors have several lines.
+        why = " ".join(str(error).split())
+        takes = manifest.model.takes
         how = {"position": "by position", "name": "by name", "dict": "in a dict"}
         msg = (
             f"the model raises on {question.asked} rows, {given} on the CPU, "
-            f"{how[manifest.model.takes]}: {type(error).__name__}: {error}"
+            f"{how[takes]}: {type(error).__name__}: {why.rstrip('.')}. If it takes "
+            "something else, let an adapter give it that:\n"
+            f"{input_adapter(module, list(question.tensors), takes)}"
         )
-        if isinstance(error, TypeError):
-            wrapped = input_adapter(module, list(question.tensors))
-            msg += (
-                f"\nIf it takes something else, let an adapter give it that:\n{wrapped}"
-            )
         raise ReleaseError(msg) from error
 
 
@@ -108,7 +108,8 @@ def must_stand_alone(
         try:
             outputs = ask(module, rows.take(np.array(places)), manifest)
         except ReleaseError as error:
-            msg = f"it gave the golden rows together, but not {way}: {error}. {_ADVICE}"
+            # What was raised may end in an adapter.
+            msg = f"it gave the golden rows together, but not {way}. {_ADVICE} {error}"
             raise ReleaseError(msg) from error
         want = {name: values[places] for name, values in expected.items()}
         if off := first_unlike(outputs, want, manifest.contract, within):

@@ -7,6 +7,7 @@ transformers. It knows no tokenizer and no approval.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from batch_assets.errors import ConfigError, ReleaseError
 from batch_assets.models.release import CONFIG
 
 WEIGHTS = "model.safetensors"
+# What reads and writes such a folder, beside torch.
+PACKAGES = ("transformers", "tokenizers", "safetensors")
 Gives = Literal["vector", "logits"]
 Pooling = Literal["mean", "first"]
 
@@ -98,6 +101,11 @@ def arguments_of(module: torch.nn.Module) -> dict[str, Any]:
         )
         raise ReleaseError(msg)
     return dict(module.arguments)
+
+
+def versions() -> dict[str, str]:
+    """Return which packages write a transformer here, with their versions."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def _loaded(folder: Path, gives: Gives) -> torch.nn.Module:

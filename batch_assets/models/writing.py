@@ -59,7 +59,7 @@ from batch_assets.models.row_independence import (
 )
 from batch_assets.models.token_probe import must_take_every_token
 from batch_assets.models.tokenizing import Tokenizing, tokenised, with_tokenizer
-from batch_assets.models.transformer import arguments_of
+from batch_assets.models.transformer import arguments_of, versions
 
 # Of these a graph is stored, which takes its tensors in their order.
 AS_GRAPHS = ("pt2", "torchscript")
@@ -184,17 +184,17 @@ def _stored(
     import_path: str | None,
     arguments: dict[str, Any] | None,
 ) -> ModelSpec:
+    stored, wrote = stored_as(module, model_format)
     if model_format == "transformers":
-        arguments = arguments_of(module)
-    stored, versions = stored_as(module, model_format)
+        arguments, wrote = arguments_of(module), versions()
     return ModelSpec(
         format=stored,
         file=FILES[stored],
         torch=torch.__version__.split("+")[0],
         import_path=import_path,
         arguments=arguments or {},
-        takes=_takes(module, contract, takes, foreign=bool(versions)),
-        versions=versions,
+        takes=_takes(module, contract, takes, foreign=isinstance(module, ForeignModel)),
+        versions=wrote,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import tokenizers
 import torch
 import transformers
@@ -23,6 +24,7 @@ from batch_assets.models.transformer import Transformer
 from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
+from batch_assets_tests.releases_by_hand import rehashed
 from batch_assets_tests.texts import CLASSES, SPECIAL, WORDS, make_texts, make_tokenizer
 
 WIDTH, LONGEST = 8, 16
@@ -145,6 +147,36 @@ def test_a_release_holds_weights_and_config_and_the_same_ones_each_time(
     assert digests[0] == digests[1]
     other = Transformer(folder, pooling="first")
     assert write(tmp_path / "other", other, "vector").digest != digests[0]
+
+
+def test_a_release_says_what_wrote_it_and_an_older_one_says_nothing(
+    tmp_path: Path,
+) -> None:
+    module = Transformer(make_folder(tmp_path / "mine"))
+    # What a caller says of how it is called holds, as for every module of torch.
+    release = write(tmp_path / "release", module, "vector", takes="position")
+    spec = release.manifest.model
+    assert spec.takes == "position"
+    assert spec.torch == torch.__version__.split("+")[0]
+    assert spec.versions == {
+        "safetensors": safetensors.__version__,
+        "tokenizers": tokenizers.__version__,
+        "transformers": transformers.__version__,
+    }
+    shutil.copytree(release.folder, tmp_path / "older")
+    model = spec.model_dump(mode="json", exclude={"versions"})
+    must_prove(rehashed(tmp_path / "older", model=model))
+
+
+def test_a_release_that_cannot_be_loaded_says_what_wrote_it(tmp_path: Path) -> None:
+    module = Transformer(make_folder(tmp_path / "mine"))
+    release = write(tmp_path / "release", module, "vector")
+    (release.folder / "config.json").write_text('{"model_type": "of a later one"}')
+    wrote = (
+        f"by torch .*, safetensors .*, transformers {transformers.__version__}; this"
+    )
+    with pytest.raises(ReleaseError, match=wrote):
+        load_module(rehashed(release.folder), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])

@@ -47,6 +47,7 @@ from batch_assets_tests.toys import (
     write_source,
     write_toy_release,
 )
+from batch_assets_tests.trained import write_trained
 
 pytestmark = [
     pytest.mark.cuda,
@@ -405,4 +406,25 @@ def test_histories_and_rankings_are_those_of_the_cpu(tmp_path: Path) -> None:
     contract = release.contract
     within = release.manifest.golden.tolerance["cuda"]
     for name, apart in unlike(outputs["cuda"], outputs["cpu"], contract, within):
+        assert not apart.any(), name
+
+
+def test_an_onnx_graph_says_what_it_says_on_the_cpu_or_is_refused(
+    tmp_path: Path,
+) -> None:
+    import onnxruntime
+
+    release = write_trained(tmp_path / "release", "onnx")
+    device = find_device("cuda", batch_rows="64")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        # Never on the CPU in its stead.
+        with pytest.raises(DeviceError, match="Install onnxruntime-gpu in its place"):
+            Scorer(release, device)
+        return
+    rows, _ = golden_batch(release)
+    rows = rows.take(np.arange(2_000) % len(rows))
+    outputs, _ = Scorer(release, device).score(rows)
+    expected, _ = Scorer(release, find_device("cpu")).score(rows)
+    within = release.manifest.golden.within("cuda")
+    for name, apart in unlike(outputs, expected, release.contract, within):
         assert not apart.any(), name

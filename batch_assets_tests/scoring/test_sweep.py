@@ -11,13 +11,17 @@ import pytest
 from click.testing import CliRunner
 
 from batch_assets.cli.main import main
+from batch_assets.models.formats import golden_batch
+from batch_assets.models.input_rows import longest_of
 from batch_assets.scoring import sweep as module
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Effort, sweep
 from batch_assets.scoring.sweep_plot import draw
 from batch_assets.scoring.sweep_results import Point, Sweep, Sweeps
+from batch_assets_tests.histories import write_histories
 from batch_assets_tests.projects import attributes, make_project, metadata_of
+from batch_assets_tests.texts import write_texts
 from batch_assets_tests.toys import DAY, make_rows, write_source
 
 PNG = b"\x89PNG\r\n"
@@ -361,3 +365,24 @@ def test_to_load_the_model_takes_nothing_of_the_time(toy_release, monkeypatch):
     found = sweep(toy_release, find_device("cpu"), 1, Effort(0.45, 1, 0, max_rows=2))
 
     assert "longer" not in found.edge
+
+
+@pytest.mark.parametrize("write", [write_histories, write_texts])
+def test_a_sweep_asks_rows_of_the_longest_length_alone(tmp_path, monkeypatch, write):
+    release = write(tmp_path / "release")
+    contract, asked, forward = release.contract, [], Scorer.forward
+
+    def noted(scorer, rows):
+        asked.append(longest_of(rows, contract))
+        return forward(scorer, rows)
+
+    scorer = Scorer(release, find_device("cpu"))
+    lengths = longest_of(scorer.tokenised(golden_batch(release)[0]), contract)
+    # What the proof asks is of every length.
+    monkeypatch.setattr(Scorer, "_replay_golden_batch", lambda scorer: None)
+    monkeypatch.setattr(Scorer, "forward", noted)
+    sweep(release, find_device("cpu"), 1, Effort(None, 1, 0, 0.001, max_rows=8))
+
+    assert lengths.min() < lengths.max()
+    assert {len(batch) for batch in asked} == {1, 2, 4, 8}
+    assert {int(one) for batch in asked for one in batch} == {int(lengths.max())}

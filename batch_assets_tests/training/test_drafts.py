@@ -1,6 +1,7 @@
 """A release in one call, from a model and the frame that it was trained on."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from batch_assets import (
     write_release,
 )
 from batch_assets.cli.main import main
-from batch_assets.errors import BatchAssetsError, ContractError, ReleaseError
+from batch_assets.errors import BatchAssetsError, ContractError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.formats import golden_batch, load_module
 from batch_assets.models.post_specs import Argmax, PostProcessing
@@ -254,6 +255,11 @@ class TwoTensors(torch.nn.Module):
         return numbers[:, 0] + words[:, 0]
 
 
+class OneMore(Net):
+    def forward(self, features: torch.Tensor, scale: torch.Tensor) -> Any:
+        return super().forward(features)[:, 0] * scale
+
+
 class NeedsAFrame(torch.nn.Module):
     def forward(self, frame: Any) -> Any:
         return frame["age"]
@@ -264,11 +270,15 @@ WRONG_MODELS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("a state dict", Net().state_dict(), {}, "the model is a OrderedDict, expected"),
     ("a class", Net, {}, "the model is the class Net, expected"),
     ("too many columns", Net(), {}, r"gave a tensor of the shape \(64, 2\) .*risk \(rows,\).*out\[:, 1\]"),
-    ("too few columns", Net(), {"outputs": ["a", "b", "c"]}, r"declares 3: a \(rows,\), b"),
+    ("too few columns", Net(), {"outputs": ["a", "b", "c"]}, r"declares 3: a \(rows,\), b.*No adapter"),
     ("no names", Net(), {"outputs": None}, r"\(64, 2\), which has no names: .*outputs="),
     ("other names", Named(), {"outputs": ["nope"]}, r"a dict of the tensors {'risk': .*return {'nope': out\['risk'\]}"),
     ("other fields", TwoHeaded(), {"outputs": ["nope"]}, r"a Heads of the tensors .*out\.risk"),
     ("two tensors", TwoTensors(), {}, r"features float32 \(64, 4\) .*'words'.*numbers=\.\.\., words="),
+    ("one more tensor", OneMore(), {}, r"'scale'.*features=features, scale=\.\.\."),
+    ("no dict", Net(), {"takes": "dict", "outputs": ["a", "b"]}, r"\(64, 4\) on the CPU, in a dict.*features=\.\.\."),
+    ("its length", Wrong(lambda x: torch.zeros(len(x))), {}, r"constant \(64\).*not len\(tensor\)"),
+    ("a tuple", Wrong(lambda x: (x[:, 0], x[:, 1])), {}, "gave 2 columns of the shapes"),
     ("by name", Net(), {"takes": "name", "outputs": ["a", "b"], "rename": True}, "by name"),
     ("other width", torch.nn.Linear(3, 1), {}, r"raises on 64 rows, features float32 \(64, 4\)"),
     ("a frame", NeedsAFrame(), {}, "raises on 64 rows, features"),
@@ -284,33 +294,61 @@ WRONG_MODELS: list[tuple[str, Any, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+# With what is filled in where an adapter says `...`, in its order.
+ADAPTED: dict[str, tuple[str, ...]] = {
+    "too many columns": (),
+    "other names": (),
+    "other fields": (),
+    "a tuple": (),
+    "by name": (),
+    "two tensors": ("features[:, :2]", "features[:, 2:]"),
+    "one more tensor": ("features[:, 0]",),
+    "no dict": ("given['features']",),
+    "other width": ("features[:, [0, 2, 3]]",),
+    "a frame": ("{'age': features[:, 0]}",),
+}
+
+
 @pytest.mark.parametrize(
-    ("model", "options", "said"),
-    [case[1:] for case in WRONG_MODELS],
+    ("case", "model", "options", "said"),
+    WRONG_MODELS,
     ids=[case[0] for case in WRONG_MODELS],
 )
-def test_a_wrong_model_is_one_sentence_and_nothing_is_written(
-    tmp_path: Path, model: Any, options: dict[str, Any], said: str
+def test_a_wrong_model_is_one_sentence_and_its_adapter_is_released(
+    tmp_path: Path, case: str, model: Any, options: dict[str, Any], said: str
 ) -> None:
     options = {"outputs": "risk"} | options
     if options.pop("rename", False):
-        model.forward = lambda x: torch.zeros(len(x), 2)
+        model.forward = lambda x: torch.zeros(x.shape[0], 2)
     if options["outputs"] is None:
         del options["outputs"]
     with pytest.raises(BatchAssetsError, match=f"(?s){said}") as error:
         write(tmp_path / "r", model, **options)
-    assert "Traceback" not in str(error.value)
     assert not (tmp_path / "r").exists()
+    sentence, shown, code = str(error.value).partition("\nclass Adapter")
+    # What came, and what was expected of it; then the adapter, if one can help.
+    assert re.fullmatch(
+        r"(no release of 'churn' was written: |the model gave ).+", sentence
+    )
+    assert re.search(
+        "expected|declare|allowed|any number|If it takes|outputs=", sentence
+    )
+    assert bool(code) == (case in ADAPTED)
+    if code:
+        names: dict[str, Any] = {"torch": torch}
+        exec(_filled(shown + code, ADAPTED[case]), names)
+        release = write(tmp_path / "r", names["Adapter"](model), **options)
+        assert (
+            release.contract.output_names == np.atleast_1d(options["outputs"]).tolist()
+        )
 
 
-def test_the_adapter_that_an_error_prints_works(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError) as error:
-        write(tmp_path / "r", Named(), outputs=["chance"])
-    code = str(error.value)[str(error.value).index("class Adapter") :]
-    names: dict[str, Any] = {"torch": torch}
-    exec(code, names)
-    release = write(tmp_path / "r", names["Adapter"](Named()), outputs=["chance"])
-    assert release.contract.output_names == ["chance"]
+def _filled(code: str, by: tuple[str, ...]) -> str:
+    """An adapter with what its writer puts where it says `...`."""
+    assert code.count("...") == len(by)
+    for one in by:
+        code = code.replace("...", one, 1)
+    return code
 
 
 @pytest.mark.parametrize(

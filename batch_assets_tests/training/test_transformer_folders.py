@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from batch_assets import KeySpec, Label, Output, VectorOutput
 from batch_assets.cli.main import main
-from batch_assets.errors import BatchAssetsError
+from batch_assets.errors import BatchAssetsError, UnapprovedError
 from batch_assets.models.formats import golden_batch
 from batch_assets.models.registry import Registry
 from batch_assets.models.transformer import Transformer
@@ -190,4 +190,10 @@ def test_from_the_shell(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, [*command, "--text", "message"])
     assert done.exit_code == 0, done.output
     assert "up to 16 elements" in done.output
-    assert Registry(tmp_path / "root").add(tmp_path / "r").name == "mood"
+    # An import writes a folder: it registers nothing, and approves nothing.
+    registry = Registry(tmp_path / "root")
+    assert registry.names() == []
+    registry.add(tmp_path / "r")
+    assert registry.events("mood") == []
+    with pytest.raises(UnapprovedError, match="no release of 'mood' is approved"):
+        registry.resolve("mood")

@@ -5,8 +5,9 @@
 It learns from the flights of 2013-01-30 to 2013-06-30, with the features that
 `features.sql` gives each evening, and writes a release. April, May and June, each after
 the months before it, chose what the model looks at and the ridge. That the level of the
-last weeks goes in as it is was decided after a first model, which had learned the level,
-was judged on the second half of the year and lost. It approves nothing.
+last weeks goes in as it is was decided after the second model, which had learned the level,
+was judged on the second half of the year and lost, as the first had: this is the third
+that was judged on it. It approves nothing.
 
 Flights that were cancelled or diverted have no `arr_delay` and so no label: the risk is
 that of a flight that does arrive.
