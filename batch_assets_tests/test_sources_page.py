@@ -42,7 +42,10 @@ def test_the_page_has_a_row_and_an_example_of_each_kind():
 
 def test_the_function_of_the_page_gives_rows(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    # Set and taken away, so that it is away again afterwards, too.
+    for name in ("shop", "shop.features"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
     (body,) = [text for kind, text in BLOCKS if kind == "python"]
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("", encoding="utf-8")

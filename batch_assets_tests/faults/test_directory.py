@@ -50,7 +50,7 @@ HOLES = [
     ("replace snapshots/toy/history.jsonl 1", Fault.LIE, False),
     ("replace snapshots/toy/history.jsonl 1", Fault.TEAR, False),
     # An operating system's error, without what to do.
-    ("log of lake/toy/predictions 9", Fault.FAIL, False),
+    ("log of lake/toy/predictions 5", Fault.FAIL, False),
     ("read lake/toy/.claims/2026-01-05.json 2", Fault.FAIL, True),
     ("replace lake/toy/.claims/2026-01-05.json 1", Fault.LOST, False),
     ("has folder models/toy/* 1", Fault.FAIL, False),

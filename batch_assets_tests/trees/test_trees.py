@@ -266,15 +266,14 @@ def test_a_newer_commit_is_not_taken_for_another_day(
     kept: Project, instance: DagsterInstance
 ) -> None:
     log = kept.root / "lake" / NAME / "predictions" / "_delta_log"
-    path = sorted(log.glob("*.json"))[-1]
-    path.write_text(
-        path.read_text("utf-8").replace(
-            r'"batch_assets":"{\"', r'"batch_assets":"{\"format\": 9, \"'
-        ),
-        encoding="utf-8",
-    )
+    # Of a day whose gates are open, whatever time it is.
+    begins = r'"batch_assets":"{\"'
+    day = rf"{begins}day\": \"{SECOND}"
+    (path,) = [one for one in log.glob("*.json") if day in one.read_text("utf-8")]
+    changed = path.read_text("utf-8").replace(begins, rf"{begins}format\": 9, \"")
+    path.write_text(changed, encoding="utf-8")
 
-    night = kept.run(NAME, THIRD, instance)
+    night = kept.run(NAME, SECOND, instance)
 
     assert not night.success
     assert "a newer batch-assets wrote it" in errors_of(night)
