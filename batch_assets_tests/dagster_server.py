@@ -37,7 +37,7 @@ def server(
         return False
 
     try:
-        until(loaded, seconds=120, every=0.5)
+        until(loaded, seconds=300, every=0.5)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
