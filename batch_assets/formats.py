@@ -75,11 +75,7 @@ SNAPSHOT = Format(
 )
 HISTORY = Format("history of a snapshot", "a line of its `history.jsonl`")
 DENYLIST = Format("denylist", "`denylist.json`, and the same in remote stores")
-SINK = Format(
-    "version in a remote store",
-    "beside its rows",
-    remake="load it again: batch-assets sinks load PIPELINE",
-)
+SINK = Format("version in a remote store", "beside its rows")
 ALERT = Format("record of alerts", "a line of `alerts.jsonl`")
 
 FORMATS = (

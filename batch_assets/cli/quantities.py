@@ -77,10 +77,7 @@ def above_0(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 < number < math.inf:
         msg = f"it is a number above 0, got '{text}'"
         raise ValueError(msg)
@@ -93,14 +90,19 @@ def share_of(text: str) -> float:
     Raises:
         ValueError: it is none.
     """
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
+    share = _number(text)
     if not 0 <= share < 1:
         msg = f"it is the share of the price that is saved, from 0 to below 1, got '{text}'"
         raise ValueError(msg)
     return share
+
+
+def _number(text: str) -> float:
+    """What is no number is NaN, which is within no limits."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 class Quantity(click.ParamType[float]):
