@@ -14,17 +14,22 @@ import obstore
 
 from batch_assets.lake.parts import sealed_part
 from batch_assets.lake.tables import Lake
-from batch_assets.models.registry import Registry
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
 from batch_assets.storage import ObjectPath, remove_tree
 from batch_assets.storage.client import client_of
 from batch_assets_tests.crash import KINDS, Ended, Zygote
-from batch_assets_tests.faults.nights import BEFORE, TABLES, Answers, answers_of
+from batch_assets_tests.faults.nights import (
+    BEFORE,
+    TABLES,
+    Answers,
+    answers_of,
+    prepared,
+)
 from batch_assets_tests.faults.plan import FaultPlan
 from batch_assets_tests.faults.proxy import Proxy
 from batch_assets_tests.seaweed import BUCKET
-from batch_assets_tests.toys import DAY, NAME, write_source
+from batch_assets_tests.toys import DAY, NAME
 
 Seals = dict[str, list[tuple[str, int, str]]]
 
@@ -117,12 +122,7 @@ def staged(
     """A stage, for whose children `environment` says how to reach the proxy."""
     kind = KINDS["features"]
     project, start = folder / "project", ObjectPath(BUCKET, "faults/start")
-    release = kind.write_release(folder / "release")
-    registry = Registry(start)
-    registry.add(release.folder)
-    registry.approve(NAME, release.digest, why="the tests need it", by="ada")
-    write_source(project, kind.rows(seed=2), day=BEFORE)
-    kind.write_source(project)
+    release = prepared(folder, start, kind)
     with Zygote(project, release.folder, environment) as zygote:
         made = zygote.night(start, day=BEFORE, publish=BEFORE, both=True)
         assert made.well, made

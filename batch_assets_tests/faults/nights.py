@@ -19,6 +19,7 @@ from batch_assets.models.release import Release
 from batch_assets.quality.verdict_record import read_verdicts
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.snapshots.version import Version
+from batch_assets.storage import StoragePath
 from batch_assets_tests.crash import (
     KINDS,
     Ended,
@@ -143,15 +144,21 @@ def survive(stage: Stage, plan: FaultPlan, *, again: bool = False) -> Ended:
     return ended
 
 
-@contextmanager
-def staged(folder: Path, kind: Kind = KINDS["features"]) -> Iterator[Stage]:
-    project, start, again = folder / "project", folder / "start", folder / "again"
+def prepared(folder: Path, start: StoragePath, kind: Kind) -> Release:
+    """Write a project with two days of rows; its release, approved under a root."""
     release = kind.write_release(folder / "release")
     registry = Registry(start)
     registry.add(release.folder)
     registry.approve(NAME, release.digest, why="the tests need it", by="ada")
-    write_source(project, kind.rows(seed=2), day=BEFORE)
-    kind.write_source(project)
+    write_source(folder / "project", kind.rows(seed=2), day=BEFORE)
+    kind.write_source(folder / "project")
+    return release
+
+
+@contextmanager
+def staged(folder: Path, kind: Kind = KINDS["features"]) -> Iterator[Stage]:
+    project, start, again = folder / "project", folder / "start", folder / "again"
+    release = prepared(folder, start, kind)
     other = folder / "other"
     kind.write_source(other, seed=1)
     with Zygote(project, release.folder) as zygote:
