@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("lmdb", reason="make bench-serving installs what the peers need")
-
+from benchmarks.rankings import measure_rankings
 from benchmarks.serving import (
     BEGIN,
     END,
@@ -36,6 +35,7 @@ def test_the_readmes_tables_are_those_of_the_results() -> None:
     for store in STORES:
         assert results[store].keys() >= FIGURES
     assert results["batch_assets"]["publish_rows_per_s"] > 0
+    assert results["batch_assets"]["ranking_ratio"] <= 1.5
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,11 @@ def test_a_store_is_built_checked_and_timed(
 @pytest.mark.slow
 def test_a_whole_publish_is_timed(root: Path, tmp_path: Path) -> None:
     assert measure_publish(root, tmp_path)["publish_rows_per_s"] > 0
+
+
+@pytest.mark.slow
+def test_a_ranking_is_asked_in_turns_with_numbers(tmp_path: Path) -> None:
+    assert measure_rankings(tmp_path)["ranking_ratio"] > 0
 
 
 def test_a_store_that_answers_wrongly_is_not_timed() -> None:

@@ -45,6 +45,7 @@ from batch_assets.snapshots.publish import publish_day
 from batch_assets.snapshots.retention import collect
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import GateLimits, Serving
+from benchmarks.rankings import measure_rankings
 from benchmarks.stores import BatchAssets, DuckDb, Lmdb, Redis, Sqlite, Store, missing
 from benchmarks.tables import machine, print_tables, with_tables
 
@@ -256,7 +257,7 @@ def run(rows: int) -> dict[str, Any]:
         root.mkdir()
         prepare(root, rows)
         for number in range(ROUNDS):
-            for name in (*STORES, "publish", "beside"):
+            for name in (*STORES, "publish", "beside", "rankings"):
                 folder = Path(made) / f"{name}-{number}"
                 found = subprocess.run(
                     [*MODULE, "--one", name, str(folder), str(root)],
@@ -305,6 +306,8 @@ def show(results: dict[str, Any]) -> str:
         f"| a whole publish, rows/s | {ours['publish_rows_per_s']:,.0f} |",
         f"| p99 while one is published, µs | {ours['p99_us_publishing']:,.1f} |",
         f"| p99.9 while one is published, µs | {ours['p999_us_publishing']:,.1f} |",
+        "| a ranking of 20 items, in times of 20 numbers (at most 1.5) "
+        f"| {ours['ranking_ratio']:.2f} |",
     ]
     return "\n".join(lines) + "\n"
 
@@ -318,6 +321,8 @@ def one(name: str, folder: Path, root: Path) -> dict[str, Any]:
         return measure_publish(root, folder)
     if name == "beside":
         return measure_beside(root, folder)
+    if name == "rankings":
+        return measure_rankings(folder)
     return measure(name, folder, root)
 
 

@@ -12,10 +12,9 @@ A ranking may hold more items than are shown: the next best move up for those th
 denied by now. It knows no file.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import itemgetter, not_
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -23,6 +22,9 @@ from pydantic import Field
 from batch_assets.strict import StrictModel
 
 NO_ITEM = -1
+
+# The items of a ranking with their scores, the best first.
+Ranked = list[tuple[int | str, float]]
 
 
 class _Form(StrictModel):
@@ -73,7 +75,7 @@ class RankingForm(_Form):
 
     kind: Literal["ranking"] = "ranking"
     k: int
-    spare: int = Field(default=0, exclude_if=operator.not_)
+    spare: int = Field(default=0, exclude_if=not_)
     items: tuple[int, ...] | tuple[str, ...]
 
     @property
@@ -81,22 +83,32 @@ class RankingForm(_Form):
         names, width = (self.name, f"{self.name}_scores"), self.k + self.spare
         return [[f"{name}.{at}" for at in range(width)] for name in names]
 
-    def of(
-        self,
-        items: Sequence[int],
-        scores: Sequence[float],
-        denied: AbstractSet[int] = frozenset(),
-    ) -> list[tuple[int | str, float]]:
-        """Return what is shown of a row, but for the positions that are denied."""
-        if items[-1] == NO_ITEM:
-            items = items[: items.index(NO_ITEM)]
-        words = self.items
-        if denied and not denied.isdisjoint(items):
-            held = zip(items, scores, strict=False)
-            left = [(words[at], score) for at, score in held if at not in denied]
-            return left[: self.k]
-        # In two thirds of the time that `map` takes for twenty.
-        return list(zip([words[at] for at in items[: self.k]], scores))  # noqa: B905
+    def teller(
+        self, denied: AbstractSet[int] = frozenset()
+    ) -> Callable[[Sequence[int], Sequence[float]], Ranked]:
+        """Return what tells a row's items and scores, but for the positions denied.
+
+        If none is denied it is given no more than it shows.
+        It has at hand what would be looked up again for each row.
+        """
+        k, words = self.k, self.items
+
+        def told(items: Sequence[int], scores: Sequence[float]) -> Ranked:
+            if items[-1] == NO_ITEM:
+                items = items[: items.index(NO_ITEM)]
+            if denied and not denied.isdisjoint(items):
+                held = zip(items, scores, strict=False)
+                return [(words[at], one) for at, one in held if at not in denied][:k]
+            # In half of the time that `map` takes for twenty; of one it tells no tuple.
+            some = items[:k]
+            named = (
+                itemgetter(*some)(words)
+                if len(some) > 1
+                else map(words.__getitem__, some)
+            )
+            return list(zip(named, scores))  # noqa: B905
+
+        return told
 
 
 Form = Annotated[LabelForm | VectorForm | RankingForm, Field(discriminator="kind")]
@@ -136,39 +148,42 @@ class Assembly:
         self._steps: list[tuple[str, Callable[..., Any] | None, list[_Run]]] = []
         for name in outputs:
             if form := formed.get(name):
-                parts, made = form.parts, form.of
-                if isinstance(form, RankingForm):
-                    if gone := denied.get(form.name):
-                        made = functools.partial(form.of, denied=gone)
-                    else:  # What is not shown is not read.
-                        parts = [part[: form.k] for part in parts]
+                parts, made = form.parts, _maker(form, denied)
+                if isinstance(form, RankingForm) and not denied.get(form.name):
+                    # What is not shown is not read.
+                    parts = [part[: form.k] for part in parts]
                 runs = [_run([places[one] for one in part]) for part in parts]
                 self._steps.append((form.name, made, runs))
             elif name not in inside:
                 number, at = places[name]
-                self._steps.append((name, None, [(number, at, at + 1)]))
+                self._steps.append((name, None, [(number, at)]))
 
     def row(self, groups: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """Return the outputs by name, from a row's values of each group."""
         outputs: dict[str, Any] = {}
         for name, made, runs in self._steps:
-            number, start, stop = runs[0]
+            number, at = runs[0]
             if made is None:
-                outputs[name] = groups[number][start]
+                outputs[name] = groups[number][at]
             elif len(runs) == 1:
-                outputs[name] = made(groups[number][start:stop])
+                outputs[name] = made(groups[number][at])
             else:
-                other, first, last = runs[1]
-                outputs[name] = made(
-                    groups[number][start:stop], groups[other][first:last]
-                )
+                other, there = runs[1]
+                outputs[name] = made(groups[number][at], groups[other][there])
         return outputs
 
 
 # Of each ranking, by its name, the positions of the items that are not shown.
 Denied = Mapping[str, frozenset[int]]
-# A group, the first of its columns, and one past the last.
-_Run = tuple[int, int, int]
+# A group, and which of its columns.
+_Run = tuple[int, int | slice]
+
+
+def _maker(form: Form, denied: Denied) -> Callable[..., Any]:
+    """Return what makes an output of a row's values of each piece."""
+    if isinstance(form, RankingForm):
+        return form.teller(denied.get(form.name, frozenset()))
+    return form.of
 
 
 def _run(places: Sequence[tuple[int, int]]) -> _Run:
@@ -177,7 +192,7 @@ def _run(places: Sequence[tuple[int, int]]) -> _Run:
     if list(places) != [(number, at) for at in range(first, last + 1)]:
         msg = f"the columns of one output do not lie beside each other: {places}"
         raise ValueError(msg)
-    return number, first, last + 1
+    return number, slice(first, last + 1)
 
 
 def plain(outputs: dict[str, Any], forms: Iterable[Form]) -> dict[str, Any]:

@@ -359,7 +359,7 @@ def test_items_that_are_words_are_denied_by_their_text() -> None:
         "here",
     )
     assert denylist.denied([form]) == {"next_items": frozenset({3})}
-    assert form.of((3, 1, 2), (3.0, 2.0, 1.0), frozenset({3})) == [
+    assert form.teller(frozenset({3}))((3, 1, 2), (3.0, 2.0, 1.0)) == [
         ("1", 2.0),
         ("2", 1.0),
     ]

@@ -217,12 +217,12 @@ def test_a_version_of_numbers_alone_says_nothing_of_forms() -> None:
 
 def test_items_may_be_words() -> None:
     form = RankingForm(name="next", k=2, items=("tea", "milk", "bread"))
-    outputs = {"next": form.of((2, 0), (0.5, 0.25))}
+    outputs = {"next": form.teller()((2, 0), (0.5, 0.25))}
     assert outputs == {"next": [("bread", 0.5), ("tea", 0.25)]}
     assert plain(outputs, [form]) == {
         "next": [{"item": "bread", "score": 0.5}, {"item": "tea", "score": 0.25}]
     }
-    assert form.of((-1, -1), (0.0, 0.0)) == []
+    assert form.teller()((-1, -1), (0.0, 0.0)) == []
 
 
 def test_what_lies_in_predictions_otherwise_than_declared_is_at_fault() -> None:
