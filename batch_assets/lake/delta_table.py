@@ -25,7 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction, Transaction
 
 from batch_assets.errors import CommitError, CorruptPartError, LakeError
 from batch_assets.lake.commits import CommitFacts, Producer, must_be_read
-from batch_assets.lake.delta_actions import added, removed, shard_of
+from batch_assets.lake.delta_actions import shard_of, transactions
 from batch_assets.lake.delta_log import (
     actions_of,
     damaged_entry,
@@ -261,22 +261,14 @@ class Table(Generic[R, C]):
     ) -> Iterator[list[AddAction | RemoveAction]]:
         """The transactions that make a day consist of these parts: none, one or two."""
         committed = dict(self._of_shards(files_of(table, day)))
-        wanted = {part.path: part for part in parts}
-        stale = [path for path in committed if path not in wanted]
-        # A damaged day is made again under its own names, and Delta can't remove and
-        # add a name in one commit: no day first, then the whole day.
-        if any(
-            path in committed and committed[path] != p.size
-            for path, p in wanted.items()
-        ):
-            yield [removed(self.path, day, path) for path in committed]
-            stale, committed = [], {}
-        new = [part for path, part in wanted.items() if path not in committed]
-        if new or stale:
-            yield [
-                *(removed(self.path, day, path) for path in stale),
-                *(added(self.path, day, part) for part in new),
-            ]
+        wanted = {part.path: part.size for part in parts}
+        rewritten = any(
+            committed.get(path, size) != size for path, size in wanted.items()
+        )
+        if committed == wanted and (last := self.last_commit(day)):
+            # All the same names and sizes: what was recorded tells the bytes apart.
+            rewritten = last.parts != digest_of(parts)
+        return transactions(self.path, day, committed, parts, rewritten=rewritten)
 
     def _transact(
         self,

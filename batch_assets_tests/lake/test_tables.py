@@ -462,6 +462,20 @@ def test_a_file_of_another_size_than_was_committed_is_refused(lake):
         lake.predictions.parts(DAY)
 
 
+def test_other_bytes_of_the_same_names_and_sizes_are_committed(lake):
+    """As a model leaves them that rounds otherwise the second time."""
+    table = lake.predictions
+    commit(table, [1, 2])
+    [before] = table.parts(DAY)
+
+    commit(table, [2, 1])
+
+    [after] = table.parts(DAY)
+    assert (after.path, after.size) == (before.path, before.size)
+    assert after.sha256 != before.sha256
+    assert table.last_commit(DAY).parts == digest_of([after])
+
+
 @pytest.mark.parametrize(
     ("table", "shards"),
     [("raw_features", ([0], [])), ("validated_features", ([0], [0]))],
