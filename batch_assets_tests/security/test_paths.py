@@ -12,6 +12,7 @@ from deltalake import write_deltalake
 
 from batch_assets.errors import BatchAssetsError, SnapshotError, SourceError
 from batch_assets.lake.places import DATA
+from batch_assets.lake.sources.adbc import AdbcSource
 from batch_assets.lake.sources.base import BaseSource, ReadContext
 from batch_assets.lake.sources.csv import CsvSource
 from batch_assets.lake.sources.delta import DeltaSource
@@ -167,3 +168,21 @@ def test_a_pointer_of_a_snapshot_names_no_path(tmp_path: Path, version: str) -> 
     store = SnapshotStore(tmp_path, "toy")
     with pytest.raises(SnapshotError, match="not the name of a version"):
         store.version_folder(version)
+
+
+@pytest.mark.parametrize("named", ["../outside/driver.so", "{outside}/driver.so"])
+def test_no_library_from_elsewhere_is_loaded_as_a_driver(
+    project: Path, outside: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (outside / "driver.so").write_bytes(b"no library")
+    (project / "q.sql").write_text("SELECT 1 AS user_id")
+    source = AdbcSource(
+        kind="adbc", query="q.sql", driver=named.format(outside=outside)
+    )
+
+    with pytest.raises(SourceError, match="leads out of the project"):
+        read(source, project)
+
+    monkeypatch.setenv(DATA, str(outside))
+    with pytest.raises(SourceError, match="does not connect"):
+        read(source, project)

@@ -6,6 +6,8 @@ alone.
 """
 
 import hashlib
+import os
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +21,7 @@ from pydantic import Field
 
 from batch_assets.environment import secret, secrets_in, without_secrets
 from batch_assets.errors import ConfigError, SourceError
+from batch_assets.lake.places import within
 from batch_assets.lake.source_files import Signature, signature
 from batch_assets.lake.sources.base import (
     HISTORY,
@@ -52,12 +55,13 @@ class DatabaseSource(BaseSource):
         """Return which database it is, without a secret: another one has other rows."""
 
     @abstractmethod
-    def connect(self) -> AbstractContextManager[Any]:
+    def connect(self, context: ReadContext) -> AbstractContextManager[Any]:
         """Open a connection of the driver's.
 
         Raises:
             ConfigError: a variable is not set, or the driver is not installed.
-            SourceError: the database can't be reached; no secret is shown.
+            SourceError: the database can't be reached, no secret is shown; or the
+                driver lies where no YAML may lead.
         """
 
     def shown(self, error: str) -> str:
@@ -116,7 +120,7 @@ class DatabaseSource(BaseSource):
             ContractError: a column is of a type that has to be cast in the query.
         """
         text, _ = with_day(query_text(context.base, self.query), context.day)
-        with self.connect() as connection, connection.cursor() as cursor:
+        with self.connect(context) as connection, connection.cursor() as cursor:
             with self._explained(context):
                 self.begin(cursor, context)
                 # Drivers put it in brackets, which a comment would swallow.
@@ -181,14 +185,15 @@ class AdbcSource(DatabaseSource):
         return without_secrets(error, secrets_in(self.options_env.values()))
 
     @contextmanager
-    def connect(self) -> Iterator[Any]:
+    def connect(self, context: ReadContext) -> Iterator[Any]:
         dbapi = driver_module("adbc_driver_manager.dbapi", self.kind)
         secrets = {name: secret(var, SOURCE) for name, var in self.options_env.items()}
+        library = _library(self.driver, context)
         import adbc_driver_manager
 
         try:
             connection = dbapi.connect(
-                driver=_library(self.driver),
+                driver=library,
                 entrypoint=self.entrypoint,
                 db_kwargs={**self.options, **secrets},
             )
@@ -216,8 +221,17 @@ def driver_module(name: str, kind: str) -> Any:
         raise ConfigError(msg) from error
 
 
-def _library(driver: str) -> str:
-    """Return what the driver manager loads: the library in a package, if it is one."""
+def _library(driver: str, context: ReadContext) -> str:
+    """Return what the driver manager loads: the library in a package, if it is one.
+
+    Raises:
+        SourceError: it is the path of what is neither installed nor the project's.
+    """
+    if os.sep in driver:
+        path = context.base / driver
+        if not path.resolve().is_relative_to(Path(sys.prefix).resolve()):
+            within(path, context.project, driver)
+        return str(path)
     if not driver.isidentifier() or find_spec(driver) is None:
         return driver
     module = import_module(driver)

@@ -46,7 +46,7 @@ class PostgresSource(DatabaseSource):
         }
 
     @contextmanager
-    def connect(self) -> Iterator[Any]:
+    def connect(self, context: ReadContext) -> Iterator[Any]:
         dbapi = driver_module("adbc_driver_postgresql.dbapi", self.kind)
         try:
             connection = dbapi.connect(secret(self.dsn_env, SOURCE))
