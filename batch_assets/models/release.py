@@ -45,7 +45,7 @@ GOLDEN = "golden.safetensors"
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 # Beside these: who signed the digest. It is no part of what is signed.
-SIGNATURES = "release.sig"
+SIGNATURE_FILE = "release.sig"
 # So much of a file is in memory at once while it is copied, in bytes.
 PIECE = 1 << 20
 
@@ -334,7 +334,7 @@ def open_release(folder: Path, digest: str | None = None) -> Release:
             )
             raise ReleaseError(msg) from error
         raise _tampered(folder, f"{MANIFEST} can't be read: {error}") from error
-    present = {p.name for p in folder.iterdir()} - {MANIFEST, SIGNATURES}
+    present = {p.name for p in folder.iterdir()} - {MANIFEST, SIGNATURE_FILE}
     if present != set(manifest.files):
         missing = sorted(set(manifest.files) - present)
         extra = sorted(present - set(manifest.files))

@@ -25,8 +25,8 @@ from pydantic import AfterValidator, ValidationError
 
 from batch_assets.environment import secret
 from batch_assets.errors import ConfigError, UnsignedError
-from batch_assets.formats import SIGNATURES as FORMAT
-from batch_assets.models.release import SIGNATURES
+from batch_assets.formats import SIGNATURES
+from batch_assets.models.release import SIGNATURE_FILE
 from batch_assets.root import project_folder
 from batch_assets.storage import (
     StoragePath,
@@ -54,7 +54,7 @@ class Signature(StrictModel):
 class Signatures(StrictModel):
     """What `release.sig` holds: of each key one signature of the release's digest."""
 
-    version: Annotated[int, AfterValidator(FORMAT.checked)] = FORMAT.version
+    version: Annotated[int, AfterValidator(SIGNATURES.checked)] = SIGNATURES.version
     signatures: tuple[Signature, ...]
 
 
@@ -116,7 +116,7 @@ def must_be_signed_if_asked(path: StoragePath) -> None:
         UnsignedError, ConfigError: as `must_be_signed`.
     """
     if keys := trusted_keys():
-        found = read_versioned(path / SIGNATURES).data
+        found = read_versioned(path / SIGNATURE_FILE).data
         must_be_signed(path.name, found, keys, str(path))
 
 
@@ -124,11 +124,11 @@ def keep_signatures(path: StoragePath, more: bytes | None) -> None:
     """Put signatures to those of a release in its folder of the registry."""
     with exclusive(path.parent):
         while True:
-            seen = read_versioned(path / SIGNATURES)
+            seen = read_versioned(path / SIGNATURE_FILE)
             data = merged(seen.data, more, str(path))
             if data is None or data == seen.data:
                 return
-            if replace_if_unchanged(path / SIGNATURES, data, seen=seen):
+            if replace_if_unchanged(path / SIGNATURE_FILE, data, seen=seen):
                 return
 
 
@@ -173,7 +173,7 @@ def _read(data: bytes, where: str) -> tuple[Signature, ...]:
     try:
         return Signatures.model_validate_json(data).signatures
     except ValidationError as error:
-        why = f"its {SIGNATURES} can't be read: {error.errors()[0]['msg']}"
+        why = f"its {SIGNATURE_FILE} can't be read: {error.errors()[0]['msg']}"
         raise _refused(where, why) from error
 
 
@@ -186,13 +186,13 @@ def sign_folder(folder: Path, digest: str) -> str:
     """
     own = signed(digest, secret(PRIVATE_KEY, "a signature", ", an Ed25519 key in PEM"))
     data = merged(in_folder(folder), _written([own]), str(folder))
-    write_whole(folder / SIGNATURES, data or b"")
+    write_whole(folder / SIGNATURE_FILE, data or b"")
     return own.key
 
 
 def in_folder(folder: Path) -> bytes | None:
     """Return the signatures in a folder of this machine, None if there are none."""
-    path = folder / SIGNATURES
+    path = folder / SIGNATURE_FILE
     return path.read_bytes() if path.is_file() and not path.is_symlink() else None
 
 

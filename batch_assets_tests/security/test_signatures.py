@@ -13,7 +13,7 @@ from batch_assets.errors import ConfigError, UnsignedError
 from batch_assets.models import registry as registry_module
 from batch_assets.models import release as release_module
 from batch_assets.models.registry import Registry
-from batch_assets.models.release import MANIFEST, SIGNATURES, Release, open_release
+from batch_assets.models.release import MANIFEST, SIGNATURE_FILE, Release, open_release
 from batch_assets.models.signatures import (
     KEYS,
     PRIVATE_KEY,
@@ -148,7 +148,7 @@ def test_a_signature_is_of_one_release_and_of_no_other(
     other = make_by_hand(
         release, root / "other", lambda m: m["about"].update(author="somebody else")
     )
-    assert (other / SIGNATURES).is_file()
+    assert (other / SIGNATURE_FILE).is_file()
     nothing_is_read(monkeypatch)
     with pytest.raises(UnsignedError, match=r"is not of [0-9a-f]{64}: the release, or"):
         Registry(root).add(other)
@@ -171,7 +171,7 @@ def test_an_altered_signature_is_none(
     change: object,
 ) -> None:
     sign(release.folder, "a", monkeypatch)
-    path = release.folder / SIGNATURES
+    path = release.folder / SIGNATURE_FILE
     record = json.loads(path.read_bytes())
     change(record["signatures"][0])  # type: ignore[operator]
     path.write_text(json.dumps(record))
@@ -186,7 +186,7 @@ def test_what_is_signed_for_another_purpose_is_no_signature(
     for text in (release.digest.encode(), PURPOSE + b"0" * 64):
         signature = base64.b64encode(key.sign(text)).decode()
         record = {"signatures": [{"key": public("a"), "signature": signature}]}
-        (release.folder / SIGNATURES).write_text(json.dumps(record))
+        (release.folder / SIGNATURE_FILE).write_text(json.dumps(record))
         with pytest.raises(UnsignedError, match="is not of"):
             Registry(root).add(release.folder)
 
@@ -197,15 +197,17 @@ def test_what_is_signed_for_another_purpose_is_no_signature(
 def test_what_is_no_record_of_signatures_is_refused(
     trusting: Path, release: Release, root: Path, data: bytes
 ) -> None:
-    (release.folder / SIGNATURES).write_bytes(data)
-    with pytest.raises(UnsignedError, match=f"{SIGNATURES} can't be read|by nobody"):
+    (release.folder / SIGNATURE_FILE).write_bytes(data)
+    with pytest.raises(
+        UnsignedError, match=f"{SIGNATURE_FILE} can't be read|by nobody"
+    ):
         Registry(root).add(release.folder)
 
 
 def test_signatures_of_a_newer_program_are_neither_read_nor_written_over(
     release: Release, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = release.folder / SIGNATURES
+    path = release.folder / SIGNATURE_FILE
     path.write_text('{"version": 2, "signatures": [], "more": 1}')
     with pytest.raises(UnsignedError, match="a newer batch-assets wrote it"):
         sign(release.folder, "a", monkeypatch)
@@ -223,8 +225,8 @@ def test_a_link_is_no_record_of_signatures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sign(release.folder, "a", monkeypatch)
-    (release.folder / SIGNATURES).rename(tmp_path / "elsewhere")
-    (release.folder / SIGNATURES).symlink_to(tmp_path / "elsewhere")
+    (release.folder / SIGNATURE_FILE).rename(tmp_path / "elsewhere")
+    (release.folder / SIGNATURE_FILE).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnsignedError, match="not signed"):
         Registry(root).add(release.folder)
 
@@ -235,11 +237,11 @@ def test_two_may_sign_while_one_key_takes_the_place_of_another(
     sign(release.folder, "a", monkeypatch)
     again = shutil.copytree(release.folder, root / "again")
     sign(release.folder, "a", monkeypatch)
-    assert (release.folder / SIGNATURES).read_bytes().count(b'"key"') == 1
+    assert (release.folder / SIGNATURE_FILE).read_bytes().count(b'"key"') == 1
     registry = Registry(root)
     registry.add(release.folder)
     registry.approve(NAME, release.digest, why="signed by the first")
-    (again / SIGNATURES).unlink()
+    (again / SIGNATURE_FILE).unlink()
     sign(again, "b", monkeypatch)
     monkeypatch.setenv(KEYS, f"{public('b')} {public('a')}")
     registry.add(again)
@@ -332,5 +334,5 @@ def test_a_release_that_is_not_whole_is_not_signed(
     assert "not what was registered" in invoke(
         "release", "sign", str(release.folder), fails=True
     )
-    assert not (release.folder / SIGNATURES).exists()
+    assert not (release.folder / SIGNATURE_FILE).exists()
     assert (release.folder / MANIFEST).exists()
