@@ -120,7 +120,7 @@ class Judge:
         )
         evidence = DayEvidence(
             day,
-            GateLimits(),
+            GateLimits(repeated_day="block"),  # as the flights' YAML says
             rows_by_day=lambda: history.rows | {day: len(rows)},
             parts=lambda: [Part(Path(), 0, "", receipt, ())],
             manifest=lambda: manifest,

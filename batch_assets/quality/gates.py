@@ -50,8 +50,10 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         judge=volume,
         description="The day has about as many raw rows as the committed days before it.",
         moved_by=LIMIT.format("max_volume_change")
-        + ", and gates.volume_days how many days the median is over",
-        blocking=False,
+        + ", gates.volume_days how many days the median is over, and gates.volume "
+        "whether it may `block`, `warn`, or is `off`",
+        may_only_warn=True,
+        overridable=True,
     ),
     Gate(
         name="raw_is_validated_plus_quarantined",
@@ -180,8 +182,10 @@ GATES: tuple[Gate[DayEvidence], ...] = (
         asset="predictions",
         judge=not_a_night_again,
         description="Not every feature is distributed exactly as on a night before.",
-        moved_by="No field of the YAML moves it: look at what the source gave for the day",
-        blocking=False,
+        moved_by="Look at what the source gave for the day. gates.repeated_day in the "
+        "pipeline's YAML says whether it may `block`, `warn`, or is `off`",
+        may_only_warn=True,
+        overridable=True,
     ),
 )
 

@@ -16,6 +16,10 @@ class Model(StrictModel):
     name: str = Field(description="The model's name in the registry.")
 
 
+# What a gate that is shut does to a night.
+Effect = Literal["block", "warn", "off"]
+
+
 class GateLimits(StrictModel):
     """The limits that a night is judged by; shares are between 0 and 1."""
 
@@ -38,10 +42,20 @@ class GateLimits(StrictModel):
     max_volume_change: float = Field(
         default=0.5,
         gt=0,
-        description="How far the raw rows may be off the trailing median; warns.",
+        description="How far the raw rows may be off the trailing median.",
     )
     volume_days: int = Field(
         default=28, ge=1, description="How many committed days the median is over."
+    )
+    volume: Effect = Field(
+        default="warn",
+        description="What a number of raw rows that is further off than usual does to the "
+        "night: `block` stops it before a row is scored.",
+    )
+    repeated_day: Effect = Field(
+        default="warn",
+        description="What a day does whose features are all distributed exactly as on a "
+        "night before: `block` stops it before it is served.",
     )
     warn_psi: float = Field(
         default=0.25, gt=0, description="Prediction drift below which no night warns."
@@ -51,7 +65,7 @@ class GateLimits(StrictModel):
         gt=0,
         description="Prediction drift below which no night is stopped.",
     )
-    drift: dict[str, Literal["block", "warn", "off"]] = Field(
+    drift: dict[str, Effect] = Field(
         default_factory=dict,
         description="By column of features, inputs or outputs, what a change that is no "
         "chance does to the night. Else outputs stop it, and features warn.",

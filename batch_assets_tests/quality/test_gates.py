@@ -66,7 +66,7 @@ SHUT = {
         lambda _: DayEvidence(
             DAY, STRICT, rows_by_day=lambda: {"2026-01-04": 10, DAY: 20}
         ),
-        ["max_volume_change", "volume_days"],
+        ["max_volume_change", "volume", "volume_days"],
     ),
     "raw_is_validated_plus_quarantined": (lambda _: EMPTY, []),
     "quarantine_share_is_within_limit": (lambda _: FAULTY, ["max_quarantine_share"]),
@@ -99,7 +99,10 @@ SHUT = {
         lambda at: unlike_before(at, "risk", segment=True),
         ["drift"],
     ),
-    "the_day_is_no_night_before_again": (lambda at: unlike_before(at, None), []),
+    "the_day_is_no_night_before_again": (
+        lambda at: unlike_before(at, None),
+        ["repeated_day"],
+    ),
 }
 
 
@@ -199,7 +202,22 @@ def test_the_gates_before_scoring_read_the_lake(lake, committed):
         lake, lake.books(DAY, scoring=False), GateLimits()
     )
 
-    assert [v.passed for v in verdicts] == [committed, True]
+    assert [v.passed for v in verdicts] == [True, committed, True]
+
+
+@pytest.mark.parametrize(
+    ("effect", "shut"), [("block", True), ("warn", False), ("off", None)]
+)
+def test_a_volume_that_blocks_is_asked_for_before_scoring(lake, effect, shut):
+    for day, rows in (("2026-01-04", 100), (DAY, 40)):
+        copy_rows(lake, make_rows(rows), day=day)
+    validate(lake)
+    books = lake.books(DAY, scoring=False)
+
+    found, *_ = gates.after_validation(lake, books, GateLimits(volume=effect))
+
+    assert found.gate == "volume_is_like_the_days_before"
+    assert (None if found.passed else found.blocks) is shut
 
 
 def test_a_gate_of_raw_features_that_blocks_is_asked_again_before_scoring(

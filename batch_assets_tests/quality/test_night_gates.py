@@ -209,6 +209,9 @@ def test_a_night_before_again_is_told_of(lake: Lake, release: Release) -> None:
     found = verdicts(lake)
     assert shut(found) == {AGAIN: False}
     assert "exactly as on 2026-01-19" in found[AGAIN].why
+    for effect, wanted in (("block", True), ("off", None)):
+        limits = LIMITS.model_copy(update={"repeated_day": effect})
+        assert shut(verdicts(lake, limits=limits)).get(AGAIN) is wanted
 
 
 def test_a_column_may_be_set_to_warn_to_block_or_off(

@@ -1,6 +1,7 @@
 """The volume of a day against that of its weekday."""
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def usual(day: date) -> int:
     return rows + day.toordinal() * 7 % 11 - 5
 
 
-def judge(day: str, rows: int, weeks: int = 8, **limits: float) -> Verdict:
+def judge(day: str, rows: int, weeks: int = 8, **limits: Any) -> Verdict:
     before = [MONDAY + timedelta(days=n) for n in range(7 * weeks)]
     by_day = {one.isoformat(): usual(one) for one in before} | {day: rows}
     return volume(DayEvidence(day, GateLimits(**limits), rows_by_day=lambda: by_day))
@@ -34,6 +35,15 @@ def test_a_saturday_is_compared_with_saturdays(rows: int, passes: bool) -> None:
     assert verdict.passed is passes
     assert "of the 8 Saturdays before" in verdict.why
     assert verdict.numbers["limit"] == pytest.approx(0.05)
+
+
+def test_a_volume_stops_a_night_only_where_the_yaml_says_so() -> None:
+    said = {one: judge(SATURDAY, 510, volume=one) for one in ("warn", "block", "off")}
+    assert {one: v.blocks for one, v in said.items() if not v.passed} == {
+        "warn": False,
+        "block": True,
+    }
+    assert said["off"].why == "not judged: gates.volume is off"
 
 
 def test_of_too_few_weeks_all_days_are_the_measure() -> None:

@@ -64,7 +64,7 @@ def test_a_limit_that_is_not_kept_keeps_yesterday(
     publish(ready, DAY)
     before = served(ready)
 
-    with pytest.raises(GateError, match=rf"^1 of 12 gates of {NEXT}(?s:.*){gate}"):
+    with pytest.raises(GateError, match=rf"^1 of 14 gates of {NEXT}(?s:.*){gate}"):
         publish(ready, NEXT, gates=OPEN.model_copy(update=limits))
 
     assert served(ready) == before

@@ -105,7 +105,7 @@ def test_one_wrong_row_keeps_yesterday_byte_for_byte(
     with pytest.raises(GateError, match="1 values are not finite or out of") as shut:
         publish(lake, NEXT_DAY)
 
-    assert f"1 of 12 gates of {NEXT_DAY}" in str(shut.value)
+    assert f"1 of 14 gates of {NEXT_DAY}" in str(shut.value)
     assert served(lake) == before
     for path, data in whole.items():
         path.write_bytes(data)

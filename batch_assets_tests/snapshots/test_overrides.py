@@ -86,7 +86,7 @@ def test_it_is_of_one_gate_and_one_day(ready: Lake, other):
 def test_a_gate_beside_the_overridden_one_still_stops_the_day(ready: Lake):
     override(ready)
     limits = SHUT.model_copy(update={"min_coverage": 1.0})
-    with pytest.raises(GateError, match=r"^1 of 12 gates(?s:.*)coverage_is_within"):
+    with pytest.raises(GateError, match=r"^1 of 14 gates(?s:.*)coverage_is_within"):
         publish(ready, gates=limits)
 
 

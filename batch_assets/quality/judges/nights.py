@@ -44,8 +44,10 @@ def segments_like_before(evidence: DayEvidence) -> Verdict:
 
 
 def not_a_night_again(evidence: DayEvidence) -> Verdict:
-    """Warn of a day whose features are all distributed exactly as on a night before."""
-    profile = evidence.profile()
+    """Judge whether all features are distributed exactly as on a night before."""
+    effect, profile = evidence.limits.repeated_day, evidence.profile()
+    if effect == "off":
+        return _not_judged("gates.repeated_day is off")
     if profile is None:
         return _not_judged(_no_profile(evidence))
     nights, tonight = evidence.nights(), profile.counts()
@@ -62,7 +64,8 @@ def not_a_night_again(evidence: DayEvidence) -> Verdict:
         why = f"distributed exactly as none of {len(nights.days)} nights before"
         return Verdict(passed=True, why=why, numbers=numbers)
     why = f"every feature is distributed exactly as on {again[-1]}: was that day read again?"
-    return Verdict(False, why, numbers, facts={"again": again[-1]})
+    facts = {"again": again[-1]}
+    return Verdict(False, why, numbers, facts, blocks=effect == "block")
 
 
 def _judge(evidence: DayEvidence, *, outputs: bool | None, segments: bool) -> Verdict:

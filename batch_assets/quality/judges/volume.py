@@ -32,6 +32,8 @@ def volume(evidence: DayEvidence) -> Verdict:
     Where there are enough of them, the days are those of the same weekday, and how far
     off they are by themselves says how far this one may be.
     """
+    if evidence.limits.volume == "off":
+        return Verdict(passed=True, why="not judged: gates.volume is off")
     day, rows_by_day = evidence.day, evidence.rows_by_day()
     rows = rows_by_day.get(day, 0)
     usual = usual_rows(day, rows_by_day, evidence.limits)
@@ -52,6 +54,7 @@ def volume(evidence: DayEvidence) -> Verdict:
         f"{rows:,} raw rows, {change:.0%} off the median {usual.median:,.0f} of the "
         f"{usual.days} {usual.what} before; at most {usual.limit:.0%} is usual",
         numbers,
+        blocks=evidence.limits.volume == "block",
     )
 
 
