@@ -22,9 +22,10 @@ from batch_assets.spec import OutcomesSpec
 SEGMENTS, SMOOTH = 6, 7
 # Of more days than these the dots would hide the line.
 DOTTED_DAYS = 60
-# In inches: a panel with the room above and below its axes, and beside them.
-WIDTH, PANEL, ABOVE, BELOW, LEFT, RIGHT = 9.0, 2.2, 0.3, 0.4, 0.65, 0.1
-DPI, COLOURS = 90, 64
+# In inches: a panel with the room above and below its axes, and beside them. Above all
+# is room for the power of ten that large numbers are given in.
+WIDTH, PANEL, ABOVE, BELOW, LEFT, RIGHT, TOP = 9.0, 2.2, 0.3, 0.4, 0.65, 0.1, 0.2
+DPI, COLOURS = 90, 128
 BLUE, RED, GREY = "#2b5d8a", "#c44e52", "#8c96a8"
 
 
@@ -75,12 +76,12 @@ def _panels(count: int) -> Figure:
     Each has the same room around it, of which matplotlib takes long to convince itself:
     with a layout of its own a picture took twice as long.
     """
-    height = PANEL * count
+    height = PANEL * count + TOP
     figure = Figure(figsize=(WIDTH, height), dpi=DPI)
     figure.subplots_adjust(
         left=LEFT / WIDTH,
         right=1 - RIGHT / WIDTH,
-        top=1 - ABOVE / height,
+        top=1 - (ABOVE + TOP) / height,
         bottom=BELOW / height,
         hspace=(ABOVE + BELOW) / (PANEL - ABOVE - BELOW),
     )
