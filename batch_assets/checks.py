@@ -4,7 +4,8 @@ They are built from the tables of gates, and judge nothing themselves.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import dagster as dg
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.scoring_metadata import REPLAYED
 from batch_assets.lake.overrides import Overrides
+from batch_assets.lake.tables import Lake
 from batch_assets.quality.changes import WEEKS
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import BEFORE_SCORING, GATES
@@ -21,6 +23,7 @@ from batch_assets.quality.judges.performance import OutcomeEvidence, outcome_gat
 from batch_assets.quality.performance.history import read_history
 from batch_assets.quality.verdict import Gate, Verdict, way_past
 from batch_assets.resources import StorageResource
+from batch_assets.schedules import OUTCOMES
 from batch_assets.sinks.gates import SinkEvidence, gate_of
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
 from batch_assets.spec import OutcomesSpec, Target
@@ -46,10 +49,9 @@ def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
             for gate in SNAPSHOT_GATES
         ),
         *(
-            _build_check(pipeline, gate, _outcome_evidence(pipeline, outcomes))
+            _build_outcome_checks(pipeline, outcomes)
             for outcomes in [spec.outcomes]
             if outcomes
-            for gate in outcome_gates(outcomes)
         ),
         *(
             _build_check(pipeline, gate_of(sink.name), _sink_evidence(pipeline, sink))
@@ -85,18 +87,9 @@ def _sink_evidence(pipeline: Pipeline, sink: Target) -> Reader[SinkEvidence]:
     return lambda _, storage, __: SinkEvidence(sink, name, storage.snapshots(name))
 
 
-def _outcome_evidence(
-    pipeline: Pipeline, outcomes: OutcomesSpec
-) -> Reader[OutcomeEvidence]:
-    def read(
-        _: dg.AssetCheckExecutionContext, storage: StorageResource, day: str
-    ) -> OutcomeEvidence:
-        first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
-        lake = storage.lake(pipeline.spec.name)
-        history = read_history(lake, outcomes, first, day)
-        return OutcomeEvidence(day, outcomes, history)
-
-    return read
+def _outcome_evidence(lake: Lake, outcomes: OutcomesSpec, day: str) -> OutcomeEvidence:
+    first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
+    return OutcomeEvidence(day, outcomes, read_history(lake, outcomes, first, day))
 
 
 def graph_digest(
@@ -125,10 +118,7 @@ def _build_check(
     pipeline: Pipeline, gate: Gate[EvidenceT], read: Reader[EvidenceT]
 ) -> dg.AssetChecksDefinition:
     """Build the check of a gate, on the partitions of its asset."""
-    with warnings.catch_warnings():
-        # Without its partitions a check on a partitioned asset shows whichever day ran
-        # last, and gates wrongly; the argument is still in preview.
-        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    with _partitions_of_checks():
 
         @dg.asset_check(
             asset=pipeline.key(gate.asset),
@@ -140,26 +130,107 @@ def _build_check(
         def check(
             context: dg.AssetCheckExecutionContext, storage: StorageResource
         ) -> dg.AssetCheckResult:
-            overrides = Overrides(storage.lake(pipeline.spec.name).folder)
-
             def judged(day: str) -> Verdict:
-                verdict = gate.verdict(read(context, storage, day))
-                verdict = verdict.overridden(overrides.in_force(day))
-                past = way_past([verdict], pipeline.spec.name, day)
-                moved_by = f"{verdict.moved_by.rstrip('.')}. {past}".rstrip(" .")
-                return replace(verdict, moved_by=moved_by)
+                return _judged(
+                    pipeline, gate, read(context, storage, day), storage, day
+                )
 
             if context.has_partition_key:
                 return result_of(judged(context.partition_key))
             verdicts = {day: judged(day) for day in context.partition_keys}
-            for day, verdict in verdicts.items():
-                # A run for a range has one result for all; this shows a day's own. The
-                # hint of `log_event` leaves out that it takes one.
-                event: Any = _of_day(pipeline.key(gate.asset), day, verdict)
-                context.op_execution_context.log_event(event)
-            return result_of(_of_all(gate, verdicts))
+            return _result_of_range(context, pipeline, gate, verdicts)
 
     return check
+
+
+def _build_outcome_checks(
+    pipeline: Pipeline, outcomes: OutcomesSpec
+) -> dg.AssetChecksDefinition:
+    """Build the checks of a pipeline's outcomes as one step, which reads the history once."""
+    gates = outcome_gates(outcomes)
+    key = pipeline.key(OUTCOMES)
+    with _partitions_of_checks():
+        specs = [
+            dg.AssetCheckSpec(
+                gate.name,
+                asset=key,
+                description=gate.description,
+                blocking=gate.blocking,
+                partitions_def=pipeline.partitions,
+            )
+            for gate in gates
+        ]
+
+    @dg.multi_asset_check(
+        name=f"{pipeline.spec.name}__{OUTCOMES}_checks", specs=specs, can_subset=True
+    )
+    def checks(
+        context: dg.AssetCheckExecutionContext, storage: StorageResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        lake = storage.lake(pipeline.spec.name)
+        names = {check.name for check in context.selected_asset_check_keys}
+        selected = [gate for gate in gates if gate.name in names]
+        ranged = not context.has_partition_key
+        days = context.partition_keys if ranged else [context.partition_key]
+        verdicts: dict[str, dict[str, Verdict]] = {gate.name: {} for gate in selected}
+        for day in days:
+            evidence = _outcome_evidence(lake, outcomes, day)
+            for gate in selected:
+                verdicts[gate.name][day] = _judged(
+                    pipeline, gate, evidence, storage, day
+                )
+        for gate in selected:
+            of_gate = verdicts[gate.name]
+            result = (
+                _result_of_range(context, pipeline, gate, of_gate)
+                if ranged
+                else result_of(of_gate[context.partition_key])
+            )
+            yield result._replace(asset_key=key, check_name=gate.name)
+
+    return checks
+
+
+@contextmanager
+def _partitions_of_checks() -> Iterator[None]:
+    """Give a check its partitions: the argument is still in preview.
+
+    Without them a check on a partitioned asset shows whichever day ran last, and gates
+    wrongly.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+        yield
+
+
+def _judged(
+    pipeline: Pipeline,
+    gate: Gate[EvidenceT],
+    evidence: EvidenceT,
+    storage: StorageResource,
+    day: str,
+) -> Verdict:
+    """Return what a gate says of a day, which a person may have let pass all the same."""
+    overrides = Overrides(storage.lake(pipeline.spec.name).folder)
+    verdict = gate.verdict(evidence).overridden(overrides.in_force(day))
+    past = way_past([verdict], pipeline.spec.name, day)
+    moved_by = f"{verdict.moved_by.rstrip('.')}. {past}".rstrip(" .")
+    return replace(verdict, moved_by=moved_by)
+
+
+def _result_of_range(
+    context: dg.AssetCheckExecutionContext,
+    pipeline: Pipeline,
+    gate: Gate[Any],
+    verdicts: dict[str, Verdict],
+) -> dg.AssetCheckResult:
+    """Show what a gate says of each day of a range; return its one result for all."""
+    for day, verdict in verdicts.items():
+        # A run for a range has one result for all; this shows a day's own. The hint of
+        # `log_event` leaves out that it takes one.
+        event: Any = _of_day(pipeline.key(gate.asset), day, verdict)
+        context.op_execution_context.log_event(event)
+    return result_of(_of_all(gate, verdicts))
 
 
 def _of_day(asset: dg.AssetKey, day: str, verdict: Verdict) -> dg.AssetCheckEvaluation:

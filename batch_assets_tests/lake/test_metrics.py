@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from batch_assets.lake.metrics import OUTCOME, MetricTable
 
@@ -38,6 +40,25 @@ def test_days_come_in_their_order_and_some_alone(table: MetricTable) -> None:
 
     assert found["day"].to_pylist() == DAYS[2:5]
     assert found["value"].to_pylist() == [0.6] * 3
+
+
+def test_a_read_is_told_of_no_file_of_another_day(
+    table: MetricTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, real = [], DeltaTable.to_pyarrow_dataset
+
+    def watched(self: DeltaTable, **asked: Any) -> Any:
+        found = real(self, **asked)
+        told.append(len(found.files))
+        return found
+
+    monkeypatch.setattr(DeltaTable, "to_pyarrow_dataset", watched)
+    assert len(table.read(DAYS[2], DAYS[4])) == 6
+    assert len(table.read("", DAYS[0])) == 2
+    assert len(table.read("", "9")) == 2 * len(DAYS)
+    assert len(table.read("2027-01-01", "9")) == 0
+    assert len(table.read(DAYS[4], DAYS[2])) == 0
+    assert told == [6, 2, 2 * len(DAYS), 0, 0]
 
 
 def test_some_rows_of_a_day_are_replaced_and_the_others_left(
