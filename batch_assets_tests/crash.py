@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -30,6 +30,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 from deltalake import DeltaTable
 from deltalake.table import TableAlterer
@@ -221,6 +222,14 @@ KINDS = {
 }
 # The campaign kills nights of texts, too.
 EVERY_KIND = KINDS | {"texts": Kind(write_fussy_texts, crash_texts)}
+
+
+def kinds_of(kinds: Iterable[str], *, fast: str) -> list[Any]:
+    """Parameters of a fixture: of all kinds but one the tests are among the slow ones."""
+    return [
+        kind if kind == fast else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in kinds
+    ]
 
 
 def run_night(
