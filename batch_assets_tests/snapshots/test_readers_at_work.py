@@ -21,7 +21,8 @@ LOOKUPS = 1_000_000
 VERSIONS = 15
 SEEN = 3
 REMOVED = 10
-MOST_SECONDS = 200
+# A net and no promise: a busy machine takes many times as long.
+MOST_SECONDS = 3_000
 
 READER = """
 import random, sys
@@ -55,6 +56,7 @@ with Snapshot(folder, poll_seconds=0.02) as snapshot:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 @pytest.mark.parametrize("kind", ["numbers", "rankings"])
 @pytest.mark.parametrize("how", ["published", "rolled back too"])
 def test_over_a_million_lookups_none_is_mixed_and_none_is_wrong(
@@ -92,7 +94,7 @@ def test_over_a_million_lookups_none_is_mixed_and_none_is_wrong(
         said = [said_in(log) for log in logs]
     stop.touch()
 
-    ends = [reader.wait(timeout=60) for reader in readers]
+    ends = [reader.wait(timeout=600) for reader in readers]
 
     assert ends == [0] * READERS, [
         Path(f"{log}-errors").read_text("utf-8") for log in logs
