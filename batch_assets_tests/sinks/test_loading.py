@@ -95,7 +95,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
 
@@ -138,7 +138,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
 
     assert failed == []
     must_be_equal(server_store.open(), snapshots)

@@ -227,7 +227,7 @@ def test_two_publishers_at_once_end_in_one_whole_version(stage: Stage) -> None:
     root = lake.folder.parent.parent
 
     started = [stage.zygote.start(root, publish=day) for day in (NEXT, DAY, NEXT)]
-    ended = [one.result(timeout=60) for one in started]
+    ended = [one.result(timeout=600) for one in started]
 
     assert all(one.well for one in ended), ended
     stage.must_end_well(lake)

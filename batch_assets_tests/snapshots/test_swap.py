@@ -119,7 +119,7 @@ def test_a_publisher_that_is_slow_to_swap_can_not_undo_a_newer_one(
         waits.append(newer.is_alive())
 
     publish(ready, DAY, guard=guard)
-    newer.join(timeout=60)
+    newer.join(timeout=600)
 
     assert waits == [True]
     assert Version.current(snapshots_of(ready)).manifest.day == NEXT
