@@ -9,6 +9,7 @@ import torch
 
 from batch_assets.models.release import Release
 from batch_assets.models.writing import save_release
+from batch_assets_tests import histories
 from batch_assets_tests.stuck import Moody
 from batch_assets_tests.toys import (
     NAME,
@@ -35,12 +36,26 @@ class Mendable(ToyRisk):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if len(features) > GOLDEN_ROWS:
             time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
-        ages = broken.union(map(int, os.environ.get("BROKEN_AGES", "").split()))
-        at_fault = ages.intersection(features[:, 0].tolist())
-        if at_fault:
-            msg = f"no table for age {min(at_fault):.0f}"
-            raise KeyError(msg)
+        must_have_tables(features)
         return super().forward(features)
+
+
+def must_have_tables(features: torch.Tensor) -> None:
+    ages = broken.union(map(int, os.environ.get("BROKEN_AGES", "").split()))
+    at_fault = ages.intersection(features[:, 0].tolist())
+    if at_fault:
+        msg = f"no table for age {min(at_fault):.0f}"
+        raise KeyError(msg)
+
+
+class MendableHistories(histories.Histories):
+    """The toy recommender with the same bug."""
+
+    def forward(
+        self, features: torch.Tensor, **tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        must_have_tables(features)
+        return super().forward(features, **tensors)
 
 
 def write_mendable(folder: Path) -> Release:
@@ -55,6 +70,17 @@ def write_mendable(folder: Path) -> Release:
         reference={"risk": expected_risk(make_rows(2_000, seed=1))},
         model_format="safetensors",
         import_path="batch_assets_tests.models_that_fail:Mendable",
+    )
+
+
+def write_mendable_histories(folder: Path) -> Release:
+    broken.clear()
+    return histories.write_histories(
+        folder,
+        name=NAME,
+        module=MendableHistories(),
+        model_format="safetensors",
+        import_path="batch_assets_tests.models_that_fail:MendableHistories",
     )
 
 

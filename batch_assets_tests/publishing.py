@@ -1,5 +1,7 @@
-"""Days that are scored and published, with rows that are not."""
+"""Days that are scored and published, with rows that are not, of numbers or of rankings."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from batch_assets.snapshots.history import Block
 from batch_assets.snapshots.publish import Published, publish_day
 from batch_assets.snapshots.store import BLOCKED, CURRENT, SnapshotStore
 from batch_assets.spec import GateLimits, Serving
+from batch_assets_tests import histories
+from batch_assets_tests.rankings import contract_with_spare, write_with_spare
 from batch_assets_tests.steps import score_rows
 from batch_assets_tests.toys import (
     DAY,
@@ -45,6 +49,53 @@ def raw_rows(day: str, key_dtype: str = "int64") -> pa.Table:
     rows = make_rows(ROWS, seed=int(day[-2:]), key_dtype=key_dtype)
     ages = pa.array([200, -1, *rows["age"].to_pylist()[2:]], pa.int16())
     return rows.set_column(1, "age", ages)
+
+
+def write_rankings(folder: Path, **changes: Any) -> Release:
+    """Rankings that hold more than they show, labels and vectors; each day has dead letters."""
+    arguments = {
+        "name": NAME,
+        "contract": contract_with_spare(at_least=histories.K),
+        "model_format": "safetensors",  # To trace it would take seconds.
+        "import_path": "batch_assets_tests.histories:Histories",
+    }
+    return write_with_spare(folder, **arguments | changes)
+
+
+def raw_histories(day: str) -> pa.Table:
+    """A day's rows, of which two belong to quarantine and of eight too few items are left."""
+    rows = histories.make_rows(ROWS, seed=int(day[-2:]))
+    records = rows.to_pylist()
+    for record in records[:2]:
+        record["device"] = -1
+    for record in records[2:10]:
+        record["seen_items"] = list(histories.ITEMS[1:])
+    return pa.Table.from_pylist(records, rows.schema)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is published: how its release and a day's rows are made."""
+
+    write_release: Callable[..., Release]
+    rows: Callable[[str], pa.Table]
+
+
+KINDS = {
+    "numbers": Kind(narrow, raw_rows),
+    "rankings": Kind(write_rankings, raw_histories),
+}
+
+
+def score_days(root: Path, release: Release, rows: dict[str, pa.Table]) -> None:
+    """Approve a release, and score days of rows with it."""
+    root.mkdir()
+    approved(root, release)
+    lake, contract = Lake(root, NAME), release.contract
+    for day, day_rows in rows.items():
+        copy_rows(lake, day_rows, day=day, contract=contract)
+        validate(lake, day=day, contract=contract)
+        score(lake, release, day)
 
 
 def score(lake: Lake, release: Release, day: str) -> None:

@@ -50,7 +50,8 @@ def write_with_spare(folder: Path, **changes: Any) -> Release:
     assert isinstance(ranking, TopK)
     longer = TopK(**ranking.model_dump() | {"k": K + SPARE})
     post = PostProcessing(gives=POST.gives, stages=(*others, longer))
-    return write_histories(folder, contract=contract_with_spare(), post=post, **changes)
+    arguments = {"contract": contract_with_spare(), "post": post} | changes
+    return write_histories(folder, **arguments)
 
 
 def popular(**changes: Any) -> dict[str, Any]:

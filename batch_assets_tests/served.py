@@ -20,12 +20,21 @@ from batch_assets.lake.receipts import PredictionsReceipt
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import content, cut, hash_keys
 from batch_assets.snapshots.build import build_version
+from batch_assets.snapshots.flattening import assembled
+from batch_assets.snapshots.forms import Form, LabelForm, RankingForm, VectorForm
 from batch_assets.snapshots.manifest import SnapshotManifest
 from batch_assets.snapshots.publish import swap
 from batch_assets.snapshots.store import CURRENT, SnapshotStore
 
 FIRST = date(2026, 1, 1)
 OUTPUTS = ("number", "mixed")
+VERDICTS = ("safe", "unsafe", "review")
+ITEMS = tuple(2**40 + 3 * n for n in range(50))
+FORMS: tuple[Form, ...] = (
+    LabelForm(name="verdict", classes=VERDICTS),
+    VectorForm(name="profile", size=3),
+    RankingForm(name="next_items", k=3, spare=2, items=ITEMS),
+)
 
 
 def mixed(keys: np.ndarray, number: int) -> np.ndarray:
@@ -42,7 +51,38 @@ def table_of(number: int, keys: Any, outputs: dict[str, Any] | None = None) -> p
     return pa.table({"user_id": keys, **outputs})
 
 
-def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part]:
+def formed(number: int, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of a version with a label, a vector and a ranking that tell the same."""
+    first = (keys.astype(np.int64) * 7 + number) % len(ITEMS)
+    columns = {
+        "number": np.full(len(keys), number, np.int32),
+        "mixed": mixed(keys, number),
+        "verdict": ((keys + number) % len(VERDICTS)).astype(np.int32),
+    }
+    columns |= {f"profile.{at}": (first + at / 2).astype(np.float32) for at in range(3)}
+    columns |= {f"next_items.{at}": (first + at) % len(ITEMS) for at in range(5)}
+    return columns | {
+        f"next_items_scores.{at}": np.full(len(keys), number - at / 4, np.float32)
+        for at in range(5)
+    }
+
+
+def told(number: int, key: int, denied: int | None = None) -> dict[str, Any]:
+    """What a reader gets of a key of such a version, but for an item that is denied."""
+    first = (key * 7 + number) % len(ITEMS)
+    ranked = [(ITEMS[(first + at) % len(ITEMS)], number - at / 4) for at in range(5)]
+    return {
+        "number": number,
+        "mixed": key * 1_000_003 + number,
+        "verdict": VERDICTS[(key + number) % len(VERDICTS)],
+        "profile": [first + at / 2 for at in range(3)],
+        "next_items": [pair for pair in ranked if pair[0] != denied][:3],
+    }
+
+
+def make_parts(
+    folder: Path, rows: pa.Table, shards: int, plan: SnapshotManifest
+) -> list[Part]:
     """Predictions as a night leaves them, sealed, with receipts."""
     hashes, parts = hash_keys(rows["user_id"]), {}
     for shard, shard_rows, its in cut(rows, hashes, shards):
@@ -53,7 +93,7 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
         shard_rows, its = parts.get(shard, empty)
         outputs = [shard_rows[name].to_numpy() for name in shard_rows.column_names[1:]]
         receipt = PredictionsReceipt(
-            day,
+            plan.day,
             shard,
             0,
             "job",
@@ -61,10 +101,11 @@ def make_parts(folder: Path, rows: pa.Table, shards: int, day: str) -> list[Part
             content=content(its, outputs),
         )
         path = folder / f"shard={shard}" / "part.parquet"
+        written = assembled(shard_rows, plan)
         with PartWriter(
-            path, shard_rows.schema, row_group_rows=65_536, layout=NUMBERS
+            path, written.schema, row_group_rows=65_536, layout=NUMBERS
         ) as writer:
-            writer.write(shard_rows)
+            writer.write(written)
             made.append(writer.finish(receipt))
     return made
 
@@ -76,6 +117,7 @@ def build(
     *,
     shards: int = 4,
     outputs: dict[str, Any] | None = None,
+    forms: tuple[Form, ...] = (),
     age: timedelta = timedelta(0),
     stale_after: float = 3600.0,
     raw_rows: int | None = None,
@@ -86,7 +128,6 @@ def build(
     day = (FIRST + timedelta(days=number)).isoformat()
     rows = table_of(number, keys, outputs)
     version = _free(store, f"{day}-{number:012x}")
-    parts = make_parts(store.folder / ".parts" / version, rows, shards, day)
     building = store.folder / f".building-{version}"
     plan = SnapshotManifest(
         pipeline=store.pipeline,
@@ -103,7 +144,9 @@ def build(
         predictions=version,
         files=(),
         parent=store.current(),
+        forms=forms,
     )
+    parts = make_parts(store.folder / ".parts" / version, rows, shards, plan)
     each = {p.receipt.shard: p.receipt.total.rows for p in parts}
     if raw_rows is not None:
         each = {0: raw_rows}

@@ -22,7 +22,7 @@ from batch_assets.sinks.postgres import PostgresSink
 from batch_assets.sinks.redis import RedisSink
 from batch_assets.snapshots.version import Version
 from batch_assets_tests.cassandra_stand_in import StandIn
-from batch_assets_tests.served import serve
+from batch_assets_tests.served import FORMS, ITEMS, serve
 from batch_assets_tests.servers import Server
 
 ROWS = 600
@@ -142,14 +142,40 @@ def make_outputs(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     return outputs
 
 
-def publish(snapshots: Path, day: int = 0, **how: Any) -> str:
-    """The name of a version of that many days after the first, which is served then."""
-    how = {"keys": make_keys(ROWS), "outputs": make_outputs(ROWS, seed=day)} | how
-    return serve(snapshots, day, shards=SHARDS, **how).version
+def make_formed(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """The same, and the columns of labels, vectors and rankings of none to five items."""
+    random = np.random.default_rng(seed)
+    outputs = make_outputs(count, seed)
+    outputs["verdict"] = random.integers(0, 3, count).astype("i4")
+    for at in range(3):
+        outputs[f"profile.{at}"] = make_outputs(count, seed + 1_000 + at)["risk"]
+    items = random.permuted(np.tile(np.arange(len(ITEMS)), (count, 1)), axis=1)[:, :5]
+    scores = -np.sort(-random.standard_normal((count, 5)).astype("f4"), axis=1)
+    gone = np.arange(5) >= random.integers(0, 6, count)[:, None]
+    items[gone], scores[gone] = -1, 0
+    outputs |= {f"next_items.{at}": items[:, at] for at in range(5)}
+    return outputs | {f"next_items_scores.{at}": scores[:, at] for at in range(5)}
 
 
-def bits(outputs: dict[str, Any]) -> bytes:
-    return b"".join(np.array(v, TYPES[n]).tobytes() for n, v in outputs.items())
+def publish(snapshots: Path, day: int = 0, *, kind: str = "numbers", **how: Any) -> str:
+    """The name of a version of that many days after the first, which is served then.
+
+    It is of `numbers`, or of `rankings`, labels and vectors beside them.
+    """
+    made: dict[str, Any] = {"keys": make_keys(ROWS)}
+    if kind == "numbers":
+        made["outputs"] = make_outputs(ROWS, seed=day)
+    else:
+        made |= {"outputs": make_formed(ROWS, seed=day), "forms": FORMS}
+    return serve(snapshots, day, shards=SHARDS, **made | how).version
+
+
+def bits(outputs: dict[str, Any]) -> list[Any]:
+    # Of the numbers in lists, Python writes each bit that there is.
+    return [
+        np.array(value, TYPES[name]).tobytes() if name in TYPES else repr(value)
+        for name, value in outputs.items()
+    ]
 
 
 def must_be_equal(sink: Any, snapshots: Path) -> None:

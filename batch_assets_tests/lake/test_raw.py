@@ -22,6 +22,7 @@ from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import hash_keys, shard_of
 from batch_assets.lake.sources import ParquetSource, Source, SqlSource
 from batch_assets.lake.tables import Lake
+from batch_assets_tests import histories
 from batch_assets_tests.steps import take
 from batch_assets_tests.toys import (
     DAY,
@@ -189,32 +190,68 @@ def test_an_empty_source_can_be_allowed(lake):
     assert len(lake.raw_features.parts(DAY)) == SHARDS
 
 
+NUMBERS = (make_contract, make_rows)
+HISTORIES = (histories.make_contract, histories.make_rows)
+
+
+def with_text(rows: pa.Table, name: str) -> pa.Table:
+    """The rows, in which a column of lists of numbers holds the same as text."""
+    texts = [[str(one) for one in items] for items in rows[name].to_pylist()]
+    at = rows.schema.get_field_index(name)
+    return rows.set_column(at, name, pa.array(texts, pa.list_(pa.string())))
+
+
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("kind", "change", "line"),
     [
         pytest.param(
-            lambda rows: rows.drop(["visits"]), "1 missing: 'visits'", id="missing"
+            NUMBERS,
+            lambda rows: rows.drop(["visits"]),
+            "1 missing: 'visits'",
+            id="numbers-missing",
         ),
         pytest.param(
+            NUMBERS,
             lambda rows: rows.append_column("note", rows["plan"]),
             "1 extra: 'note'",
-            id="extra",
+            id="numbers-extra",
         ),
         pytest.param(
+            NUMBERS,
             lambda rows: rows.set_column(1, "age", rows["age"].cast("int64")),
             "retyped: 'age', got: int64, expected: int16",
-            id="retyped",
+            id="numbers-retyped",
         ),
         pytest.param(
+            HISTORIES,
+            lambda rows: rows.drop(["days_ago"]),
+            "1 missing: 'days_ago'",
+            id="histories-missing",
+        ),
+        pytest.param(
+            HISTORIES,
+            lambda rows: rows.append_column("more", rows["items"]),
+            "1 extra: 'more'",
+            id="histories-extra",
+        ),
+        pytest.param(
+            HISTORIES,
+            lambda rows: with_text(rows, "items"),
+            "retyped: 'items', got: list of string, expected: list of int64",
+            id="histories-retyped",
+        ),
+        pytest.param(
+            NUMBERS,
             lambda rows: rows.rename_columns(["user", *rows.column_names[1:]]),
             "1 missing: 'user_id'",
-            id="key renamed",
+            id="numbers-key renamed",
         ),
     ],
 )
-def test_a_wrong_column_is_named_and_nothing_is_written(lake, change, line):
+def test_a_wrong_column_is_named_and_nothing_is_written(lake, kind, change, line):
+    contract_of, rows_of = kind
     with pytest.raises(ContractError) as refused:
-        copy_rows(lake, change(make_rows(100)))
+        copy_rows(lake, change(rows_of(100)), contract=contract_of())
 
     assert f"- {line}" in str(refused.value).splitlines()
     assert not lake.raw_features.path.exists()

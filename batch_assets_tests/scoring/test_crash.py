@@ -5,6 +5,7 @@ it, a reader sees a whole day or none of it, and the next run leaves the rows of
 undisturbed run, to the byte.
 """
 
+import functools
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from batch_assets_tests.crash import (
     Kind,
     Zygote,
     doubled,
+    kinds_of,
     seen,
 )
 from batch_assets_tests.faults.plan import DAY_SECONDS
@@ -185,17 +187,31 @@ class Watcher:
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("crash"), KINDS["features"]) as stage:
-        yield stage
+def stage_of(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Stage]]:
+    """The stage of a kind of night, which is set when it is first asked for."""
+    with ExitStack() as stack:
+
+        @functools.cache
+        def opened(kind: str) -> Stage:
+            folder = tmp_path_factory.mktemp("crash")
+            return stack.enter_context(staged(folder, KINDS[kind]))
+
+        yield opened
 
 
-@pytest.fixture(scope="module", params=KINDS)
+# What one kind of night has shown in every run is shown of the others among the slow tests.
+@pytest.fixture(params=kinds_of(KINDS, fast="features"))
+def stage(request: pytest.FixtureRequest, stage_of: Callable[[str], Stage]) -> Stage:
+    return stage_of(request.param)
+
+
+@pytest.fixture(params=KINDS)
 def any_stage(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    with staged(tmp_path_factory.mktemp("crash"), KINDS[request.param]) as stage:
-        yield stage
+    request: pytest.FixtureRequest, stage_of: Callable[[str], Stage]
+) -> Stage:
+    return stage_of(request.param)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """On Ray and on Spark something dies in the middle: the night ends right or says why."""
 
 import dataclasses
+import functools
 import gc
 import math
 import os
@@ -9,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from batch_assets.models.release import Release
 from batch_assets.planner.simulation import Preemption, Scoring, simulate
 from batch_assets.scoring.chunk_task import ChunkTask
 from batch_assets.spec import EngineSpec, GateLimits, Ray, Spark
+from batch_assets_tests import histories
 from batch_assets_tests.deadly import FATAL, write_deadly_release
 from batch_assets_tests.engines import (
     ENGINES,
@@ -37,11 +39,19 @@ from batch_assets_tests.engines import (
     scoring_on,
 )
 from batch_assets_tests.nights import plan
-from batch_assets_tests.toys import DAY, NAME, copy_rows, make_rows, validate
+from batch_assets_tests.toys import (
+    DAY,
+    NAME,
+    copy_rows,
+    make_contract,
+    make_rows,
+    validate,
+)
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
 
 ROWS = 1_200
+ANY_KIND = pytest.mark.parametrize("kind", ["numbers", "histories"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,17 +72,39 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with a validated day, in which one row is fatal; copy it."""
-    root = tmp_path_factory.mktemp("validated") / "root"
-    rows = make_rows(ROWS)
-    ages = rows["age"].to_numpy().copy()
-    ages[ages == FATAL] = 50
-    ages[ROWS // 2] = FATAL
-    lake = Lake(root, NAME)
-    copy_rows(lake, rows.set_column(1, rows.schema.field("age"), pa.array(ages)))
-    validate(lake)
-    return root
+def validated_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A root of a kind with a validated day, in which one row is fatal; copy it."""
+
+    @functools.cache
+    def validated(kind: str) -> Path:
+        root = tmp_path_factory.mktemp("validated") / "root"
+        made = {
+            "numbers": (make_contract(), make_rows(ROWS)),
+            "histories": (histories.make_contract(), histories.make_rows(ROWS)),
+        }
+        contract, rows = made[kind]
+        ages = rows["age"].to_numpy().copy()
+        ages[ages == FATAL] = 50
+        ages[ROWS // 2] = FATAL
+        at = rows.schema.get_field_index("age")
+        rows = rows.set_column(at, rows.schema.field("age"), pa.array(ages))
+        lake = Lake(root, NAME)
+        copy_rows(lake, rows, contract=contract)
+        validate(lake, contract=contract)
+        return root
+
+    return validated
+
+
+@pytest.fixture
+def kind() -> str:
+    """What the day is of; a test may ask for `histories`."""
+    return "numbers"
+
+
+@pytest.fixture
+def validated(kind: str, validated_of: Callable[[str], Path]) -> Path:
+    return validated_of(kind)
 
 
 @pytest.fixture
@@ -109,10 +141,11 @@ def must_end_as_on_one_machine(lake: Lake, release: Release, validated: Path) ->
     assert litter(lake) == []
 
 
+@ANY_KIND
 def test_a_worker_that_dies_is_replaced_and_its_chunk_done_again(
-    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path
+    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path, kind: str
 ) -> None:
-    release = write_deadly_release(home, deaths=2)
+    release = write_deadly_release(home, kind=kind, deaths=2)
 
     with scoring_on(engine, root) as scorer:
         score(ready, release, scorer)
@@ -121,10 +154,11 @@ def test_a_worker_that_dies_is_replaced_and_its_chunk_done_again(
     must_end_as_on_one_machine(ready, release, validated)
 
 
+@ANY_KIND
 def test_a_chunk_that_every_worker_dies_of_stops_the_night_and_the_rest_stays_done(
-    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path
+    engine: EngineSpec, ready: Lake, root: Path, validated: Path, home: Path, kind: str
 ) -> None:
-    release = write_deadly_release(home, deaths=1_000)
+    release = write_deadly_release(home, kind=kind, deaths=1_000)
     tasks = tasks_of(ready, release)
 
     with scoring_on(engine, root) as scorer, pytest.raises(EngineError) as stopped:
@@ -144,12 +178,13 @@ def test_a_chunk_that_every_worker_dies_of_stops_the_night_and_the_rest_stays_do
     must_end_as_on_one_machine(ready, release, validated)
 
 
+@ANY_KIND
 def test_an_actor_that_ray_ends_is_replaced(
-    ready: Lake, root: Path, validated: Path, home: Path
+    ready: Lake, root: Path, validated: Path, home: Path, kind: str
 ) -> None:
     import ray
 
-    release = write_deadly_release(home, seconds=0.3)
+    release = write_deadly_release(home, kind=kind, seconds=0.3)
     with pool_of(Ray(kind="ray", workers=2), root) as pool:
         scorer, killed = engine_on(pool, root), []
 

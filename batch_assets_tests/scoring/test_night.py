@@ -52,6 +52,8 @@ from batch_assets_tests.toys import (
     write_toy_release,
 )
 
+ANY_KIND = pytest.mark.parametrize("kind", ["numbers", "histories"])
+
 
 class Stop(Exception):  # noqa: N818 - it is a request, not an error
     """A guard's refusal."""
@@ -224,13 +226,14 @@ def test_a_night_above_its_limit_stops_early_and_says_why(
     assert f"{len(left)} of {len(engine.given)} chunks of {DAY} are done" in note
 
 
+@ANY_KIND
 def test_an_engine_that_loses_a_chunk_can_not_look_like_success(
-    ready: Lake, toy_release: Release
+    ready: Lake, release: Release
 ) -> None:
     engine = Altering(lambda scored: scored[1:])
 
     with pytest.raises(ScoringError, match=r"^1 of \d+ chunks .* are missing"):
-        score(ready, toy_release, engine)
+        score(ready, release, engine)
 
     assert log_of(ready) == []
 
@@ -248,9 +251,10 @@ def double(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table.slice(0, 1)])
 
 
+@ANY_KIND
 @pytest.mark.parametrize("change", [lose_a_row, double_and_lose, double])
 def test_an_engine_that_loses_or_doubles_rows_leaves_the_books_open(
-    ready: Lake, toy_release: Release, change: Callable[[pa.Table], pa.Table]
+    ready: Lake, release: Release, change: Callable[[pa.Table], pa.Table]
 ) -> None:
     def alter(scored: list[Scored]) -> list[Scored]:
         path = scored[0].part.path
@@ -261,21 +265,21 @@ def test_an_engine_that_loses_or_doubles_rows_leaves_the_books_open(
         return [Scored(part, None), *scored[1:]]
 
     with pytest.raises(BooksError, match=f"books of {DAY} don't close in shard"):
-        score(ready, toy_release, Altering(alter))
+        score(ready, release, Altering(alter))
 
     assert log_of(ready) == []
 
 
-def test_a_chunk_that_comes_twice_counts_once(
-    ready: Lake, toy_release: Release
-) -> None:
-    night = score(ready, toy_release, Altering(lambda scored: scored + scored[:2]))
+@ANY_KIND
+def test_a_chunk_that_comes_twice_counts_once(ready: Lake, release: Release) -> None:
+    night = score(ready, release, Altering(lambda scored: scored + scored[:2]))
 
     assert night.total.rows == len(read_day(ready, "predictions")) == ROWS
 
 
+@ANY_KIND
 def test_a_chunk_that_nobody_planned_is_never_committed(
-    ready: Lake, toy_release: Release
+    ready: Lake, release: Release
 ) -> None:
     def alter(scored: list[Scored]) -> list[Scored]:
         stray = ready.predictions.part_path(DAY, 99, "f" * 64, 0)
@@ -288,7 +292,7 @@ def test_a_chunk_that_nobody_planned_is_never_committed(
         return [*scored, Scored(part, None)]
 
     with pytest.raises(ScoringError, match="nobody planned"):
-        score(ready, toy_release, Altering(alter))
+        score(ready, release, Altering(alter))
 
     assert log_of(ready) == []
 

@@ -77,13 +77,14 @@ def test_an_empty_shard_and_an_empty_version_are_served(store, snapshots):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["numbers", "rankings"])
 @pytest.mark.parametrize("killed_at", POINTS)
 def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
-    server_store, snapshots, killed_at
+    server_store, snapshots, killed_at, kind
 ):
-    first = publish(snapshots)
+    first = publish(snapshots, kind=kind)
     sync_sink(server_store.open(), snapshots, keep=2)
-    second = publish(snapshots, day=1)
+    second = publish(snapshots, day=1, kind=kind)
 
     arguments = [server_store.kind, server_store.url, server_store.name]
     child = subprocess.run(
@@ -94,7 +95,7 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
 
@@ -108,10 +109,11 @@ def test_a_load_that_is_killed_changes_nothing_and_is_resumed(
     must_be_equal(reader, snapshots)
 
 
+@pytest.mark.parametrize("kind", ["numbers", "rankings"])
 def test_two_loads_of_one_version_at_once_leave_it_whole(
-    server_store, snapshots, tmp_path
+    server_store, snapshots, tmp_path, kind
 ):
-    publish(snapshots)
+    publish(snapshots, kind=kind)
     elsewhere = tmp_path / "elsewhere" / "toy"
     shutil.copytree(snapshots.folder, elsewhere)
     sinks, ready = [server_store.open(), server_store.open()], threading.Barrier(2)
@@ -136,7 +138,7 @@ def test_two_loads_of_one_version_at_once_leave_it_whole(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
 
     assert failed == []
     must_be_equal(server_store.open(), snapshots)

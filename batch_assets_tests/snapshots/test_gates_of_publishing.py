@@ -23,15 +23,16 @@ from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.snapshots.version import Version
+from batch_assets_tests.crash import kinds_of
 from batch_assets_tests.parts_by_hand import rewritten
 from batch_assets_tests.publishing import (
+    KINDS,
     NEXT,
     OPEN,
     ROWS,
+    Kind,
     approved,
-    narrow,
     publish,
-    raw_rows,
     revoke,
     root_of,
     score,
@@ -70,15 +71,27 @@ def test_a_limit_that_is_not_kept_keeps_yesterday(
     assert served(ready) == before
 
 
+@pytest.fixture(params=kinds_of(KINDS, fast="numbers"))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def kind_of(release: Release) -> Kind:
+    """What a release is of."""
+    return KINDS["rankings" if release.contract.inputs else "numbers"]
+
+
 def drift(lake: Lake, release: Release, tmp_path: Path) -> None:
     """Score it again by a release that was approved on other scores."""
     values = expected_risk(make_rows(2_000)) / 100
-    other = narrow(tmp_path / "other", reference={"risk": values})
+    write_release = kind_of(release).write_release
+    other = write_release(tmp_path / "other", reference={"risk": values})
     score(lake, approved(root_of(lake), other), NEXT)
 
 
 def unapproved(lake: Lake, release: Release, tmp_path: Path) -> None:
-    other = narrow(tmp_path / "other", about={"author": "nobody asked"})
+    write_release = kind_of(release).write_release
+    other = write_release(tmp_path / "other", about={"author": "nobody asked"})
     Registry(root_of(lake)).add(other.folder)
     score(lake, other, NEXT)
 
@@ -130,7 +143,8 @@ def mix_releases(lake: Lake, release: Release, tmp_path: Path) -> None:
     path = lake.predictions.paths(NEXT)[0]
     table = pq.read_table(path, partitioning=None)
     stamps = pa.array(["0" * 64] * len(table), pa.string())
-    rewritten(path, table.set_column(3, "model_version", stamps))
+    at = table.schema.get_field_index("model_version")
+    rewritten(path, table.set_column(at, "model_version", stamps))
 
 
 def lose_a_shard(lake: Lake, release: Release, tmp_path: Path) -> None:
@@ -143,8 +157,9 @@ def lose_a_shard(lake: Lake, release: Release, tmp_path: Path) -> None:
 
 def validate_again(lake: Lake, release: Release, tmp_path: Path) -> None:
     """New raw rows, validated but not scored: the predictions are of the old ones."""
-    copy_rows(lake, make_rows(ROWS + 1), day=NEXT)
-    validate(lake, day=NEXT)
+    contract, rows = release.contract, kind_of(release).rows(NEXT)
+    copy_rows(lake, rows.slice(0, ROWS - 1), day=NEXT, contract=contract)
+    validate(lake, day=NEXT, contract=contract)
 
 
 @pytest.mark.parametrize(
@@ -190,14 +205,14 @@ def test_a_day_without_predictions_is_not_published(ready: Lake) -> None:
 
 @pytest.mark.parametrize("lost", [0, 2, SHARDS - 1], ids=["first", "inner", "last"])
 def test_a_shard_that_is_missing_is_refused_even_if_it_had_no_rows(
-    root: Path, narrow_release: Release, lost: int
+    root: Path, kind: str, narrow_release: Release, lost: int
 ) -> None:
-    lake = Lake(root, NAME)
+    lake, contract = Lake(root, NAME), narrow_release.contract
     approved(root, narrow_release)
-    rows = raw_rows(DAY)[2:]
+    rows = KINDS[kind].rows(DAY)[2:]
     kept = hash_keys(rows["user_id"]) % np.uint64(SHARDS) != lost
-    copy_rows(lake, rows.filter(pa.array(kept)))
-    validate(lake)
+    copy_rows(lake, rows.filter(pa.array(kept)), contract=contract)
+    validate(lake, contract=contract)
     score(lake, narrow_release, DAY)
     parts = lake.predictions.parts(DAY)
     commit = lake.predictions.last_commit(DAY)

@@ -2,7 +2,8 @@
 
 Each disturbed publisher runs in a child process on a root of its own. A reader that was
 open all the time, and one that is opened after it, answer from one whole version; the
-next publisher ends as an undisturbed one.
+next publisher ends as an undisturbed one. Of rankings one item is denied, so that what is
+held behind those that are shown is read, too.
 """
 
 import itertools
@@ -12,28 +13,29 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batch_assets import Snapshot
 from batch_assets.lake.tables import Lake
-from batch_assets.models.release import Release
+from batch_assets.snapshots.deny import deny
 from batch_assets.snapshots.judges import equals_predictions
 from batch_assets.snapshots.operations import rollback
 from batch_assets.snapshots.version import Version
-from batch_assets_tests.crash import Ended, Zygote, publish
+from batch_assets_tests.crash import Ended, Zygote, kinds_of, publish
+from batch_assets_tests.histories import ITEMS, K
 from batch_assets_tests.publishing import (
     BEFORE,
+    KINDS,
     NEXT,
-    approved,
-    narrow,
-    raw_rows,
-    score,
+    score_days,
     snapshots_of,
 )
-from batch_assets_tests.toys import DAY, NAME, SHARDS, copy_rows, read_day, validate
+from batch_assets_tests.toys import DAY, NAME, SHARDS, read_day
 
-Answers = dict[int, float]
+Answers = dict[int, dict[str, Any]]
+DENIED = ITEMS[0]
 
 
 @dataclass
@@ -70,7 +72,7 @@ class Stage:
         days = {answer.day for answer in found if answer}
         assert len(days) == 1, days
         (day,) = days
-        told = {a.key: a.outputs["risk"] for a in found if a}
+        told = {a.key: a.outputs for a in found if a}
         assert told == self.expected[day]
         return day
 
@@ -90,29 +92,43 @@ class Stage:
             Version.open(store, version).verify()
 
 
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """What a reader is to be told of a row of predictions."""
+    outputs = {
+        name: value
+        for name, value in row.items()
+        if name not in ("user_id", "model_name", "model_version")
+    }
+    if (scores := outputs.pop("next_items_scores", None)) is not None:
+        ranked = zip(outputs["next_items"], scores, strict=True)
+        left = [(item, score) for item, score in ranked if item != DENIED]
+        outputs["next_items"] = left[:K]
+    return outputs
+
+
+@pytest.fixture(scope="module", params=kinds_of(KINDS, fast="numbers"))
+def stage(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    kind = KINDS[request.param]
     folder = tmp_path_factory.mktemp("publishers")
     start = folder / "start"
-    start.mkdir()
-    release: Release = approved(start, narrow(folder / "release"))
-    lake = Lake(start, NAME)
+    release = kind.write_release(folder / "release")
     # The same rows on two days: some shards are linked, others are built.
-    for day, rows in ((BEFORE, BEFORE), (DAY, DAY), (NEXT, DAY)):
-        whole = raw_rows(rows)
-        copy_rows(
-            lake, whole if day != NEXT else whole.slice(0, len(whole) - 1), day=day
-        )
-        validate(lake, day=day)
-        score(lake, release, day)
+    rows = {BEFORE: kind.rows(BEFORE), DAY: kind.rows(DAY)}
+    rows[NEXT] = rows[DAY].slice(0, len(rows[DAY]) - 1)
+    score_days(start, release, rows)
+    lake = Lake(start, NAME)
     for day in (BEFORE, DAY):
         publish(start, day, guard=lambda: None)
-    expected = {}
-    for day in (BEFORE, DAY, NEXT):
-        rows = read_day(lake, "predictions", day)
-        expected[day] = dict(
-            zip(rows["user_id"].to_pylist(), rows["risk"].to_pylist(), strict=True)
-        )
+    deny(snapshots_of(lake), [DENIED], why="a recall", by="ada")
+    expected = {
+        day: {
+            row["user_id"]: shown(row)
+            for row in read_day(lake, "predictions", day).to_pylist()
+        }
+        for day in rows
+    }
     with Zygote(folder, release.folder) as zygote:
         stage = Stage(folder, zygote, start, expected, Ended(0), itertools.count())
         lake = stage.lake()
@@ -211,7 +227,7 @@ def test_two_publishers_at_once_end_in_one_whole_version(stage: Stage) -> None:
     root = lake.folder.parent.parent
 
     started = [stage.zygote.start(root, publish=day) for day in (NEXT, DAY, NEXT)]
-    ended = [one.result(timeout=60) for one in started]
+    ended = [one.result(timeout=600) for one in started]
 
     assert all(one.well for one in ended), ended
     stage.must_end_well(lake)
