@@ -64,7 +64,8 @@ SIGNATURES = Format("signatures", "`release.sig`, beside `release.json`")
 APPROVAL = Format("approval", "a line of a model's `approvals.jsonl`")
 COMPARISON = Format("comparison", "a file of a model's `comparisons`")
 COMMIT = Format("commit", "`batch_assets` in the log of a Delta table of rows")
-RECEIPT = Format("receipt", "the footer of a part")
+# Of 2 are those alone whose part tells which of its texts were not UTF-8.
+RECEIPT = Format("receipt", "the footer of a part", version=2)
 OVERRIDE = Format("override", "a line of `overrides.jsonl`")
 SNAPSHOT = Format(
     "version of a snapshot",

@@ -3,6 +3,7 @@
 Every builder is deterministic: equal arguments give equal bytes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from batch_assets.lake.sources import (
     Source,
 )
 from batch_assets.lake.tables import Lake
+from batch_assets.lake.texts import NOT_UTF8
 from batch_assets.models.contract import Contract
 from batch_assets.models.formats import golden_batch
 from batch_assets.models.release import Release
@@ -279,4 +281,12 @@ def read_day(lake: Lake, table: str, day: str = DAY) -> pa.Table:
     """The committed rows of a day of a table, by key."""
     parts = getattr(lake, table).parts(day)
     tables = [read_columns(part.path) for part in parts]
-    return pa.concat_tables(tables).sort_by("user_id")
+    rows = pa.concat_tables(tables).sort_by("user_id")
+    # Beside the columns of the table, a raw part has one that tells of its texts.
+    return rows.select([name for name in rows.column_names if name != NOT_UTF8])
+
+
+def not_utf8(texts: Sequence[bytes | None]) -> pa.Array:
+    """Text as some writers leave it: bytes of another encoding under the name of UTF-8."""
+    held = pa.array(texts, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(held), held.buffers())

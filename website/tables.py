@@ -10,7 +10,7 @@ from website.markdown import table
 # Beside the contract's columns: which others a table of rows has.
 OF_ROWS = {
     "raw_features": (
-        "the source's rows of a day, as they came; of a pinned source its key alone",
+        "the source's rows of a day, as they came, in UTF-8; of a pinned source its key alone",
         ("day", "shard"),
     ),
     "validated_features": (

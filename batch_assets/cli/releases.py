@@ -33,14 +33,30 @@ release.add_command(release_compare)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @as_json
 def release_add(name: str, folder: Path, as_json: bool) -> None:
-    """Copy the release in FOLDER into the registry, under its digest."""
+    """Prove the release in FOLDER, and copy it into the registry, under its digest.
+
+    A process of its own loads it and asks it its golden rows. What can't be loaded here,
+    or answers otherwise than recorded, is not added.
+    """
     from batch_assets.models.registry import Registry
 
-    added = Registry(data_root()).add(folder, name)
+    added = Registry(data_root()).add(folder, name, prove=True)
+    model, rows = added.manifest.model, added.manifest.golden.rows
+    wrote = {"torch": model.torch} | model.versions
     if as_json:
-        print_json({"name": added.name, "digest": added.digest})
+        print_json(
+            {
+                "name": added.name,
+                "digest": added.digest,
+                "golden_rows": rows,
+                "format": model.format,
+                "written_by": wrote,
+            }
+        )
         return
+    by = ", ".join(f"{package} {version}" for package, version in wrote.items())
     click.echo(f"{added.name} {added.digest}")
+    click.echo(f"{rows} golden rows are reproduced; written as {model.format} by {by}")
     click.echo(f"approve it: batch-assets release approve {name} {added.short} --why …")
 
 

@@ -23,6 +23,7 @@ from batch_assets.launch.new_project import NewProject
 from batch_assets.launch.planned_night import PlanReport
 from batch_assets.launch.reports import NightReport, OutcomesReport, ReplayReport
 from batch_assets.models.comparisons import ComparedDay, Difference, Evidence
+from batch_assets.models.release import Format
 from batch_assets.models.release_states import ReleaseState
 from batch_assets.planner.model_alone import ModelAlone
 from batch_assets.scoring.sweep_results import Point, Sweep
@@ -143,25 +144,31 @@ class Compared(TypedDict):
     differences: list[Difference]
 
 
-class Added(TypedDict):
+class Named(TypedDict):
     name: str
     digest: str
 
 
-class Signed(Added):
+class Added(Named):
+    golden_rows: int
+    format: Format
+    written_by: dict[str, str]
+
+
+class Signed(Named):
     key: str
 
 
-class Verified(Added):
+class Verified(Named):
     ok: bool
 
 
-class Written(Added):
+class Written(Named):
     folder: str
     contract: Row
 
 
-class Approved(Added):
+class Approved(Named):
     at: AwareDatetime
     act: Literal["approve", "revoke"]
     channel: Literal["batch", "online"]

@@ -22,7 +22,6 @@ from batch_assets.lake.day_filter import is_text, nearly_of_day, of_day, of_no_d
 from batch_assets.lake.delta_features import Layout, OpenTable, layout_of
 from batch_assets.lake.delta_log import one_line
 from batch_assets.lake.receipts import Pin
-from batch_assets.lake.source_files import must_be_readable
 
 BATCH_ROWS = 65_536
 # The defaults read 16 batches and 4 files ahead: memory follows the row group.
@@ -134,15 +133,15 @@ class PinnedRows:
     ) -> Iterator[pa.RecordBatch]:
         """Read the rows of a piece, or all, one row group of the source at a time.
 
+        Texts come as they lie there, and may not be UTF-8: see `texts`.
+
         Raises:
             SourceError: a file is gone, or can't be read.
         """
         groups = [group for group, _ in self._groups] if piece is None else piece
         with _explained(self._uri, self._version, "read"):
             for group in groups:
-                for batch in self._scan(group, columns, self._keep):
-                    must_be_readable(batch, f"the Delta table {self._uri}")
-                    yield batch
+                yield from self._scan(group, columns, self._keep)
 
     def _scan(
         self,
@@ -224,9 +223,10 @@ class PinnedRows:
         for file in layout.dataset.get_fragments(strays):
             stray = next((b for b in self._scan(file, [name], strays) if len(b)), None)
             if stray is not None:
+                held = stray[name][:1].cast(pa.binary())[0].as_py()
                 msg = (
                     f"column '{name}' of the Delta table {self._uri} holds "
-                    f"{stray[name][0].as_py()!r}, which is not the day that '{day}' is, and "
+                    f"{held.decode(errors='replace')!r}, which is not the day that '{day}' is, and "
                     "would be left out without a word. Nothing was committed; make it a "
                     "date, a timestamp, or text of that form"
                 )

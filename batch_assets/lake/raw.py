@@ -27,8 +27,9 @@ from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
 from batch_assets.lake.reconciliation import ControlTotal, total_of
 from batch_assets.lake.shards import cut, hash_keys
-from batch_assets.lake.source_files import Signature, must_be_readable
+from batch_assets.lake.source_files import Signature
 from batch_assets.lake.sources import ReadContext, Source
+from batch_assets.lake.texts import FOUND, NOT_UTF8, has_texts, taken
 
 # In the identity of rows that are known by when they were read.
 READ_AT = "read_at"
@@ -39,7 +40,7 @@ class RawSettings:
     """How raw rows are taken: their columns in order, and how they lie.
 
     With `allow_empty`, a day without rows is no error. `into` is another table than
-    `raw_features`; nothing is pinned there.
+    `raw_features`; nothing is pinned there. Rows are `whole`, or but keys of pinned ones.
     """
 
     schema: pa.Schema
@@ -47,6 +48,7 @@ class RawSettings:
     row_group_rows: int
     allow_empty: bool = False
     into: Table[RawReceipt, RawCommit] | None = None
+    whole: bool = True
 
     @property
     def inputs(self) -> list[Any]:
@@ -55,7 +57,17 @@ class RawSettings:
 
     def of_the_key(self, key: str) -> Self:
         """Return them for the key alone: the other columns stay where they are pinned."""
-        return replace(self, schema=pa.schema([self.schema.field(key)]))
+        return replace(self, schema=pa.schema([self.schema.field(key)]), whole=False)
+
+    @property
+    def written(self) -> pa.Schema:
+        """The columns of a part: what was not UTF-8 is told beside rows that wait for it.
+
+        The table does not have that column, so that who reads it sees the source's alone.
+        """
+        if self.into or not (self.whole and has_texts(self.schema)):
+            return self.schema
+        return self.schema.append(pa.field(NOT_UTF8, FOUND))
 
 
 @dataclass(frozen=True)
@@ -250,13 +262,14 @@ class _RawWriter:
         settings: RawSettings,
     ) -> None:
         self._day, self._key, self._job = day, key, job
-        self._schema, self._receipt = settings.schema, table.receipts
+        self._settings, self._receipt = settings, table.receipts
         self._totals = [ControlTotal()] * settings.shards
+        self._broken = [0] * settings.shards
         self._writers = [
             stack.enter_context(
                 PartWriter(
                     table.part_path(day, shard, job, 0),
-                    settings.schema,
+                    settings.written,
                     row_group_rows=settings.row_group_rows,
                     layout=COMPACT,
                 )
@@ -265,13 +278,24 @@ class _RawWriter:
         ]
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write each row to the shard of its key, in the order of the batch."""
-        rows = pa.Table.from_batches([batch]).select(self._schema.names)
-        rows = rows.cast(self._schema)
+        """Write each row to the shard of its key, in the order of the batch.
+
+        Raises:
+            SourceError: a value is none of its type; or a text that is not UTF-8 goes to
+                a table from which nothing is quarantined.
+        """
+        what = f"the source of {self._day}"
+        came = taken(batch, self._settings.schema, self._key, what)
+        tells = NOT_UTF8 in self._settings.written.names
+        if self._settings.into:
+            came.must_be_whole(what)
+        rows = came.with_found() if tells else came.rows
         hashes = hash_keys(rows[self._key])
         for shard, its_rows, its_hashes in cut(rows, hashes, len(self._writers)):
             self._writers[shard].write(its_rows)
             self._totals[shard] += ControlTotal.of_hashes(its_hashes)
+            if tells:
+                self._broken[shard] += len(its_rows) - its_rows[NOT_UTF8].null_count
 
     def finish(
         self, pinned: PinnedRows | None, *, allow_empty: bool
@@ -298,12 +322,16 @@ class _RawWriter:
         return [
             writer.finish(
                 self._receipt(
-                    day, shard, 0, self._job, total, pinned.pin if pinned else None
+                    day,
+                    shard,
+                    0,
+                    self._job,
+                    self._totals[shard],
+                    pinned.pin if pinned else None,
+                    self._broken[shard],
                 )
             )
-            for shard, (writer, total) in enumerate(
-                zip(self._writers, self._totals, strict=True)
-            )
+            for shard, writer in enumerate(self._writers)
         ]
 
 
@@ -320,9 +348,7 @@ def job_of(day: str, *inputs: Any) -> str:
 
 def _unbroken(reader: pa.RecordBatchReader, day: str) -> Iterator[pa.RecordBatch]:
     try:
-        for batch in reader:
-            must_be_readable(batch, f"the source of {day}")
-            yield batch
+        yield from reader
     except (OSError, pa.ArrowException) as error:
         msg = f"the source of {day} broke off: {error}. Nothing was committed."
         raise SourceError(msg) from error

@@ -14,13 +14,15 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter
 
 from batch_assets.errors import LakeError
-from batch_assets.formats import RECEIPT
+from batch_assets.formats import FIRST, RECEIPT
 from batch_assets.lake.profiles import Profile
 from batch_assets.lake.reconciliation import ControlTotal
 
 RAW, VALIDATED, QUARANTINED = "raw_features", "validated_features", "quarantined_rows"
 PREDICTIONS, DEAD_LETTERS = "predictions", "dead_letters"
 OUTCOMES = "outcomes"
+# The version of a receipt whose part says which texts were replaced.
+TELLS_OF_TEXTS = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Receipt:
     chunk: int
     job: str
     total: ControlTotal
+
+    @property
+    def format(self) -> int:
+        """The version of the format that it takes to read the part."""
+        return FIRST
 
     def facts(self) -> dict[str, Any]:
         """Return what the receipt says beside that, as JSON has it on disk."""
@@ -60,6 +67,8 @@ class Receipt:
             "tally": asdict(self.total),
             "facts": self.facts(),
         }
+        if self.format != FIRST:
+            body["format"] = self.format
         return json.dumps({"body": body, "digest": _digest(body)}).encode()
 
 
@@ -83,18 +92,31 @@ class Pin:
 
 @dataclass(frozen=True)
 class RawReceipt(Receipt):
-    """Of rows as the source gave them; of a `pinned` source, of their keys alone."""
+    """Of rows as the source gave them; of a `pinned` source, of their keys alone.
+
+    Of `not_utf8` rows the part says which text was not UTF-8, and was replaced.
+    """
 
     table: ClassVar[str] = RAW
     pinned: Pin | None = None
+    not_utf8: int = 0
+
+    @property
+    def format(self) -> int:
+        # A program that does not know of such rows would have them scored.
+        return TELLS_OF_TEXTS if self.not_utf8 else FIRST
 
     def facts(self) -> dict[str, Any]:
-        return {"pinned": asdict(self.pinned)} if self.pinned else {}
+        pinned = {"pinned": asdict(self.pinned)} if self.pinned else {}
+        return pinned | ({"not_utf8": self.not_utf8} if self.not_utf8 else {})
 
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> dict[str, Any]:
         pinned = facts.get("pinned")
-        return {"pinned": Pin(**pinned) if pinned else None}
+        return {
+            "pinned": Pin(**pinned) if pinned else None,
+            "not_utf8": facts.get("not_utf8", 0),
+        }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from batch_assets.errors import LakeError, SourceError
 from batch_assets.lake.sources import ReadContext, Source
 from batch_assets.lake.tables import Lake
+from batch_assets.lake.texts import must_be_readable
 from batch_assets.storage import StoragePath, beside, put_file
 
 FOLDER = "side_tables"
@@ -67,6 +68,8 @@ def copy_side_tables(
         before = source.signature(context)
         with source.read(context) as reader:
             rows = reader.read_all()
+        for batch in rows.to_batches():
+            must_be_readable(batch, f"the side table '{name}'")
         if source.signature(context) != before:
             msg = (
                 f"the side table '{name}' changed while it was read. Run the day again."

@@ -149,36 +149,6 @@ def parquet_batches(
             raise unreadable(path, "Parquet", error) from error
 
 
-def must_be_readable(batch: pa.RecordBatch, source: str) -> None:
-    """Refuse strings that are not UTF-8 and lists of negative lengths.
-
-    To read one later ends in a raw error, or in another row's values.
-
-    Raises:
-        SourceError: with the column, and the row within the batch.
-    """
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if not (_is_text(column.type) or pa.types.is_nested(column.type)):
-            continue
-        try:
-            column.validate(full=True)
-        except pa.ArrowInvalid as error:
-            msg = f"column '{name}' of {source} holds {_fault(error)}"
-            raise SourceError(msg) from error
-
-
-def _fault(error: pa.ArrowInvalid) -> str:
-    if "UTF8" in str(error):
-        return (
-            f"text that is not UTF-8: {error}. Nothing was committed; write the column "
-            "again as UTF-8, or as binary that the source decodes."
-        )
-    return (
-        f"what is no value of its type, such as a list of a negative length: {error}. "
-        "Nothing was committed; mend what writes the column, and run the day again."
-    )
-
-
 def plain(dtype: pa.DataType) -> pa.DataType:
     """Return a type without the ways in which a writer may have laid it out."""
     if pa.types.is_dictionary(dtype):
@@ -188,12 +158,6 @@ def plain(dtype: pa.DataType) -> pa.DataType:
     if pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype):
         return pa.binary()
     return dtype
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    if pa.types.is_nested(dtype):
-        return any(_is_text(dtype.field(at).type) for at in range(dtype.num_fields))
-    return bool(plain(dtype) == pa.string())
 
 
 def _name(path: Path, project: Path) -> str:

@@ -237,7 +237,7 @@ class Text(StrictModel):
         name: of the column.
         max_length: the most tokens that the model gets, special ones such as that of the
             beginning included.
-        dtype: of the column; in `binary`, what is not UTF-8 is quarantined row by row.
+        dtype: of the column; in `binary`, quarantine keeps bytes that are not UTF-8.
         keep: which end of a longer text the model gets.
         min_length: in characters; a shorter text is quarantined.
         longest: in characters; a longer text is quarantined, not cut.

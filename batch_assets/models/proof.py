@@ -1,8 +1,9 @@
 """Prove a release in a process of its own: it loads, and says what it is recorded to say.
 
 What loads here may still not load elsewhere: a class that was defined by hand, a module
-that lies in a folder nobody else looks into. And what crashes takes down no one. The
-half that asks calls no torch.
+that lies in a folder nobody else looks into. And what crashes takes down no one. That
+process opens the release by its digest, so it runs nothing of a file that was changed
+since. The half that asks calls no torch.
 """
 
 import os
@@ -10,8 +11,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
-from batch_assets.errors import BatchAssetsError, GoldenBatchError, ReleaseError
+from batch_assets.errors import (
+    BatchAssetsError,
+    GoldenBatchError,
+    ReleaseError,
+    TamperedReleaseError,
+)
 from batch_assets.models.release import Release, open_release
 from batch_assets.root import project_folder
 
@@ -24,16 +31,22 @@ BOOT = (
 )
 # A release never changes, so each process proves it once.
 _proved: set[str] = set()
+# What is refused without a proof.
+Act = Literal["added", "approved"]
+# Refusals that keep their kind on the way from that process.
+KINDS = {kind.__name__: kind for kind in (GoldenBatchError, TamperedReleaseError)}
 
 
-def must_prove(release: Release) -> None:
+def must_prove(release: Release, act: Act = "approved") -> None:
     """Refuse a release that can't be loaded, or does not say what it is recorded to say.
 
     Its golden rows are asked together, in another order, alone and again, on the CPU.
 
     Raises:
         GoldenBatchError: an output is not the recorded one.
-        ReleaseError: it can't be loaded, or its answers depend on the rows beside.
+        TamperedReleaseError: a file is another than when it was opened.
+        ReleaseError: it can't be loaded, its framework is not installed, or its answers
+            depend on the rows beside.
     """
     if release.digest in _proved:
         return
@@ -51,10 +64,11 @@ def must_prove(release: Release) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _refused(release, f"it took more than {SECONDS:.0f} s") from None
+            why = f"it took more than {SECONDS:.0f} s"
+            raise _refused(release, act, why) from None
         if answer_file.exists():
             kind, _, why = answer_file.read_text(encoding="utf-8").partition(": ")
-            raise _refused(release, why, golden=kind == GoldenBatchError.__name__)
+            raise _refused(release, act, why, kind)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines()
         ended = (
@@ -62,7 +76,8 @@ def must_prove(release: Release) -> None:
             if done.returncode < 0
             else f"exit code {done.returncode}"
         )
-        raise _refused(release, f"its process ended with {ended}: {words[-1:]}")
+        why = f"its process ended with {ended}: {words[-1:]}"
+        raise _refused(release, act, why)
     _proved.add(release.digest)
 
 
@@ -113,9 +128,8 @@ def _prove(release: Release) -> None:
     must_stand_alone(module, rows, release.manifest, replayed, tolerance)
 
 
-def _refused(release: Release, why: str, *, golden: bool = False) -> ReleaseError:
-    kind = GoldenBatchError if golden else ReleaseError
-    return kind(
-        f"release {release.name} {release.short} was not approved, because a process of "
+def _refused(release: Release, act: Act, why: str, kind: str = "") -> ReleaseError:
+    return KINDS.get(kind, ReleaseError)(
+        f"release {release.name} {release.short} was not {act}, because a process of "
         f"its own could not prove it: {why}"
     )

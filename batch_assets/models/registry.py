@@ -8,7 +8,7 @@ The release of a channel is the one approved last. If that approval is revoked o
 run out, there is none: the night refuses, rather than falling back on an older release
 that nobody asked for. From a bucket a release is copied down before it is opened, once
 for a machine. It knows nothing of pipelines, and never calls torch: what proves a release
-before it is approved is a process of its own.
+is a process of its own.
 """
 
 import json
@@ -103,14 +103,18 @@ class Registry:
             if len(path.name) == 64 and has_folder(path, last=MANIFEST)
         )
 
-    def add(self, source: Path, name: str | None = None) -> Release:
+    def add(
+        self, source: Path, name: str | None = None, *, prove: bool = False
+    ) -> Release:
         """Copy a release folder under its digest; adding it again changes nothing.
+
+        With `prove` it is proved first: see `proof`. Without, no model is loaded.
 
         Raises:
             UnknownReleaseError: there is no release in the folder.
             UnsignedError: no key that is trusted has signed it.
-            TamperedReleaseError: it is not whole.
-            ReleaseError: it bears another name than the one given.
+            TamperedReleaseError: it is not whole, or was changed while it was added.
+            ReleaseError: it bears another name than the one given, or is not proved.
         """
         keys, signatures = trusted_keys(), in_folder(source)
         if keys:
@@ -121,6 +125,8 @@ class Registry:
         if name is not None and name != release.name:
             msg = f"{source} holds a release of '{release.name}', not of '{name}'"
             raise ReleaseError(msg)
+        if prove:
+            must_prove(release, "added")
         target = self.folder / release.name / release.digest
         if not has_folder(target, last=MANIFEST):
             with _scratch(target.parent) as scratch:

@@ -34,6 +34,7 @@ from batch_assets.lake.receipts import (
 )
 from batch_assets.lake.reconciliation import ControlTotal
 from batch_assets.lake.shards import cut, hash_keys
+from batch_assets.lake.texts import NOT_UTF8
 from batch_assets.models.contract import Contract
 from batch_assets.parallel import Report
 from batch_assets.quality.rules import RULES, RowRules, counts_of
@@ -122,9 +123,12 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
                 yield sides[shard], shard_rows, shard_hashes
 
         for batch in piece.read():
-            rows = pa.Table.from_batches([batch]).select(raw_schema.names)
-            # What is pinned may have narrower types, of which each value fits.
-            split = rules.split(pl.DataFrame(rows.cast(raw_schema)), piece.duplicated)
+            rows = pa.Table.from_batches([batch])
+            split = rules.split(
+                pl.DataFrame(rows.select(raw_schema.names).cast(raw_schema)),
+                piece.duplicated,
+                _found_in(rows),
+            )
             for side, table, hashes in each_shard(split.good, features):
                 side.keep(table, hashes)
             for side, table, hashes in each_shard(
@@ -134,6 +138,14 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
             progress(len(batch))
         bad = [part for side in sides.values() if (part := side.finish_bad())]
         return PieceParts([side.finish_good() for side in sides.values()], bad)
+
+
+def _found_in(rows: pa.Table) -> pl.Series | None:
+    """What was not UTF-8 of each row; None if all was, or nobody has told."""
+    if NOT_UTF8 not in rows.column_names:
+        return None
+    found = rows[NOT_UTF8]
+    return None if found.null_count == len(found) else pl.Series(found)
 
 
 @lru_cache(maxsize=1)

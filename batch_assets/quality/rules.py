@@ -18,6 +18,7 @@ from batch_assets.models.input_rows import InputRows, input_columns
 from batch_assets.quality.input_rules import InputRules
 
 RULES = "rules"
+PLACE = r"(?s)^(.* is not UTF-8) at byte \d+ \(.*$"
 NAMED = pl.List(pl.String)
 FLOATS = ("float32", "float64")
 LARGEST = float(np.finfo(np.float32).max)
@@ -53,13 +54,19 @@ class RowRules:
             *(_as_float32(feature) for feature in contract.features),
         ]
 
-    def split(self, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
+    def split(
+        self,
+        rows: pl.DataFrame,
+        duplicated: pl.Series,
+        not_utf8: pl.Series | None = None,
+    ) -> Split:
         """Cut a batch of raw rows in two.
 
         Args:
             rows: raw rows with the contract's columns.
             duplicated: the keys that the day has more than once; each row of them goes
                 to quarantine, because nobody can tell which one is right.
+            not_utf8: of each row a list of what was not UTF-8, null if all was.
         """
         key = self._contract.key.name
         broken: dict[str, pl.Expr | pl.Series] = {
@@ -78,6 +85,8 @@ class RowRules:
             for number, breaks in enumerate(broken.values())
         )
         bad = marks.select(pl.any_horizontal(pl.all())).to_series()
+        if not_utf8 is not None:
+            bad |= not_utf8.is_not_null()
         if not bad.any():
             none = rows.clear().with_columns(pl.lit(None, NAMED).alias(RULES))
             return Split(self.to_features(rows), none)
@@ -87,6 +96,9 @@ class RowRules:
             for number, name in enumerate(broken)
         ).list.drop_nulls()
         named = marks.filter(bad).select(names.alias(RULES)).to_series()
+        if not_utf8 is not None:
+            found = not_utf8.filter(bad).cast(NAMED)
+            named = found.fill_null([]).list.concat(named).alias(RULES)
         quarantined = rows.filter(bad).with_columns(named)
         return Split(self.to_features(rows.filter(~bad)), quarantined)
 
@@ -188,8 +200,12 @@ def _is_suspect(feature: Feature) -> pl.Expr:
 
 
 def counts_of(rules: pl.Series) -> dict[str, int]:
-    """Count how often each rule is named, in a column of lists of rules."""
-    return dict(sorted(rules.explode().drop_nulls().value_counts().iter_rows()))
+    """Count how often each rule is named, in a column of lists of rules.
+
+    Where a text is not UTF-8 is another place in each row, and is not counted apart.
+    """
+    named = rules.explode().drop_nulls().str.replace(PLACE, "$1")
+    return dict(sorted(named.value_counts().iter_rows()))
 
 
 def _as_float32(feature: Feature) -> pl.Expr:

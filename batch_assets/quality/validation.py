@@ -6,7 +6,7 @@ shard. It knows no model, only the contract; and not where the raw rows came fro
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,11 +23,12 @@ from batch_assets.lake.commits import ValidationCommit
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.page_layout import PageLayout, layout_for
 from batch_assets.lake.parts import Part, open_part, read_batches
-from batch_assets.lake.pins import PinnedRows
+from batch_assets.lake.pins import PinnedRows, RowGroups
 from batch_assets.lake.raw import job_of, pin_of
 from batch_assets.lake.receipts import QuarantineReceipt, RawReceipt, ValidatedReceipt
 from batch_assets.lake.reconciliation import ControlTotal, must_close, total_of
 from batch_assets.lake.shards import hash_keys
+from batch_assets.lake.texts import NOT_UTF8, taken
 from batch_assets.models.contract import Contract
 from batch_assets.parallel import ParallelMap, Report, on_cores
 from batch_assets.quality.pieces import (
@@ -153,7 +154,7 @@ def _pieces(
     parallel_map: ParallelMap,
 ) -> list[Piece]:
     """The pieces of a raw day; the same whatever machine validates it."""
-    key, columns = contract.key.name, contract.raw_schema().names
+    key, told = contract.key.name, [*contract.raw_schema().names, NOT_UTF8]
     what = f"raw_features {raw[0].receipt.day}"
     pin = pin_of(raw)
     pinned = PinnedRows.of(pin) if pin else None
@@ -163,7 +164,7 @@ def _pieces(
         for part in raw:
             _, file = open_part(part.path)
             with file:
-                contract.check_schema(file.schema_arrow, what)
+                contract.check_schema(_of_source(file.schema_arrow), what)
     # Of a pinned day the raw parts hold the keys: of every row, in its shard.
     duplicated = parallel_map(partial(_duplicated_in, key), raw)
     if pinned is None:
@@ -171,7 +172,7 @@ def _pieces(
             Piece(
                 0,
                 [part],
-                partial(read_batches, part.path, rows=row_group_rows, columns=columns),
+                partial(read_batches, part.path, rows=row_group_rows, columns=told),
                 keys,
                 row_group_rows,
             )
@@ -185,12 +186,28 @@ def _pieces(
         Piece(
             number,
             raw,
-            partial(pinned.batches, columns, groups),
+            partial(_pinned_rows, pinned, contract, groups),
             pl.concat(duplicated),
             row_group_rows + int(row_group_rows * UNEVEN),
         )
         for number, groups in enumerate(pinned.pieces(row_group_rows * len(raw)))
     ]
+
+
+def _of_source(schema: pa.Schema) -> pa.Schema:
+    """The columns of a raw part that are the source's own."""
+    return pa.schema([field for field in schema if field.name != NOT_UTF8])
+
+
+def _pinned_rows(
+    pinned: PinnedRows, contract: Contract, groups: RowGroups
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a piece, as a raw part would have them."""
+    schema, what = contract.raw_schema(), f"the Delta table {pinned.pin.table}"
+    for batch in pinned.batches(schema.names, groups):
+        came = taken(batch, schema, contract.key.name, what)
+        rows = came.with_found() if came.broken else came.rows
+        yield from rows.combine_chunks().to_batches()
 
 
 def _duplicated_in(key: str, part: Part[RawReceipt], _: Report) -> pl.Series:

@@ -25,6 +25,7 @@ from batch_assets.lake.parts import open_part, read_open
 from batch_assets.lake.reconciliation import Page
 from batch_assets.lake.shards import hash_key
 from batch_assets.lake.tables import Lake
+from batch_assets.lake.texts import NOT_UTF8
 from batch_assets.models.contract import Contract
 from batch_assets.models.registry import ApprovalEvent, Registry
 from batch_assets.quality.verdict_record import JudgedDay, read_verdicts
@@ -149,6 +150,9 @@ def explain_key(
     books, notes = lake.books(day), [note] if note else []
     fate, ended = _fate(lake, row)
     source_row = row.of(lake.raw_features)
+    if source_row:
+        # That is among the rules which it broke.
+        source_row.pop(NOT_UTF8, None)
     if source_row and not ended and row.shard in books.kept:
         fate = "kept"
         notes.append(

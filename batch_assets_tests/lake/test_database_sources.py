@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg import conninfo
 
 from batch_assets.errors import (
     BatchAssetsError,
@@ -36,6 +37,7 @@ from batch_assets_tests.toys import (
     make_contract,
     make_rows,
     read_day,
+    validate,
 )
 
 WANTED = pa.schema({"user_id": pa.int64(), "x": pa.float32(), "plan": pa.string()})
@@ -183,6 +185,32 @@ def test_the_cast_that_is_told_works(server, tmp_path, value, dtype):
     source = postgres(tmp_path, f"SELECT {cast} FROM (SELECT {value} AS v) AS q")
 
     assert len(rows_of(source, tmp_path, wanted=wanted)) == 1
+
+
+def test_text_of_a_database_without_an_encoding_is_quarantined_row_by_row(
+    connection, server, lake, tmp_path, monkeypatch
+):
+    connection.execute(
+        "CREATE DATABASE plain ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' "
+        "TEMPLATE template0"
+    )
+    monkeypatch.setenv(DSN, conninfo.make_conninfo(server.url, dbname="plain"))
+    text = """
+        SELECT id AS user_id, convert_from(plan, 'SQL_ASCII') AS plan
+        FROM (VALUES (1::bigint, '\\x66726565'::bytea), (2, '\\x66ff'), (3, NULL)) AS t (id, plan)
+    """
+    contract = make_contract(
+        features=[{"name": "plan", "dtype": "string", "categories": ["free"]}]
+    )
+
+    take(lake, postgres(tmp_path, text), context_of(tmp_path), **copying(contract))
+    validate(lake, contract=contract)
+
+    found = read_day(lake, "quarantined_rows").to_pylist()
+    assert [(row["user_id"], row["plan"], row["rules"][0]) for row in found] == [
+        (2, "f\ufffd", "plan is not UTF-8 at byte 1 (ff)"),
+        (3, None, "plan is null"),
+    ]
 
 
 def test_a_whole_number_that_does_not_fit_stops_the_night(server, tmp_path):

@@ -38,6 +38,7 @@ from batch_assets_tests.toys import (
     copying,
     make_contract,
     make_rows,
+    not_utf8,
     read_day,
 )
 
@@ -313,6 +314,23 @@ def test_lists_are_lists_of_plain_types(catalog, project):
 
     assert found["items"].to_pylist() == [["a", "b"], []]
     assert found.schema.field("items").type.value_type == pa.string()
+
+
+def test_text_that_is_not_utf8_comes_as_it_lies(catalog, project):
+    """So that its row alone is quarantined."""
+    table = make(catalog, users(1, 2, plan=pa.array(["free", "pr?"])))
+    (name,) = table.inspect.files()["file_path"].to_pylist()
+    file = Path(name.removeprefix("file://"))
+    rows = pq.read_table(file)
+    at = rows.schema.get_field_index("plan")
+    broken = rows.set_column(
+        at, rows.schema.field("plan"), not_utf8([b"free", b"pr\xff"])
+    )
+    pq.write_table(broken, file)
+
+    found = rows_of(source_of(table), project)
+
+    assert found["plan"].cast(pa.binary()).to_pylist() == [b"free", b"pr\xff"]
 
 
 def test_the_identity_is_the_table_its_snapshot_and_its_columns(catalog, project):

@@ -35,7 +35,6 @@ from batch_assets_tests.toys import (
     pin_rows,
     project_of,
     read_day,
-    validate,
     write_events,
     write_source,
 )
@@ -416,31 +415,6 @@ def test_floats_of_a_copy_have_no_dictionary(lake):
     assert not visits.has_dictionary_page
     assert "BYTE_STREAM_SPLIT" in visits.encodings
     assert visits.compression == "LZ4"
-
-
-def not_utf8(keys: list[bytes]) -> pa.Array:
-    """Text as some writers leave it: bytes of another encoding under the name of UTF-8."""
-    held = pa.array(keys, pa.binary())
-    return pa.Array.from_buffers(pa.string(), len(keys), held.buffers())
-
-
-@pytest.mark.parametrize("column", ["user_id", "plan"])
-@pytest.mark.parametrize("pinned", [False, True])
-def test_text_that_is_not_utf8_is_refused_by_its_column(lake, column, pinned):
-    contract = make_contract("string")
-    rows = make_rows(2, key_dtype="string")
-    text = not_utf8([b"free", "Stra\u00dfe".encode("latin-1")])
-    rows = rows.set_column(rows.schema.get_field_index(column), column, text)
-
-    def take() -> None:
-        if not pinned:
-            copy_rows(lake, rows, contract=contract)
-            return
-        pin_rows(lake, rows, contract=contract)
-        validate(lake, contract=contract)
-
-    with pytest.raises(SourceError, match=f"column '{column}' of .* not UTF-8"):
-        take()
 
 
 @pytest.mark.parametrize("moment", ["before", "while"])

@@ -181,7 +181,8 @@ def test_a_packed_file_is_unpacked_and_one_that_breaks_off_is_an_error(
         (["user_id,n\na\n"], "Expected 2 columns, got 1"),
         (["user_id,user_id\na,b\n"], "two columns named 'user_id'"),
         (["user_id,n\na,1\n", "user_id\na\n"], "other columns than 0.csv"),
-        ([b"user_id\n\xff\n"], "invalid UTF8"),
+        ([b"us\xffer\na\n"], "can't decode byte 0xff"),
+        ([b"user_id,n\na,\xff\n"], "column 'n', row 2 (the header is row 1): "),
     ],
 )
 def test_a_file_that_is_no_csv_is_refused(tmp_path, files, error):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer
 from batch_assets_tests.commands import invoke
 from batch_assets_tests.projects import FLIGHTS
-from batch_assets_tests.releases_by_hand import relisted
+from batch_assets_tests.releases_by_hand import rehashed, relisted
 from batch_assets_tests.toys import write_toy_release
 from batch_assets_tests.trained import (
     CLOSE,
@@ -299,7 +300,10 @@ def test_a_release_is_added_approved_and_verified(releases, kind, root, monkeypa
     monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
     folder, digest = releases[kind].folder, releases[kind].digest
 
-    invoke("release", "add", kind, str(folder))
+    said = invoke("release", "add", kind, str(folder))
+    assert "40 golden rows are reproduced; written as " in said
+    for package, version in releases[kind].manifest.model.versions.items():
+        assert f"{package} {version}" in said
     invoke("release", "approve", kind, digest[:12], "--why", "the tests need it")
     assert "40 golden rows are reproduced" in invoke("release", "verify", kind)
 
@@ -313,6 +317,21 @@ def test_a_release_is_added_approved_and_verified(releases, kind, root, monkeypa
     assert "model." in invoke("release", "verify", kind, fails=True)
     with pytest.raises(TamperedReleaseError, match="hashes to"):
         Registry(root).resolve(kind)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "xgboost"])
+def test_what_can_not_be_proved_is_not_added(releases, kind, root, tmp_path):
+    release = releases[kind]
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(release.folder, spoilt)
+    (spoilt / FILES[kind]).write_bytes(b"not a model")
+
+    with pytest.raises(ReleaseError, match="was not added, because a process") as told:
+        Registry(root).add(rehashed(spoilt).folder, prove=True)
+
+    package, version = next(iter(release.manifest.model.versions.items()))
+    assert f"{package} {version}" in str(told.value)
+    assert not (root / "models").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)

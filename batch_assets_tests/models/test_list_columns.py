@@ -16,7 +16,7 @@ from batch_assets.lake.sources import ParquetSource, ReadContext
 from batch_assets.lake.tables import Lake
 from batch_assets.models.columns import check_columns
 from batch_assets_tests.histories import NAME, make_contract, make_rows
-from batch_assets_tests.toys import DAY, copy_rows, read_day, validate
+from batch_assets_tests.toys import DAY, copy_rows, not_utf8, read_day, validate
 
 
 def retyped(rows: pa.Table, **types: pa.DataType) -> pa.Table:
@@ -103,7 +103,7 @@ def test_the_query_that_the_error_prints_turns_lists_and_stops_at_what_changes()
             connection.execute(torn).fetchall()
 
 
-def test_text_inside_a_list_that_is_not_utf8_is_refused(root: Path) -> None:
+def test_a_row_with_text_in_a_list_that_is_not_utf8_is_quarantined(root: Path) -> None:
     *others, _, _ = make_contract().inputs
     words = Column(name="items", dtype="string", vocabulary="words")
     contract = make_contract(
@@ -112,25 +112,35 @@ def test_text_inside_a_list_that_is_not_utf8_is_refused(root: Path) -> None:
         outputs=make_contract().outputs[:1],
     )
     rows = make_rows(3).select(contract.raw_schema().names[:-1])
-    offsets = pa.py_buffer(np.array([0, 3, 5], np.int32))
-    bad = pa.Array.from_buffers(
-        pa.string(), 2, [None, offsets, pa.py_buffer(b"tea\xff\xfe")]
-    )
-    lists = pa.ListArray.from_arrays(pa.array([0, 1, 1, 2], pa.int32()), bad)
-    with pytest.raises(SourceError, match="column 'items' .* not UTF-8"):
-        copy_rows(
-            Lake(root, NAME), rows.append_column("items", lists), contract=contract
-        )
+    texts = not_utf8([b"tea", b"tea", b"t\xff", b"\xfe", b"tea"])
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 4, 5], pa.int32()), texts)
+    lake = Lake(root, NAME)
+    copy_rows(lake, rows.append_column("items", lists), contract=contract)
+
+    validated = validate(lake, contract=contract)
+
+    assert validated.rules == {"items is not UTF-8": 1}
+    (bad,) = read_day(lake, "quarantined_rows").to_pylist()
+    assert bad["user_id"] == rows["user_id"][1].as_py()
+    assert bad["rules"] == ["items is not UTF-8 at byte 1 (ff) of element 1"]
+    assert bad["items"] == ["tea", "t\ufffd", "\ufffd"]
+    good = read_day(lake, "validated_features")
+    kept = {rows["user_id"][at].as_py() for at in (0, 2)}
+    assert set(good["user_id"].to_pylist()) == kept
 
 
-def test_an_id_that_is_not_utf8_refuses_the_day(root: Path) -> None:
+def test_a_row_with_an_id_that_is_not_utf8_is_quarantined(root: Path) -> None:
     contract, rows = make_contract(), make_rows(3)
-    broken = pa.array([b"north", b"\xff\xfe", b"east"]).view(pa.string())
     at = rows.schema.get_field_index("region")
     lake = Lake(root, NAME)
-    with pytest.raises(SourceError, match="column 'region' .* not UTF-8"):
-        copy_rows(lake, rows.set_column(at, "region", broken), contract=contract)
-    assert not lake.raw_features.parts(DAY)
+    broken = not_utf8([b"north", b"\xff\xfe", b"east"])
+    copy_rows(lake, rows.set_column(at, "region", broken), contract=contract)
+
+    validate(lake, contract=contract)
+
+    (bad,) = read_day(lake, "quarantined_rows").to_pylist()
+    assert bad["region"] == "\ufffd\ufffd"
+    assert bad["rules"][0] == "region is not UTF-8 at byte 0 (ff)"
 
 
 @pytest.mark.parametrize("name", ["items", "days_ago", "taste"])

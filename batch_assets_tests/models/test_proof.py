@@ -1,5 +1,7 @@
-"""A release is approved once a process of its own has proved it."""
+"""A release is added and approved once a process of its own has proved it."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +11,24 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from batch_assets.errors import GoldenBatchError, ReleaseError
+from batch_assets.errors import (
+    GoldenBatchError,
+    ReleaseError,
+    TamperedReleaseError,
+    UnknownReleaseError,
+)
+from batch_assets.models import proof, registry
 from batch_assets.models.registry import Registry
 from batch_assets.models.release import GOLDEN, Release
-from batch_assets_tests.releases_by_hand import make_by_hand
+from batch_assets_tests.commands import invoke
+from batch_assets_tests.releases_by_hand import altered, make_by_hand
 from batch_assets_tests.toys import (
     NAME,
     ToyRisk,
     write_toy_release,
     write_toy_release_as,
 )
+from batch_assets_tests.trained import write_trained
 
 OURS = "batch_assets_tests.models.test_proof:"
 
@@ -28,10 +38,15 @@ class OverTheBatch(ToyRisk):
         return super().forward(features - torch.nan_to_num(features).mean(0) * 1e-3)
 
 
+class LeavesAMark(ToyRisk):
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        Path(os.environ["MARK"]).touch()
+        raise OSError
+
+
 class Deadly(ToyRisk):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        import os
-
         os.abort()
 
 
@@ -149,8 +164,110 @@ def test_what_is_proved_once_is_not_proved_again_in_this_process(
     root: Path, tmp_path: Path
 ) -> None:
     made = write_toy_release(tmp_path / "toy", about={"author": "of this test"})
-    from batch_assets.models import proof
-
     assert made.digest not in proof._proved
     approve(root, made.folder)
     assert made.digest in proof._proved
+
+
+def is_empty(root: Path) -> bool:
+    return not [path for path in root.rglob("*") if path.is_file()]
+
+
+def test_a_release_whose_golden_answers_are_wrong_is_not_added_by_the_command(
+    root: Path, tmp_path: Path, weights: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCH_ASSETS_ROOT", str(root))
+    golden = load_file(weights.folder / GOLDEN)
+    wrong = altered(weights, tmp_path / "wrong", risk=golden["output.risk"] * 0.5)
+
+    said = invoke("release", "add", NAME, str(wrong.folder), fails=True)
+
+    assert f"release toy {wrong.short} was not added, because a process of its" in said
+    assert "it does not reproduce its golden batch: output 'risk' of row 0" in said
+    assert is_empty(root)
+    with pytest.raises(UnknownReleaseError):
+        Registry(root).digests(NAME)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", GOLDEN])
+def test_a_file_that_changes_between_the_hashing_and_the_proof_is_refused(
+    root: Path,
+    tmp_path: Path,
+    weights: Release,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    folder = make_by_hand(weights, tmp_path / "hand", lambda manifest: None)
+    proves = registry.must_prove
+
+    def changed_before(release: Release, act: Any) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[-1] ^= 1
+        (folder / name).write_bytes(data)
+        # As in a process that has never seen the release.
+        monkeypatch.setattr(proof, "_proved", set())
+        proves(release, act)
+
+    monkeypatch.setattr(registry, "must_prove", changed_before)
+    with pytest.raises(TamperedReleaseError, match=f"was not added.*{name} hashes to"):
+        Registry(root).add(folder, prove=True)
+
+    assert is_empty(root)
+
+
+def test_a_class_that_is_put_in_after_the_hashing_never_runs(
+    root: Path, tmp_path: Path, weights: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole release, with another digest, lies there when the proof begins."""
+    folder = make_by_hand(weights, tmp_path / "hand", lambda manifest: None)
+    other = make_by_hand(weights, tmp_path / "o", class_is(OURS + "LeavesAMark"))
+    mark = tmp_path / "ran"
+    monkeypatch.setenv("MARK", str(mark))
+    with pytest.raises(ReleaseError):  # It would run, if it were asked for.
+        Registry(root).add(other, prove=True)
+    assert mark.exists()
+    mark.unlink()
+    proves = registry.must_prove
+
+    def replaced_before(release: Release, act: Any) -> None:
+        shutil.rmtree(folder)
+        shutil.copytree(other, folder)
+        monkeypatch.setattr(proof, "_proved", set())
+        proves(release, act)
+
+    monkeypatch.setattr(registry, "must_prove", replaced_before)
+    with pytest.raises(TamperedReleaseError, match="release.json hashes to"):
+        Registry(root).add(folder, prove=True)
+
+    assert not mark.exists()
+    assert is_empty(root)
+
+
+def test_a_framework_that_is_missing_is_named_with_what_installs_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = write_trained(tmp_path / "trees", "catboost")
+    # A package of its name that can't be imported stands before it on the path.
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent" / "catboost.py").write_text(
+        "raise ImportError('no catboost here')\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "absent")
+
+    with pytest.raises(ReleaseError, match=r"pip install 'batch-assets\[catboost\]'"):
+        Registry(root).add(made.folder, prove=True)
+    assert is_empty(root)
+
+    monkeypatch.undo()
+    assert Registry(root).add(made.folder, prove=True).digest == made.digest
+
+
+def test_in_python_a_release_is_added_without_a_proof_and_proved_for_its_approval(
+    root: Path, tmp_path: Path, weights: Release
+) -> None:
+    golden = load_file(weights.folder / GOLDEN)
+    wrong = altered(weights, tmp_path / "wrong", risk=golden["output.risk"] * 0.25)
+
+    assert Registry(root).add(wrong.folder).digest == wrong.digest
+    with pytest.raises(GoldenBatchError, match="was not approved"):
+        Registry(root).approve(NAME, wrong.digest, why="the test")

@@ -1,5 +1,7 @@
 """Validation: every raw row becomes features or is quarantined, and is counted."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -250,8 +252,8 @@ def test_a_day_without_raw_features_is_refused(lake):
 def test_a_day_that_loses_rows_is_not_committed(lake, monkeypatch, side):
     whole = RowRules.split
 
-    def forgetful(self: RowRules, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
-        found = whole(self, rows, duplicated)
+    def forgetful(self: RowRules, rows: pl.DataFrame, *others: Any) -> Split:
+        found = whole(self, rows, *others)
         kept = {"good": found.good, "bad": found.bad}
         kept[side] = kept[side][1:]
         return Split(**kept)
@@ -269,8 +271,8 @@ def test_a_day_that_loses_rows_is_not_committed(lake, monkeypatch, side):
 def test_a_day_that_loses_a_row_and_doubles_another_is_not_committed(lake, monkeypatch):
     whole = RowRules.split
 
-    def confused(self: RowRules, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
-        found = whole(self, rows, duplicated)
+    def confused(self: RowRules, rows: pl.DataFrame, *others: Any) -> Split:
+        found = whole(self, rows, *others)
         good = pl.concat([found.good[1:], found.good[1:2]])
         return Split(good, found.bad)
 
@@ -486,11 +488,11 @@ def test_a_pinned_version_that_does_not_keep_the_contract_is_refused(lake):
 def test_an_error_in_one_piece_leaves_nothing_half_written(lake, monkeypatch):
     whole = RowRules.split
 
-    def fails(self: RowRules, rows: pl.DataFrame, duplicated: pl.Series) -> Split:
+    def fails(self: RowRules, rows: pl.DataFrame, *others: Any) -> Split:
         if 77 in rows["user_id"]:
             msg = "77 is cursed"
             raise ValueError(msg)
-        return whole(self, rows, duplicated)
+        return whole(self, rows, *others)
 
     monkeypatch.setattr(RowRules, "split", fails)
     copy_rows(lake, make_rows(1000))

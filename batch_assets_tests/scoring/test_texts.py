@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from batch_assets import Contract, KeySpec, Output, Text
-from batch_assets.errors import SourceError, TamperedReleaseError
+from batch_assets.errors import TamperedReleaseError
 from batch_assets.incremental.reuse import Incremental
 from batch_assets.lake.page_layout import COMPACT, FAST, PageLayout
 from batch_assets.lake.tables import Lake
@@ -42,7 +42,7 @@ from batch_assets_tests.texts import (
     make_tokenizer,
     write_texts,
 )
-from batch_assets_tests.toys import copy_rows, pin_rows, read_day, validate
+from batch_assets_tests.toys import copy_rows, not_utf8, pin_rows, read_day, validate
 
 NEXT_DAY = "2026-01-06"
 GATES = GateLimits(max_quarantine_share=1, max_dead_letter_share=1)
@@ -147,14 +147,36 @@ def test_lengths_are_counted_in_characters_and_not_in_bytes(
     assert not lake.quarantined_rows.parts("2026-01-05")
 
 
-def test_a_column_of_strings_that_are_not_utf8_is_refused_as_any_other(
+def test_of_a_column_of_strings_too_what_is_not_utf8_is_quarantined_row_by_row(
     lake: Lake, release: Release
 ) -> None:
-    rows = make_rows(20)
-    broken = pa.array([b"good", b"\xff\xfe", *[b"bad"] * 18]).view(pa.string())
-    rows = rows.set_column(2, "review", broken)
-    with pytest.raises(SourceError, match="'review' of .* text that is not UTF-8"):
-        copy_rows(lake, rows, contract=release.contract)
+    rows = make_rows(20).sort_by("user_id")
+    texts = [one.encode() for one in rows["review"].to_pylist()]
+    texts[1] = b"\xff\xfe"
+    broken = rows.set_column(2, "review", not_utf8(texts))
+    copy_rows(lake, broken, contract=release.contract)
+    validate(lake, contract=release.contract)
+    (bad,) = read_day(lake, "quarantined_rows").to_pylist()
+    assert (bad["user_id"], bad["review"]) == (2, "\ufffd\ufffd")
+    assert bad["rules"] == ["review is not UTF-8 at byte 0 (ff)"]
+    score(lake, release, gates=GATES)
+    others = pa.concat_tables([rows.slice(0, 1), rows.slice(2)])
+    must_be_as_expected(read_day(lake, "predictions"), others)
+
+
+def test_bytes_under_the_name_of_text_stay_bytes_where_those_are_declared(
+    lake: Lake,
+) -> None:
+    text, title = make_contract().inputs
+    binary = text.model_copy(update={"dtype": "binary"})
+    contract = make_contract(inputs=(binary, title))
+    rows = make_rows(20).sort_by("user_id")
+    texts = [one.encode() for one in rows["review"].to_pylist()]
+    texts[1] = b"good \xff"
+    copy_rows(lake, rows.set_column(2, "review", not_utf8(texts)), contract=contract)
+    validate(lake, contract=contract)
+    (bad,) = read_day(lake, "quarantined_rows").to_pylist()
+    assert (bad["review"], bad["rules"]) == (b"good \xff", ["review is not UTF-8"])
 
 
 def test_of_a_binary_column_what_is_not_utf8_is_quarantined_row_by_row(

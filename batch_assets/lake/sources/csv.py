@@ -147,6 +147,8 @@ class CsvSource(TextFilesSource):
                 ),
                 pc.ConvertOptions(
                     column_types=types,
+                    # A row with other bytes is no reason to refuse the rest: see `texts`.
+                    check_utf8=False,
                     null_values=self.null_values,
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,

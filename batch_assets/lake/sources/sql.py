@@ -1,6 +1,7 @@
 """Rows that a DuckDB query gives."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,16 @@ import pyarrow as pa
 from pydantic import Field
 
 from batch_assets.errors import SourceError
-from batch_assets.lake.source_files import Signature, digests, matching, signature
+from batch_assets.lake.pins import BATCH_ROWS
+from batch_assets.lake.source_files import (
+    Signature,
+    digests,
+    matching,
+    one_schema,
+    parquet_batches,
+    parquet_schemas,
+    signature,
+)
 from batch_assets.lake.sources.base import (
     HISTORY,
     BaseSource,
@@ -30,6 +40,11 @@ from batch_assets.lake.sources.query import (
     undeclared,
 )
 from batch_assets.lake.sources.query_file import query_failed, query_text
+from batch_assets.lake.texts import broken_columns
+
+# What DuckDB says of text that is not UTF-8, and of the file that holds it.
+NOT_UTF8 = re.compile(r"not valid UTF8|not utf-8 encoded|invalid UTF-8", re.IGNORECASE)
+FILE = re.compile(r'Parquet file "(?P<parquet>.+?)"|file "(.+?)"|\bfile = (.+)')
 
 
 class SqlSource(BaseSource):
@@ -124,13 +139,26 @@ class SqlSource(BaseSource):
                 memory_limit=self.memory_limit,
                 threads=self.threads,
             ) as reader:
-                yield reader
+                rows = self._streamed(reader, context)
+                yield pa.RecordBatchReader.from_batches(reader.schema, rows)
         except duckdb.PermissionException as error:
             what = undeclared(f"wants what is shut ({str(error).splitlines()[0]})")
             raise self._failed(context.base, what) from error
         except duckdb.Error as error:
-            what = f"it failed for {context.day}: {error}"
+            what = _not_utf8(error) or f"{error}"
+            what = f"it failed for {context.day}: {what}"
             raise self._failed(context.base, what) from error
+
+    def _streamed(
+        self, reader: pa.RecordBatchReader, context: ReadContext
+    ) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except (OSError, pa.ArrowException) as error:
+            if what := _not_utf8(error):
+                what = f"it failed for {context.day}: {what}"
+                raise self._failed(context.base, what) from error
+            raise
 
     def _files(self, context: ReadContext) -> dict[str, list[Path]]:
         return {n: matching(glob, context.project) for n, glob in self.tables.items()}
@@ -147,3 +175,33 @@ class SqlSource(BaseSource):
 
     def _text(self, base: Path) -> str:
         return query_text(base, self.query)
+
+
+def _not_utf8(error: Exception) -> str | None:
+    """Say of an error, if it is of text that is not UTF-8, where that is, and what to do."""
+    if not NOT_UTF8.search(str(error)):
+        return None
+    found = FILE.search(str(error))
+    path = Path(next(filter(None, found.groups()))) if found else None
+    column = _broken_column(path) if found and path and found["parquet"] else None
+    where = f"column '{column}' of {path}" if column else f"{path or 'a file'}"
+    instead = (
+        "let what writes it declare the column as binary, and take `decode(x, 'replace')` "
+        "or the bytes as they are"
+        if found and found["parquet"]
+        else "write the file again as UTF-8"
+    )
+    return (
+        f"{where} holds text that is not UTF-8, and DuckDB gives no row of it. Nothing "
+        "was committed; read the file by a source of its own kind, which quarantines such "
+        f"rows one by one, or {instead}"
+    )
+
+
+def _broken_column(path: Path) -> str | None:
+    """Return the first column of a Parquet file with such text."""
+    schema = one_schema([path], parquet_schemas([path]))
+    for batch in parquet_batches([path], schema, BATCH_ROWS):
+        for name in broken_columns(batch, str(path)):
+            return name
+    return None
