@@ -91,8 +91,9 @@ def _panels(count: int) -> Figure:
 def _png(figure: Figure) -> bytes:
     """Draw a figure in few colours: its picture stays in the log of events for good."""
     canvas, file = FigureCanvasAgg(figure), io.BytesIO()
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
+    drawn = Image.fromarray(np.asarray(pixels)).convert("RGB")
     # By this method, lines of different colours stay different; it is also the fastest.
     few = drawn.quantize(COLOURS, method=Image.Quantize.FASTOCTREE)
     few.save(file, format="png")
