@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batch_assets.cli.collector import uncollected
 from batch_assets.cli.names import PIPELINE
 from batch_assets.cli.options import as_json
 from batch_assets.cli.pipelines import snapshots_of
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
 @as_json
 def lookup(pipeline: str, key: str, segment: str | None, as_json: bool) -> None:
     """What the served version of PIPELINE says of KEY."""
-    # numpy starts threads for matrices that a lookup does not have.
+    # numpy starts threads for matrices that a lookup does not have, and pydantic looks
+    # through all that is installed for plugins.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from batch_assets.snapshots.version import Version
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    with uncollected():
+        from batch_assets.snapshots.version import Version
 
-    snapshot = Version.current(snapshots_of(pipeline))
-    answer = snapshot.get(key, segment)
+        snapshot = Version.current(snapshots_of(pipeline))
+        answer = snapshot.get(key, segment)
     if answer is None:
         msg = (
             f"'{key}' is not in version {snapshot.name} of {pipeline}, which has "

@@ -6,7 +6,6 @@ alone: a shell asks at every Tab, and waits for neither Dagster nor a bucket.
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable
 from datetime import date, timedelta
 from pathlib import Path
@@ -29,6 +28,8 @@ def local_root() -> Path | None:
 
 def declared_pipelines() -> set[str]:
     """Return the pipelines that the YAMLs of this project declare, as far as is plain."""
+    import tomllib  # Nobody but a shell waits for it.
+
     settings = project_folder() / "pyproject.toml"
     if not settings.is_file():
         return set()

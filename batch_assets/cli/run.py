@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batch_assets.cli.collector import uncollected
 from batch_assets.cli.console import open_runner
 from batch_assets.cli.engine_kind import EngineKind
 from batch_assets.cli.exits import Exit, exit_as
@@ -118,7 +119,8 @@ def _run_range(
     as_json: bool,
 ) -> None:
     """Run several days, with a line for each when it is over."""
-    from batch_assets.launch.days import days_between, run_days
+    with uncollected():
+        from batch_assets.launch.days import days_between, run_days
 
     if last is not None and last < first:
         msg = f"--to {last} is before --from {first}; the first day comes first"
