@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the distributions, installs the wheel into an empty environment, and does there what
-# docs/tutorial.md begins with. Says how long a newcomer waits for what. Called by `make package`.
+# docs/tutorial.md begins with, and what docs/how-to.md says. Says how long a newcomer waits
+# for what. Called by `make package`.
 #
 # usage: first_night.sh PYTHON FOLDER, where PYTHON has hatchling
 set -euo pipefail
@@ -36,5 +37,14 @@ batch-assets lookup churn 42
 echo "pip install to a served snapshot: ${SECONDS} s"
 dg check defs
 batch-assets --help >/dev/null
+
+# Then all that docs/how-to.md says to type, from top to bottom.
+mkdir "$folder/how-to"
+cd "$folder/how-to"
+SECONDS=0
+sed -n '/^```bash$/,/^```$/{/^```/d;p}' "$repository/docs/how-to.md" | bash -euo pipefail >typed.log
+echo "what docs/how-to.md says to type: ${SECONDS} s"
+test "$(grep -c '^ended with 1$' typed.log)" = 2 # the late file, and the shut gate
+grep -q '^overridden .*the model knows$' typed.log
 python -c 'import batch_assets; print(batch_assets.__name__, "is typed")'
 test -f "$(python -c 'import batch_assets, pathlib; print(pathlib.Path(batch_assets.__file__).parent)')/py.typed"

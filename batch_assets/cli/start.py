@@ -14,7 +14,9 @@ import sys
 def start() -> None:
     """Do what was typed, and end the process."""
     ending = _Ending()
-    atexit.register(ending.leave)  # The first to be registered is the last to be called.
+    atexit.register(
+        ending.leave
+    )  # The first to be registered is the last to be called.
     from batch_assets.cli.main import main
 
     try:
