@@ -123,7 +123,7 @@ test-dagster-%: $(DAGSTERS)/%/.ready
 test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a real Spark
 	$(BIN)/pytest -m engines --quiet --numprocesses 2 --dist loadfile
 
-package: $(READY) ## build wheel and sdist; in an empty environment, from pip install to a night
+package: $(READY) ## build wheel and sdist; in an empty environment, from pip install to every how-to
 	batch_assets_tests/first_night.sh $(CURDIR)/$(BIN)/python $(CURDIR)/build/package
 
 $(VENV)/.ready-docs: $(READY)
