@@ -154,7 +154,7 @@ def _pieces(
     parallel_map: ParallelMap,
 ) -> list[Piece]:
     """The pieces of a raw day; the same whatever machine validates it."""
-    key, told = contract.key.name, [*contract.raw_schema().names, NOT_UTF8]
+    key, names = contract.key.name, contract.raw_schema().names
     what = f"raw_features {raw[0].receipt.day}"
     pin = pin_of(raw)
     pinned = PinnedRows.of(pin) if pin else None
@@ -172,7 +172,12 @@ def _pieces(
             Piece(
                 0,
                 [part],
-                partial(read_batches, part.path, rows=row_group_rows, columns=told),
+                partial(
+                    read_batches,
+                    part.path,
+                    rows=row_group_rows,
+                    columns=_told(part, names),
+                ),
                 keys,
                 row_group_rows,
             )
@@ -192,6 +197,11 @@ def _pieces(
         )
         for number, groups in enumerate(pinned.pieces(row_group_rows * len(raw)))
     ]
+
+
+def _told(part: Part[RawReceipt], names: list[str]) -> list[str]:
+    """The columns to read of a raw part, with what it tells of its texts, if anything."""
+    return [*names, NOT_UTF8] if part.receipt.not_utf8 else names
 
 
 def _of_source(schema: pa.Schema) -> pa.Schema:
