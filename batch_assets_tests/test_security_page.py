@@ -60,6 +60,7 @@ def test_the_variables_and_targets_are_those_of_the_code():
         (MAX_BODY, "1 MiB"),
         (connections.MAX_HEAD, "64 KiB"),
         (connections.ARRIVAL_SECONDS, "20 s"),
+        (connections.READING_SECONDS, "20 s"),
         (connections.MAX_CONNECTIONS, "900"),
         (RATE, "1,000"),
     ],

@@ -35,8 +35,9 @@ from batch_assets.lake.delta_log import (
     rows_by_day,
     same_type,
 )
+from batch_assets.lake.known_parts import known_parts, opened
 from batch_assets.lake.log_answers import asked_once
-from batch_assets.lake.parts import Part, open_part, verified_part
+from batch_assets.lake.parts import Part, verified_part
 from batch_assets.lake.receipts import Receipt
 from batch_assets.storage import (
     COPYING,
@@ -107,7 +108,7 @@ class Table(Generic[R, C]):
         Raises:
             CorruptPartError: it is not there, torn, or another part than its name says.
         """
-        return self._own(day, _opened(self.part_path(day, shard, job, chunk)))
+        return self._own(day, opened(self.part_path(day, shard, job, chunk)))
 
     def parts(self, day: str) -> list[Part[R]]:
         """Return the committed parts of a day, by shard and chunk; there may be none.
@@ -116,7 +117,7 @@ class Table(Generic[R, C]):
             CorruptPartError: a part is not what was committed.
         """
         files = self._files(day)
-        parts = each(self.path, _opened, [path for path, _ in files])
+        parts = known_parts(self.path, day, [path for path, _ in files])
         for part, (path, size) in zip(parts, files, strict=True):
             if part.size != size:
                 msg = f"part {path} has {part.size} bytes, {size} were committed"
@@ -250,9 +251,9 @@ class Table(Generic[R, C]):
 
     def _must_be_as_written(self, parts: Sequence[Part[R]]) -> None:
         """Refuse to commit what was meant to be written but does not lie there."""
-        stored = each(self.path, _opened, [part.path for part in parts])
-        for part, opened in zip(parts, stored, strict=True):
-            if opened != part:
+        stored = each(self.path, opened, [part.path for part in parts])
+        for part, lies_there in zip(parts, stored, strict=True):
+            if lies_there != part:
                 msg = f"part {part.path} was changed while its day was made"
                 raise CorruptPartError(msg)
 
@@ -386,7 +387,3 @@ def digest_of(parts: Sequence[Part[Receipt]]) -> str:
     """Names the very bytes of a day: a digest of its parts' digests, in any order."""
     seals = sorted((part.path.name, part.receipt.shard, part.sha256) for part in parts)
     return hashlib.sha256(json.dumps(seals).encode()).hexdigest()
-
-
-def _opened(path: StoragePath) -> Part[Receipt]:
-    return open_part(path)[0]

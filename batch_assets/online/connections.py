@@ -1,11 +1,13 @@
 """One connection: how much a request may bring, and how long it may take to arrive.
 
 The parser keeps what has come of a header until it ends, and uvicorn waits for the next
-byte as long as it takes: a few clients who send slowly, or without end, would hold the
-service's memory and connections. It knows no route.
+byte, or for a client to read, as long as it takes: a few clients who send slowly or without
+end, or never read, would hold the service's memory and connections. It knows no route.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,10 @@ MAX_HEAD = 64 << 10
 MAX_REQUEST = MAX_HEAD + 8 * MAX_BODY
 # From the first byte of a request, or the connection, to its last; in seconds.
 ARRIVAL_SECONDS = 20.0
+# How long a client may take none of an answer that waits for it, in seconds.
+READING_SECONDS = 20.0
+# A connection that is closed with this is reset, and nothing is sent any more.
+AT_ONCE = struct.pack("ii", 1, 0)
 # Below the 1,024 files that a process may have open if nobody has said otherwise.
 MAX_CONNECTIONS = 900
 
@@ -38,11 +44,14 @@ PHRASES = {
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that is closed when a request brings too much, or takes too long."""
+    """A connection that is closed when a request brings too much or takes too long, or when
+    nobody reads the answer.
+    """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         self._status = 400
         self._in_head = True
         self._head = self._bytes = 0
@@ -56,6 +65,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
+        self._is_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -71,6 +81,14 @@ class Connection(HttpToolsProtocol):
             self._refuse(431)
         elif self._bytes > MAX_REQUEST:
             self._refuse(413)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        self._is_read()
+        super().resume_writing()
 
     # Parser callbacks; what they raise ends in `send_400_response`.
 
@@ -112,6 +130,24 @@ class Connection(HttpToolsProtocol):
         if self._late:
             self._late.cancel()
             self._late = None
+
+    def _is_read(self) -> None:
+        if self._unread:
+            self._unread.cancel()
+            self._unread = None
+
+    def _wait_for_reader(self) -> None:
+        waits = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(READING_SECONDS, self._is_unread, waits)
+
+    def _is_unread(self, waited: int) -> None:
+        if self.transport.get_write_buffer_size() < waited:  # Slow, but it reads.
+            self._wait_for_reader()
+        else:
+            # Or the system would keep for it what it does not read.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self.transport.abort()
 
     def _is_late(self) -> None:
         if self.pipeline:  # Nothing is read while the request before it is answered.

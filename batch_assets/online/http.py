@@ -46,6 +46,7 @@ from batch_assets.online.responses import (
     unavailable,
 )
 from batch_assets.online.scoring import LiveRelease, keys_of, refused
+from batch_assets.online.turns import Turns
 from batch_assets.snapshots.version import SHOWN, Answer, Version, integer_of
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Online:
         self.pipelines = {served.name: served for served in pipelines}
         self.metrics = metrics
         self.closing = False
+        self._turns = Turns()
         self._following: asyncio.Task[None] | None = None
         self._keys: dict[str, TypeAdapter[Any]] = {
             dtype: keys_of(dtype, MAX_KEYS) for dtype in ("int64", "string")
@@ -154,11 +156,8 @@ class Online:
         keys, segments = asked["keys"], asked.get("segments")
         if segments is not None and len(segments) != len(keys):
             raise RefusedError(422, f"{len(segments)} segments of {len(keys)} keys")
-        found = version.get_many(keys, segments)
+        found, answers = await self._turns.looked_up(version, keys, segments)
         self._count_keys(self._served(request), found)
-        answers = [
-            shown_of(key, answer) for key, answer in zip(keys, found, strict=True)
-        ]
         missing = sum(answer is None or answer.is_fallback for answer in found)
         return Json(source_of(version) | {"missing": missing, "answers": answers})
 

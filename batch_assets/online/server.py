@@ -24,6 +24,9 @@ from batch_assets.online.pipelines import Served
 
 # What may wait to be accepted; the kernel's own limit is often below.
 BACKLOG = 2048
+# What the system may hold of answers that a client has not read, in bytes; left to itself
+# it takes 4 MiB of each.
+UNREAD = 1 << 18
 # At the end, how long a client may take to read an answer that is there already.
 ANSWER_SECONDS = 10
 
@@ -43,6 +46,8 @@ def bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         # The last service's closed connections don't hold its port.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Each connection has this from it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD)
         listening.bind(address)
     except OSError as error:
         msg = f"can't listen on {host} port {port}: {error.strerror}. Choose another --port"

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 
 from batch_assets.errors import ConfigError
 from batch_assets.online import connections
 from batch_assets.online.access import MOST_CLIENTS, Access, Rates, Tls
-from batch_assets.online.connections import MAX_HEAD
+from batch_assets.online.connections import MAX_HEAD, Connection
 from batch_assets.online.http import Online
 from batch_assets.online.metrics import Metrics
 from batch_assets.online.requests import MAX_BODY
-from batch_assets.online.server import bind, server_of
+from batch_assets.online.server import UNREAD, bind, server_of
 
 PATIENCE = 60
 TOKEN, OTHER = "the-token-of-the-test", "the-token-before-it"
@@ -37,7 +39,7 @@ class Service:
     metrics: Metrics
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        return connect(self.port)
 
     def send(self, *pieces: bytes) -> bytes:
         """What comes of bytes, until the service closes the connection."""
@@ -58,6 +60,10 @@ class Service:
             return answer.status, answer.read().decode()
 
 
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), PATIENCE)
+
+
 def everything(connection: socket.socket) -> bytes:
     said = bytearray()
     with contextlib.suppress(OSError):
@@ -68,13 +74,20 @@ def everything(connection: socket.socket) -> bytes:
 
 @contextmanager
 def running(access: Access | None = None) -> Iterator[Service]:
-    listening, metrics = bind("127.0.0.1", 0), Metrics()
+    metrics = Metrics()
     server = server_of(Online([], metrics, access or Access()))
+    with serving(server) as port:
+        yield Service(port, metrics)
+
+
+@contextmanager
+def serving(server: uvicorn.Server) -> Iterator[int]:
+    listening = bind("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     until(lambda: server.started)
     try:
-        yield Service(listening.getsockname()[1], metrics)
+        yield listening.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
@@ -234,6 +247,60 @@ def test_a_slow_drip_of_bytes_does_not_keep_a_connection(impatient: Service) -> 
                 connection.sendall(b"x: y\r\n")
                 time.sleep(0.02)
     assert works(impatient)
+
+
+# An answer of 60 KiB, which says what was not found.
+LONG = b"GET /%s HTTP/1.1\r\nhost: x\r\n\r\n" % (b"x" * 61_440)
+
+
+def send_forever(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(LONG)
+
+
+def test_a_client_that_never_reads_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READING_SECONDS", 0.3)
+    with running() as service, service.connect() as connection:
+        with pytest.raises(ConnectionError):
+            send_forever(connection)
+        assert works(service)
+
+
+def test_the_system_holds_little_of_what_is_not_read() -> None:
+    with (
+        bind("127.0.0.1", 0) as listening,
+        socket.socket() as client,
+    ):
+        listening.listen()
+        client.connect(listening.getsockname())
+        accepted, _ = listening.accept()
+        with accepted:
+            held = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    # Linux takes twice what it is told, for its own part.
+    assert held <= 2 * UNREAD
+
+
+def test_a_client_that_reads_slowly_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Six times as long as one that does not read, by as large an answer."""
+    monkeypatch.setattr(connections, "READING_SECONDS", 0.5)
+    size, came = 4 << 20, bytearray()
+
+    async def large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    server = uvicorn.Server(
+        uvicorn.Config(large, http=Connection, lifespan="off", log_config=None)
+    )
+    with serving(server) as port, connect(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        while came.count(b"x") < size:
+            time.sleep(0.05)
+            piece = connection.recv(1 << 16)
+            assert piece, f"closed after {len(came):,} bytes"
+            came += piece
 
 
 def test_more_connections_than_there_may_be_are_closed(

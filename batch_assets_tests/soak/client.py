@@ -1,76 +1,122 @@
 """Clients of the service at a fixed rate, in a process of their own, who check each answer.
 
-What they ask is due at its time, whatever came before (an open loop): a server that
-stalls can't hide what it held up. Beside good requests they send some that are none, and
-some that are too large; others send a byte now and then, or never read. Each value of an
-answer tells which version it is of, so that a mixed answer is found.
+What they ask is due at its time, whatever came before (an open loop), and its time counts
+from when it was due: a server that stalls can't hide what it held up. How much of it this
+process itself was late, to send or to read, is told beside it. Each value of an answer
+tells which version it is of, so that a mixed answer is found.
 """
 
 import argparse
 import asyncio
-import itertools
 import json
-import random
+import selectors
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from array import array
+from collections import Counter, deque
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httptools
 import numpy as np
 
 from batch_assets_tests.served import mixed
+from batch_assets_tests.soak.requests import (
+    SPREAD,
+    Request,
+    SlowOnes,
+    requests,
+    slow_client,
+)
 
-TOO_LARGE = 1 << 20
-BATCH = 20
-PIPELINE = "toy"
-# How many of a thousand requests are of each kind; the others look one key up.
-BATCHES, MISSING, BROKEN, OVERSIZE = 100, 20, 30, 1
 # How long an answer may take before a client gives up: a stall, not a slow machine.
 PATIENCE = 60.0
+# How often it looks what is due: to look all the time would take a core from the server.
+TICK = 0.001
+# A look that takes longer has waited for what it found.
+AT_ONCE = 5e-5
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is sent, and which status it is to have."""
+@dataclass
+class Asked:
+    """A request on its way: when it was due, when it was noticed, and when it was sent.
 
-    kind: str
-    data: bytes
-    status: int
+    Between the latter two it waited for a free connection, and so for the server.
+    """
+
+    request: Request
+    due: float
+    noticed: float
+    sent: float = 0.0
 
 
 @dataclass
 class Seen:
-    """What came of the requests: by kind and status, milliseconds, and what was wrong."""
+    """What came of the requests: by kind and status, milliseconds, and what was wrong.
+
+    `own` is what of `milliseconds` this process may have taken: noticed late, read late.
+    """
 
     asked: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     versions: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
-    milliseconds: list[float] = field(default_factory=list)
+    wrongs: int = 0
     reconnected: int = 0
+    milliseconds: "array[float]" = field(default_factory=lambda: array("f"))
+    own: "array[float]" = field(default_factory=lambda: array("f"))
+
+    def is_wrong(self, why: str) -> None:
+        self.wrongs += 1
+        if len(self.wrong) < 20:
+            self.wrong.append(why)
 
     def told(self) -> dict[str, Any]:
-        """Return it as JSON has it: of the times the percentiles."""
-        found = np.percentile(self.milliseconds or [0.0], [50, 99, 99.9]).round(2)
+        """Return it as JSON has it: of the times the percentiles, by quarter, too."""
+        total, own = np.array(self.milliseconds), np.array(self.own)
+        quarters = np.array_split(total, 4)
         return {
             "asked": self.asked,
             "statuses": dict(sorted(self.statuses.items())),
             "versions": len(self.versions),
-            "wrong": self.wrong[:20],
-            "wrongs": len(self.wrong),
-            "ms": dict(zip(("p50", "p99", "p999"), found.tolist(), strict=True)),
+            "wrong": self.wrong,
+            "wrongs": self.wrongs,
+            "ms": percentiles(total),
+            "ms_of_clients": percentiles(own),
+            "ms_of_service": percentiles(total - own),
+            "ms_by_quarter": [percentiles(quarter) for quarter in quarters],
             "reconnected": self.reconnected,
         }
+
+
+def percentiles(values: np.ndarray) -> dict[str, float]:
+    """Return the median, the tail and the worst."""
+    values = values if len(values) else np.zeros(1)
+    found = np.percentile(values, [50, 99, 99.9, 100]).astype(float).round(2)
+    return dict(zip(("p50", "p99", "p999", "most"), found.tolist(), strict=True))
+
+
+class Watched(selectors.EpollSelector):
+    """Knows since when what it gives may have been there: not when it looked last."""
+
+    since = returned = 0.0
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        begun, before = time.perf_counter(), self.returned
+        found = super().select(timeout)
+        self.returned = time.perf_counter()
+        # What it had to wait for came just now.
+        waited = self.returned - begun > AT_ONCE
+        self.since = self.returned if waited else before
+        return found
 
 
 class Connection(asyncio.Protocol):
     """A connection that is kept, with one request at a time on its way."""
 
-    def __init__(self) -> None:
-        self._waiting: asyncio.Future[tuple[int, bytes]] | None = None
+    def __init__(self, clients: "Clients") -> None:
+        self.asked: Asked | None = None
+        self._clients = clients
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._body = bytearray()
@@ -83,176 +129,183 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
+    def send(self, asked: Asked) -> None:
+        assert self._transport
+        self.asked, asked.sent = asked, time.perf_counter()
+        self._transport.write(asked.request.data)
+
     def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.close(f"{type(error).__name__}: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._waiting and not self._waiting.done():
-            self._waiting.set_exception(ConnectionError(str(exc or "closed")))
+        self.close(str(exc or "closed"))
 
     def on_body(self, body: bytes) -> None:
         self._body += body
 
     def on_message_complete(self) -> None:
+        asked, self.asked = self.asked, None
         status, body = self._parser.get_status_code(), bytes(self._body)
         self._body.clear()
-        if self._waiting and not self._waiting.done():
-            self._waiting.set_result((status, body))
+        if not self._parser.should_keep_alive():
+            self.close("")
+        if asked:
+            self._clients.answered(asked, status, body)
+            self._clients.free(self)
 
-    async def ask(self, data: bytes) -> tuple[int, bytes]:
-        """Send a request; its status and body."""
-        assert self._transport
-        self._waiting = asyncio.get_running_loop().create_future()
-        self._transport.write(data)
-        return await asyncio.wait_for(self._waiting, PATIENCE)
-
-    def close(self) -> None:
+    def close(self, why: str) -> None:
         if self._transport:
-            self._transport.close()
-
-
-def requests(keys: int, seed: int) -> Iterator[Request]:
-    """Give requests of all kinds without end."""
-    chance = random.Random(seed)
-    broken = itertools.cycle(_broken())
-    while True:
-        at = chance.randrange(1000)
-        if at < BATCHES:
-            some = [chance.randrange(keys) for _ in range(BATCH)]
-            yield Request("lookup", _post("lookup", json.dumps({"keys": some})), 200)
-        elif at < (at_most := BATCHES + MISSING):
-            yield Request("missing", _get(f"keys/{keys + at}"), 404)
-        elif at < (at_most := at_most + BROKEN):
-            yield next(broken)
-        elif at < at_most + OVERSIZE:
-            text = json.dumps({"keys": [0], "pad": "x" * TOO_LARGE})
-            yield Request("oversize", _post("lookup", text), 413)
-        else:
-            yield Request("key", _get(f"keys/{chance.randrange(keys)}"), 200)
-
-
-def _broken() -> list[Request]:
-    many = json.dumps({"keys": list(range(1001))})
-    return [
-        Request("no json", _post("lookup", "{"), 400),
-        Request("another shape", _post("lookup", '{"keys": {"a": 1}}'), 400),
-        Request("too many", _post("lookup", many), 413),
-        Request("no route", _get("nothing/here"), 404),
-        Request("no key", _get("keys/abc"), 422),
-        Request("no utf-8", _post("lookup", b"\xff\xfe"), 400),
-    ]
-
-
-def _get(path: str) -> bytes:
-    return f"GET /v1/{PIPELINE}/{path} HTTP/1.1\r\nHost: soak\r\n\r\n".encode()
-
-
-def _post(path: str, body: str | bytes) -> bytes:
-    data = body.encode() if isinstance(body, str) else body
-    head = (
-        f"POST /v1/{PIPELINE}/{path} HTTP/1.1\r\nHost: soak\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    )
-    return head.encode() + data
-
-
-def wrong_in(answer: dict[str, Any]) -> str | None:
-    """Say what is wrong with an answer, if its values are not all of the version it names."""
-    number = int(answer["release"]["digest"], 16)
-    for one in answer.get("answers", [answer]):
-        key, outputs = one["key"], one["outputs"]
-        expected = int(mixed(np.array([key]), number)[0])
-        if (outputs["number"], outputs["mixed"]) != (number, expected):
-            return f"key {key} of version {number} ({answer['version']}): {outputs}"
-    return None
+            self._transport.abort()
+        if self.asked:
+            asked, self.asked = self.asked, None
+            self._clients.lost(asked, why)
+            self._clients.free(None)
 
 
 class Clients:
     """As many connections as are asked for, and what they saw."""
 
-    def __init__(self, host: str, port: int, connections: int) -> None:
+    def __init__(self, host: str, port: int, connections: int, watch: Watched) -> None:
         self.seen = Seen()
+        self.is_over = False
         self._at = host, port
-        self._free: asyncio.Queue[Connection | None] = asyncio.Queue()
-        for _ in range(connections):
-            self._free.put_nowait(None)
+        self._watch = watch
+        self._places = connections
+        self._free: deque[Connection | None] = deque([None] * connections)
+        self._waiting: deque[Asked] = deque()
+        self._open: set[Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
-    async def send(self, request: Request, due: float) -> None:
-        """Send a request on a free connection, and check what comes."""
-        connection = await self._free.get()
-        try:
-            if connection is None or not connection.is_open:
-                self.seen.reconnected += connection is not None
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(Connection, *self._at)
-            status, body = await connection.ask(request.data)
-            self._check(request, status, body)
-        except (OSError, TimeoutError, httptools.HttpParserError) as error:
-            # A server may close while a body that is too large is still being sent.
-            self.seen.statuses[f"{request.kind} closed"] += 1
-            if request.kind != "oversize":
-                self.seen.wrong.append(
-                    f"{request.kind}: {type(error).__name__} {error}"
-                )
-            if connection:
-                connection.close()
-        finally:
-            self._free.put_nowait(connection)
-        self.seen.milliseconds.append(1e3 * (time.perf_counter() - due))
+    @property
+    def is_idle(self) -> bool:
+        return len(self._free) == self._places
 
-    def _check(self, request: Request, status: int, body: bytes) -> None:
+    def ask(self, request: Request, due: float) -> None:
+        """Send a request on a free connection, or on the next that is."""
+        self.seen.asked += 1
+        self._waiting.append(Asked(request, due, time.perf_counter()))
+        self._send()
+
+    def free(self, connection: Connection | None) -> None:
+        """Take a connection back, or the place of one."""
+        self._free.append(connection)
+        self._send()
+
+    def answered(self, asked: Asked, status: int, body: bytes) -> None:
+        """Note an answer, and what is wrong with it."""
+        now, request = time.perf_counter(), asked.request
+        read_late = now - max(self._watch.since, asked.sent)
+        self.seen.milliseconds.append(1e3 * (now - asked.due))
+        self.seen.own.append(1e3 * (asked.noticed - asked.due + read_late))
         self.seen.statuses[f"{request.kind} {status}"] += 1
         if status != request.status:
-            self.seen.wrong.append(f"{request.kind}: {status} {body[:200]!r}")
+            self.seen.is_wrong(f"{request.kind}: {status} {body[:200]!r}")
         elif status == 200:
             answer = json.loads(body)
             self.seen.versions.add(answer["version"])
             if why := wrong_in(answer):
-                self.seen.wrong.append(why)
+                self.seen.is_wrong(why)
 
+    def lost(self, asked: Asked, why: str) -> None:
+        """Note a request without an answer: of one that is too large that may be."""
+        kind = asked.request.kind
+        self.seen.statuses[f"{kind} closed"] += 1
+        if kind != "oversize":
+            self.seen.milliseconds.append(1e3 * (time.perf_counter() - asked.due))
+            self.seen.own.append(0.0)
+            self.seen.is_wrong(f"{kind}: {why}")
 
-async def slow_client(host: str, port: int, until: float, *, reads: bool) -> None:
-    """Send a request byte by byte, or ask for much and never read, until it is thrown out."""
-    while time.perf_counter() < until:
+    def give_up(self) -> None:
+        """Close what has waited for its answer too long."""
+        late = time.perf_counter() - PATIENCE
+        for connection in list(self._open):
+            if connection.asked and connection.asked.sent < late:
+                connection.close(f"no answer in {PATIENCE:.0f} s")
+
+    def _send(self) -> None:
+        while self._waiting and self._free:
+            asked, connection = self._waiting.popleft(), self._free.popleft()
+            if connection and connection.is_open:
+                connection.send(asked)
+                continue
+            if connection:
+                self.seen.reconnected += 1
+                self._open.discard(connection)
+            task = asyncio.get_running_loop().create_task(self._connect(asked))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _connect(self, asked: Asked) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            reader, writer = await asyncio.open_connection(host, port)
-            keys = json.dumps({"keys": list(range(1000))})
-            data = _post("lookup", keys)
-            if not reads:
-                writer.write(data * 50)
-            for at in range(len(data)):
-                if time.perf_counter() > until:
-                    break
-                if reads:
-                    writer.write(data[at : at + 1])
-                await asyncio.sleep(0.5)
-                if reader.at_eof():
-                    break
-            writer.close()
-        except OSError:
-            await asyncio.sleep(0.5)
+            _, connection = await loop.create_connection(
+                lambda: Connection(self), *self._at
+            )
+        except OSError as error:
+            self.lost(asked, str(error))
+            self.free(None)
+            return
+        self._open.add(connection)
+        connection.send(asked)
 
 
-async def soak(asked: argparse.Namespace) -> dict[str, Any]:
+def wrong_in(answer: dict[str, Any]) -> str | None:
+    """Say what is wrong with an answer, if its values are not all of the version it names."""
+    number = int(answer["release"]["digest"], 16)
+    answers = answer.get("answers", [answer])
+    expected = mixed(np.array([one["key"] for one in answers]), number).tolist()
+    for one, right in zip(answers, expected, strict=True):
+        outputs = one["outputs"]
+        if (outputs["number"], outputs["mixed"]) != (number, right):
+            return (
+                f"key {one['key']} of version {number} ({answer['version']}): {outputs}"
+            )
+    return None
+
+
+async def soak(asked: argparse.Namespace, watch: Watched) -> dict[str, Any]:
     """Ask at a rate for so many seconds; what came of it."""
-    clients = Clients(asked.host, asked.port, asked.connections)
-    kinds = requests(asked.keys, seed=7)
-    begin = time.perf_counter()
+    clients = Clients(asked.host, asked.port, asked.connections, watch)
+    slow, begin = SlowOnes(), time.perf_counter()
     until = begin + asked.seconds
     async with asyncio.TaskGroup() as group:
         for number in range(asked.slow):
-            slow = slow_client(asked.host, asked.port, until, reads=number % 2 == 0)
-            group.create_task(slow)
+            group.create_task(_slow(number, asked, until, slow))
+        group.create_task(_impatient(clients))
+        kinds = requests(asked.keys, seed=7)
         for number in range(int(asked.rate * asked.seconds)):
             due = begin + number / asked.rate
-            while (early := due - time.perf_counter()) > 0:
-                await asyncio.sleep(early if early > 1e-3 else 0)
-            clients.seen.asked += 1
-            group.create_task(clients.send(next(kinds), due))
-            if number % 64 == 0:
-                await asyncio.sleep(0)
-    told = clients.seen.told()
-    return told | {"rate": round(clients.seen.asked / (time.perf_counter() - begin), 1)}
+            while time.perf_counter() < due:
+                await asyncio.sleep(TICK)
+            clients.ask(next(kinds), due)
+        while not clients.is_idle:
+            await asyncio.sleep(TICK)
+        clients.is_over = True
+    took = time.perf_counter() - begin
+    return {
+        **clients.seen.told(),
+        "slow": asdict(slow),
+        "rate": round(clients.seen.asked / took, 1),
+        "cpu": round(time.process_time() / took, 3),
+    }
+
+
+async def _slow(
+    number: int, asked: argparse.Namespace, until: float, seen: SlowOnes
+) -> None:
+    # Not all at the same time.
+    later = SPREAD * number / asked.slow
+    await asyncio.sleep(min(later, until - time.perf_counter()))
+    await slow_client(asked.host, asked.port, until, seen, reads=number % 2 == 0)
+
+
+async def _impatient(clients: Clients) -> None:
+    while not clients.is_over:
+        await asyncio.sleep(1.0)
+        clients.give_up()
 
 
 if __name__ == "__main__":
@@ -267,4 +320,7 @@ if __name__ == "__main__":
         ("--slow", int),
     ):
         parser.add_argument(name, type=kind, required=True)
-    sys.stdout.write(json.dumps(asyncio.run(soak(parser.parse_args()))) + "\n")
+    watch = Watched()
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(watch)) as run:
+        told = run.run(soak(parser.parse_args(), watch))
+    sys.stdout.write(json.dumps(told) + "\n")

@@ -4,6 +4,8 @@ A real `batch-assets serve` answers clients of another process while versions ar
 in and rolled back, a Redis that follows them is killed again and again, slow clients hold
 connections, and bodies come that are too large or no JSON. In the end: no answer mixes
 versions, no good request failed, memory did not grow, the sink serves what is served.
+Versions are built and sinks filled at the lowest priority: in production that is another
+machine's work.
 """
 
 import argparse
@@ -40,6 +42,9 @@ WHY = "the soak"
 SWAP_EVERY, SINK_LIVES = 5.0, 20.0
 # What a reader may hold of a version before, and what an allocator may keep.
 GROWTH, SLACK_BYTES = 1.05, 16 << 20
+LOWEST_PRIORITY = 19
+# By then a client that sends too slowly, and one that never reads, are thrown out.
+THROWN_OUT = 60.0
 
 
 @dataclass
@@ -52,12 +57,19 @@ class Trouble:
     sink_syncs: int = 0
     sink_errors: int = 0
     memory: list[int] = field(default_factory=list)
+    machine_load: list[float] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Soaked:
-    """A whole soak: the load, what clients saw, what was done, anonymous memory in MB."""
+    """A whole soak: the load, what clients saw, what was done, what the service took.
+
+    Attributes:
+        service_cpu: the share of a core that it ran, and for which it waited.
+        machine_load: how many ran or waited on the whole machine: the mean and the most.
+        memory_mb: anonymous memory, the median of each quarter, and the most.
+    """
 
     seconds: float
     connections: int
@@ -67,7 +79,9 @@ class Soaked:
     rollbacks: int
     sink_kills: int
     sink_syncs: int
-    memory_mb: dict[str, float]
+    service_cpu: dict[str, float]
+    machine_load: dict[str, float]
+    memory_mb: dict[str, Any]
     problems: list[str]
 
 
@@ -100,9 +114,10 @@ def soak(
         )
         load = json.loads(done.stdout)
         is_alive = server.process.poll() is None
+        cpu = _cpu_of(server.process.pid) if is_alive else {}
         over.set()
     whole = _sink_is_whole(store)
-    problems = _problems(load, trouble)
+    problems = _problems(load, trouble) + _kept_slow_ones(load, seconds)
     problems += [] if is_alive else ["the service ended"]
     problems += [] if whole is None else [whole]
     return Soaked(
@@ -114,6 +129,11 @@ def soak(
         rollbacks=trouble.rollbacks,
         sink_kills=trouble.sink_kills,
         sink_syncs=trouble.sink_syncs,
+        service_cpu={name: round(took / seconds, 3) for name, took in cpu.items()},
+        machine_load={
+            "mean": round(float(np.mean(trouble.machine_load)), 1),
+            "most": round(max(trouble.machine_load), 1),
+        },
         memory_mb=_memory(trouble.memory),
         problems=problems,
     )
@@ -128,6 +148,13 @@ def _problems(load: dict[str, Any], trouble: Trouble) -> list[str]:
     if end > begin * GROWTH + SLACK_BYTES:
         problems.append(f"memory grew from {begin:,} to {end:,} bytes")
     return problems
+
+
+def _kept_slow_ones(load: dict[str, Any], seconds: float) -> list[str]:
+    slow = load["slow"]
+    if seconds < THROWN_OUT or not slow["came"] or (slow["sending"] and slow["unread"]):
+        return []
+    return [f"slow clients were not thrown out, or not of both kinds: {slow}"]
 
 
 @contextmanager
@@ -153,6 +180,7 @@ def _swap(
     store: SnapshotStore, keys: int, trouble: Trouble, over: threading.Event
 ) -> None:
     """Swap a version in, and take every third one back."""
+    os.nice(LOWEST_PRIORITY)  # Of this thread, and of those that it starts.
     number = 1
     while not over.wait(SWAP_EVERY):
         number += 1
@@ -167,6 +195,7 @@ def _swap(
 
 def _kill_sinks(store: SnapshotStore, trouble: Trouble, over: threading.Event) -> None:
     """Let a Redis follow what is served, and kill it in the middle of that."""
+    os.nice(LOWEST_PRIORITY)
     while not over.is_set():
         with redis_server() as redis:
             os.environ[URL] = redis.url
@@ -200,6 +229,15 @@ def _weigh(pid: int, trouble: Trouble, over: threading.Event) -> None:
             lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
             (line,) = [line for line in lines if line.startswith("RssAnon:")]
             trouble.memory.append(int(line.split()[1]) << 10)
+            trouble.machine_load.append(os.getloadavg()[0])
+
+
+def _cpu_of(pid: int) -> dict[str, float]:
+    """Return for how many seconds the threads of a process ran, and waited for a core."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    each = [one.read_text("ascii").split()[:2] for one in threads]
+    ran, waited = np.array(each, float).sum(0) / 1e9
+    return {"ran": float(ran), "waited": float(waited)}
 
 
 def _first_and_last(memory: list[int]) -> tuple[float, float]:
@@ -209,10 +247,12 @@ def _first_and_last(memory: list[int]) -> tuple[float, float]:
     return float(np.median(begin)), float(np.median(memory[-quarter:]))
 
 
-def _memory(memory: list[int]) -> dict[str, float]:
-    begin, end = _first_and_last(memory)
-    found = {"begin": begin, "end": end, "most": float(max(memory))}
-    return {name: round(value / 1e6, 1) for name, value in found.items()}
+def _memory(memory: list[int]) -> dict[str, Any]:
+    quarters = [np.median(one) for one in np.array_split(memory, 4)]
+    return {
+        "quarters": [round(float(one) / 1e6, 1) for one in quarters],
+        "most": round(max(memory) / 1e6, 1),
+    }
 
 
 if __name__ == "__main__":

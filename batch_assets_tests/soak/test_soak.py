@@ -1,11 +1,21 @@
 """A short soak, and that one with something wrong in it is told from one without."""
 
+import time
 from dataclasses import replace
 
 import pytest
 
-from batch_assets_tests.soak.client import requests, wrong_in
-from batch_assets_tests.soak.run import GROWTH, SLACK_BYTES, Trouble, _problems, soak
+from batch_assets_tests.soak.client import Asked, Clients, Watched, wrong_in
+from batch_assets_tests.soak.requests import Request, requests
+from batch_assets_tests.soak.run import (
+    GROWTH,
+    SLACK_BYTES,
+    THROWN_OUT,
+    Trouble,
+    _kept_slow_ones,
+    _problems,
+    soak,
+)
 
 GOOD = {"wrongs": 0, "wrong": [], "versions": 3}
 
@@ -42,16 +52,52 @@ def test_what_goes_wrong_is_a_problem(load, memory, said) -> None:
     assert _problems(GOOD, replace(steady, stopped=["OSError"])) == ["OSError"]
 
 
+def test_slow_clients_that_may_stay_are_a_problem() -> None:
+    none, both = (
+        {"came": 50, "sending": 9, "unread": 0},
+        {"came": 50, "sending": 9, "unread": 9},
+    )
+    (problem,) = _kept_slow_ones({"slow": none}, THROWN_OUT)
+    assert "thrown out" in problem
+    assert _kept_slow_ones({"slow": none}, THROWN_OUT / 2) == []
+    assert _kept_slow_ones({"slow": both}, THROWN_OUT) == []
+    assert _kept_slow_ones({"slow": {"came": 0}}, THROWN_OUT) == []
+
+
+def test_a_stall_is_not_hidden_and_not_booked_on_the_server() -> None:
+    """What is noticed or read late is the client's own; a wait for a connection is not."""
+    watch = Watched()
+    clients = Clients("", 0, 1, watch)
+    now = time.perf_counter()
+    watch.since = now - 2.0
+    request = Request("missing", b"", 404)
+    clients.answered(Asked(request, now - 10.0, now - 7.0, now - 5.0), 404, b"")
+    [total], [own] = clients.seen.milliseconds, clients.seen.own
+    assert total >= 10_000
+    assert 5_000 <= own < total - 4_000
+    watch.since = 0.0
+    clients.answered(Asked(request, now - 10.0, now - 7.0, now - 5.0), 404, b"")
+    # It may have been there since it was sent.
+    assert 8_000 <= clients.seen.own[1] < total - 1_000
+
+
 def test_there_are_requests_of_every_kind() -> None:
     kinds = requests(100, seed=1)
     found = {next(kinds).kind for _ in range(20_000)}
-    assert {"key", "lookup", "missing", "oversize", "no json", "no utf-8"} <= found
+    assert {"key", "lookup", "large", "missing", "oversize"} <= found
+    assert {"no json", "another shape", "too many", "no key", "no utf-8"} <= found
 
 
 @pytest.mark.slow
 def test_a_service_in_trouble_answers_right_and_does_not_grow(tmp_path) -> None:
-    """The hour is `make soak`; this one has all of it but the time."""
-    soaked = soak(tmp_path, seconds=40, rate=100, connections=50, slow=10, keys=5_000)
+    """The hour is `make soak`; this one has all of it but the time and the rate."""
+    soaked = soak(tmp_path, seconds=60, rate=100, connections=50, slow=10, keys=5_000)
     assert soaked.problems == []
-    assert soaked.load["statuses"]["oversize 413"] > 0
+    statuses = soaked.load["statuses"]
+    assert statuses["oversize 413"] > 0
+    assert statuses["large 200"] > 0
+    assert {"no json 400", "no utf-8 400", "another shape 400"} <= set(statuses)
+    assert soaked.load["slow"]["sending"] > 0
+    assert soaked.load["slow"]["unread"] > 0
+    assert soaked.rollbacks > 0
     assert soaked.sink_kills > 0
