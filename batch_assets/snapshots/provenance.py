@@ -149,10 +149,8 @@ def explain_key(
         release, contract, note = _release(registry, scoring)
     books, notes = lake.books(day), [note] if note else []
     fate, ended = _fate(lake, row)
-    source_row = row.of(lake.raw_features)
-    if source_row:
-        # That is among the rules which it broke.
-        source_row.pop(NOT_UTF8, None)
+    source_row = row.of(lake.raw_features) or {}
+    source_row.pop(NOT_UTF8, None)  # It is among the rules that it broke.
     if source_row and not ended and row.shard in books.kept:
         fate = "kept"
         notes.append(
@@ -171,7 +169,7 @@ def explain_key(
         row=ended,
         features=_named(features, contract),
         # Of a pinned source the lake has the keys alone.
-        source_row=source_row if source_row and len(source_row) > 1 else None,
+        source_row=source_row if len(source_row) > 1 else None,
         source=source.facts.source if source else None,
         steps=_steps(lake, day),
         release=release,

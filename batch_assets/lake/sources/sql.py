@@ -44,7 +44,7 @@ from batch_assets.lake.texts import broken_columns
 
 # What DuckDB says of text that is not UTF-8, and of the file that holds it.
 NOT_UTF8 = re.compile(r"not valid UTF8|not utf-8 encoded|invalid UTF-8", re.IGNORECASE)
-FILE = re.compile(r'Parquet file "(?P<parquet>.+?)"|file "(.+?)"|\bfile = (.+)')
+FILE = re.compile(r'Parquet file "(?P<broken>.+?)"|file "(.+?)"|\bfile = (.+)')
 
 
 class SqlSource(BaseSource):
@@ -183,12 +183,12 @@ def _not_utf8(error: Exception) -> str | None:
         return None
     found = FILE.search(str(error))
     path = Path(next(filter(None, found.groups()))) if found else None
-    column = _broken_column(path) if found and path and found["parquet"] else None
+    column = _broken_column(path) if found and path and found["broken"] else None
     where = f"column '{column}' of {path}" if column else f"{path or 'a file'}"
     instead = (
         "let what writes it declare the column as binary, and take `decode(x, 'replace')` "
         "or the bytes as they are"
-        if found and found["parquet"]
+        if found and found["broken"]
         else "write the file again as UTF-8"
     )
     return (
