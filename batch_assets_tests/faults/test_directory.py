@@ -98,7 +98,8 @@ def test_metrics_that_were_said_to_be_written_and_were_not_are_missed(
 
 def test_over_a_disk_of_few_faults_nights_are_whole_or_refused(stage: Stage) -> None:
     ended = [
-        survive(stage, FaultPlan(SEED + n, SHARE), again=n % 2 == 0) for n in range(FEW)
+        survive(stage, FaultPlan(SEED + n, 2 * SHARE), again=n % 2 == 0)
+        for n in range(FEW)
     ]
     assert sum(len(one.faults) for one in ended) >= FEW
 

@@ -142,7 +142,7 @@ def test_a_torn_line_opens_nothing_and_loses_no_other(ready: Lake):
     [gate.name for gate in GATES if not gate.overridable] + ["no_such_gate"],
 )
 def test_what_proves_can_not_be_overridden(gate):
-    with pytest.raises(OverrideError, match="Those that can be are quarantine_share"):
+    with pytest.raises(OverrideError, match="Those that can be are volume_is_like"):
         must_be_overridable(gate)
 
 
