@@ -24,11 +24,10 @@ def measure_rankings(folder: Path) -> dict[str, Any]:
     form = RankingForm(name="next", k=K, items=tuple(range(10**6, 10**6 + CATALOGUE)))
     items, scores = form.parts
     numbers = {f"o{n:02d}": random.random(KEYS, np.float32) for n in range(K)}
-    ranked = dict(zip(scores, numbers.values(), strict=True))
-    ranked |= {name: random.integers(0, CATALOGUE, KEYS, np.int32) for name in items}
     serve(folder / "numbers", 1, keys, outputs=numbers)
-    in_order = {name: ranked[name] for name in form.columns}
-    made = build(folder / "rankings", 1, keys, outputs=in_order)
+    ranked = {name: random.integers(0, CATALOGUE, KEYS, np.int32) for name in items}
+    ranked |= zip(scores, numbers.values(), strict=True)
+    made = build(folder / "rankings", 1, keys, outputs=ranked)
     # They lie on disk as numbers do; the manifest says which of them are one ranking.
     named = folder / "rankings" / f"v={made.version}" / MANIFEST
     named.write_text(made.model_copy(update={"forms": (form,)}).dumps())

@@ -14,9 +14,8 @@ import sys
 def start() -> None:
     """Do what was typed, and end the process."""
     ending = _Ending()
-    atexit.register(
-        ending.leave
-    )  # The first to be registered is the last to be called.
+    # The first to be registered is the last to be called.
+    atexit.register(ending.leave)
     from batch_assets.cli.main import main
 
     try:

@@ -96,23 +96,6 @@ def validated_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
     return validated
 
 
-@pytest.fixture
-def kind() -> str:
-    """What the day is of; a test may ask for `histories`."""
-    return "numbers"
-
-
-@pytest.fixture
-def validated(kind: str, validated_of: Callable[[str], Path]) -> Path:
-    return validated_of(kind)
-
-
-@pytest.fixture
-def ready(validated: Path, root: Path) -> Lake:
-    shutil.copytree(validated, root, dirs_exist_ok=True)
-    return Lake(root, NAME)
-
-
 def tasks_of(lake: Lake, release: Release) -> list[ChunkTask]:
     return plan(lake, release, DAY, chunk_rows=100, gates=GateLimits()).tasks
 
