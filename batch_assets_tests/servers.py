@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
-import redis
 
 PASSWORD = "s3cret-of-the-tests"
 SECONDS = 60
@@ -42,6 +40,8 @@ def free_port() -> int:
 @contextmanager
 def redis_server(*settings: str) -> Iterator[Server]:
     """A Redis that keeps nothing on disk; `settings` as on its command line."""
+    import redis  # Tests that need no server run where its client is not.
+
     binary, port = _binary("redis-server"), free_port()
     with _folder() as folder:
         command = [
@@ -62,6 +62,8 @@ def redis_server(*settings: str) -> Iterator[Server]:
 @contextmanager
 def postgres_server() -> Iterator[Server]:
     """A PostgreSQL whose superuser is `owner`, with a password."""
+    import psycopg
+
     initdb, port = _binary("initdb"), free_port()
     with _folder() as folder:
         if os.getuid() == 0:

@@ -15,6 +15,7 @@ import torch
 LOOPS, STUBBORN, RAISES, LEAVES = 101, 102, 103, 104
 SLOW_AT_HOME, DIES_AWAY, LEAVES_AWAY = 111, 112, 113
 NAPS, SPINS, STRAYS = 105, 106, 107
+OUT_OF_RANGE = 108
 NAP_SECONDS, SPIN_SECONDS = 0.3, 1.5
 # Longer than any limit in a test, and soon over.
 STUBBORN_SECONDS = 4
@@ -55,6 +56,19 @@ class Stuck(Risk):
             os.kill(os.getpid(), signal.SIGSEGV)
         if LEAVES_AWAY in ages:
             os._exit(7)
+        return super().forward(features)
+
+
+class Breaking(Stuck):
+    """Fails on all rows of a process once it had one of an age, as a CUDA device does."""
+
+    broken = False
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        Breaking.broken |= OUT_OF_RANGE in features[:, 0].tolist()
+        if Breaking.broken:
+            msg = "CUDA error: device-side assert triggered"
+            raise RuntimeError(msg)
         return super().forward(features)
 
 

@@ -33,7 +33,7 @@ def test_a_night_of_spring_ends_as_the_table_says() -> None:
     assert found["an ordinary night"].nights == 57
     assert found["an ordinary night"].stopped["any"] <= 1
     assert {name for name in FAULTS if found[name].stopped["any"]} >= set(ALWAYS)
-    assert found["the day before again"].warned["again"] == 1
+    assert found["the day before again"].stopped["again"] == 1
 
 
 def test_the_page_has_a_line_for_each_fault_and_what_it_claims() -> None:

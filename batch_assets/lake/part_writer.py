@@ -24,9 +24,38 @@ from batch_assets.storage import BESIDE, StoragePath, local, put_file
 
 R = TypeVar("R", bound=Receipt)
 
+# Full row groups that whoever writes the parts of many shards at once holds of all of them.
+ROW_GROUPS_HELD = 4
+
+
+class PendingRows:
+    """Bounds what the writers of many parts hold together, in rows.
+
+    Once they hold more, each writes what it has as a row group, however small: memory
+    does not follow the number of shards. All do, because what they hold are mostly
+    slices of the same batches, which go when the last slice does.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._rows = most, 0
+        self._writers: list[PartWriter] = []
+
+    def join(self, writer: "PartWriter") -> None:
+        self._writers.append(writer)
+
+    def add(self, rows: int) -> None:
+        """Count rows that came, or that were written if it is less than 0."""
+        self._rows += rows
+
+    def make_room(self) -> None:
+        """Have all written, if it is too much."""
+        if self._rows > self._most:
+            for writer in self._writers:
+                writer.flush()
+
 
 class PartWriter:
-    """Writes one part, in row groups of a fixed number of rows.
+    """Writes one part, in row groups of a fixed number of rows, or fewer.
 
     Used as a context manager: leaving it without `finish` removes what was written.
     """
@@ -39,6 +68,7 @@ class PartWriter:
         row_group_rows: int,
         layout: PageLayout = RECORDS,
         kinds: int = 1,
+        together: PendingRows | None = None,
     ) -> None:
         """Open the file beside its final name, or what stands for that on this machine.
 
@@ -48,6 +78,7 @@ class PartWriter:
             row_group_rows: rows of a row group; memory is bounded by one of each kind.
             layout: of its pages.
             kinds: of rows, of which no row group holds two.
+            together: what bounds it and the writers of other parts.
         """
         self.path = path
         self._layout, self._schema = layout, layout.schema(schema)
@@ -55,6 +86,9 @@ class PartWriter:
         self._pending: list[list[pa.Table]] = [[] for _ in range(kinds)]
         # Counted, not summed: with many shards a row group comes in thousands of pieces.
         self._pending_rows = [0] * kinds
+        self._together = together
+        if together:
+            together.join(self)
         self._groups: list[int] = []
         self._kinds: list[int] = []
         local_path = local(path)
@@ -82,8 +116,12 @@ class PartWriter:
             rows = rows.cast(self._schema)
         self._pending[kind].append(rows)
         self._pending_rows[kind] += len(rows)
+        if self._together:
+            self._together.add(len(rows))
         while self._pending_rows[kind] >= self._rows:
             self._flush(kind, self._rows)
+        if self._together:
+            self._together.make_room()
 
     def finish(self, receipt: R) -> Part[R]:
         """Close the file with its receipt, seal and sync it, and give it its name."""
@@ -119,6 +157,8 @@ class PartWriter:
         rest = table.slice(rows)
         self._pending[kind] = [rest] if len(rest) else []
         self._pending_rows[kind] = len(rest)
+        if self._together:
+            self._together.add(-rows)
         self._groups.append(rows)
         self._kinds.append(kind)
 

@@ -21,7 +21,7 @@ from batch_assets.lake.commits import RawCommit
 from batch_assets.lake.day_run import DayRun
 from batch_assets.lake.delta_table import Table
 from batch_assets.lake.page_layout import COMPACT
-from batch_assets.lake.part_writer import PartWriter
+from batch_assets.lake.part_writer import ROW_GROUPS_HELD, PartWriter, PendingRows
 from batch_assets.lake.parts import Part
 from batch_assets.lake.pins import PinnedRows
 from batch_assets.lake.receipts import Pin, RawReceipt
@@ -265,6 +265,7 @@ class _RawWriter:
         self._settings, self._receipt = settings, table.receipts
         self._totals = [ControlTotal()] * settings.shards
         self._broken = [0] * settings.shards
+        together = PendingRows(ROW_GROUPS_HELD * settings.row_group_rows)
         self._writers = [
             stack.enter_context(
                 PartWriter(
@@ -272,6 +273,7 @@ class _RawWriter:
                     settings.written,
                     row_group_rows=settings.row_group_rows,
                     layout=COMPACT,
+                    together=together,
                 )
             )
             for shard in range(settings.shards)

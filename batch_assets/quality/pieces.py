@@ -1,7 +1,7 @@
 """Validate one piece of a day: a part of rows to score for each shard, and quarantine.
 
-A core holds one batch or row group of its piece, and one row group per shard that it
-writes, or two with fingerprints. It knows neither the rest of the day nor who runs it,
+A core holds one batch or row group of its piece, and of what it writes one row group per
+shard, or two with fingerprints, but no more than a few of all. It knows neither the rest of the day nor who runs it,
 and commits nothing.
 """
 
@@ -24,7 +24,7 @@ from batch_assets.incremental.previous_day import (
 from batch_assets.lake.commits import ValidationCommit
 from batch_assets.lake.delta_table import Table
 from batch_assets.lake.page_layout import RECORDS, PageLayout
-from batch_assets.lake.part_writer import PartWriter
+from batch_assets.lake.part_writer import ROW_GROUPS_HELD, PartWriter, PendingRows
 from batch_assets.lake.parts import Part
 from batch_assets.lake.receipts import (
     LayoutHint,
@@ -101,10 +101,11 @@ def validate_piece(task: ValidationTask, piece: Piece, progress: Report) -> Piec
     rules, raw_schema = _rules_of(task.contract), task.contract.raw_schema()
     features = task.layout.schema(task.contract.feature_schema())
     key = task.contract.key.name
+    together = PendingRows(ROW_GROUPS_HELD * piece.row_group_rows)
     with ExitStack() as stack:
         sides = {
             part.shard: stack.enter_context(
-                _ShardSides(task, piece, part.shard, part.path.name)
+                _ShardSides(task, piece, part.shard, part.path.name, together)
             )
             for part in piece.raw
         }
@@ -160,9 +161,14 @@ class _ShardSides:
     """
 
     def __init__(
-        self, task: ValidationTask, piece: Piece, shard: int, raw: str
+        self,
+        task: ValidationTask,
+        piece: Piece,
+        shard: int,
+        raw: str,
+        together: PendingRows,
     ) -> None:
-        self._task, self._piece = task, piece
+        self._task, self._piece, self._together = task, piece, together
         self._shard, self._raw = shard, raw
         self._stack = ExitStack()
         fingerprints = task.previous is not None
@@ -240,6 +246,7 @@ class _ShardSides:
             row_group_rows=self._piece.row_group_rows,
             layout=layout,
             kinds=2 if self._task.previous is not None else 1,
+            together=self._together,
         )
         return _Side(self._stack.enter_context(writer))
 

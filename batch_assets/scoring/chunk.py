@@ -39,7 +39,8 @@ def score_chunk(task: ChunkTask, scorer: Scorer) -> Scored:
         ReuseError: rows that are taken over come out differently when scored.
         ScoringError: the model fails on too many rows.
     """
-    contract, pinned = scorer.release.contract, scorer.device.kind == "cuda"
+    contract = scorer.release.contract
+    pinned = scorer.device.kind == "cuda" and not scorer.lost_device
     clock = _Clock()
     reused = None
     part, file = open_part(task.validated)

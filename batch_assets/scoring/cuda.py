@@ -26,8 +26,11 @@ def set_float32_products(how: Literal["ieee", "tf32"]) -> None:
     """Set how float32 matrices are multiplied on CUDA devices, for the whole process.
 
     Left alone, torch takes TF32 for convolutions and recurrent layers, and float32 for
-    the rest: a model would be neither.
+    the rest: a model would be neither. It is said by torch's old names, too: torch refuses
+    to tell what they are where the two differ, and exporting and compiling ask for them.
     """
+    torch.backends.cuda.matmul.allow_tf32 = how == "tf32"
+    torch.backends.cudnn.allow_tf32 = how == "tf32"
     torch.backends.cuda.matmul.fp32_precision = how
     torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
     torch.backends.cudnn.rnn.fp32_precision = how  # type: ignore[attr-defined]
@@ -124,9 +127,10 @@ class CudaStream:
         (columns, rows), apart = host.shape, host.stride(0)
         flat = host.as_strided(((columns - 1) * apart + rows,), (1,))
         try:
+            # It waits for the copy, so that torch does not: else it would ask the device
+            # once the rows are let go, and end the process where the device is lost.
             with torch.cuda.stream(self.stream):
-                sent = flat.to(self._device, non_blocking=True)
-                self.stream.synchronize()
+                sent = flat.to(self._device)
         except torch.OutOfMemoryError:
             return None
         self.copy_seconds += time.perf_counter() - begin

@@ -2,8 +2,9 @@
 
 Python can't end a thread that is stuck in the model. So the model answers in a thread
 of its own beside each worker, which is left behind when it is late. From then on it
-answers in a process of its own, which is killed when it is late. This knows no file and
-no chunk, and does not look for the row at fault.
+answers in a process of its own, which is killed when it is late. So it does when a row
+broke what this process has on a CUDA device: here no row would get an answer any more.
+This knows no file and no chunk, and does not look for the row at fault.
 """
 
 import atexit
@@ -22,6 +23,7 @@ import torch
 
 from batch_assets.errors import ScoringError
 from batch_assets.models.input_rows import InputRows
+from batch_assets.scoring.device_errors import lost_device
 from batch_assets.scoring.faults import FaultError, LateError, reason_of
 from batch_assets.scoring.model_process import ModelProcess, Outputs, waits
 from batch_assets.scoring.scorer import Abandoned, Scorer
@@ -52,7 +54,7 @@ class TimedScorer:
         self._scorer = scorer
         self._max_seconds = max_seconds
         self._rows = rows
-        self._process: ModelProcess | None = None
+        self._process = ModelProcess(scorer) if scorer.lost_device else None
 
     def __enter__(self) -> Self:
         return self
@@ -72,26 +74,39 @@ class TimedScorer:
         rows = InputRows.of(rows)
         limit = self.limit(len(rows))
         if self._process is None:
-            with suppress(LateError):
+            try:
                 return _in_model_thread(self._scorer, rows, limit)
-            # The machine may only have been slow: the same rows, the whole limit again.
-            log.warning(
-                "%s %s gave no answer for %d rows within %.1f s; it is asked again, "
-                "and for the rest of the chunk, in a process of its own",
-                self._scorer.release.name,
-                self._scorer.release.short,
-                len(rows),
-                limit,
-            )
+            except FaultError as fault:
+                if not self._may_be_of_the_process(fault):
+                    raise
+                # The same rows, the whole limit again.
+                log.warning(
+                    "%s %s failed on %d rows: %s. It is asked again, and for the rest of "
+                    "the %s, in a process of its own",
+                    self._scorer.release.name,
+                    self._scorer.release.short,
+                    len(rows),
+                    fault,
+                    "night" if self._scorer.lost_device else "chunk",
+                )
             self._process = ModelProcess(self._scorer)
         try:
             return self._process.score(rows, limit)
         except ScoringError as error:
             msg = (
-                f"the model was late, and could not be asked again in a process of its "
+                f"the model failed, and could not be asked again in a process of its "
                 f"own: {error} Nothing was committed; run the day again."
             )
             raise ScoringError(msg) from error
+
+    def _may_be_of_the_process(self, fault: FaultError) -> bool:
+        """Whether the same rows may have an answer in another process."""
+        if lost_device(str(fault)):
+            self._scorer.lose_device()
+            _exit_past_torch()
+            return True
+        # The machine may only have been slow.
+        return isinstance(fault, LateError)
 
     def limit(self, rows: int) -> float:
         """Return how many seconds the model has for so many rows."""
@@ -163,7 +178,7 @@ class _ModelThread:
         self._requests.put(None)  # It may have answered just now.
         self._thread.join(INTERRUPT_SECONDS)
         if self._thread.is_alive():
-            _exit_past_stuck_threads()
+            _exit_past_torch()
             log.warning(
                 "a thread is stuck in the model outside of Python, where nothing can "
                 "interrupt it: it may hold a core until this process ends"
@@ -212,10 +227,11 @@ def _serve_requests(requests: queue.SimpleQueue[_Request | None], threads: int) 
 
 
 @functools.cache
-def _exit_past_stuck_threads() -> None:
-    """Let this process exit with its own code although a thread is stuck in torch.
+def _exit_past_torch() -> None:
+    """Let this process exit with its own code although torch can't end in order.
 
-    At exit, C++ takes down what that thread still uses, and the process aborts instead.
+    At exit, C++ takes down what a stuck thread still uses, and asks a device that is
+    lost: the process aborts instead.
     The last handler to be registered runs first: after all of Python's, before torch's,
     and with the exit code. There is nothing left to do then but to leave.
     """

@@ -25,6 +25,7 @@ from batch_assets.errors import ScoringError
 from batch_assets.models.input_rows import InputRows
 from batch_assets.models.release import Release, open_release
 from batch_assets.scoring.device import Device
+from batch_assets.scoring.device_errors import lost_device
 from batch_assets.scoring.faults import FaultError, LateError, reason_of
 from batch_assets.scoring.scorer import Abandoned, Scorer, Spent
 
@@ -117,6 +118,8 @@ class ModelProcess:
             msg = f"the model's process ended with {running.last_words()}"
             raise FaultError(msg) from error
         if isinstance(answer, str):
+            if lost_device(answer):
+                self.close()  # The next rows get a process that has a device.
             raise FaultError(answer)
         return answer
 

@@ -1,5 +1,6 @@
 """A release on a device: features in, outputs out. It knows no file and no chunk."""
 
+import ctypes
 import logging
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -22,17 +24,8 @@ from batch_assets.models.tokenizing import Tokenizing, tokenised
 from batch_assets.scoring.compiled import compiled_module
 from batch_assets.scoring.cuda import CudaStream, fill, set_float32_products
 from batch_assets.scoring.device import CAST_TO, Device
+from batch_assets.scoring.device_errors import out_of_memory
 from batch_assets.scoring.usage import Usage
-
-# What a RuntimeError says where torch raises no OutOfMemoryError: its allocator on the
-# CPU, a pinned buffer, a library's workspace, and any of them inside TorchScript.
-OUT_OF_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUDA out of memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 
 # Positions of sequences in a batch where nobody said how many rows it has. On a CPU they
 # should stay in the caches: a transformer of width 64 took 191, 235 and 293 us a row in
@@ -112,8 +105,9 @@ class Scorer:
         if self._longest and device.batch_rows_from == "default":
             self.batch_rows = max(AUTO_TOKENS[device.kind] // self._longest, 1)
         self._shrinking = threading.Lock()
-        self._abandoned = threading.Event()
+        self._abandoned, self._lost = threading.Event(), threading.Event()
         self._own = _Own()
+        self._streams: WeakSet[CudaStream] = WeakSet()
         self._replay_golden_batch()
         if self.usage:
             self.usage.forget_time()
@@ -202,6 +196,20 @@ class Scorer:
     @property
     def abandoned(self) -> bool:
         return self._abandoned.is_set()
+
+    def lose_device(self) -> None:
+        """Remember that this process can't use its device any more.
+
+        The buffers of its streams stay for good: torch asks the device before it frees
+        them, and ends the process when that fails.
+        """
+        self._lost.set()
+        for stream in self._streams:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(stream))
+
+    @property
+    def lost_device(self) -> bool:
+        return self._lost.is_set()
 
     def _fill(
         self,
@@ -322,6 +330,7 @@ class Scorer:
             self._own.cuda_stream = CudaStream(
                 self.device.torch, self.release.contract.output_columns, self.usage
             )
+            self._streams.add(self._own.cuda_stream)
         return self._own.cuda_stream
 
     @contextmanager
@@ -375,12 +384,3 @@ def _must_compute_in(device: Device, release: Release) -> None:
             "Nothing was scored. Set precision to 'float32'."
         )
         raise ConfigError(msg)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, on device or host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in OUT_OF_MEMORY
-    )

@@ -22,8 +22,9 @@ from batch_assets.models.formats import golden_batch
 from batch_assets.models.input_rows import InputRows, longest_of
 from batch_assets.models.release import Release
 from batch_assets.scoring.device import Device
+from batch_assets.scoring.device_errors import out_of_memory
 from batch_assets.scoring.native import MOST_ROWS
-from batch_assets.scoring.scorer import Scorer, out_of_memory
+from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep_results import NEAR_BEST, Point, Sweep
 
 REPEATS = 3

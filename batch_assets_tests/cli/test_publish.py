@@ -92,7 +92,7 @@ def test_a_shut_gate_says_how_it_is_overridden_and_it_works(broken):
         f"batch-assets {version('batch-assets')}",
         "1,000 raw, 950 validated, 50 quarantined, 950 scored, 0 carried, 0 dead",
         "they close",
-        "10 of 12 open",
+        "12 of 14 open",
         "plan = ",
         "files: days/",
     ):

@@ -24,9 +24,10 @@ from batch_assets.errors import ConfigError, GoldenBatchError, ReleaseError
 from batch_assets.models.release import GOLDEN, Release
 from batch_assets.scoring import compiled, native_proof
 from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.device_errors import out_of_memory
 from batch_assets.scoring.model_process import ModelProcess
 from batch_assets.scoring.native import MOST_ROWS, _unpack, must_be_written_for
-from batch_assets.scoring.scorer import Scorer, out_of_memory
+from batch_assets.scoring.scorer import Scorer
 from batch_assets.scoring.sweep import Effort, sweep
 from batch_assets.scoring.sweep_results import Sweeps
 from batch_assets_tests.compiling import Deep, compiles
@@ -222,7 +223,8 @@ def test_memory_that_runs_out_in_compiled_code_is_recognised(
         import numpy as np
         from batch_assets.models.release import open_release
         from batch_assets.scoring.device import find_device
-        from batch_assets.scoring.scorer import Scorer, out_of_memory
+        from batch_assets.scoring.device_errors import out_of_memory
+        from batch_assets.scoring.scorer import Scorer
 
         device = find_device("cpu", compiled=Path(sys.argv[2]))
         scorer = Scorer(open_release(Path(sys.argv[1])), device)

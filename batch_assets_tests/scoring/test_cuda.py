@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -55,6 +56,7 @@ pytestmark = [
 ]
 
 ROWS = 10_000
+ZEROS = torch.zeros(100, 1)
 
 
 def packed(seed: int, rows: int = ROWS) -> np.ndarray:
@@ -267,6 +269,75 @@ def test_a_batch_that_fails_half_way_leaves_nothing_for_the_next(
         with pytest.raises(ValueError, match="no risk at that age"):
             scorer.score(bad)
         np.testing.assert_array_equal(scorer.score(good)[0]["risk"], expected)
+
+
+class Table(torch.nn.Module):
+    """The toy model, which looks the age up in a table of 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.toy, self.ages = ToyRisk(), torch.nn.Embedding.from_pretrained(ZEROS)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        ages = features[:, 0].nan_to_num().long()
+        return self.toy(features) + self.ages(ages)[:, 0]
+
+
+# The assert ends what a process has on the device: no test of this one may meet it.
+ASSERTS = """
+import sys
+from pathlib import Path
+
+from batch_assets.lake.tables import Lake
+from batch_assets.models.release import open_release
+from batch_assets.scoring.device import find_device
+from batch_assets.scoring.engines.local import LocalEngine
+from batch_assets.spec import GateLimits
+from batch_assets_tests.steps import score_rows
+from batch_assets_tests.toys import DAY, NAME
+
+root = Path(sys.argv[1])
+release = open_release(root / "release", sys.argv[2])
+gates = GateLimits(max_dead_letter_share=0.1)
+engine = LocalEngine(find_device("cuda", batch_rows="500"), workers=2)
+score_rows(Lake(root, NAME), release, DAY, engine, chunk_rows=500, gates=gates)
+print("lost" if engine._scorer.lost_device else "kept", flush=True)
+"""
+
+
+def test_an_index_out_of_range_costs_its_own_row_alone(root: Path, lake: Lake) -> None:
+    release = write_toy_release(
+        root / "release",
+        module=Table(),
+        model_format="safetensors",
+        import_path="batch_assets_tests.scoring.test_cuda:Table",
+        golden_inputs=torch.tensor([[40.0, 1.0, 0.0, 1.0], [50.0, 2.0, 1.0, 0.0]]),
+    )
+    rows = make_rows(2_000)
+    ages = rows["age"].to_numpy().copy() % 90
+    ages[700] = 110  # One that the contract allows.
+    rows = rows.set_column(
+        rows.column_names.index("age"), "age", pa.array(ages, rows["age"].type)
+    )
+    copy_rows(lake, rows, row_group_rows=500)
+    validate(lake, row_group_rows=500)
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-c",
+        ASSERTS,
+        str(root),
+        release.digest,
+    ]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.returncode) == ("lost\n", 0), done.stderr[-4_000:]
+    (dead,) = read_day(lake, "dead_letters").to_pylist()
+    assert dead["user_id"] == rows["user_id"][700].as_py()
+    assert "device-side assert" in dead["reason"]
+    assert len(read_day(lake, "predictions")) == 1_999
 
 
 def test_a_process_of_its_own_gives_the_scorers_bits(toy_release: Release) -> None:

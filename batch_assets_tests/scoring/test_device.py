@@ -1,5 +1,7 @@
 """A setting becomes a device that is there, or an error that says what is not."""
 
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -181,3 +183,36 @@ def test_every_product_of_float32_is_of_one_kind(how: Any) -> None:
     finally:
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
+
+
+SET_AND_READ = """
+import sys
+
+import torch
+
+from batch_assets.scoring.cuda import set_float32_products
+
+if sys.argv[1] == "old names":
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+for how in ("tf32", "ieee"):
+    set_float32_products(how)
+    found = [torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32]
+    found += [torch.backends.cuda.matmul.fp32_precision == "tf32"]
+    for of in (torch.backends.cudnn.conv, torch.backends.cudnn.rnn):
+        found.append(of.fp32_precision == "tf32")
+    assert found == [how == "tf32"] * 5, (how, found)
+    torch.export.export(torch.nn.Linear(2, 1), (torch.ones(3, 2),))
+print("exported")
+"""
+
+
+@pytest.mark.parametrize("before", ["nothing", "old names"])
+def test_how_floats_are_multiplied_can_be_read_by_all_names(before: str) -> None:
+    # In a process of its own: it is set for all of it.
+    done = subprocess.run(
+        [sys.executable, "-c", SET_AND_READ, before],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "exported\n", done.stderr

@@ -20,6 +20,7 @@ from batch_assets.errors import ScoringError
 from batch_assets.models.release import Release
 from batch_assets.scoring import isolation, model_process
 from batch_assets.scoring.device import find_device
+from batch_assets.scoring.device_errors import lost_device
 from batch_assets.scoring.faults import FaultError
 from batch_assets.scoring.isolation import TimedScorer
 from batch_assets.scoring.model_process import ModelProcess
@@ -30,9 +31,11 @@ from batch_assets_tests.stuck import (
     LEAVES,
     LEAVES_AWAY,
     LOOPS,
+    OUT_OF_RANGE,
     RAISES,
     SLOW_AT_HOME,
     STUBBORN,
+    Breaking,
     Homesick,
     Risk,
     Stuck,
@@ -238,6 +241,44 @@ def test_the_next_chunk_begins_in_a_thread_again(scorer: Scorer) -> None:
     with TimedScorer(scorer, LIMIT, 4) as timed:
         timed.score(packed(4))
         assert children() == set()
+
+
+def test_a_row_that_breaks_the_device_of_its_process_is_alone_at_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Breaking, "broken", False)
+    scorer = Scorer(written(tmp_path, Breaking), find_device("cpu"))
+    good = packed(4)
+
+    with TimedScorer(scorer, 60, 4) as timed:
+        with pytest.raises(FaultError, match="device-side assert triggered"):
+            timed.score(packed(4, OUT_OF_RANGE))
+        outputs, _ = timed.score(good)  # Of another process than the one that broke.
+    # All that follow, of any worker: this process has no device any more.
+    with TimedScorer(scorer, 60, 4) as timed:
+        again, _ = timed.score(good)
+
+    np.testing.assert_array_equal(outputs["risk"], expected(good))
+    np.testing.assert_array_equal(again["risk"], expected(good))
+
+
+@pytest.mark.parametrize(
+    ("said", "broke"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", True),
+        ("CUDA failure 710: device-side assert triggered", True),
+        ("CUDA error: out of memory", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`", False),
+        ("CUDA out of memory. Tried to allocate 4.00 GiB", False),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_what_breaks_a_device_is_told_from_what_does_not(
+    said: str, broke: bool
+) -> None:
+    assert lost_device(said) == broke
 
 
 def test_a_thread_that_can_not_be_interrupted_is_left_behind_and_said_so(

@@ -15,7 +15,8 @@ from batch_assets.models.contract import Contract
 from batch_assets.models.release import GOLDEN, Release
 from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
-from batch_assets.scoring.scorer import Scorer, Spent, out_of_memory
+from batch_assets.scoring.device_errors import out_of_memory
+from batch_assets.scoring.scorer import Scorer, Spent
 from batch_assets_tests.models_that_fail import POISON, WRONG, Hungry
 from batch_assets_tests.releases_by_hand import altered, rehashed
 from batch_assets_tests.toys import (
