@@ -65,7 +65,9 @@ class PipelineSpec(StrictModel):
     model: Model
     shards: int = Field(default=16, ge=1, le=10_000)
     row_group_rows: int = Field(
-        default=131_072, ge=1, description="Rows of a row group of the lake's files."
+        default=131_072,
+        ge=1,
+        description="Rows of a row group of the lake's files, at most.",
     )
     layout: FeatureLayout | None = Field(
         default=None,
