@@ -4,10 +4,11 @@ They are built from the tables of gates, and judge nothing themselves.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
+from itertools import groupby
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -15,7 +16,6 @@ import dagster as dg
 from batch_assets.assets.pipeline import Pipeline
 from batch_assets.assets.scoring_metadata import REPLAYED
 from batch_assets.lake.overrides import Overrides
-from batch_assets.lake.tables import Lake
 from batch_assets.quality.changes import WEEKS
 from batch_assets.quality.evidence import DayEvidence
 from batch_assets.quality.gates import BEFORE_SCORING, GATES
@@ -23,7 +23,6 @@ from batch_assets.quality.judges.performance import OutcomeEvidence, outcome_gat
 from batch_assets.quality.performance.history import read_history
 from batch_assets.quality.verdict import Gate, Verdict, way_past
 from batch_assets.resources import StorageResource
-from batch_assets.schedules import OUTCOMES
 from batch_assets.sinks.gates import SinkEvidence, gate_of
 from batch_assets.snapshots.gates import SNAPSHOT_GATES, SnapshotEvidence
 from batch_assets.spec import OutcomesSpec, Target
@@ -36,32 +35,29 @@ Reader = Callable[[dg.AssetCheckExecutionContext, StorageResource, str], Evidenc
 
 
 def build_checks(pipeline: Pipeline) -> list[dg.AssetChecksDefinition]:
-    """Build a check of every gate that the pipeline has."""
+    """Build a check of every gate that the pipeline has: those of an asset are one step."""
     spec = pipeline.spec
+    of_days = [gate for gate in GATES if gate.when(spec)]
+    outcomes = [spec.outcomes] if spec.outcomes else []
     return [
         *(
-            _build_check(pipeline, gate, _day_evidence(pipeline, gate))
-            for gate in GATES
-            if gate.when(spec)
+            _build_step(pipeline, list(gates), _day_evidence(pipeline, asset))
+            for asset, gates in groupby(of_days, key=lambda gate: gate.asset)
+        ),
+        _build_step(pipeline, SNAPSHOT_GATES, _snapshot_evidence(pipeline)),
+        *(
+            _build_step(pipeline, outcome_gates(of), _outcome_evidence(pipeline, of))
+            for of in outcomes
         ),
         *(
-            _build_check(pipeline, gate, _snapshot_evidence(pipeline))
-            for gate in SNAPSHOT_GATES
-        ),
-        *(
-            _build_outcome_checks(pipeline, outcomes)
-            for outcomes in [spec.outcomes]
-            if outcomes
-        ),
-        *(
-            _build_check(pipeline, gate_of(sink.name), _sink_evidence(pipeline, sink))
+            _build_step(pipeline, [gate_of(sink.name)], _sink_evidence(pipeline, sink))
             for sink in spec.sinks
         ),
     ]
 
 
-def _day_evidence(pipeline: Pipeline, gate: Gate[DayEvidence]) -> Reader[DayEvidence]:
-    spec, scoring = pipeline.spec, gate.asset not in BEFORE_SCORING
+def _day_evidence(pipeline: Pipeline, asset: str) -> Reader[DayEvidence]:
+    spec, scoring = pipeline.spec, asset not in BEFORE_SCORING
 
     def read(
         context: dg.AssetCheckExecutionContext, storage: StorageResource, day: str
@@ -87,9 +83,17 @@ def _sink_evidence(pipeline: Pipeline, sink: Target) -> Reader[SinkEvidence]:
     return lambda _, storage, __: SinkEvidence(sink, name, storage.snapshots(name))
 
 
-def _outcome_evidence(lake: Lake, outcomes: OutcomesSpec, day: str) -> OutcomeEvidence:
-    first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
-    return OutcomeEvidence(day, outcomes, read_history(lake, outcomes, first, day))
+def _outcome_evidence(
+    pipeline: Pipeline, outcomes: OutcomesSpec
+) -> Reader[OutcomeEvidence]:
+    name = pipeline.spec.name
+
+    def read(_: object, storage: StorageResource, day: str) -> OutcomeEvidence:
+        first = str(date.fromisoformat(day) - timedelta(weeks=WEEKS))
+        history = read_history(storage.lake(name), outcomes, first, day)
+        return OutcomeEvidence(day, outcomes, history)
+
+    return read
 
 
 def graph_digest(
@@ -114,41 +118,16 @@ def graph_digest(
     return tags.get(f"dagster/input_data_version/{model}")
 
 
-def _build_check(
-    pipeline: Pipeline, gate: Gate[EvidenceT], read: Reader[EvidenceT]
+def _build_step(
+    pipeline: Pipeline, gates: Sequence[Gate[EvidenceT]], read: Reader[EvidenceT]
 ) -> dg.AssetChecksDefinition:
-    """Build the check of a gate, on the partitions of its asset."""
-    with _partitions_of_checks():
+    """Build the checks of an asset's gates as one step, on the asset's partitions.
 
-        @dg.asset_check(
-            asset=pipeline.key(gate.asset),
-            name=gate.name,
-            description=gate.description,
-            blocking=gate.blocking,
-            partitions_def=pipeline.partitions,
-        )
-        def check(
-            context: dg.AssetCheckExecutionContext, storage: StorageResource
-        ) -> dg.AssetCheckResult:
-            def judged(day: str) -> Verdict:
-                return _judged(
-                    pipeline, gate, read(context, storage, day), storage, day
-                )
-
-            if context.has_partition_key:
-                return result_of(judged(context.partition_key))
-            verdicts = {day: judged(day) for day in context.partition_keys}
-            return _result_of_range(context, pipeline, gate, verdicts)
-
-    return check
-
-
-def _build_outcome_checks(
-    pipeline: Pipeline, outcomes: OutcomesSpec
-) -> dg.AssetChecksDefinition:
-    """Build the checks of a pipeline's outcomes as one step, which reads the history once."""
-    gates = outcome_gates(outcomes)
-    key = pipeline.key(OUTCOMES)
+    What they judge by is read once for all of them, and a step costs Dagster as much as
+    a gate does.
+    """
+    (asset,) = {gate.asset for gate in gates}
+    key = pipeline.key(asset)
     with _partitions_of_checks():
         specs = [
             dg.AssetCheckSpec(
@@ -162,23 +141,21 @@ def _build_outcome_checks(
         ]
 
     @dg.multi_asset_check(
-        name=f"{pipeline.spec.name}__{OUTCOMES}_checks", specs=specs, can_subset=True
+        name=f"{pipeline.spec.name}__{asset}_checks", specs=specs, can_subset=True
     )
     def checks(
         context: dg.AssetCheckExecutionContext, storage: StorageResource
     ) -> Iterator[dg.AssetCheckResult]:
-        lake = storage.lake(pipeline.spec.name)
         names = {check.name for check in context.selected_asset_check_keys}
         selected = [gate for gate in gates if gate.name in names]
         ranged = not context.has_partition_key
         days = context.partition_keys if ranged else [context.partition_key]
         verdicts: dict[str, dict[str, Verdict]] = {gate.name: {} for gate in selected}
         for day in days:
-            evidence = _outcome_evidence(lake, outcomes, day)
+            evidence = read(context, storage, day)
             for gate in selected:
-                verdicts[gate.name][day] = _judged(
-                    pipeline, gate, evidence, storage, day
-                )
+                verdict = _judged(pipeline, gate, evidence, storage, day)
+                verdicts[gate.name][day] = verdict
         for gate in selected:
             of_gate = verdicts[gate.name]
             result = (
