@@ -14,7 +14,13 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+)
 
 from batch_assets.errors import SnapshotError
 from batch_assets.formats import SNAPSHOT
@@ -54,7 +60,7 @@ class KeptShard(StrictModel):
     model_name: str
     model_version: str
     why: str
-    answered: int
+    answered: NonNegativeInt
 
 
 class ShardFile(StrictModel):
@@ -69,12 +75,12 @@ class ShardFile(StrictModel):
 
     # No path: what a manifest names lies beside it.
     name: str = Field(pattern=r"^[\w=-]+\.arrow$")
-    size: int
+    size: NonNegativeInt
     sha256: str
-    rows: int
-    keys: int
-    content: int | None
-    raw_rows: int
+    rows: NonNegativeInt
+    keys: NonNegativeInt
+    content: NonNegativeInt | None
+    raw_rows: NonNegativeInt
     linked_from: str | None = None
     kept: KeptShard | None = Field(default=None, exclude_if=operator.not_)
 

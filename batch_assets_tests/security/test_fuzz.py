@@ -147,6 +147,15 @@ def test_manifest(version: Path, data: st.DataObject) -> None:
     reads(version, data.draw(st.one_of(nearly(body).map(resealed), foreign(body))))
 
 
+@pytest.mark.parametrize("count", ["size", "rows", "keys", "content", "raw_rows"])
+def test_manifest_with_a_count_below_zero(version: Path, count: str) -> None:
+    body = json.loads(whole_manifest(version))
+    del body[DIGEST]
+    body["files"][0][count] = -1
+    with pytest.raises(SnapshotError, match=count):
+        read_manifest_of(version, resealed(body))
+
+
 @pytest.mark.parametrize("data", [b"", DEEP, b'{"a":' * 50_000, b"[]", b"\xff", b"7"])
 def test_manifest_of_no_sense(version: Path, data: bytes) -> None:
     with pytest.raises(SnapshotError, match="has no readable"):
