@@ -37,7 +37,7 @@ SERVING_ROWS ?= 1000000
 BENCH := .venv-bench
 DAFT := .venv-daft
 
-.PHONY: help demo demo-baskets audit fuzz sbom docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package test-cuda bench-cuda check gates ui bench bench-frameworks bench-scale bench-serving \
+.PHONY: help demo demo-baskets audit fuzz sbom docs reference test test-fast test-slow test-crash test-engines test-dagster test-ui screenshots package package-servers test-cuda bench-cuda check gates ui bench bench-frameworks bench-scale bench-serving \
 	bench-online soak fmt clean
 
 help: ## what there is
@@ -125,6 +125,11 @@ test-engines: need-java $(VENV)/.engines ## the same nights on a real Ray and a 
 
 package: $(READY) ## build wheel and sdist; in an empty environment, from pip install to every how-to
 	batch_assets_tests/first_night.sh $(CURDIR)/$(BIN)/python $(CURDIR)/build/package
+
+build/package/dist: ; @$(MAKE) --no-print-directory package
+
+package-servers: need-java need-initdb $(READY) build/package/dist ## type the how-tos of Ray, Spark, S3 and PostgreSQL with that wheel
+	$(BIN)/python -m batch_assets_tests.how_to_servers build/package
 
 $(VENV)/.ready-docs: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check \

@@ -12,7 +12,7 @@ import json
 import operator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     ValidationError,
+    model_validator,
 )
 
 from batch_assets.errors import SnapshotError
@@ -35,6 +36,8 @@ MANIFEST = "manifest.json"
 DIGEST = "digest"
 # A version's name begins with its day and a digest of its predictions: 10 + 1 + 12.
 NAMED = 23
+# A thousand years: what is later than 9999 is no date.
+MOST_SECONDS = 1_000 * 366 * 86_400
 
 
 class ReleaseName(NamedTuple):
@@ -84,6 +87,13 @@ class ShardFile(StrictModel):
     linked_from: str | None = None
     kept: KeptShard | None = Field(default=None, exclude_if=operator.not_)
 
+    @model_validator(mode="after")
+    def _answers_are_of_raw_rows(self) -> Self:
+        if self.answered > self.raw_rows:
+            msg = f"{self.name} answers {self.answered:,} of {self.raw_rows:,} raw rows"
+            raise ValueError(msg)
+        return self
+
     @property
     def answered(self) -> int:
         """How many of the night's raw rows have an answer."""
@@ -111,7 +121,7 @@ class SnapshotManifest(StrictModel):
     version: str
     day: str
     created_at: AwareDatetime
-    stale_after_seconds: float
+    stale_after_seconds: float = Field(ge=0, le=MOST_SECONDS)
     key: str
     key_dtype: Literal["int64", "string"]
     outputs: tuple[str, ...]

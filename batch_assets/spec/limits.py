@@ -115,6 +115,7 @@ class Serving(StrictModel):
     stale_hours: float = Field(
         default=36,
         gt=0,
+        le=1_000_000,
         allow_inf_nan=False,
         description="Readers call a version that is older than this stale.",
     )

@@ -156,6 +156,23 @@ def test_manifest_with_a_count_below_zero(version: Path, count: str) -> None:
         read_manifest_of(version, resealed(body))
 
 
+def test_manifest_that_answers_more_rows_than_came(version: Path) -> None:
+    body = json.loads(whole_manifest(version))
+    del body[DIGEST]
+    body["files"][0]["rows"] = 10**400
+    with pytest.raises(SnapshotError, match="raw rows"):
+        read_manifest_of(version, resealed(body))
+
+
+@pytest.mark.parametrize("seconds", [1e300, -1.0, float("inf"), float("nan")])
+def test_manifest_that_is_stale_at_no_time(version: Path, seconds: float) -> None:
+    body = json.loads(whole_manifest(version))
+    del body[DIGEST]
+    body["stale_after_seconds"] = seconds
+    with pytest.raises(SnapshotError, match="stale_after_seconds"):
+        read_manifest_of(version, resealed(body))
+
+
 @pytest.mark.parametrize("data", [b"", DEEP, b'{"a":' * 50_000, b"[]", b"\xff", b"7"])
 def test_manifest_of_no_sense(version: Path, data: bytes) -> None:
     with pytest.raises(SnapshotError, match="has no readable"):
