@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from batch_assets.cli.main import main
 from batch_assets.spec.engines import AnyEngine, Ray, Spark
+from batch_assets_tests import how_to_servers
 from batch_assets_tests.projects import FLIGHTS
 
 PAGE = (FLIGHTS / "docs" / "how-to.md").read_text(encoding="utf-8")
@@ -91,3 +92,16 @@ def test_the_wheel_is_what_types_the_page():
     assert f"grep -c '^ended with 1$' typed.log)\" = {ends}" in PACKAGE
     (why,) = re.findall(r'--override.*?--why "[^"]*?(the model knows)"', TYPED, re.S)
     assert why in PACKAGE
+
+
+@pytest.mark.parametrize(
+    ("heading", "command"),
+    [
+        ("Score on Ray", "batch-assets run churn --day 2026-01-06 --engine ray"),
+        ("Score on Spark", "batch-assets run churn --day 2026-01-07 --engine spark"),
+        ("Keep everything in S3", "export BATCH_ASSETS_ROOT=s3://my-bucket/"),
+    ],
+)
+def test_the_wheel_types_what_needs_a_server_too(heading, command):
+    # `make package-servers` does.
+    assert command in how_to_servers.typed("how-to.md", heading)
