@@ -38,6 +38,8 @@ DIGEST = "digest"
 NAMED = 23
 # A thousand years: what is later than 9999 is no date.
 MOST_SECONDS = 1_000 * 366 * 86_400
+# Of rows or bytes: more can't be in a file.
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class ReleaseName(NamedTuple):
@@ -63,7 +65,7 @@ class KeptShard(StrictModel):
     model_name: str
     model_version: str
     why: str
-    answered: NonNegativeInt
+    answered: Count
 
 
 class ShardFile(StrictModel):
@@ -78,18 +80,19 @@ class ShardFile(StrictModel):
 
     # No path: what a manifest names lies beside it.
     name: str = Field(pattern=r"^[\w=-]+\.arrow$")
-    size: NonNegativeInt
+    size: Count
     sha256: str
-    rows: NonNegativeInt
+    rows: Count
     keys: NonNegativeInt
     content: NonNegativeInt | None
-    raw_rows: NonNegativeInt
+    raw_rows: Count
     linked_from: str | None = None
     kept: KeptShard | None = Field(default=None, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _answers_are_of_raw_rows(self) -> Self:
-        if self.answered > self.raw_rows:
+        # None where nobody counted them.
+        if self.raw_rows and self.answered > self.raw_rows:
             msg = f"{self.name} answers {self.answered:,} of {self.raw_rows:,} raw rows"
             raise ValueError(msg)
         return self
