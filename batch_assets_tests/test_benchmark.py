@@ -141,7 +141,7 @@ def test_a_night_tells_the_seconds_of_every_stage(bench, work):
         "validated_features",
         "predictions",
         "serving_snapshot",
-        "serving_snapshot_snapshot_equals_predictions",
+        "serving_snapshot_checks",
     } <= set(stages)
     assert 0 < sum(stages.values()) <= run.seconds
 
