@@ -91,7 +91,7 @@ def must_wait(bucket: BucketStage, seconds: float) -> None:
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(2_400)
+@pytest.mark.timeout(14_400)
 def test_whatever_one_request_meets_a_night_is_whole_or_refused(
     bucket: BucketStage,
 ) -> None:
@@ -109,7 +109,7 @@ def test_whatever_one_request_meets_a_night_is_whole_or_refused(
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(2_400)
+@pytest.mark.timeout(14_400)
 def test_in_a_bucket_of_many_faults_nights_are_whole_or_refused(
     bucket: BucketStage,
 ) -> None:

@@ -105,7 +105,7 @@ def test_over_a_disk_of_few_faults_nights_are_whole_or_refused(stage: Stage) -> 
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(14_400)
 def test_over_a_disk_of_many_faults_nights_are_whole_or_refused(stage: Stage) -> None:
     """From a fault in each second night to dozens in each."""
     ended = [
@@ -118,7 +118,7 @@ def test_over_a_disk_of_many_faults_nights_are_whole_or_refused(stage: Stage) ->
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(14_400)
 def test_whatever_one_operation_meets_a_night_is_whole_or_refused(stage: Stage) -> None:
     """Each operation of a night, with each fault that it can meet."""
     ended = []
