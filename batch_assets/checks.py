@@ -151,11 +151,12 @@ def _build_step(
         ranged = not context.has_partition_key
         days = context.partition_keys if ranged else [context.partition_key]
         verdicts: dict[str, dict[str, Verdict]] = {gate.name: {} for gate in selected}
+        overrides = Overrides(storage.lake(pipeline.spec.name).folder)
         for day in days:
-            evidence = read(context, storage, day)
+            evidence, in_force = read(context, storage, day), overrides.in_force(day)
             for gate in selected:
-                verdict = _judged(pipeline, gate, evidence, storage, day)
-                verdicts[gate.name][day] = verdict
+                verdict = gate.verdict(evidence).overridden(in_force)
+                verdicts[gate.name][day] = _with_way_past(verdict, pipeline, day)
         for gate in selected:
             of_gate = verdicts[gate.name]
             result = (
@@ -180,16 +181,8 @@ def _partitions_of_checks() -> Iterator[None]:
         yield
 
 
-def _judged(
-    pipeline: Pipeline,
-    gate: Gate[EvidenceT],
-    evidence: EvidenceT,
-    storage: StorageResource,
-    day: str,
-) -> Verdict:
-    """Return what a gate says of a day, which a person may have let pass all the same."""
-    overrides = Overrides(storage.lake(pipeline.spec.name).folder)
-    verdict = gate.verdict(evidence).overridden(overrides.in_force(day))
+def _with_way_past(verdict: Verdict, pipeline: Pipeline, day: str) -> Verdict:
+    """Return the verdict with the command by which a person lets the day pass, if any."""
     past = way_past([verdict], pipeline.spec.name, day)
     moved_by = f"{verdict.moved_by.rstrip('.')}. {past}".rstrip(" .")
     return replace(verdict, moved_by=moved_by)

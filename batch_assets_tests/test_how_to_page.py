@@ -26,10 +26,6 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
-def section(heading: str) -> str:
-    return PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-
-
 def commands() -> list[list[str]]:
     """The words of each of our commands in the page, without what a shell does with them."""
     text = re.sub(r"<<'(\w+)'\n.*?^\1$", "", TYPED, flags=re.M | re.S)
@@ -59,7 +55,7 @@ def test_what_operators_ask_for_is_a_task(word):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_typed_or_declared_and_leads_on(task):
-    text = section(task)
+    text = how_to_servers.section("how-to.md", task)
 
     assert re.search(r"\]\([\w-]+\.md(#[\w-]+)?\)", text)
     assert "```" in text or "\n    " in text or "production.md#" in text
