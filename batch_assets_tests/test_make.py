@@ -41,6 +41,7 @@ TOOLS = {
     "bench": {"java": "openjdk-17-jre-headless", "g++": "g++"},
     "bench-online": {"wrk": "wrk"},
     "soak": {"redis-server": "redis-server"},
+    "package-servers": {"java": "openjdk-17-jre-headless", "initdb": "postgresql"},
     "bench-serving": {"redis-server": "redis-server"},
 }
 

@@ -279,7 +279,7 @@ def parallel_map(numbers: Sequence[int], count: int) -> list[int]:
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(14_400)
 def test_killed_anywhere_a_night_ends_as_an_undisturbed_one(
     any_stage: Stage, record_property: Callable[[str, object], None]
 ) -> None:

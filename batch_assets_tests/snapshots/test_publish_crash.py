@@ -195,6 +195,7 @@ def test_killed_at_each_kind_of_step_a_publisher_leaves_the_old_or_the_new(
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(14_400)
 def test_killed_at_every_step_a_publisher_leaves_the_old_or_the_new(
     stage: Stage,
 ) -> None:
