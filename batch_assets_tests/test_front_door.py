@@ -1,5 +1,6 @@
 """The names that a user imports from `batch_assets`, and what comes with them."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -58,3 +59,24 @@ def test_a_service_that_reads_imports_nothing_heavy(statement):
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_project_s_definitions_load_without_torch(tmp_path):
+    """Each step of a night loads them in a process of its own; one of them scores."""
+    code = (
+        "import sys; from batch_assets.launch.project import load_definitions;"
+        "from batch_assets.launch.runner import PipelineRunner;"
+        "print(len(list(load_definitions().resolve_all_asset_specs())));"
+        "print(sorted({'torch', 'sklearn', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=FLIGHTS,
+        env=os.environ | {"BATCH_ASSETS_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assets, heavy = done.stdout.splitlines()
+    assert int(assets) > 10
+    assert heavy == "[]"

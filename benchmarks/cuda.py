@@ -29,11 +29,11 @@ from batch_assets.lake.receipts import Receipt
 from batch_assets.lake.tables import Lake
 from batch_assets.models.registry import Registry
 from batch_assets.scoring.chunk_rows import read_rows
-from batch_assets.scoring.cuda import set_float32_products
-from batch_assets.scoring.device import CAST_TO, Device, find_device
+from batch_assets.scoring.device import Device, find_device
 from batch_assets.scoring.engines.local import LocalEngine
 from batch_assets.scoring.night import Night, score_day
 from batch_assets.scoring.plan import ScoringSettings
+from batch_assets.scoring.precision import CAST_TO, set_float32_products
 from batch_assets.spec import GateLimits
 from benchmarks.column import CORES
 from benchmarks.model import CUDA_SIZES, FEATURES, Size, make_model

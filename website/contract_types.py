@@ -23,7 +23,7 @@ from batch_assets.models.contract import (
     Feature,
     KeySpec,
 )
-from batch_assets.models.input_rows import Lists, tensors_of
+from batch_assets.models.input_rows import Lists
 from batch_assets.models.input_specs import (
     Column,
     Ids,
@@ -43,6 +43,7 @@ from batch_assets.models.output_specs import (
     Ranking,
     VectorOutput,
 )
+from batch_assets.models.tensors import tensors_of
 from batch_assets.strict import StrictModel
 from batch_assets.training.packing import packed_rows
 from website.markdown import table

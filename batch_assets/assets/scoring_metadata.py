@@ -1,6 +1,6 @@
 """What the catalog shows of a scored day. It scores nothing."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,7 +16,9 @@ from batch_assets.scoring.device import Device
 from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.night import Night
 from batch_assets.scoring.replay import Replayed
-from batch_assets.scoring.usage import Usage
+
+if TYPE_CHECKING:
+    from batch_assets.scoring.usage import Usage
 
 # In the metadata of a materialization that was a replay.
 REPLAYED = "replayed_rows"
@@ -152,7 +154,7 @@ def device_metadata(device: Device) -> dict[str, Any]:
     }
 
 
-def usage_metadata(usage: Usage | None, seconds: float) -> dict[str, Any]:
+def usage_metadata(usage: "Usage | None", seconds: float) -> dict[str, Any]:
     """Return how much of a CUDA device was used in so many seconds, where one was."""
     if usage is None:
         return {}

@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from batch_assets.models.input_rows import (
-    InputRows,
-    Lists,
-    SideItems,
-    call,
-    not_too_few,
-    tensors_of,
-)
+from batch_assets.models.input_rows import InputRows, Lists, SideItems
 from batch_assets.models.outputs import columns_of
 from batch_assets.models.post import Listed, listed_of, processed
 from batch_assets.models.release import Manifest
+from batch_assets.models.tensors import call, not_too_few, tensors_of
 
 CPU = torch.device("cpu")
 NOTHING = SideItems(Lists.of([[]], "int64"))

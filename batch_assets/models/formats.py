@@ -24,16 +24,11 @@ from batch_assets.errors import ReleaseError, TamperedReleaseError
 from batch_assets.models.contract import Contract
 from batch_assets.models.frameworks.registry import FILES as FOREIGN_FILES
 from batch_assets.models.frameworks.registry import ForeignModel, load_foreign
-from batch_assets.models.input_rows import (
-    InputRows,
-    Lists,
-    Values,
-    call,
-    padded_names,
-)
+from batch_assets.models.input_rows import InputRows, Lists, Values
 from batch_assets.models.input_specs import Text
 from batch_assets.models.release import Manifest, Release, Takes
 from batch_assets.models.results import plain
+from batch_assets.models.tensors import call, padded_names
 from batch_assets.models.transformer import WEIGHTS, Transformer
 
 # What torch says of a model that was traced for one number of rows is hard to read.

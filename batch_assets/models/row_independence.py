@@ -12,10 +12,11 @@ import torch
 
 from batch_assets.errors import ReleaseError
 from batch_assets.models.answers import Question, answers, question_of
-from batch_assets.models.input_rows import InputRows, call
+from batch_assets.models.input_rows import InputRows
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.release import Manifest
 from batch_assets.models.results import input_adapter, plain
+from batch_assets.models.tensors import call
 
 # So many golden rows are asked alone; a release may hold thousands.
 ALONE = 64

@@ -29,7 +29,7 @@ from batch_assets.models.formats import (
 )
 from batch_assets.models.frameworks.registry import ForeignModel, as_module, stored_as
 from batch_assets.models.given_rows import rows_of
-from batch_assets.models.input_rows import InputRows, tensors_of, usual_takes
+from batch_assets.models.input_rows import InputRows
 from batch_assets.models.likeness import first_unlike
 from batch_assets.models.output_specs import Output
 from batch_assets.models.post import source_digest
@@ -57,6 +57,7 @@ from batch_assets.models.row_independence import (
     must_stand_alone,
     shown,
 )
+from batch_assets.models.tensors import tensors_of, usual_takes
 from batch_assets.models.token_probe import must_take_every_token
 from batch_assets.models.tokenizing import Tokenizing, tokenised, with_tokenizer
 from batch_assets.models.transformer import arguments_of, versions

@@ -5,7 +5,7 @@ It scores nothing.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,9 @@ from batch_assets.models.output_specs import NO_ITEM, Ranking
 from batch_assets.models.reference import Reference, histogram
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask
-from batch_assets.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from batch_assets.scoring.scorer import Scorer
 
 
 def dead_letter_schema(contract: Contract) -> pa.Schema:
@@ -72,7 +74,7 @@ class PredictedRows:
 
 def write_predictions(
     task: ChunkTask,
-    scorer: Scorer,
+    scorer: "Scorer",
     predicted: PredictedRows,
     dead: Part[DeadLettersReceipt] | None,
     reused: ReusedRows | None,
@@ -148,7 +150,7 @@ def _summaries(
 
 def write_dead_letters(
     task: ChunkTask,
-    scorer: Scorer,
+    scorer: "Scorer",
     keys: pa.Array,
     given: InputRows,
     faults: dict[int, str],

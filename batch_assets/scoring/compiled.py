@@ -11,7 +11,6 @@ import logging
 import re
 import tempfile
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from batch_assets.errors import ConfigError, ReleaseError
 from batch_assets.models.columns import quoted
 from batch_assets.models.contract import FEATURES
 from batch_assets.models.formats import golden_batch, load_module
-from batch_assets.models.input_rows import call
 from batch_assets.models.outputs import given_columns
 from batch_assets.models.post import named
 from batch_assets.models.release import Manifest, Release
-from batch_assets.scoring.device import AUTO_BATCH_ROWS, CAST_TO, Device
+from batch_assets.models.tensors import call
+from batch_assets.scoring.device import AUTO_BATCH_ROWS, Device
 from batch_assets.scoring.native import (
     LEAST_ROWS,
     MOST_ROWS,
@@ -35,6 +34,7 @@ from batch_assets.scoring.native import (
     must_be_written_for,
 )
 from batch_assets.scoring.native_proof import prove_native
+from batch_assets.scoring.precision import casting
 from batch_assets.storage import write_whole
 
 # Of torch._inductor.config. A worker is one thread, and so is its code; a pool of
@@ -242,12 +242,7 @@ class _Packed(torch.nn.Module):
         self.module, self.manifest, self.device = module, manifest, device
 
     def forward(self, packed: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        precision = self.device.precision
-        with (
-            torch.autocast(self.device.kind, CAST_TO[precision])
-            if precision in CAST_TO
-            else nullcontext()
-        ):
+        with casting(self.device):
             tensors = {FEATURES: packed.T}
             result = call(self.module, tensors, self.manifest.model.takes)
         if self.manifest.post:

@@ -7,7 +7,7 @@ and knows neither release nor chunk.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,20 +20,6 @@ from batch_assets.scoring.usage import Usage
 
 # From (rows, features) on the device to each output as (rows,), by its name.
 Model = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
-
-
-def set_float32_products(how: Literal["ieee", "tf32"]) -> None:
-    """Set how float32 matrices are multiplied on CUDA devices, for the whole process.
-
-    Left alone, torch takes TF32 for convolutions and recurrent layers, and float32 for
-    the rest: a model would be neither. It is said by torch's old names, too: torch refuses
-    to tell what they are where the two differ, and exporting and compiling ask for them.
-    """
-    torch.backends.cuda.matmul.allow_tf32 = how == "tf32"
-    torch.backends.cudnn.allow_tf32 = how == "tf32"
-    torch.backends.cuda.matmul.fp32_precision = how
-    torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = how  # type: ignore[attr-defined]
 
 
 Matrix = TypeVar("Matrix", np.ndarray, torch.Tensor)

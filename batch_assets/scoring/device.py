@@ -1,26 +1,22 @@
 """Which device scores, and how: a setting becomes a device that is there, or an error.
 
-It knows no model and no row.
+It knows no model and no row. torch is imported where a device is looked for: what only
+names one, as a project's definitions do, does not wait for it.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from batch_assets.errors import ConfigError, DeviceError
 
+if TYPE_CHECKING:
+    import torch
+
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-# What torch casts to by itself where it may; the others are float32 all along, of which
-# `tf32` rounds what goes into a product of matrices to 10 bits.
-CAST_TO: dict[str, torch.dtype] = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 # The compute capability from which on CUDA devices have TF32: Ampere.
 TF32_CAPABILITY = (8, 0)
 # What a CPU computes a precision with, as torch.cpu.get_capabilities() calls it: one of
@@ -69,7 +65,9 @@ class Device:
         return f"{self.kind} {self.name}"
 
     @property
-    def torch(self) -> torch.device:
+    def torch(self) -> "torch.device":
+        import torch
+
         if self.kind == "cpu":
             return torch.device("cpu")
         return torch.device("cuda", self.index)
@@ -117,6 +115,8 @@ def find_device(
         DeviceError: the device is not there, or can't compute in that precision.
         ConfigError: a setting is not one of these.
     """
+    import torch
+
     kind, index = _kind(device)
     asked = asked_for(kind, precision, batch_rows, compiled)
     if kind == "cuda":
@@ -211,6 +211,8 @@ def must_compute(precision: str, name: str, capabilities: Mapping[str, Any]) -> 
 
 
 def _kind(device: str) -> tuple[Literal["cpu", "cuda"], int]:
+    import torch
+
     devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not devices):
         return "cpu", 0

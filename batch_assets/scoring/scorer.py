@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -22,9 +22,10 @@ from batch_assets.models.likeness import unlike
 from batch_assets.models.release import Release
 from batch_assets.models.tokenizing import Tokenizing, tokenised
 from batch_assets.scoring.compiled import compiled_module
-from batch_assets.scoring.cuda import CudaStream, fill, set_float32_products
-from batch_assets.scoring.device import CAST_TO, Device
+from batch_assets.scoring.cuda import CudaStream, fill
+from batch_assets.scoring.device import Device
 from batch_assets.scoring.device_errors import out_of_memory
+from batch_assets.scoring.precision import casting, set_float32_products
 from batch_assets.scoring.usage import Usage
 
 # Positions of sequences in a batch where nobody said how many rows it has. On a CPU they
@@ -336,13 +337,7 @@ class Scorer:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """What the model runs in. Entered once for many batches: it takes microseconds."""
-        precision = self.device.precision
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.kind, CAST_TO[precision])
-            if precision in CAST_TO
-            else nullcontext(),
-        ):
+        with torch.inference_mode(), casting(self.device):
             yield
 
     def _replay_golden_batch(self) -> None:

@@ -17,13 +17,14 @@ from batch_assets.errors import ContractError, ReleaseError
 from batch_assets.models.contract import Contract, Feature, KeySpec
 from batch_assets.models.derived import outputs_of
 from batch_assets.models.frames import table_of
-from batch_assets.models.input_rows import InputRows, call, tensors_of, usual_takes
+from batch_assets.models.input_rows import InputRows
 from batch_assets.models.input_specs import Input, Words
 from batch_assets.models.output_specs import AnyOutput, Output, VectorOutput
 from batch_assets.models.post_specs import PostProcessing
 from batch_assets.models.reference import QUANTILES
 from batch_assets.models.release import Release, Takes, TorchFormat
 from batch_assets.models.results import plain, shape_of
+from batch_assets.models.tensors import call, tensors_of, usual_takes
 from batch_assets.models.tokenizing import tokenised, with_tokenizer
 from batch_assets.models.writing import evaluating, save_release
 from batch_assets.strict import StrictModel

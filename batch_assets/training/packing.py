@@ -15,7 +15,8 @@ import torch
 from batch_assets.errors import ContractError
 from batch_assets.models.contract import Contract
 from batch_assets.models.frames import table_of
-from batch_assets.models.input_rows import InputRows, tensors_of
+from batch_assets.models.input_rows import InputRows
+from batch_assets.models.tensors import tensors_of
 from batch_assets.models.tokenizing import tokenised, with_tokenizer
 from batch_assets.quality.rules import RowRules, packed
 

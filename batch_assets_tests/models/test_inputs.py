@@ -13,7 +13,8 @@ from batch_assets import Column, Contract, Ids, KeySpec, Output, Sequence, Vecto
 from batch_assets.errors import ReleaseError
 from batch_assets.lake.tables import Lake
 from batch_assets.models.given_rows import rows_of
-from batch_assets.models.input_rows import InputRows, Lists, tensors_of
+from batch_assets.models.input_rows import InputRows, Lists
+from batch_assets.models.tensors import tensors_of
 from batch_assets.models.writing import save_release
 from batch_assets.scoring.device import find_device
 from batch_assets.scoring.scorer import Scorer

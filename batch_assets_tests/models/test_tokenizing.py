@@ -15,8 +15,9 @@ from tokenizers import models
 
 from batch_assets import Contract, Feature, KeySpec, Output, Text
 from batch_assets.errors import ConfigError, ReleaseError
-from batch_assets.models.input_rows import InputRows, Lists, tensors_of
+from batch_assets.models.input_rows import InputRows, Lists
 from batch_assets.models.release import TOKENIZER
+from batch_assets.models.tensors import tensors_of
 from batch_assets.models.tokenizing import Tokenizing, with_tokenizer
 from batch_assets.models.writing import save_release
 from batch_assets_tests.texts import (

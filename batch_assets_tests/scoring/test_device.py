@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from batch_assets.errors import ConfigError, DeviceError
-from batch_assets.scoring.cuda import set_float32_products
 from batch_assets.scoring.device import (
     AUTO_BATCH_ROWS,
     CPU_INSTRUCTIONS,
@@ -19,6 +18,7 @@ from batch_assets.scoring.device import (
     must_compute,
     must_have_tf32,
 )
+from batch_assets.scoring.precision import set_float32_products
 from batch_assets_tests.toys import needs_cpu_with
 
 CUDA = torch.cuda.is_available()
@@ -190,7 +190,7 @@ import sys
 
 import torch
 
-from batch_assets.scoring.cuda import set_float32_products
+from batch_assets.scoring.precision import set_float32_products
 
 if sys.argv[1] == "old names":
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

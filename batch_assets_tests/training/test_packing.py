@@ -12,7 +12,8 @@ import torch
 from batch_assets import Contract, pack
 from batch_assets.errors import ContractError
 from batch_assets.lake.tables import Lake
-from batch_assets.models.input_rows import InputRows, input_columns, tensors_of
+from batch_assets.models.input_rows import InputRows, input_columns
+from batch_assets.models.tensors import tensors_of
 from batch_assets_tests.histories import NAME
 from batch_assets_tests.histories import make_contract as contract_of_histories
 from batch_assets_tests.histories import make_rows as histories

@@ -4,12 +4,14 @@ It knows neither the day nor what becomes of the chunks.
 """
 
 from collections.abc import Generator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from batch_assets.models.release import Release
 from batch_assets.scoring.chunk_task import ChunkTask, Scored
 from batch_assets.scoring.device import Device
-from batch_assets.scoring.usage import Usage
+
+if TYPE_CHECKING:
+    from batch_assets.scoring.usage import Usage
 
 
 class Engine(Protocol):
@@ -32,7 +34,7 @@ class Engine(Protocol):
         """How many chunks are scored at once."""
 
     @property
-    def usage(self) -> Usage | None:
+    def usage(self) -> "Usage | None":
         """How much of a CUDA device was used, where that is known."""
 
     def load(self, release: Release) -> None:

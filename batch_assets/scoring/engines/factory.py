@@ -1,23 +1,26 @@
 """Open what an engine's settings ask for: the workers of a machine, or of a cluster.
 
 Each kind of engine has a module here, which is imported when it is asked for: its client
-is an extra, and takes seconds to import or to start.
+is an extra, and takes seconds to import or to start. So does torch, which a worker needs.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from batch_assets.parallel import ParallelMap, on_cores
-from batch_assets.scoring.engines.workers import WorkerPool, parallel_map
 from batch_assets.spec import EngineSpec
 from batch_assets.storage import StoragePath
+
+if TYPE_CHECKING:
+    from batch_assets.scoring.engines.workers import WorkerPool
 
 
 def open_pool(
     engine: EngineSpec, folder: StoragePath, *, device: str, grace_seconds: float
-) -> AbstractContextManager[WorkerPool]:
+) -> AbstractContextManager["WorkerPool"]:
     """Open the workers of a remote engine, for as long as this is entered.
 
     Args:
@@ -45,6 +48,8 @@ def open_parallel_map(
     if not engine.remote:
         yield on_cores
         return
+    from batch_assets.scoring.engines.workers import parallel_map
+
     with open_pool(
         engine.without_model(), folder, device="cpu", grace_seconds=grace_seconds
     ) as pool:
