@@ -5,6 +5,7 @@
     ├── ConfigError              a setting of this machine: root, device, precision
     │   └── DeviceError          the device asked for is not there
     ├── StorageError             what holds <root> does not answer, refuses, or lies
+    │   └── LostRowsError        a file that a table's log names is gone or damaged
     ├── SourceError              the source can't be read
     │   ├── EmptySourceError     the source has no rows for the day
     │   └── NoHistoryError       the source tells nothing of a day that is over
@@ -53,6 +54,10 @@ class DeviceError(ConfigError):
 
 class StorageError(BatchAssetsError):
     """What holds `<root>` does not answer, refuses, or has not done what it said."""
+
+
+class LostRowsError(StorageError):
+    """A file that the log of a table of metrics names is gone or damaged."""
 
 
 class SourceError(BatchAssetsError):

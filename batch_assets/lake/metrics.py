@@ -3,20 +3,27 @@
 A day's rows are replaced as one. It knows no model, and not what is measured.
 """
 
+import logging
 import random
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from batch_assets.errors import CommitError
-from batch_assets.lake.delta_log import one_line, open_delta
-from batch_assets.storage import StoragePath, delta_options, looks
+from batch_assets.errors import CommitError, LostRowsError, StorageError
+from batch_assets.lake.delta_log import actions_of, one_line, open_delta
+from batch_assets.storage import StoragePath, advice, delta_options, looks
 
 ATTEMPTS = 20
+
+log = logging.getLogger(__name__)
 
 OF_A_COLUMN = [
     ("day", pa.string()),
@@ -130,6 +137,8 @@ class MetricTable:
     def write(self, day: str, rows: pa.Table, **only: str) -> None:
         """Replace the rows of a day; if they are there already, write nothing.
 
+        Where some of the day are lost, all of it is written anew, with what is left.
+
         Args:
             day: the day.
             rows: with these metrics.
@@ -139,10 +148,17 @@ class MetricTable:
         Raises:
             CommitError: other days are written all the time, and none of 20 tries came
                 through, or the storage does not answer.
+            StorageError: what is there can't be read, as its storage does not answer.
         """
-        rows = rows.cast(self.schema)
-        if self.read(day, day, **only).equals(rows):
-            return
+        # In one piece: of several Delta's threads write the rows in an order of theirs.
+        rows = rows.cast(self.schema).combine_chunks()
+        try:
+            if self.read(day, day, **only).equals(rows):
+                return
+        except LostRowsError as error:
+            log.warning("%s. All that is left of %s is written anew", error, day)
+            rows = pa.concat_tables([self._left(day, only), rows]).combine_chunks()
+            only = {}
         where = " AND ".join(f"{n} = '{v}'" for n, v in {"day": day, **only}.items())
         for attempt in range(ATTEMPTS):
             try:
@@ -169,8 +185,9 @@ class MetricTable:
     def _must_hold(self, day: str, rows: pa.Table, **only: str) -> None:
         """Refuse to go on from rows that are not there, though they were written."""
         for _ in looks():
-            if self.read(day, day, **only).equals(rows):
-                return
+            with suppress(LostRowsError):
+                if self.read(day, day, **only).equals(rows):
+                    return
         msg = (
             f"{self.path}: the metrics of {day} were said to be written, and are not "
             "there. Run the day again"
@@ -178,7 +195,12 @@ class MetricTable:
         raise CommitError(msg)
 
     def read(self, first: str, last: str, **only: str) -> pa.Table:
-        """Return the rows of the days from the first to the last, or `only` some, by day."""
+        """Return the rows of the days from the first to the last, or `only` some, by day.
+
+        Raises:
+            LostRowsError: a file of theirs is gone or damaged.
+            StorageError: its storage does not answer.
+        """
         table = self._open()
         if table is None:
             return self.schema.empty_table()
@@ -188,12 +210,15 @@ class MetricTable:
         # Of a year most files are of other days, and to name each of them to Arrow costs
         # more than to read those asked for. Nothing, as the first day, is null to Delta.
         ends = [("day", ">=", first or "0"), ("day", "<=", last)]
-        files = table.to_pyarrow_dataset(file_pruning_predicate=ends)
-        # On this thread alone: a process that ends soon after is aborted while others of
-        # Arrow's still read, one in three times.
-        rows = files.to_table(
-            filter=asked, columns=self.schema.names, use_threads=False
-        )
+        try:
+            files = table.to_pyarrow_dataset(file_pruning_predicate=ends)
+            # On this thread alone: a process that ends soon after is aborted while others
+            # of Arrow's still read, one in three times.
+            rows = files.to_table(
+                filter=asked, columns=self.schema.names, use_threads=False
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise self._unreadable(table, first, last, error) from error
         # Stable: the rows of a day stay in their order.
         order = pc.sort_indices(rows, sort_keys=[("day", "ascending")])
         return rows.take(order).cast(self.schema)
@@ -203,3 +228,61 @@ class MetricTable:
             return open_delta(self.path)
         except TableNotFoundError:
             return None
+
+    def _unreadable(
+        self, table: DeltaTable, first: str, last: str, error: Exception
+    ) -> StorageError:
+        """Return what to say of days that can't be read: which file it is, if one."""
+        for day, path in self._files(table, first, last):
+            if self._rows(day, path) is None:
+                return LostRowsError(
+                    f"{path} is gone or damaged: {one_line(error)}. Bring a copy of it "
+                    f"back, or run {day} again, which writes it anew. To go on without "
+                    "it, move what is there away, and let repair() of deltalake's "
+                    "DeltaTable take it off the log"
+                )
+        return StorageError(
+            f"{self.path} can't be read: {one_line(error)}. {advice(self.path)}"
+        )
+
+    def _left(self, day: str, only: Mapping[str, str]) -> pa.Table:
+        """Return the rows of a day that can be read, but those of `only`, if any."""
+        table, found = self._open(), [self.schema.empty_table()]
+        for _, path in self._files(table, day, day) if table else ():
+            rows = self._rows(day, path)
+            if rows is not None and only:
+                is_one = [pc.equal(rows[name], value) for name, value in only.items()]
+                others = pc.invert(reduce(pc.and_, is_one))
+                found.append(rows.filter(pc.fill_null(others, True)))
+        return pa.concat_tables(found)
+
+    def _files(
+        self, table: DeltaTable, first: str, last: str
+    ) -> Iterator[tuple[str, StoragePath]]:
+        """Yield the day and the path of each committed file of some days."""
+        for action in actions_of(table, "path", "partition.day"):
+            day = action["partition.day"]
+            if first <= day <= last:
+                yield day, self.path / action["path"]
+
+    def _rows(self, day: str, path: StoragePath) -> pa.Table | None:
+        """Return the rows of one file; None if it is gone or damaged."""
+        for _ in looks():
+            try:
+                data = path.read_bytes()
+                break
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                msg = f"{path} can't be read: {one_line(error)}. {advice(path)}"
+                raise StorageError(msg) from error
+        else:
+            return None
+        try:
+            rows = pq.read_table(pa.BufferReader(data))
+        except (OSError, pa.ArrowException):
+            return None
+        days = pa.array([day] * len(rows), pa.string())
+        return (
+            rows.add_column(0, "day", days).select(self.schema.names).cast(self.schema)
+        )

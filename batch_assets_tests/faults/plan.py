@@ -14,8 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Digests and names that nobody else has; the numbers of a log's entries begin with zeros.
-UNIQUE = re.compile(r"(?<![0-9a-f])(?!0{10})[0-9a-f]{10,}")
+# UUIDs, digests and names that nobody else has; the numbers of a log's entries begin with
+# zeros.
+UNIQUE = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![0-9a-f])(?!0{10})[0-9a-f]{10,}"
+)
 # Where the path of a file begins that is the same under every root.
 ROOMS = re.compile(r".*/(?=(lake|models|snapshots)/)")
 

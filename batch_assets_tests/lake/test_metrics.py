@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
+from batch_assets.errors import CommitError, StorageError
+from batch_assets.lake import metrics
 from batch_assets.lake.metrics import OUTCOME, MetricTable
 
 DAYS = [f"2026-01-{day:02d}" for day in range(1, 9)]
@@ -86,3 +90,100 @@ def test_a_process_that_ends_after_reading_ends_well(table: MetricTable) -> None
         command = [sys.executable, "-c", READING, str(table.path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, "16\n"), done.stderr
+
+
+def file_of(table: MetricTable, day: str, kind: str) -> Path:
+    """The file that a day's rows of one kind lie in."""
+    (found,) = (
+        path
+        for path in (table.path / f"day={day}").glob("*.parquet")
+        if pq.read_table(path, partitioning=None)["kind"].to_pylist() == [kind]
+    )
+    return found
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-20] ^= 255  # In what tells where the columns are.
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut, flipped, Path.touch])
+def test_what_is_lost_of_a_day_is_named_and_made_by_its_own_next_run(
+    table: MetricTable, damage: Callable[[Path], None]
+) -> None:
+    day, next_day = DAYS[3], DAYS[4]
+    path = file_of(table, day, "realised")
+    if damage is Path.touch:
+        path.write_bytes(b"")
+    else:
+        damage(path)
+
+    with pytest.raises(StorageError) as refused:
+        table.read(DAYS[0], DAYS[-1])
+    assert path.name in str(refused.value)
+    assert f"run {day} again" in str(refused.value)
+    assert len(table.read(next_day, next_day)) == 2
+
+    table.write(next_day, rows(next_day, "realised", 0.9), kind="realised")
+    with pytest.raises(StorageError, match=path.name):
+        table.read(day, day)
+
+    table.write(day, rows(day, "realised", 0.7), kind="realised")
+    found = {row["kind"]: row["value"] for row in table.read(day, day).to_pylist()}
+    assert found == {"estimated": 0.5, "realised": 0.7}
+    assert len(table.read(DAYS[0], DAYS[-1])) == 2 * len(DAYS)
+
+
+def test_rows_in_several_pieces_are_those_that_are_read_back(
+    table: MetricTable,
+) -> None:
+    day = DAYS[3]
+    pieces = [rows(day, "realised", float(number)) for number in range(50)]
+
+    table.write(day, pa.concat_tables(pieces), kind="realised")
+
+    found = table.read(day, day, kind="realised")
+    assert found["value"].to_pylist() == [float(number) for number in range(50)]
+
+
+def test_rows_of_a_day_that_are_said_to_be_written_and_are_not_are_named(
+    table: MetricTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day, real = DAYS[3], metrics.write_deltalake
+
+    def lying(*args: Any, **options: Any) -> None:
+        before = set((table.path / f"day={day}").iterdir())
+        real(*args, **options)
+        for path in set((table.path / f"day={day}").iterdir()) - before:
+            path.unlink()
+
+    monkeypatch.setattr(metrics, "write_deltalake", lying)
+    with pytest.raises(CommitError, match="were said to be written, and are not there"):
+        table.write(day, rows(day, "realised", 0.9), kind="realised")
+    monkeypatch.undo()
+    table.write(day, rows(day, "realised", 0.9), kind="realised")
+
+    assert sorted(table.read(day, day)["value"].to_pylist()) == [0.5, 0.9]
+
+
+def test_where_a_file_can_t_be_opened_nothing_is_written_over_it(
+    table: MetricTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its storage may answer again: what is there is not taken for lost."""
+    day = DAYS[3]
+    path = file_of(table, day, "realised")
+    before = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path.name)  # Too many levels of symbolic links.
+
+    with pytest.raises(StorageError, match=path.name):
+        table.write(day, rows(day, "realised", 0.9), kind="realised")
+
+    path.unlink()
+    path.write_bytes(before)
+    assert sorted(table.read(day, day)["value"].to_pylist()) == [0.5, 0.6]
