@@ -76,7 +76,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """The installed command on the project `home/p`, with a root of its own."""
     with subprocess.Popen(
-        [sys.executable, "-m", "batch_assets.cli.main", *arguments],
+        [sys.executable, "-m", "batch_assets.cli.start", *arguments],
         cwd=cwd or home / "p",
         env={
             **{k: v for k, v in os.environ.items() if k != "DAGSTER_HOME"},

@@ -91,7 +91,7 @@ def serving(root: Path, *options: str, ready: bool = True) -> Iterator[Server]:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "batch_assets.cli.main", "serve", *arguments]
+    return [sys.executable, "-m", "batch_assets.cli.start", "serve", *arguments]
 
 
 def environment(root: Path) -> dict[str, str]:

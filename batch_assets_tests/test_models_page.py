@@ -137,7 +137,7 @@ def _digest(names: dict[str, Any]) -> str:
 
 
 def run(line: str, folder: Path) -> str:
-    command = f"{sys.executable} -m batch_assets.cli.main {line.removeprefix('$ batch-assets ')}"
+    command = f"{sys.executable} -m batch_assets.cli.start {line.removeprefix('$ batch-assets ')}"
     done = subprocess.run(
         command,
         shell=True,

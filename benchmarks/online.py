@@ -84,7 +84,7 @@ def publish(root: Path, rows: int, size: str) -> None:
 @contextmanager
 def serving(root: Path, *options: str) -> Iterator[str]:
     """`batch-assets serve` in a process of its own, ready, at a free port."""
-    command = [sys.executable, "-m", "batch_assets.cli.main", "serve", PIPELINE]
+    command = [sys.executable, "-m", "batch_assets.cli.start", "serve", PIPELINE]
     with subprocess.Popen(
         [*command, "--port", "0", *options],
         env=os.environ | {"BATCH_ASSETS_ROOT": str(root)},

@@ -61,7 +61,3 @@ _commands: Any = OnDemand()  # click wants one that could be added to.
 @click.version_option(package_name="batch-assets")
 def main() -> None:
     """Score a whole user base every night, and prove that it was done right."""
-
-
-if __name__ == "__main__":
-    main()

@@ -41,3 +41,7 @@ class _Ending:
         except (OSError, ValueError):
             return  # Python tells of it, and ends with another code.
         os._exit(self.code)
+
+
+if __name__ == "__main__":
+    start()

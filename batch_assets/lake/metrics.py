@@ -6,20 +6,19 @@ A day's rows are replaced as one. It knows no model, and not what is measured.
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from batch_assets.errors import CommitError, LostRowsError, StorageError
-from batch_assets.lake.delta_log import actions_of, one_line, open_delta
-from batch_assets.storage import StoragePath, advice, delta_options, looks
+from batch_assets.lake.delta_log import one_line, open_delta
+from batch_assets.storage import StoragePath, advice, delta_options, each, looks
 
 ATTEMPTS = 20
 
@@ -202,26 +201,23 @@ class MetricTable:
             StorageError: its storage does not answer.
         """
         table = self._open()
-        if table is None:
-            return self.schema.empty_table()
-        asked = (ds.field("day") >= first) & (ds.field("day") <= last)
-        for name, value in only.items():
-            asked &= ds.field(name) == value
-        # Of a year most files are of other days, and to name each of them to Arrow costs
-        # more than to read those asked for. Nothing, as the first day, is null to Delta.
-        ends = [("day", ">=", first or "0"), ("day", "<=", last)]
-        try:
-            files = table.to_pyarrow_dataset(file_pruning_predicate=ends)
-            # On this thread alone: a process that ends soon after is aborted while others
-            # of Arrow's still read, one in three times.
-            rows = files.to_table(
-                filter=asked, columns=self.schema.names, use_threads=False
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise self._unreadable(table, first, last, error) from error
+        files = self._files(table, first, last, only) if table else []
+        found = [self.schema.empty_table()]
+        for (day, path), rows in zip(
+            files, each(self.path, self._rows, files), strict=True
+        ):
+            if rows is None:
+                msg = (
+                    f"{path} is gone or damaged. Bring a copy of it back, or run {day} "
+                    "again, which writes it anew. To go on without it, move what is "
+                    "there away, and let repair() of deltalake's DeltaTable take it off "
+                    "the log"
+                )
+                raise LostRowsError(msg)
+            found.append(rows.filter(_is(rows, only)) if only else rows)
+        rows = pa.concat_tables(found).combine_chunks()
         # Stable: the rows of a day stay in their order.
-        order = pc.sort_indices(rows, sort_keys=[("day", "ascending")])
-        return rows.take(order).cast(self.schema)
+        return rows.take(pc.sort_indices(rows, sort_keys=[("day", "ascending")]))
 
     def _open(self) -> DeltaTable | None:
         try:
@@ -229,60 +225,58 @@ class MetricTable:
         except TableNotFoundError:
             return None
 
-    def _unreadable(
-        self, table: DeltaTable, first: str, last: str, error: Exception
-    ) -> StorageError:
-        """Return what to say of days that can't be read: which file it is, if one."""
-        for day, path in self._files(table, first, last):
-            if self._rows(day, path) is None:
-                return LostRowsError(
-                    f"{path} is gone or damaged: {one_line(error)}. Bring a copy of it "
-                    f"back, or run {day} again, which writes it anew. To go on without "
-                    "it, move what is there away, and let repair() of deltalake's "
-                    "DeltaTable take it off the log"
-                )
-        return StorageError(
-            f"{self.path} can't be read: {one_line(error)}. {advice(self.path)}"
-        )
-
     def _left(self, day: str, only: Mapping[str, str]) -> pa.Table:
         """Return the rows of a day that can be read, but those of `only`, if any."""
-        table, found = self._open(), [self.schema.empty_table()]
-        for _, path in self._files(table, day, day) if table else ():
-            rows = self._rows(day, path)
-            if rows is not None and only:
-                is_one = [pc.equal(rows[name], value) for name, value in only.items()]
-                others = pc.invert(reduce(pc.and_, is_one))
-                found.append(rows.filter(pc.fill_null(others, True)))
-        return pa.concat_tables(found)
+        table = self._open()
+        files = self._files(table, day, day, {}) if table else []
+        there = [rows for file in files if (rows := self._rows(file)) is not None]
+        rows = pa.concat_tables([self.schema.empty_table(), *there])
+        return rows.filter(pc.invert(_is(rows, only)) if only else pa.scalar(False))
 
     def _files(
-        self, table: DeltaTable, first: str, last: str
-    ) -> Iterator[tuple[str, StoragePath]]:
-        """Yield the day and the path of each committed file of some days."""
-        for action in actions_of(table, "path", "partition.day"):
-            day = action["partition.day"]
-            if first <= day <= last:
-                yield day, self.path / action["path"]
+        self, table: DeltaTable, first: str, last: str, only: Mapping[str, str]
+    ) -> list[tuple[str, StoragePath]]:
+        """Return the day and the path of each committed file that may have such rows."""
+        # Of a year most files are of other days. Nothing, as the first day, is null to Delta.
+        asked = [("day", ">=", first or "0"), ("day", "<=", last)]
+        asked += [(name, "=", value) for name, value in only.items()]
+        uris = table.file_uris(file_pruning_predicate=asked)
+        parts = [uri.rsplit("/", 2)[1:] for uri in uris]
+        return [(day.partition("=")[2], self.path / day / name) for day, name in parts]
 
-    def _rows(self, day: str, path: StoragePath) -> pa.Table | None:
-        """Return the rows of one file; None if it is gone or damaged."""
-        for _ in looks():
-            try:
-                data = path.read_bytes()
-                break
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                msg = f"{path} can't be read: {one_line(error)}. {advice(path)}"
-                raise StorageError(msg) from error
-        else:
+    def _rows(self, file: tuple[str, StoragePath]) -> pa.Table | None:
+        """Return the rows of a day's file; None if it is gone or damaged.
+
+        It is read from memory, on this thread alone: a process that ends while a thread
+        of Arrow's still holds a file of Python's is aborted.
+        """
+        day, path = file
+        data = self._bytes(path)
+        if data is None:
             return None
         try:
-            rows = pq.read_table(pa.BufferReader(data))
+            rows = pq.read_table(pa.BufferReader(data), use_threads=False)
         except (OSError, pa.ArrowException):
             return None
         days = pa.array([day] * len(rows), pa.string())
         return (
             rows.add_column(0, "day", days).select(self.schema.names).cast(self.schema)
         )
+
+    def _bytes(self, path: StoragePath) -> bytes | None:
+        """Return the bytes of a file; None if it is gone."""
+        for _ in looks():
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                msg = f"{path} can't be read: {one_line(error)}. {advice(path)}"
+                raise StorageError(msg) from error
+        return None
+
+
+def _is(rows: pa.Table, only: Mapping[str, str]) -> pa.ChunkedArray:
+    """Return which rows have these values."""
+    each_column = [pc.equal(rows[name], value) for name, value in only.items()]
+    return pc.fill_null(reduce(pc.and_, each_column), False)

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -119,7 +118,7 @@ def test_whoever_reads_may_stop_reading(night, arguments):
     reads, writes = os.pipe()
     os.close(reads)
     found = subprocess.run(
-        [sys.executable, "-m", "batch_assets.cli.main", *arguments],
+        [sys.executable, "-m", "batch_assets.cli.start", *arguments],
         cwd=folder / "p",
         env={**os.environ, "BATCH_ASSETS_ROOT": str(folder / "root")},
         stdout=writes,
@@ -135,7 +134,7 @@ def test_a_full_disk_and_a_missing_file_are_no_matter_of_the_root(night, tmp_pat
     folder, _ = night
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         found = subprocess.run(
-            [sys.executable, "-m", "batch_assets.cli.main", "lookup", "toy", "7"],
+            [sys.executable, "-m", "batch_assets.cli.start", "lookup", "toy", "7"],
             cwd=folder / "p",
             env={**os.environ, "BATCH_ASSETS_ROOT": str(folder / "root")},
             stdout=full,
@@ -195,12 +194,16 @@ def test_an_operator_goes_back_and_the_next_night_holds(night, tmp_path):
     assert wrong != served
 
     snapshot = ("snapshot", "rollback", "toy", "--by", "ada", "--why", "odd scores")
-    began = time.monotonic()
+    before = os.times()
     text = batch_assets(first, *snapshot).stdout
-    took = time.monotonic() - began
+    after = os.times()
     assert f"served now: {served}" in text
     assert "publishing is blocked until" in text
-    assert took < 10  # Of which all but some milliseconds is Python starting.
+    # Of which all but some milliseconds is Python starting; others may want the processors.
+    took = (after.children_user + after.children_system) - (
+        before.children_user + before.children_system
+    )
+    assert took < 10
     assert "odd scores" in batch_assets(first, "snapshot", "list", "toy").stdout
     assert lookup(first)["version"] == served
 
@@ -350,7 +353,7 @@ def test_a_lookup_waits_for_neither_dagster_nor_torch(night):
 def test_the_demo_works_twice_and_changes_nothing_the_second_time(tmp_path):
     def demo() -> dict:
         found = subprocess.run(
-            [sys.executable, "-m", "batch_assets.cli.main", "demo", "--json"],
+            [sys.executable, "-m", "batch_assets.cli.start", "demo", "--json"],
             cwd=FLIGHTS,
             env={
                 **os.environ,

@@ -74,7 +74,7 @@ def test_a_new_project_is_trained_run_looked_up_and_checked(installed, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    command = [sys.executable, "-m", "batch_assets.cli.main"]
+    command = [sys.executable, "-m", "batch_assets.cli.start"]
     said = run(*command, "init", "shop", cwd=tmp_path)
     assert files_in(shop) == FILES
     where = run(

@@ -9,7 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
 
 from batch_assets.errors import CommitError, StorageError
 from batch_assets.lake import metrics
@@ -49,20 +48,23 @@ def test_days_come_in_their_order_and_some_alone(table: MetricTable) -> None:
 def test_a_read_is_told_of_no_file_of_another_day(
     table: MetricTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told, real = [], DeltaTable.to_pyarrow_dataset
+    told, real = [], pq.read_table
 
-    def watched(self: DeltaTable, **asked: Any) -> Any:
-        found = real(self, **asked)
-        told.append(len(found.files))
-        return found
+    def watched(*args: Any, **options: Any) -> pa.Table:
+        told.append(1)
+        return real(*args, **options)
 
-    monkeypatch.setattr(DeltaTable, "to_pyarrow_dataset", watched)
-    assert len(table.read(DAYS[2], DAYS[4])) == 6
-    assert len(table.read("", DAYS[0])) == 2
-    assert len(table.read("", "9")) == 2 * len(DAYS)
-    assert len(table.read("2027-01-01", "9")) == 0
-    assert len(table.read(DAYS[4], DAYS[2])) == 0
-    assert told == [6, 2, 2 * len(DAYS), 0, 0]
+    def files_of_reading(first: str, last: str, **only: str) -> tuple[int, int]:
+        told.clear()
+        return len(table.read(first, last, **only)), len(told)
+
+    monkeypatch.setattr(metrics.pq, "read_table", watched)
+    assert files_of_reading(DAYS[2], DAYS[4]) == (6, 6)
+    assert files_of_reading("", DAYS[0]) == (2, 2)
+    assert files_of_reading("", "9") == (2 * len(DAYS), 2 * len(DAYS))
+    assert files_of_reading("", "9", kind="realised") == (len(DAYS), len(DAYS))
+    assert files_of_reading("2027-01-01", "9") == (0, 0)
+    assert files_of_reading(DAYS[4], DAYS[2]) == (0, 0)
 
 
 def test_some_rows_of_a_day_are_replaced_and_the_others_left(
