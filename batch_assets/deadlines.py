@@ -129,7 +129,9 @@ def keep_estimate(lake: Lake, day: str, stage: str, now: datetime) -> Estimate |
     """
     if stage not in ROAD:
         return None
-    for row in lake.estimate_metrics.read(day, day, stage=stage).to_pylist():
+    for row in lake.estimate_metrics.left(day).to_pylist():
+        if row["stage"] != stage:
+            continue
         if row["ready_at"] is not None or now - row["made_at"] < GIVEN_UP:
             return None
     left = ROAD[ROAD.index(stage) :]
@@ -154,7 +156,7 @@ def settle_estimates(lake: Lake, day: str, at: datetime) -> float | None:
     Returns:
         By how many seconds the night was later than the first of them said.
     """
-    rows = lake.estimate_metrics.read(day, day).to_pylist()
+    rows = lake.estimate_metrics.left(day).to_pylist()
     rows.sort(key=lambda row: ROAD.index(row["stage"]))
     for row in rows:
         if row["ready_at"] is None:

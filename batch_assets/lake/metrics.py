@@ -156,8 +156,9 @@ class MetricTable:
                 return
         except LostRowsError as error:
             log.warning("%s. All that is left of %s is written anew", error, day)
-            rows = pa.concat_tables([self._left(day, only), rows]).combine_chunks()
-            only = {}
+            left = self.left(day)
+            others = left.filter(pc.invert(_is(left, only))) if only else left[:0]
+            rows, only = pa.concat_tables([others, rows]).combine_chunks(), {}
         where = " AND ".join(f"{n} = '{v}'" for n, v in {"day": day, **only}.items())
         for attempt in range(ATTEMPTS):
             try:
@@ -219,19 +220,22 @@ class MetricTable:
         # Stable: the rows of a day stay in their order.
         return rows.take(pc.sort_indices(rows, sort_keys=[("day", "ascending")]))
 
+    def left(self, day: str) -> pa.Table:
+        """Return the rows of a day that can be read: all, but of files that are lost.
+
+        Raises:
+            StorageError: its storage does not answer.
+        """
+        table = self._open()
+        files = self._files(table, day, day, {}) if table else []
+        there = [rows for file in files if (rows := self._rows(file)) is not None]
+        return pa.concat_tables([self.schema.empty_table(), *there])
+
     def _open(self) -> DeltaTable | None:
         try:
             return open_delta(self.path)
         except TableNotFoundError:
             return None
-
-    def _left(self, day: str, only: Mapping[str, str]) -> pa.Table:
-        """Return the rows of a day that can be read, but those of `only`, if any."""
-        table = self._open()
-        files = self._files(table, day, day, {}) if table else []
-        there = [rows for file in files if (rows := self._rows(file)) is not None]
-        rows = pa.concat_tables([self.schema.empty_table(), *there])
-        return rows.filter(pc.invert(_is(rows, only)) if only else pa.scalar(False))
 
     def _files(
         self, table: DeltaTable, first: str, last: str, only: Mapping[str, str]

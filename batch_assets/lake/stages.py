@@ -85,9 +85,7 @@ def put_row(table: MetricTable, row: dict[str, object]) -> None:
     """Put the row of a day and a stage in its place among those of the day."""
     day = str(row["day"])
     others = [
-        other
-        for other in table.read(day, day).to_pylist()
-        if other["stage"] != row["stage"]
+        other for other in table.left(day).to_pylist() if other["stage"] != row["stage"]
     ]
     table.write(day, pa.Table.from_pylist([*others, row], schema=table.schema))
 

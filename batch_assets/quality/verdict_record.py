@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from batch_assets.errors import LostRowsError
 from batch_assets.lake.overrides import Override
 from batch_assets.lake.tables import Lake
 from batch_assets.quality.verdict import Verdict
@@ -40,7 +41,10 @@ def record_verdicts(
     Raises:
         CommitError: the table can't be written.
     """
-    known = read_verdicts(lake, day)
+    try:
+        known = read_verdicts(lake, day)
+    except LostRowsError:
+        known = None  # What is lost is written anew.
     same = known is not None and (known.predictions, known.verdicts, known.limits) == (
         predictions,
         tuple(verdicts),

@@ -25,6 +25,11 @@ HOLES = [
         Fault.LATE,
     ),
     ("put lake/toy/predictions/_delta_log/00000000000000000002.json 1", Fault.LIE),
+    # A log that names a file of verdicts which is nowhere, that night and the next.
+    (
+        "put lake/toy/gate_verdicts/day=2026-01-05/part-00000-*-c000.snappy.parquet 1",
+        Fault.LIE,
+    ),
 ]
 
 

@@ -13,6 +13,9 @@ import pytest
 from batch_assets.errors import CommitError, StorageError
 from batch_assets.lake import metrics
 from batch_assets.lake.metrics import OUTCOME, MetricTable
+from batch_assets.lake.stages import stage_metrics, stages_of
+from batch_assets.lake.tables import Lake
+from batch_assets_tests.measured import USUAL, keep_nights
 
 DAYS = [f"2026-01-{day:02d}" for day in range(1, 9)]
 READING = """
@@ -139,6 +142,22 @@ def test_what_is_lost_of_a_day_is_named_and_made_by_its_own_next_run(
     found = {row["kind"]: row["value"] for row in table.read(day, day).to_pylist()}
     assert found == {"estimated": 0.5, "realised": 0.7}
     assert len(table.read(DAYS[0], DAYS[-1])) == 2 * len(DAYS)
+
+
+def test_a_stage_whose_day_has_lost_a_file_is_kept_and_the_others_are_gone(
+    tmp_path: Path,
+) -> None:
+    lake = Lake(tmp_path, "toy")
+    keep_nights(lake, *DAYS)
+    for path in (lake.stage_metrics.path / f"day={DAYS[3]}").glob("*.parquet"):
+        path.unlink()
+    with pytest.raises(StorageError, match=f"run {DAYS[3]} again"):
+        stages_of(lake, DAYS[3])
+
+    keep_nights(lake, DAYS[3])
+
+    assert len(stages_of(lake, DAYS[3])) == len(USUAL)
+    assert len(stage_metrics(lake, DAYS[0], DAYS[-1])) == len(USUAL) * len(DAYS)
 
 
 def test_rows_in_several_pieces_are_those_that_are_read_back(
