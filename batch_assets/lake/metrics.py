@@ -21,6 +21,8 @@ from batch_assets.lake.delta_log import one_line, open_delta
 from batch_assets.storage import StoragePath, advice, delta_options, each, looks
 
 ATTEMPTS = 20
+# Features of a Delta table with which its files are still what the table shows.
+SAME_FILES = {"timestampNtz", "vacuumProtocolCheck", "v2Checkpoint"}
 
 log = logging.getLogger(__name__)
 
@@ -233,9 +235,21 @@ class MetricTable:
 
     def _open(self) -> DeltaTable | None:
         try:
-            return open_delta(self.path)
+            table = open_delta(self.path)
         except TableNotFoundError:
             return None
+        told = table.protocol()
+        needed = set(told.reader_features or ()) - SAME_FILES
+        if told.min_reader_version == 2 or needed:
+            what = ", ".join(sorted(needed)) or "reader version 2"
+            msg = (
+                f"{self.path} can't be read: another program has given it what its files "
+                f"alone don't tell ({what}). Drop that feature where it was given, with "
+                "the table rewritten, or move the table away: each day's next run writes "
+                "its own anew"
+            )
+            raise StorageError(msg)
+        return table
 
     def _files(
         self, table: DeltaTable, first: str, last: str, only: Mapping[str, str]

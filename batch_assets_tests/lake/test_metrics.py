@@ -9,12 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from batch_assets.errors import CommitError, StorageError
 from batch_assets.lake import metrics
 from batch_assets.lake.metrics import OUTCOME, MetricTable
 from batch_assets.lake.stages import stage_metrics, stages_of
 from batch_assets.lake.tables import Lake
+from batch_assets_tests.delta_by_hand import delete_in_place
 from batch_assets_tests.measured import USUAL, keep_nights
 
 DAYS = [f"2026-01-{day:02d}" for day in range(1, 9)]
@@ -158,6 +160,35 @@ def test_a_stage_whose_day_has_lost_a_file_is_kept_and_the_others_are_gone(
 
     assert len(stages_of(lake, DAYS[3])) == len(USUAL)
     assert len(stage_metrics(lake, DAYS[0], DAYS[-1])) == len(USUAL) * len(DAYS)
+
+
+def test_a_table_with_rows_that_were_deleted_in_place_is_refused(
+    table: MetricTable,
+) -> None:
+    """Its files still hold what the table does not."""
+    delete_in_place(table.path, [0])
+
+    with pytest.raises(
+        StorageError, match=r"given it what its files .*deletionVectors"
+    ):
+        table.read(DAYS[0], DAYS[-1])
+    with pytest.raises(StorageError, match="deletionVectors"):
+        table.write(DAYS[0], rows(DAYS[0], "realised", 0.9), kind="realised")
+
+
+def test_what_a_dashboard_s_owner_does_to_a_table_changes_no_row(
+    table: MetricTable,
+) -> None:
+    before = table.read(DAYS[0], DAYS[-1])
+    delta = DeltaTable(table.path)
+    delta.optimize.compact()
+    delta.create_checkpoint()
+    delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+
+    assert table.read(DAYS[0], DAYS[-1]).sort_by("value") == before.sort_by("value")
+    table.write(DAYS[3], rows(DAYS[3], "realised", 0.9), kind="realised")
+    found = {r["kind"]: r["value"] for r in table.read(DAYS[3], DAYS[3]).to_pylist()}
+    assert found == {"estimated": 0.5, "realised": 0.9}
 
 
 def test_rows_in_several_pieces_are_those_that_are_read_back(
