@@ -92,10 +92,10 @@ $(VENV)/.ready-ui: $(READY)
 	@touch $@
 
 test-ui: need-chromium $(VENV)/.ready-ui ## the UI in a real browser, from the graph to a shut gate
-	$(BIN)/pytest -m ui --quiet
+	$(BIN)/pytest -m ui --quiet batch_assets_tests/ui
 
 screenshots: need-chromium $(VENV)/.ready-ui ## the same, and keep the pictures of the docs
-	BATCH_ASSETS_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/pytest -m ui --quiet
+	BATCH_ASSETS_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/pytest -m ui --quiet batch_assets_tests/ui
 
 # What lies over the packages of .venv, so that nothing else is installed twice.
 DAGSTERS := .dagster

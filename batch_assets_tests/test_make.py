@@ -1,6 +1,7 @@
 """Each target of the Makefile asks for what it needs before it makes anything."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -108,3 +109,15 @@ def test_every_target_that_needs_a_tool_is_tried_here():
     for line in asks:
         named = {word[5:] for word in line.split() if word.startswith("need-")}
         assert named == set(TOOLS[line.partition(":")[0]])
+
+
+def test_every_test_of_the_ui_lies_where_make_looks_for_it():
+    """The others are not collected for it: that takes a quarter of a minute."""
+    tests = FLIGHTS / "batch_assets_tests"
+    marked = re.compile(r"^(@|pytestmark\b.*)pytest\.mark\.ui\b", re.MULTILINE)
+    found = {
+        path.relative_to(tests).parts[0]
+        for path in tests.rglob("*.py")
+        if marked.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"ui"}
