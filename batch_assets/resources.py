@@ -18,6 +18,7 @@ from batch_assets.models.release import Release
 from batch_assets.parallel import ParallelMap
 from batch_assets.root import data_root
 from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
+from batch_assets.scoring.torch_import import import_torch
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named, engine_names
 from batch_assets.storage import StoragePath, local, storage_path
@@ -87,6 +88,7 @@ class GpuResource(dg.ConfigurableResource):
         Args:
             root: `<root>`, where compiled code is kept, or what stands for it here.
         """
+        import_torch()
         from batch_assets.scoring.compiled import COMPILED
         from batch_assets.scoring.device import find_device
 
@@ -122,6 +124,7 @@ class EngineResource(dg.ConfigurableResource):
         gpu: GpuResource,
     ) -> Iterator["Engine"]:
         """Open what scores the chunks of a day, with its device."""
+        import_torch()
         from batch_assets.scoring.engines.local import LocalEngine
         from batch_assets.scoring.engines.workers import RemoteEngine
         from batch_assets.scoring.sweep_results import Sweeps

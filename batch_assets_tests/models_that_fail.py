@@ -30,11 +30,13 @@ class Mendable(ToyRisk):
     """The toy model with a bug in its code, which is not part of the release.
 
     A process of its own is told by the environment: BROKEN_AGES, and SLOW_SECONDS for
-    any batch but the golden one.
+    any batch but the golden one, of which ASKED is a file to make.
     """
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         if len(features) > GOLDEN_ROWS:
+            if asked := os.environ.get("ASKED"):
+                Path(asked).touch()
             time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
         must_have_tables(features)
         return super().forward(features)

@@ -5,6 +5,7 @@ import dagster as dg
 from batch_assets.assets.model_release import released_digest
 from batch_assets.assets.pipeline import Pipeline, picture_metadata
 from batch_assets.resources import GpuResource, StorageResource
+from batch_assets.scoring.torch_import import import_torch
 
 # Whoever turns the sensor on has each new release swept as soon as a night has used it.
 NEW_RELEASE = dg.AutomationCondition.any_deps_match(
@@ -29,6 +30,7 @@ def build_batch_size_sweep(pipeline: Pipeline) -> dg.AssetsDefinition:
         The nights use the knee: the smallest batch within 3 % of the best. It is no
         part of a night; run it once for each release and device.
         """
+        import_torch()
         from batch_assets.scoring.engines.local import LocalEngine
         from batch_assets.scoring.sweep import Effort, sweep
         from batch_assets.scoring.sweep_plot import draw

@@ -18,11 +18,10 @@ from batch_assets_tests.commands import (
     wait_for_chunks,
 )
 from batch_assets_tests.toys import DAY, make_rows
+from batch_assets_tests.waiting import until
 
 # Each starts the command several times, and each start imports Dagster and torch.
 pytestmark = pytest.mark.slow
-
-FOREVER = {"SLOW_SECONDS": "600"}
 
 
 @pytest.fixture
@@ -55,15 +54,10 @@ def test_an_interrupted_night_finishes_its_chunks_says_so_and_goes_on(home, numb
 
 def test_chunks_that_take_longer_than_the_grace_period_are_abandoned(home):
     """Also those whose model hangs: a stuck thread does not keep the process."""
-    with started(home, "run", "toy", "--day", DAY, **FOREVER) as process:
-        claims = home / "root" / "lake" / "toy" / ".claims"
-        end = time.monotonic() + 60
-        while not Lake(home / "root", "toy").validated_features.rows_by_day():
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        while not list(claims.glob("*.json")):
-            time.sleep(0.02)
-        time.sleep(1)
+    asked = home / "asked"
+    told = {"SLOW_SECONDS": "600", "ASKED": str(asked)}
+    with started(home, "run", "toy", "--day", DAY, **told) as process:
+        until(asked.exists, seconds=180)
         begin = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from batch_assets.parallel import ParallelMap, on_cores
+from batch_assets.scoring.torch_import import import_torch
 from batch_assets.spec import EngineSpec
 from batch_assets.storage import StoragePath
 
@@ -33,6 +34,7 @@ def open_pool(
         EngineError: it is not installed, not reachable, or has no room.
         ConfigError: the device can't be had so.
     """
+    import_torch()
     module = import_module(f"{__package__}.{engine.kind}")
     pool: AbstractContextManager[WorkerPool] = module.open_pool(
         engine, folder, device=device, grace_seconds=grace_seconds
@@ -48,6 +50,7 @@ def open_parallel_map(
     if not engine.remote:
         yield on_cores
         return
+    import_torch()
     from batch_assets.scoring.engines.workers import parallel_map
 
     with open_pool(
