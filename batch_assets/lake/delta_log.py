@@ -37,6 +37,37 @@ def open_delta(path: StoragePath) -> DeltaTable:
         raise StorageError(msg) from error
 
 
+def entries_of(
+    path: StoragePath, table: DeltaTable, most: int | None = None
+) -> list[dict[str, Any]]:
+    """Return what the entries of a log say of themselves, the newest first.
+
+    A table is opened without it, and may have been opened although one is damaged.
+
+    Args:
+        path: of the table.
+        table: the same, opened.
+        most: how many entries; all if left out.
+
+    Raises:
+        LakeError: one of them is damaged.
+        StorageError: its storage does not answer.
+    """
+    try:
+        return table.history(most)
+    except OSError as error:
+        msg = f"the log of {path} can't be read: {one_line(error)}. {advice(path)}"
+        raise StorageError(msg) from error
+    except DeltaError as error:
+        newest = table.version()
+        for back in range(newest + 1):
+            try:
+                table.history(back + 1)
+            except DeltaError:
+                raise damaged_entry(path, newest - back, error) from error
+        raise
+
+
 def damaged_entry(path: StoragePath, version: int, error: Exception) -> LakeError:
     """Return what to say of an entry of a log that is not what was written."""
     entry = path / "_delta_log" / f"{version:020}.json"

@@ -29,6 +29,7 @@ from batch_assets.lake.delta_actions import shard_of, transactions
 from batch_assets.lake.delta_log import (
     actions_of,
     damaged_entry,
+    entries_of,
     files_of,
     one_line,
     open_delta,
@@ -169,12 +170,12 @@ class Table(Generic[R, C]):
         """Return the newest commit of a day, from the log.
 
         Raises:
-            LakeError: an entry on the way to it is damaged.
+            LakeError: an entry of the log is damaged.
         """
         return asked_once(self.path, ("commit", day), lambda t: self._newest(t, day))
 
     def _newest(self, table: DeltaTable, day: str) -> DayCommit[C] | None:
-        for entry in table.history():
+        for entry in entries_of(self.path, table):
             try:
                 facts = json.loads(entry.get("batch_assets", "null"))
                 if facts and facts["day"] == day:
@@ -225,6 +226,8 @@ class Table(Generic[R, C]):
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
             table = open_delta(self.path)
+            # On a damaged one nothing is put: as the newest it can still be taken aside.
+            entries_of(self.path, table, 1)
             guard()
             try:
                 self._add_columns(table, schema)

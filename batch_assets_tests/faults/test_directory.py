@@ -156,6 +156,26 @@ def test_a_torn_entry_of_a_log_is_made_up_for_or_named(
     stage.must_be_whole(root)
 
 
+def test_an_entry_of_a_log_that_opens_and_is_no_json_is_named(stage: Stage) -> None:
+    """Delta opens a table without what an entry says of itself, and fails on it later."""
+    root = stage.root(again=True)
+    entry = newest_entry(root / "lake" / NAME / "raw_features")
+    data = entry.read_bytes()
+    at = data.index(b"batch_assets") + 30
+    entry.write_bytes(data[:at] + b"\x15" + data[at + 1 :])
+
+    ended = stage.night(root)
+
+    assert ended.error == "LakeError", ended
+    assert f"{entry} is damaged" in ended.message
+    assert newest_entry(root / "lake" / NAME / "raw_features") == entry
+    assert stage.must_serve_a_whole_version(root) == DAY
+    entry.unlink()
+    again = stage.night(root)
+    assert again.well, (sorted(entry.parent.iterdir()), again.message)
+    stage.must_be_whole(root)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_flipped_bit_of_a_log_is_made_up_for_or_refused(
