@@ -225,9 +225,7 @@ class Table(Generic[R, C]):
         custom = {"batch_assets": json.dumps(recorded)}
         for attempt in range(ATTEMPTS):
             # Opened before the guard: whatever is committed after it is a conflict.
-            table = open_delta(self.path)
-            # On a damaged one nothing is put: as the newest it can still be taken aside.
-            entries_of(self.path, table, 1)
+            table = self._with_whole_newest()
             guard()
             try:
                 self._add_columns(table, schema)
@@ -294,6 +292,15 @@ class Table(Generic[R, C]):
         )
         table.update_incremental()
         return turn
+
+    def _with_whole_newest(self) -> DeltaTable:
+        """Open the table to put an entry on its newest.
+
+        On a damaged one nothing is put: as the newest it can still be taken aside.
+        """
+        table = open_delta(self.path)
+        entries_of(self.path, table, 1)
+        return table
 
     def _must_be_committed(self, day: str, parts: Sequence[Part[R]], turn: int) -> None:
         """Refuse to go on from a commit that the log does not show, whatever it said.
