@@ -6,7 +6,6 @@ than all else that a project's definitions need, and most steps of a night score
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from filelock import FileLock
@@ -17,15 +16,13 @@ from batch_assets.models.registry import Registry
 from batch_assets.models.release import Release
 from batch_assets.parallel import ParallelMap
 from batch_assets.root import data_root
+from batch_assets.scoring.device import Device, find_device
+from batch_assets.scoring.engines.base import Engine
 from batch_assets.scoring.engines.factory import open_parallel_map, open_pool
 from batch_assets.scoring.torch_import import import_torch
 from batch_assets.snapshots.store import SnapshotStore
 from batch_assets.spec import EngineSpec, PipelineSpec, engine_named, engine_names
 from batch_assets.storage import StoragePath, local, storage_path
-
-if TYPE_CHECKING:
-    from batch_assets.scoring.device import Device
-    from batch_assets.scoring.engines.base import Engine
 
 
 class StorageResource(dg.ConfigurableResource):
@@ -80,7 +77,7 @@ class GpuResource(dg.ConfigurableResource):
     )
 
     @contextmanager
-    def reserve(self, root: StoragePath) -> Iterator["Device"]:
+    def reserve(self, root: StoragePath) -> Iterator[Device]:
         """Hold the device, alone: one process at a time scores on a CUDA device.
 
         The lock dies with its process, so that an orphan can't keep the device.
@@ -90,7 +87,6 @@ class GpuResource(dg.ConfigurableResource):
         """
         import_torch()
         from batch_assets.scoring.compiled import COMPILED
-        from batch_assets.scoring.device import find_device
 
         compiled = local(root) / COMPILED if self.compile else None
         device = find_device(self.device, self.precision, self.batch_rows, compiled)
@@ -122,7 +118,7 @@ class EngineResource(dg.ConfigurableResource):
         release: Release,
         storage: StorageResource,
         gpu: GpuResource,
-    ) -> Iterator["Engine"]:
+    ) -> Iterator[Engine]:
         """Open what scores the chunks of a day, with its device."""
         import_torch()
         from batch_assets.scoring.engines.local import LocalEngine

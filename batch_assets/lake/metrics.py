@@ -203,12 +203,8 @@ class MetricTable:
             LostRowsError: a file of theirs is gone or damaged.
             StorageError: its storage does not answer.
         """
-        table = self._open()
-        files = self._files(table, first, last, only) if table else []
         found = [self.schema.empty_table()]
-        for (day, path), rows in zip(
-            files, each(self.path, self._rows, files), strict=True
-        ):
+        for (day, path), rows in self._each_file(first, last, only):
             if rows is None:
                 msg = (
                     f"{path} is gone or damaged. Bring a copy of it back, or run {day} "
@@ -228,9 +224,8 @@ class MetricTable:
         Raises:
             StorageError: its storage does not answer.
         """
-        table = self._open()
-        files = self._files(table, day, day, {}) if table else []
-        there = [rows for file in files if (rows := self._rows(file)) is not None]
+        files = self._each_file(day, day, {})
+        there = [rows for _, rows in files if rows is not None]
         return pa.concat_tables([self.schema.empty_table(), *there])
 
     def _open(self) -> DeltaTable | None:
@@ -251,16 +246,23 @@ class MetricTable:
             raise StorageError(msg)
         return table
 
-    def _files(
-        self, table: DeltaTable, first: str, last: str, only: Mapping[str, str]
-    ) -> list[tuple[str, StoragePath]]:
-        """Return the day and the path of each committed file that may have such rows."""
+    def _each_file(
+        self, first: str, last: str, only: Mapping[str, str]
+    ) -> list[tuple[tuple[str, StoragePath], pa.Table | None]]:
+        """Return the day and path of each committed file that may have such rows, with its rows.
+
+        They are None of one that is gone or damaged.
+        """
+        table = self._open()
+        if table is None:
+            return []
         # Of a year most files are of other days. Nothing, as the first day, is null to Delta.
         asked = [("day", ">=", first or "0"), ("day", "<=", last)]
         asked += [(name, "=", value) for name, value in only.items()]
         uris = table.file_uris(file_pruning_predicate=asked)
         parts = [uri.rsplit("/", 2)[1:] for uri in uris]
-        return [(day.partition("=")[2], self.path / day / name) for day, name in parts]
+        files = [(day.partition("=")[2], self.path / day / name) for day, name in parts]
+        return list(zip(files, each(self.path, self._rows, files), strict=True))
 
     def _rows(self, file: tuple[str, StoragePath]) -> pa.Table | None:
         """Return the rows of a day's file; None if it is gone or damaged.

@@ -50,10 +50,9 @@ def open_parallel_map(
     if not engine.remote:
         yield on_cores
         return
-    import_torch()
-    from batch_assets.scoring.engines.workers import parallel_map
-
     with open_pool(
         engine.without_model(), folder, device="cpu", grace_seconds=grace_seconds
     ) as pool:
+        from batch_assets.scoring.engines.workers import parallel_map
+
         yield partial(parallel_map, pool)
